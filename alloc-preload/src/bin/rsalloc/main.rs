@@ -1,0 +1,2 @@
+//! The `rsalloc` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Criterion benchmarks and workloads against the peers.

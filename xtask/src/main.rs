@@ -1,0 +1,22 @@
+//! The gates and the heavy tests as commands: `cargo xtask --help`.
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "xtask", about = "The gates and the heavy tests of rsalloc")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs everything that CI runs, in the same order.
+    Preflight,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Preflight => anyhow::bail!("not built yet"),
+    }
+}
