@@ -1,0 +1,293 @@
+//! The hot paths of the fronts on x86-64, from entry to `ret`, with no frame and no call.
+//!
+//! Each is a macro that defines a naked function, so that a front's exported symbol *is* the hot path.
+//! They are the `pop` and `push` of `sections` with the size or address turned into a class first.
+//! Whatever is not the plain case leaves by a jump to the slow twin in `engine::slow`, with the
+//! arguments still in their registers; an abort does so too, which bounds the retries.
+//!
+//! Registers: rdi, rsi, rdx arguments, kept to the end; r8 twice the class (heads are two words);
+//! r9 rseq area, r10 descriptor, r11 `HOT`; rax index, then result; rcx region.
+
+/// Text shared by entries and sections; see `sections` for the rules S1 to S5. Descriptor: the section
+/// between labels 10 and 20, abort handler 30 (include/uapi/linux/rseq.h).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __rsalloc_text {
+    (descriptor) => {
+        concat!(
+            ".pushsection __rseq_cs, \"aw\", @progbits\n",
+            ".balign 32\n",
+            "77: .long 0, 0\n",
+            ".quad 10f, 20f - 10f, 30f\n",
+            ".popsection\n",
+            ".pushsection __rseq_cs_ptr_array, \"aw\", @progbits\n",
+            "76: .quad 77b\n",
+            ".popsection\n",
+            ".reloc 0, R_X86_64_NONE, 76b\n",
+        )
+    };
+    (announce) => {
+        concat!(
+            "lea r10, [rip + 77b]\n",                // the descriptor
+            "mov r9, [rip + rsalloc_rseq_offset]\n", // the thread's rseq area
+            "mov qword ptr fs:[r9 + 8], r10\n",      // area.rseq_cs = descriptor (S1)
+            "10:\n",                                 // start_ip
+        )
+    };
+    (cpu_id) => {
+        concat!(
+            "mov eax, dword ptr fs:[r9 + 4]\n",      // area.cpu_id (S4)
+            "cmp eax, dword ptr [r11 + {shards}]\n", // covers -1, -2 and unknown CPUs
+            "jae 41f\n",
+        )
+    };
+    (mm_cid) => {
+        concat!(
+            "cmp dword ptr fs:[r9 + 4], 0\n",        // area.cpu_id: registered? (S4)
+            "jl 41f\n",
+            "mov eax, dword ptr fs:[r9 + 24]\n",     // area.mm_cid
+            "cmp eax, dword ptr [r11 + {shards_cid}]\n",
+            "jae 41f\n",
+        )
+    };
+    (abort) => {
+        concat!(
+            ".byte 0x0f, 0xb9, 0x3d\n",              // ud1 edi, [rip + signature] (S5)
+            ".long 0x53053053\n",
+            "30:\n",                                 // abort_ip, in the function's own frame
+        )
+    };
+    (pop) => {
+        concat!(
+            "mov rcx, [r11 + rax*8 + {table}]\n",    // the shard's region
+            "mov r10, [rcx + r8*8]\n",               // top
+            "mov rax, [r10]\n",                      // the object, or the sentinel
+            "test rax, rax\n",
+            "jz 40f\n",
+            "sub r10, 8\n",
+            "mov [rcx + r8*8], r10\n",               // COMMIT
+            "20: ret\n",
+        )
+    };
+    (push) => {
+        concat!(
+            "mov rcx, [r11 + rax*8 + {table}]\n",    // the shard's region
+            "mov rax, [rcx + r8*8]\n",               // top
+            "cmp rax, [rcx + r8*8 + 8]\n",           // end
+            "jae 40f\n",
+            "mov [rax + 8], rdi\n",                  // above top: nobody looks there
+            "add rax, 8\n",
+            "mov [rcx + r8*8], rax\n",               // COMMIT
+            "20: ret\n",
+        )
+    };
+    (leave) => {
+        // Aborted, empty, full, large; or no shard.
+        concat!("40:\n", "41: jmp {slow}\n")
+    };
+}
+
+/// Defines the hot path of `malloc(size)`.
+#[macro_export]
+macro_rules! c_malloc {
+    ($(#[$meta:meta])* $name:ident) => {
+        $(#[$meta])*
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        pub extern "C" fn $name(size: usize) -> *mut u8 {
+            ::core::arch::naked_asm!(
+                $crate::__rsalloc_text!(descriptor),
+                "cmp rdi, {tiny_max}",
+                "lea r11, [rip + {hot}]",
+                "ja 60f",
+                "movzx r8d, byte ptr [r11 + rdi + {tiny}]",
+                "50:",
+                $crate::__rsalloc_text!(announce),
+                $crate::__rsalloc_text!(cpu_id),
+                $crate::__rsalloc_text!(pop),
+                "60: cmp rdi, {medium_max}",
+                "ja 40f",
+                "lea rax, [rdi + {medium_round}]",
+                "shr rax, {medium_shift}",
+                "movzx r8d, byte ptr [r11 + rax + {medium}]",
+                "jmp 50b",
+                $crate::__rsalloc_text!(abort),
+                $crate::__rsalloc_text!(leave),
+                hot = sym $crate::shard::HOT,
+                slow = sym $crate::engine::slow::malloc,
+                shards = const ::core::mem::offset_of!($crate::shard::Hot, shards),
+                table = const ::core::mem::offset_of!($crate::shard::Hot, table),
+                tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),
+                medium = const ::core::mem::offset_of!($crate::shard::Hot, medium),
+                tiny_max = const $crate::size_class::TINY_MAX_BYTES,
+                medium_max = const $crate::size_class::MEDIUM_MAX_BYTES,
+                medium_shift = const $crate::size_class::MEDIUM_SHIFT,
+                medium_round = const (1usize << $crate::size_class::MEDIUM_SHIFT) - 1,
+            )
+        }
+    };
+}
+
+/// Defines the hot path of `alloc(size, align)`: `malloc` for the alignments that every class has.
+#[macro_export]
+macro_rules! rust_alloc {
+    ($(#[$meta:meta])* $name:ident) => {
+        $(#[$meta])*
+        #[unsafe(naked)]
+        pub extern "C" fn $name(size: usize, align: usize) -> *mut u8 {
+            ::core::arch::naked_asm!(
+                $crate::__rsalloc_text!(descriptor),
+                "cmp rsi, 8",
+                "ja 61f",
+                "62: cmp rdi, {tiny_max}",
+                "lea r11, [rip + {hot}]",
+                "ja 60f",
+                "movzx r8d, byte ptr [r11 + rdi + {tiny}]",
+                "50:",
+                $crate::__rsalloc_text!(announce),
+                $crate::__rsalloc_text!(cpu_id),
+                $crate::__rsalloc_text!(pop),
+                "61: cmp rsi, 16",          // classes above 8 B are multiples of 16
+                "ja 40f",
+                "cmp rdi, 8",
+                "ja 62b",
+                "jmp 40f",
+                "60: cmp rdi, {medium_max}",
+                "ja 40f",
+                "lea rax, [rdi + {medium_round}]",
+                "shr rax, {medium_shift}",
+                "movzx r8d, byte ptr [r11 + rax + {medium}]",
+                "jmp 50b",
+                $crate::__rsalloc_text!(abort),
+                $crate::__rsalloc_text!(leave),
+                hot = sym $crate::shard::HOT,
+                slow = sym $crate::engine::slow::alloc,
+                shards = const ::core::mem::offset_of!($crate::shard::Hot, shards),
+                table = const ::core::mem::offset_of!($crate::shard::Hot, table),
+                tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),
+                medium = const ::core::mem::offset_of!($crate::shard::Hot, medium),
+                tiny_max = const $crate::size_class::TINY_MAX_BYTES,
+                medium_max = const $crate::size_class::MEDIUM_MAX_BYTES,
+                medium_shift = const $crate::size_class::MEDIUM_SHIFT,
+                medium_round = const (1usize << $crate::size_class::MEDIUM_SHIFT) - 1,
+            )
+        }
+    };
+}
+
+/// Defines the hot path of `free(ptr)`: the page map gives the class; null, foreign and large pointers
+/// have class 0 or lie outside the window.
+#[macro_export]
+macro_rules! c_free {
+    ($(#[$meta:meta])* $name:ident) => {
+        $(#[$meta])*
+        ///
+        /// # Safety
+        /// 1. `ptr` is null or a live object of this allocator.
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name(ptr: *mut u8) {
+            ::core::arch::naked_asm!(
+                $crate::__rsalloc_text!(descriptor),
+                "lea r11, [rip + {hot}]",
+                "mov rax, rdi",
+                "sub rax, [r11 + {window}]",
+                "shr rax, {page_shift}",
+                "cmp rax, {window_pages}",
+                "jae 40f",
+                "movzx r8d, byte ptr [r11 + rax + {pages}]",
+                $crate::__rsalloc_text!(announce),
+                $crate::__rsalloc_text!(cpu_id),
+                $crate::__rsalloc_text!(push),
+                $crate::__rsalloc_text!(abort),
+                $crate::__rsalloc_text!(leave),
+                hot = sym $crate::shard::HOT,
+                slow = sym $crate::engine::slow::free,
+                shards = const ::core::mem::offset_of!($crate::shard::Hot, shards),
+                table = const ::core::mem::offset_of!($crate::shard::Hot, table),
+                window = const ::core::mem::offset_of!($crate::shard::Hot, window),
+                pages = const ::core::mem::offset_of!($crate::shard::Hot, pages),
+                page_shift = const $crate::units::PAGE_SHIFT,
+                window_pages = const $crate::units::WINDOW_PAGES,
+            )
+        }
+    };
+}
+
+/// Defines the hot path of a free that knows the size: `free_sized(ptr, size)`. A null pointer becomes
+/// a null slot, which pops as "empty" and is thrown away by the refill.
+#[macro_export]
+macro_rules! c_free_sized {
+    ($(#[$meta:meta])* $name:ident) => {
+        $crate::__rsalloc_free_sized! {
+            $(#[$meta])* #[unsafe(no_mangle)] $name (); "";
+            $crate::engine::slow::free_sized
+        }
+    };
+}
+
+/// Defines the hot path of `dealloc(ptr, size, align)`.
+#[macro_export]
+macro_rules! rust_dealloc {
+    ($(#[$meta:meta])* $name:ident) => {
+        $crate::__rsalloc_free_sized! {
+            $(#[$meta])* $name (align: usize);
+            "cmp rdx, 8\nja 61f\n62:\n";
+            $crate::engine::slow::dealloc
+        }
+    };
+}
+
+/// The text of the two sized frees, which differ in the alignment check.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __rsalloc_free_sized {
+    ($(#[$meta:meta])* $name:ident ($($align:ident: $ty:ty)?); $check:literal; $slow:path) => {
+        $(#[$meta])*
+        ///
+        /// # Safety
+        /// 1. `ptr` is a live object of this allocator that was allocated with this size and alignment.
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name(ptr: *mut u8, size: usize $(, $align: $ty)?) {
+            ::core::arch::naked_asm!(
+                $crate::__rsalloc_text!(descriptor),
+                $check,
+                "cmp rsi, {tiny_max}",
+                "lea r11, [rip + {hot}]",
+                "ja 60f",
+                "movzx r8d, byte ptr [r11 + rsi + {tiny}]",
+                "50:",
+                $crate::__rsalloc_text!(announce),
+                $crate::__rsalloc_text!(cpu_id),
+                $crate::__rsalloc_text!(push),
+                "61: cmp rdx, 16",          // only behind the alignment check
+                "ja 40f",
+                "cmp rsi, 8",
+                "jbe 40f",
+                "63: cmp rsi, {tiny_max}",
+                "lea r11, [rip + {hot}]",
+                "ja 60f",
+                "movzx r8d, byte ptr [r11 + rsi + {tiny}]",
+                "jmp 50b",
+                "60: cmp rsi, {medium_max}",
+                "ja 40f",
+                "lea rax, [rsi + {medium_round}]",
+                "shr rax, {medium_shift}",
+                "movzx r8d, byte ptr [r11 + rax + {medium}]",
+                "jmp 50b",
+                $crate::__rsalloc_text!(abort),
+                $crate::__rsalloc_text!(leave),
+                hot = sym $crate::shard::HOT,
+                slow = sym $slow,
+                shards = const ::core::mem::offset_of!($crate::shard::Hot, shards),
+                table = const ::core::mem::offset_of!($crate::shard::Hot, table),
+                tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),
+                medium = const ::core::mem::offset_of!($crate::shard::Hot, medium),
+                tiny_max = const $crate::size_class::TINY_MAX_BYTES,
+                medium_max = const $crate::size_class::MEDIUM_MAX_BYTES,
+                medium_shift = const $crate::size_class::MEDIUM_SHIFT,
+                medium_round = const (1usize << $crate::size_class::MEDIUM_SHIFT) - 1,
+            )
+        }
+    };
+}

@@ -1,0 +1,89 @@
+//! x86-64: sections, entries, and the two plain instructions.
+
+use core::arch::asm;
+
+pub mod entry;
+pub mod sections;
+
+/// Sections exist on this architecture.
+pub const HAS_SECTIONS: bool = true;
+
+/// The thread pointer: differs between any two live threads of a process.
+#[inline(always)]
+pub fn thread_pointer() -> usize {
+    let tp: usize;
+    // SAFETY: the x86-64 psABI stores the thread pointer at its own address.
+    unsafe { asm!("mov {}, fs:[0]", out(reg) tp, options(nostack, preserves_flags, readonly, pure)) };
+    tp
+}
+
+/// A system call that leaves errno alone; a negative errno on failure.
+///
+/// # Safety
+/// 1. The call's own contract.
+#[inline(always)]
+pub unsafe fn syscall(number: usize, args: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: duty 1; the kernel clobbers rcx and r11 only.
+    unsafe {
+        asm!("syscall", inlateout("rax") number as isize => result,
+            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
+            in("r10") args[3], in("r8") args[4], in("r9") args[5],
+            lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    result
+}
+
+/// Offsets from the thread pointer of libc's rseq area and its size, if this libc has one:
+/// `(__rseq_offset, __rseq_size)` (glibc 2.35, sys/rseq.h).
+pub fn libc_rseq() -> Option<(isize, u32)> {
+    let (size, offset): (*const u32, *const isize);
+    // SAFETY: loads two GOT entries, which the dynamic linker leaves null when the symbol is absent.
+    unsafe {
+        asm!(".weak __rseq_size", ".weak __rseq_offset",
+            "mov {0}, qword ptr [rip + __rseq_size@GOTPCREL]",
+            "mov {1}, qword ptr [rip + __rseq_offset@GOTPCREL]",
+            out(reg) size, out(reg) offset, options(nostack, preserves_flags));
+    }
+    if size.is_null() || offset.is_null() {
+        return None;
+    }
+    // SAFETY: libc's own constants, written before user code.
+    Some(unsafe { (*offset, *size) })
+}
+
+/// Offset from the thread pointer of this library's own area, see [`sections`].
+pub fn own_area_offset() -> isize {
+    let offset: isize;
+    // SAFETY: loads a GOT entry that the linker fills with the TLS offset.
+    unsafe {
+        asm!("mov {}, qword ptr [rip + rsalloc_rseq_area@GOTTPOFF]",
+            out(reg) offset, options(nostack, preserves_flags, readonly, pure));
+    }
+    offset
+}
+
+/// Clears what sections that ran before init have written to the unused word of the thread header, see
+/// `sections::rsalloc_rseq_offset`.
+pub fn forget_early_announcement() {
+    // SAFETY: the word is unused on x86-64 and held 0.
+    unsafe { asm!("mov qword ptr fs:[0x20], 0", options(nostack, preserves_flags)) };
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+
+    #[test]
+    fn the_unused_word_is_unused() {
+        let read = || {
+            let word: usize;
+            // SAFETY: reads the thread header.
+            unsafe { asm!("mov {}, fs:[0x20]", out(reg) word) };
+            word
+        };
+        assert_eq!(read(), 0, "main thread");
+        assert_eq!(std::thread::spawn(read).join().unwrap(), 0, "other threads");
+    }
+}

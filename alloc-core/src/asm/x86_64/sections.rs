@@ -1,0 +1,239 @@
+//! The restartable sequences of x86-64, as functions that the slow paths call.
+//!
+//! Each exists twice, indexed by `cpu_id` and by `mm_cid`; the text is the same but for the index.
+//! Each returns a status instead of retrying: callers bound the retries. The pseudo-code above each
+//! one is the function of the same name in `rseq::emulated`, against which it is tested.
+//! Called by rseq only; reads `shard::HOT`.
+//!
+//! Rules (kernel/rseq.c; librseq's guide):
+//! S1. The `rseq_cs` store is the last instruction before the section; nothing comes between.
+//! S2. Inside: no call, no system call, no stack, no unbounded loop.
+//! S3. One committing store, the last instruction inside; stores before it go where nobody looks yet.
+//! S4. The shard index is loaded and bounded inside; in mm_cid mode `cpu_id` proves the registration.
+//! S5. The abort handler lies outside, behind the signature; inputs are not needed there.
+//!
+//! Registers: r9 rseq area (offset from fs), r10 descriptor, r11 `HOT`, rax shard index.
+
+use crate::shard::{HOT, Hot, Region};
+use core::arch::{global_asm, naked_asm};
+use core::mem::offset_of;
+
+/// The status of a section that the kernel aborted.
+pub const ABORTED: isize = -1;
+/// The status of a section whose shard index is none of ours.
+pub const NO_SHARD: isize = -2;
+/// The status of a section that found something else than it was told to expect.
+pub const CHANGED: isize = -3;
+/// The status of a push that found its class full.
+pub const FULL: isize = -4;
+
+// This library's own area, for threads that libc did not register: cpu_id is -1 (uninitialised) from
+// the start of each thread. And the offset from the thread pointer of the area in use. Nothing can name
+// the own area in static data (lld refuses TPOFF64 in a shared object), so until init has run the offset
+// is one whose `rseq_cs` is fs:[0x20]: `sysinfo` in the thread header of glibc and musl, which only i386
+// uses. See docs/adr/0003.
+global_asm!(
+    ".pushsection .tdata.rsalloc_rseq_area, \"awT\", @progbits",
+    ".balign 64",
+    ".globl rsalloc_rseq_area",
+    ".hidden rsalloc_rseq_area",
+    ".type rsalloc_rseq_area, @tls_object",
+    ".size rsalloc_rseq_area, 64",
+    "rsalloc_rseq_area:",
+    ".long 0, -1, 0, 0, 0, 0, 0, 0", // struct rseq: cpu_id_start, cpu_id, rseq_cs, flags, ids
+    ".long 0, 0, 0, 0, 0, 0, 0, 0",  // thread state of rseq::registration, then padding
+    ".popsection",
+    ".pushsection .data.rsalloc_rseq_offset, \"aw\", @progbits",
+    ".balign 64",
+    ".globl rsalloc_rseq_offset",
+    ".hidden rsalloc_rseq_offset",
+    ".type rsalloc_rseq_offset, @object",
+    ".size rsalloc_rseq_offset, 8",
+    "rsalloc_rseq_offset:",
+    ".quad 0x18",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    /// Offset from the thread pointer of the rseq area that sections use. Written once by init.
+    pub static rsalloc_rseq_offset: core::sync::atomic::AtomicIsize;
+}
+
+macro_rules! section {
+    (
+        $(#[$meta:meta])*
+        $cpu:ident / $cid:ident ($($arg:ident: $ty:ty),*);
+        $($body:literal)*
+        ; $($operands:tt)*
+    ) => {
+        section!(@one cpu_id shards $(#[$meta])* $cpu($($arg: $ty),*); $($body)*; $($operands)*);
+        section!(@one mm_cid shards_cid $(#[$meta])* $cid($($arg: $ty),*); $($body)*; $($operands)*);
+    };
+    (@one $mode:ident $bound:ident $(#[$meta:meta])* $name:ident ($($arg:ident: $ty:ty),*); $($body:literal)*; $($operands:tt)*) => {
+        $(#[$meta])*
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name($($arg: $ty),*) -> isize {
+            naked_asm!(
+                crate::__rsalloc_text!(descriptor),
+                "lea r11, [rip + {hot}]",
+                crate::__rsalloc_text!(announce),
+                crate::__rsalloc_text!($mode),
+                "mov r11, [r11 + rax*8 + {table}]", // the shard's region
+                $($body,)*
+                crate::__rsalloc_text!(abort),
+                concat!("mov rax, -1\n", "ret"),    // ABORTED
+                concat!("41: mov rax, -2\n", "ret"), // NO_SHARD
+                hot = sym HOT,
+                $bound = const offset_of!(Hot, $bound),
+                table = const offset_of!(Hot, table),
+                $($operands)*
+            )
+        }
+    };
+}
+
+section! {
+    /// `code`: twice the class. Returns the object on top, 0 if the class is empty, or a status.
+    ///
+    /// ```text
+    /// object = *top; if object == 0 { return 0 }; top -= 1; return object
+    /// ```
+    ///
+    /// # Safety
+    /// 1. `code` is twice a class.
+    pop_cpu / pop_cid (code: usize);
+    "mov rdx, [r11 + rdi*8]"            // top
+    "mov rax, [rdx]"                    // the object, or the sentinel
+    "test rax, rax"
+    "jz 21f"
+    "sub rdx, 8"
+    "mov [r11 + rdi*8], rdx"            // COMMIT
+    "20:"
+    "21: ret"
+    ;
+}
+
+section! {
+    /// `code`: twice the class. Puts `object` on top; 0, [`FULL`] or a status.
+    ///
+    /// ```text
+    /// if top >= end { return FULL }; top[1] = object; top += 1; return 0
+    /// ```
+    ///
+    /// # Safety
+    /// 1. `code` is twice a class; `object` is a free object that the caller owns.
+    push_cpu / push_cid (code: usize, object: usize);
+    "mov rdx, [r11 + rdi*8]"            // top
+    "mov rax, -4"                       // FULL
+    "cmp rdx, [r11 + rdi*8 + 8]"        // end
+    "jae 21f"
+    "mov [rdx + 8], rsi"                // above top: nobody looks there
+    "add rdx, 8"
+    "mov [r11 + rdi*8], rdx"            // COMMIT
+    "20: xor eax, eax"
+    "21: ret"
+    ;
+}
+
+section! {
+    /// Moves up to `n` objects from the top of a class to `out`, topmost first; how many, or a status.
+    /// `bottom`: byte offset of the class's sentinel.
+    ///
+    /// ```text
+    /// k = min(n, top - bottom); out[0..k] = top[0], top[-1], ..; top -= k; return k
+    /// ```
+    ///
+    /// # Safety
+    /// 1. `code` and `bottom` belong to one class. 2. `out` has room for `n`, at most MAGAZINE_MAX.
+    pop_batch_cpu / pop_batch_cid (code: usize, out: *mut usize, n: usize, bottom: usize);
+    "mov r8, [r11 + rdi*8]"             // top
+    "mov rax, r8"
+    "sub rax, r11"
+    "sub rax, rcx"                      // bytes above the sentinel
+    "shr rax, 3"
+    "cmp rax, rdx"
+    "cmova rax, rdx"                    // k
+    "xor ecx, ecx"
+    "12: cmp rcx, rax"                  // bounded by n
+    "jae 13f"
+    "mov r10, [r8]"
+    "mov [rsi + rcx*8], r10"            // the caller's buffer
+    "sub r8, 8"
+    "add rcx, 1"
+    "jmp 12b"
+    "13: mov [r11 + rdi*8], r8"         // COMMIT
+    "20: ret"
+    ;
+}
+
+section! {
+    /// Puts the last of `n` objects on top of a class, then the one before it, while there is room;
+    /// how many, or a status. The first ones of `objects` stay with the caller.
+    ///
+    /// ```text
+    /// k = min(n, end - top); for i in 1..=k { top[i] = objects[n - i] }; top += k; return k
+    /// ```
+    ///
+    /// # Safety
+    /// 1. `code` is twice a class. 2. `objects` has `n` free objects that the caller owns, at most MAGAZINE_MAX.
+    push_batch_cpu / push_batch_cid (code: usize, objects: *const usize, n: usize);
+    "mov r8, [r11 + rdi*8]"             // top
+    "mov rax, [r11 + rdi*8 + 8]"        // end; 0 in the closed region
+    "xor ecx, ecx"
+    "sub rax, r8"
+    "jle 14f"                           // full
+    "shr rax, 3"
+    "cmp rax, rdx"
+    "cmova rax, rdx"                    // k
+    "12: cmp rcx, rax"                  // bounded by n
+    "jae 13f"
+    "mov r10, [rsi + rdx*8 - 8]"
+    "mov [r8 + 8], r10"                 // above top: nobody looks there
+    "add r8, 8"
+    "sub rdx, 1"
+    "add rcx, 1"
+    "jmp 12b"
+    "13: mov [r11 + rdi*8], r8"         // COMMIT
+    "20: ret"
+    "14: xor eax, eax"
+    "ret"
+    ;
+}
+
+section! {
+    /// Sets the end of a class from `expected` to `end` if the shard's region still is `region`; 0,
+    /// [`CHANGED`] or a status.
+    ///
+    /// ```text
+    /// if region_of_shard != region || end_of_class != expected { return CHANGED }; end_of_class = end; return 0
+    /// ```
+    ///
+    /// # Safety
+    /// 1. `code` is twice a class; `end` is an address in its stack (I2 of shard).
+    set_end_cpu / set_end_cid (code: usize, region: *const Region, expected: usize, end: usize);
+    "mov rax, -3"                       // CHANGED
+    "cmp r11, rsi"
+    "jne 21f"
+    "cmp [r11 + rdi*8 + 8], rdx"
+    "jne 21f"
+    "mov [r11 + rdi*8 + 8], rcx"        // COMMIT
+    "20: xor eax, eax"
+    "21: ret"
+    ;
+}
+
+section! {
+    /// Adds `delta` to the word at byte `offset` of the shard's region: a per-CPU counter. 0 or a status.
+    ///
+    /// ```text
+    /// word_of_shard += delta; return 0
+    /// ```
+    ///
+    /// # Safety
+    /// 1. `offset` is that of a counter.
+    add_cpu / add_cid (offset: usize, delta: usize);
+    "add [r11 + rdi], rsi"              // COMMIT
+    "20: xor eax, eax"
+    "ret"
+    ;
+}

@@ -1,0 +1,101 @@
+//! The capacity policy: how many objects of each class a shard may hold.
+//!
+//! Promises: the capacities of a shard together stay within the configured budget of bytes; a class
+//! that swings between empty and full gets more, at the expense of classes that rest. Called by
+//! refill and flush; decisions are approximate (plain loads), only the `set_end` section is exact.
+//!
+//! A flush that follows a refill shows that more capacity would have saved both, so that is when a
+//! class grows; a thread that only allocates or only frees gains nothing and gets nothing.
+
+use super::{Shard, give_back};
+use crate::config;
+use crate::shard::{Counter, Region};
+use crate::size_class::{CLASS, CLASSES, Class};
+use crate::units::MAGAZINE_MAX;
+use core::sync::atomic::Ordering;
+
+const WORD: usize = size_of::<usize>();
+
+/// Bits of `Region::misses`.
+const REFILLED: u8 = 1;
+const ACTIVE: u8 = 2;
+
+/// Remembers that `class` ran empty, and gives a class its first capacity.
+pub(super) fn note_refill<S: Shard>(shard: &S, class: Class) {
+    let Some(region) = shard.region() else { return };
+    // Ordering: Relaxed, a hint of the policy.
+    region.misses[class].store(REFILLED | ACTIVE, Ordering::Relaxed);
+    if region.capacity(class) == 0 && CLASS[class].batch > 1 {
+        grow(shard, region, class);
+    }
+}
+
+/// Gives a full class more capacity if it has earned it; whether it got some.
+pub(super) fn grow_on_flush<S: Shard>(shard: &S, class: Class) -> bool {
+    let Some(region) = shard.region() else { return false };
+    // Ordering: Relaxed, a hint of the policy.
+    let misses = region.misses[class].swap(ACTIVE, Ordering::Relaxed);
+    let first = region.capacity(class) == 0;
+    (first || misses & REFILLED != 0) && grow(shard, region, class)
+}
+
+fn grow<S: Shard>(shard: &S, region: &Region, class: Class) -> bool {
+    let info = &CLASS[class];
+    let capacity = region.capacity(class);
+    let step = info.batch.max(capacity / 2).min(info.slots_max - capacity);
+    if step == 0 || !find_budget(shard, region, class, step * info.size) {
+        return false;
+    }
+    set_capacity(shard, region, class, capacity + step)
+}
+
+fn set_capacity<S: Shard>(shard: &S, region: &Region, class: Class, capacity: usize) -> bool {
+    // Ordering: Relaxed, the section compares it again.
+    let expected = region.heads[class].end.load(Ordering::Relaxed);
+    let before = region.capacity(class);
+    let end = if capacity == 0 { 0 } else { region.bottom(class) + capacity * WORD };
+    if shard.set_end(class, region, expected, end) != 0 {
+        return false;
+    }
+    let delta = (capacity * CLASS[class].size).wrapping_sub(before * CLASS[class].size);
+    let _ = shard.add(Counter::Budget, delta);
+    true
+}
+
+/// Makes room for `bytes` more in the budget: shrinks classes that have not missed since the last look.
+fn find_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize) -> bool {
+    let limit = config::cache_bytes();
+    let fits = || region.counter(Counter::Budget).saturating_add(bytes) <= limit;
+    for victim in (1..CLASSES).rev() {
+        if fits() {
+            return true;
+        }
+        let capacity = region.capacity(victim);
+        if victim == class || capacity == 0 {
+            continue;
+        }
+        // Ordering: Relaxed, a hint of the policy.
+        let active = region.misses[victim].swap(0, Ordering::Relaxed) & ACTIVE != 0;
+        if !active {
+            shrink(shard, region, victim, capacity / 2);
+        }
+    }
+    fits()
+}
+
+fn shrink<S: Shard>(shard: &S, region: &Region, class: Class, capacity: usize) {
+    if !set_capacity(shard, region, class, capacity) {
+        return;
+    }
+    let mut buffer = [0; MAGAZINE_MAX];
+    loop {
+        let excess = region.len(class).saturating_sub(capacity).min(MAGAZINE_MAX);
+        if excess == 0 {
+            return;
+        }
+        match shard.pop_batch(class, &mut buffer[..excess]) {
+            popped @ 1.. => give_back(class, &buffer[..popped as usize]),
+            _ => return,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The atomic path: shards behind a lock each, for threads that can't run sections.
+//!
+//! Promises: complete service without rseq; never waits (a busy shard means the next one, and if all
+//! are busy the caller goes to the slabs), so signal handlers may come here at any point. Works on
+//! regions of its own (cpu_cache I1) with the plain twins of the sections.
+
+use super::Shard;
+use super::shards;
+use crate::asm::thread_pointer;
+use crate::rseq::emulated;
+use crate::shard::{Counter, Region};
+use crate::size_class::Class;
+use crate::sync::{Guard, Lock};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+/// The most locked shards.
+pub const LOCKED_MAX: usize = 64;
+const ATTEMPTS: usize = 4;
+
+/// One shard behind a lock.
+#[repr(align(64))]
+pub struct LockedShard {
+    lock: Lock,
+    region: AtomicPtr<Region>,
+}
+
+static LOCKED: [LockedShard; LOCKED_MAX] = [const {
+    LockedShard { lock: Lock::new(), region: AtomicPtr::new(core::ptr::null_mut()) }
+}; LOCKED_MAX];
+
+static COUNT: AtomicUsize = AtomicUsize::new(1);
+static OPERATIONS: AtomicUsize = AtomicUsize::new(0);
+
+/// Sets the number of locked shards in use.
+pub fn set_count(count: usize) {
+    // Ordering: Relaxed, a tuning value.
+    COUNT.store(count.next_power_of_two().clamp(1, LOCKED_MAX), Ordering::Relaxed);
+}
+
+/// A locked shard in the caller's hands.
+pub struct Locked {
+    region: &'static Region,
+    _guard: Guard<'static>,
+}
+
+impl Locked {
+    /// A shard near the calling thread that nobody holds; none if several are busy or memory is out.
+    pub fn any() -> Option<Locked> {
+        // Ordering: Relaxed, a tuning value.
+        let mask = COUNT.load(Ordering::Relaxed) - 1;
+        let start = thread_pointer().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48;
+        for attempt in 0..ATTEMPTS.min(mask + 1) {
+            let shard = &LOCKED[(start + attempt) & mask];
+            if let Some(guard) = shard.lock.try_acquire() {
+                return Some(Locked { region: shard.region()?, _guard: guard });
+            }
+        }
+        None
+    }
+}
+
+impl LockedShard {
+    /// The shard's region, born on first use. The lock is held.
+    fn region(&self) -> Option<&'static Region> {
+        // Ordering: Relaxed, the lock orders it.
+        let region = self.region.load(Ordering::Relaxed);
+        // SAFETY: regions live for ever.
+        if let Some(region) = unsafe { region.as_ref() } {
+            return Some(region);
+        }
+        let fresh = shards::new_region()?;
+        // Ordering: Release, for observers that look without the lock.
+        self.region.store(core::ptr::from_ref(fresh).cast_mut(), Ordering::Release);
+        Some(fresh)
+    }
+}
+
+/// Runs `f` on each locked shard that exists, holding its lock; skips those that are busy.
+pub fn for_each(mut f: impl FnMut(&Locked)) {
+    for shard in &LOCKED {
+        // Ordering: Acquire pairs with the Release in `region`.
+        let region = shard.region.load(Ordering::Acquire);
+        // SAFETY: regions live for ever.
+        if let (Some(region), Ok(guard)) = (unsafe { region.as_ref() }, shard.lock.acquire()) {
+            f(&Locked { region, _guard: guard });
+        }
+    }
+}
+
+/// The regions that exist, for statistics.
+pub fn regions() -> impl Iterator<Item = &'static Region> {
+    LOCKED.iter().filter_map(|shard| {
+        // Ordering: Acquire pairs with the Release in `LockedShard::region`.
+        let region = shard.region.load(Ordering::Acquire);
+        // SAFETY: regions live for ever.
+        unsafe { region.as_ref() }
+    })
+}
+
+/// The locks, for fork.
+pub fn for_each_lock(mut f: impl FnMut(&Lock)) {
+    LOCKED.iter().for_each(|shard| f(&shard.lock));
+}
+
+/// Slow-path operations of the atomic path since start.
+pub fn operations() -> usize {
+    // Ordering: Relaxed, a statistic.
+    OPERATIONS.load(Ordering::Relaxed)
+}
+
+impl Shard for Locked {
+    // SAFETY, for each block: the lock is held, so nobody else works on the region; sections never do
+    // (cpu_cache I1).
+    fn pop(&self, class: Class) -> isize {
+        // SAFETY: the lock is held.
+        unsafe { emulated::pop(self.region, class) }
+    }
+    fn push(&self, class: Class, object: usize) -> isize {
+        // SAFETY: the lock is held.
+        unsafe { emulated::push(self.region, class, object) }
+    }
+    fn pop_batch(&self, class: Class, out: &mut [usize]) -> isize {
+        // SAFETY: the lock is held.
+        unsafe { emulated::pop_batch(self.region, class, out) }
+    }
+    fn push_batch(&self, class: Class, objects: &[usize]) -> isize {
+        // SAFETY: the lock is held.
+        unsafe { emulated::push_batch(self.region, class, objects) }
+    }
+    fn set_end(&self, class: Class, _region: &Region, expected: usize, end: usize) -> isize {
+        // SAFETY: the lock is held; the caller computes `end` in the stack of `class`.
+        unsafe { emulated::set_end(self.region, class, expected, end) }
+    }
+    fn add(&self, counter: Counter, delta: usize) -> isize {
+        // Ordering: Relaxed, a statistic.
+        OPERATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the lock is held.
+        unsafe { emulated::add(self.region, counter as usize, delta) }
+    }
+    fn region(&self) -> Option<&'static Region> {
+        Some(self.region)
+    }
+}

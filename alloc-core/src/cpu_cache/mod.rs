@@ -1,0 +1,229 @@
+//! The per-CPU caches' slow side: refill, flush, and who serves a thread that has no shard.
+//!
+//! Promises: an object popped from or pushed to any cache is in exactly one place afterwards; whatever
+//! cannot use a shard is served by the atomic path or straight from the depot and slabs. The fast
+//! sides are the entries in `asm`. Called by engine; calls rseq, depot, slab.
+//!
+//! Invariants:
+//! I1. A thread with rseq works on shards by sections only; a thread without, on locked shards only.
+//! I2. Retries are bounded by `RETRIES`; then the caller takes another way.
+//! I3. Between tiers, objects lie in a buffer on the stack: at most one magazine per thread.
+
+mod capacity;
+pub mod drain;
+pub mod locked;
+pub mod shards;
+
+use crate::depot::DEPOT;
+use crate::rseq::registration;
+use crate::rseq::{ABORTED, FULL, NO_SHARD, Sections};
+use crate::shard::{Counter, Region};
+use crate::size_class::{CLASS, Class};
+use crate::slab;
+use crate::sync::Reentered;
+use crate::units::MAGAZINE_MAX;
+use locked::Locked;
+
+const RETRIES: usize = 4;
+
+/// The operations of a shard, by sections or under a lock; see `rseq::emulated` for what they do.
+pub trait Shard {
+    /// The object on top, 0 if empty, or a status.
+    fn pop(&self, class: Class) -> isize;
+    /// 0 or a status.
+    fn push(&self, class: Class, object: usize) -> isize;
+    /// How many were popped, or a status.
+    fn pop_batch(&self, class: Class, out: &mut [usize]) -> isize;
+    /// How many were pushed, the last ones first, or a status.
+    fn push_batch(&self, class: Class, objects: &[usize]) -> isize;
+    /// 0 or a status.
+    fn set_end(&self, class: Class, region: &Region, expected: usize, end: usize) -> isize;
+    /// 0 or a status.
+    fn add(&self, counter: Counter, delta: usize) -> isize;
+    /// The region that the shard works on now, if it has one; for sections only a hint.
+    fn region(&self) -> Option<&'static Region>;
+}
+
+/// An object, and whether its memory is known to read as zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Object {
+    /// Its address.
+    pub address: usize,
+    /// It reads as zero.
+    pub zeroed: bool,
+}
+
+/// Allocates an object of `class`; none when the OS has no more memory.
+pub fn allocate(class: Class) -> Option<Object> {
+    if let Some(sections) = registration::sections() {
+        for _ in 0..RETRIES {
+            match sections.pop(class) {
+                0 if shards::is_open(sections) => return refill(&sections, class),
+                0 => return take_one(class),
+                ABORTED => count(&sections, Counter::Aborts),
+                NO_SHARD if registration::arrive(sections) => {}
+                NO_SHARD => break,
+                address => return Some(Object { address: address as usize, zeroed: false }),
+            }
+        }
+    }
+    match Locked::any() {
+        Some(locked) => match locked.pop(class) {
+            0 => refill(&locked, class),
+            address => Some(Object { address: address as usize, zeroed: false }),
+        },
+        None => take_one(class),
+    }
+}
+
+/// Frees an object of `class`.
+pub fn free(class: Class, object: usize) {
+    if let Some(sections) = registration::sections() {
+        for _ in 0..RETRIES {
+            match sections.push(class, object) {
+                0 => return,
+                FULL if shards::is_open(sections) => return flush(&sections, class, object),
+                FULL => return give_back(class, &[object]),
+                ABORTED => count(&sections, Counter::Aborts),
+                NO_SHARD if registration::arrive(sections) => {}
+                _ => break,
+            }
+        }
+    }
+    match Locked::any() {
+        Some(locked) if locked.push(class, object) == 0 => {}
+        Some(locked) => flush(&locked, class, object),
+        None => give_back(class, &[object]),
+    }
+}
+
+/// Serves one object of an empty class and fills the shard with the rest of a magazine.
+#[cold]
+fn refill<S: Shard>(shard: &S, class: Class) -> Option<Object> {
+    drop_null(shard, class);
+    count(shard, Counter::Refills);
+    capacity::note_refill(shard, class);
+    let mut buffer = [0; MAGAZINE_MAX];
+    let (taken, zeroed) = supply(class, &mut buffer);
+    let (&first, rest) = buffer[..taken].split_first()?;
+    let left = rest.len() - fill(shard, class, rest);
+    if left > 0 {
+        give_back(class, &rest[..left]);
+    }
+    Some(Object { address: first, zeroed })
+}
+
+/// Objects from the depot or, if it has none, from a slab: how many, and whether the first is zeroed.
+fn supply(class: Class, buffer: &mut [usize; MAGAZINE_MAX]) -> (usize, bool) {
+    let taken = DEPOT.take(class, buffer);
+    if taken > 0 {
+        return (taken, false);
+    }
+    match slab::take(class, &mut buffer[..CLASS[class].batch]) {
+        Ok(taken) => (taken.count, taken.zeroed),
+        // The thread was interrupted inside this class: a larger object serves as well.
+        Err(Reentered) => take_one(class).map_or((0, false), |object| {
+            buffer[0] = object.address;
+            (1, object.zeroed)
+        }),
+    }
+}
+
+fn fill<S: Shard>(shard: &S, class: Class, objects: &[usize]) -> usize {
+    for _ in 0..RETRIES {
+        match shard.push_batch(class, objects) {
+            pushed @ 0.. => return pushed as usize,
+            ABORTED => count(shard, Counter::Aborts),
+            _ => break,
+        }
+    }
+    0
+}
+
+/// Makes room in a full class by moving a magazine out, then pushes `object`.
+#[cold]
+fn flush<S: Shard>(shard: &S, class: Class, object: usize) {
+    count(shard, Counter::Flushes);
+    if !capacity::grow_on_flush(shard, class) {
+        let mut buffer = [0; MAGAZINE_MAX];
+        if let popped @ 1.. = shard.pop_batch(class, &mut buffer[..CLASS[class].batch]) {
+            give_back(class, &buffer[..popped as usize]);
+        }
+    }
+    if shard.push(class, object) != 0 {
+        give_back(class, &[object]);
+    }
+}
+
+/// Puts objects of `class` that are in nobody's cache into the depot, else into their slabs.
+pub(crate) fn give_back(class: Class, objects: &[usize]) {
+    let whole = objects.len() == CLASS[class].batch;
+    if whole && !objects.contains(&0) && DEPOT.put(class, objects) {
+        return;
+    }
+    give_back_to_slab(class, objects);
+}
+
+fn give_back_to_slab(class: Class, objects: &[usize]) {
+    if slab::put(objects).is_err() {
+        // A handler above its own thread's slab lock: leave them where no lock is needed.
+        DEPOT.put_unbounded(class, objects);
+    }
+}
+
+/// One object straight from a slab, for a thread that has no cache at this moment. If the slab tier of
+/// the class is held by the calling thread itself, a larger class serves.
+fn take_one(class: Class) -> Option<Object> {
+    let mut one = [0; 1];
+    for class in class..crate::size_class::CLASSES {
+        match slab::take(class, &mut one) {
+            Ok(taken) if taken.count == 1 => {
+                return Some(Object { address: one[0], zeroed: taken.zeroed });
+            }
+            Ok(_) => return None,
+            Err(Reentered) => {}
+        }
+    }
+    None
+}
+
+/// A sized free of null leaves a null on the stack, which pops as "empty": throws such away.
+fn drop_null<S: Shard>(shard: &S, class: Class) {
+    let mut one = [0; 1];
+    while shard.region().is_some_and(|region| region.len(class) > 0) {
+        match shard.pop_batch(class, &mut one) {
+            1 if one[0] == 0 => {}
+            1 => return give_back(class, &one),
+            _ => return,
+        }
+    }
+}
+
+/// Counts an event of the shard; lost if the section aborts, which a statistic may.
+fn count<S: Shard>(shard: &S, counter: Counter) {
+    let _ = shard.add(counter, 1);
+}
+
+impl Shard for Sections {
+    fn pop(&self, class: Class) -> isize {
+        Sections::pop(*self, class)
+    }
+    fn push(&self, class: Class, object: usize) -> isize {
+        Sections::push(*self, class, object)
+    }
+    fn pop_batch(&self, class: Class, out: &mut [usize]) -> isize {
+        Sections::pop_batch(*self, class, out)
+    }
+    fn push_batch(&self, class: Class, objects: &[usize]) -> isize {
+        Sections::push_batch(*self, class, objects)
+    }
+    fn set_end(&self, class: Class, region: &Region, expected: usize, end: usize) -> isize {
+        Sections::set_end(*self, class, region, expected, end)
+    }
+    fn add(&self, counter: Counter, delta: usize) -> isize {
+        Sections::add(*self, counter as usize, delta)
+    }
+    fn region(&self) -> Option<&'static Region> {
+        shards::current(*self)
+    }
+}

@@ -1,0 +1,117 @@
+//! The shards themselves: birth on first use, and emptying one from outside.
+//!
+//! Promises: a region is born once for each index and lives for ever; while a shard is stopped no
+//! section can commit to its region. Called by cpu_cache and by the observers.
+//!
+//! Stopping shard i: its table entry names the closed region; a fence on the CPU aborts the sections
+//! that still know the old one; from then on the region belongs to the stopper alone. A CPU that lost
+//! the fence's interrupt still sees the closed region at its next section (google/tcmalloc's lost
+//! membarrier, Linux before 6.12.54), which costs the fast path nothing.
+
+use crate::os::{self, Place};
+use crate::rseq::abi::membarrier;
+use crate::rseq::registration;
+use crate::rseq::{Index, Sections};
+use crate::shard::{HOT, Region, closed, region_of};
+use crate::sync::{Guard, Lock};
+use crate::units::SHARDS_MAX;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+/// The regions by shard index; null if not born.
+static REGIONS: [AtomicPtr<Region>; SHARDS_MAX] =
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; SHARDS_MAX];
+
+/// Held by whoever gives birth to a region or stops shards.
+static STOP: Lock = Lock::new();
+
+/// The region of the calling thread's shard at this moment, if it is open.
+pub fn current(sections: Sections) -> Option<&'static Region> {
+    let index = registration::current_index(sections.index)?;
+    let region = region_of(index.min(SHARDS_MAX - 1));
+    // SAFETY: regions live for ever.
+    (region != closed()).then(|| unsafe { region.as_ref() }).flatten()
+}
+
+/// Whether the calling thread's shard is open; gives birth to it if it never was.
+#[cold]
+pub fn is_open(sections: Sections) -> bool {
+    if current(sections).is_some() {
+        return true;
+    }
+    let Some(index) = registration::current_index(sections.index) else { return false };
+    // Ordering: Relaxed, whether it is null only.
+    if index >= SHARDS_MAX || !REGIONS[index].load(Ordering::Relaxed).is_null() {
+        return false;
+    }
+    let Ok(_stop) = STOP.acquire() else { return false };
+    // Ordering: Relaxed, the lock orders it.
+    if REGIONS[index].load(Ordering::Relaxed).is_null()
+        && let Some(region) = new_region()
+    {
+        let region = core::ptr::from_ref(region).cast_mut();
+        // Ordering: Release, for observers without the lock.
+        REGIONS[index].store(region, Ordering::Release);
+        // Ordering: Release publishes the reset region to the sections.
+        HOT.table[index].store(region, Ordering::Release);
+    }
+    current(sections).is_some()
+}
+
+/// A fresh region, empty and without capacity.
+pub fn new_region() -> Option<&'static Region> {
+    let len = size_of::<Region>().next_multiple_of(os::page_bytes());
+    let address = os::map(Place::Anywhere, len).ok()?;
+    // SAFETY: fresh zeroed memory of that size, mapped for ever; zero is valid.
+    let region = unsafe { &*(address as *const Region) };
+    region.reset();
+    Some(region)
+}
+
+/// Stops every shard in turn and hands its region, which nobody else can touch meanwhile, to `f`.
+/// False if the kernel has no fence or a handler came in between: nothing was stopped then.
+pub fn for_each_stopped(sections: Sections, mut f: impl FnMut(&Region)) -> bool {
+    let Ok(_stop) = STOP.acquire() else { return false };
+    for (index, slot) in REGIONS.iter().enumerate() {
+        // Ordering: Acquire pairs with the Release at birth.
+        let pointer = slot.load(Ordering::Acquire);
+        // SAFETY: regions live for ever.
+        let Some(region) = (unsafe { pointer.as_ref() }) else { continue };
+        // Ordering: SeqCst with the fence: a section that starts after it sees the closed region.
+        HOT.table[index].store(closed(), Ordering::SeqCst);
+        let fenced = fence(sections.index, index);
+        if fenced {
+            f(region);
+        }
+        // Ordering: Release publishes what `f` did to the sections.
+        HOT.table[index].store(pointer, Ordering::Release);
+        if !fenced {
+            return false;
+        }
+    }
+    true
+}
+
+fn fence(index: Index, shard: usize) -> bool {
+    let cpu = (index == Index::CpuId).then_some(shard as u32);
+    membarrier::fence(cpu) || (cpu.is_some() && membarrier::fence(None))
+}
+
+/// All born regions, for statistics: they may change while one looks.
+pub fn regions() -> impl Iterator<Item = &'static Region> {
+    REGIONS.iter().filter_map(|slot| {
+        // Ordering: Acquire pairs with the Release at birth.
+        let region = slot.load(Ordering::Acquire);
+        // SAFETY: regions live for ever.
+        unsafe { region.as_ref() }
+    })
+}
+
+/// The lock that keeps shards from being stopped, for fork.
+pub fn raw_lock() -> &'static Lock {
+    &STOP
+}
+
+/// Keeps every shard from being stopped or born.
+pub fn hold() -> Option<Guard<'static>> {
+    STOP.acquire().ok()
+}

@@ -1,0 +1,176 @@
+//! Start: everything that is decided once, on the first slow call of the process.
+//!
+//! Promises: runs once, whoever comes first; until it is done others wait and a handler of the thread
+//! that runs it is told "not yet". Leaves errno alone. Called by engine; calls config, rseq, cpu_cache,
+//! page_heap, os.
+
+use crate::asm::thread_pointer;
+use crate::config::{self, Key};
+use crate::cpu_cache::locked;
+use crate::fail::Line;
+use crate::os;
+use crate::page_heap::PAGE_HEAP;
+use crate::report::{Mode, ModeReason, Report};
+use crate::rseq::Index;
+use crate::rseq::registration::{self, Adoption};
+use crate::shard::{CLOSED, HOT, SHARD_BOUND};
+use crate::size_class::{MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
+use crate::units::{PAGE_BYTES, TRACT_BYTES, WINDOW_SHIFT};
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+const READY: usize = 1;
+/// 0: not begun; READY; else the thread pointer of who is at it.
+static STATE: AtomicUsize = AtomicUsize::new(0);
+
+struct Slot(UnsafeCell<Report>);
+// SAFETY: written by init alone, before READY is stored; read-only afterwards.
+unsafe impl Sync for Slot {}
+static REPORT: Slot = Slot(UnsafeCell::new(Report {
+    mode: Mode::Unset,
+    reason: ModeReason::None,
+    index_is_mm_cid: 0,
+    shards: 0,
+    libc_rseq_size: 0,
+    kernel_feature_size: 0,
+    membarrier: 0,
+    os_page_bytes: 0,
+}));
+
+/// Makes sure that init has run; false if the calling thread is inside it (a signal handler).
+#[inline]
+pub fn ensure() -> bool {
+    // Ordering: Acquire pairs with the Release in `run`.
+    STATE.load(Ordering::Acquire) == READY || ensure_slow()
+}
+
+#[cold]
+fn ensure_slow() -> bool {
+    let me = thread_pointer();
+    loop {
+        // Ordering: Acquire pairs with the Release in `run`; claiming needs no more.
+        match STATE.compare_exchange(0, me, Ordering::Acquire, Ordering::Acquire) {
+            Ok(_) => {
+                run();
+                return true;
+            }
+            Err(READY) => return true,
+            Err(owner) if owner == me => return false,
+            Err(_) => os::yield_now(),
+        }
+    }
+}
+
+fn run() {
+    let errno = os::errno();
+    config::read_environment();
+    fill_tables();
+    CLOSED.reset();
+    choose_window();
+    PAGE_HEAP.set_dirty_limit(config::get(Key::Dirty) / PAGE_BYTES);
+    let adoption = registration::adopt(config::get(Key::Mode) == 1);
+    let report = open_shards(&adoption);
+    // SAFETY: init alone writes, before READY.
+    unsafe { *REPORT.0.get() = report };
+    // Ordering: Release publishes all of the above.
+    STATE.store(READY, Ordering::Release);
+    super::fork::install();
+    if config::get(Key::Verbose) != 0 {
+        announce(&report);
+    }
+    os::set_errno(errno);
+}
+
+fn fill_tables() {
+    // Ordering: Relaxed, published by the bounds that open the sections.
+    for size in 0..=TINY_MAX_BYTES {
+        HOT.tiny[size].store((class_of(size) * 2) as u8, Ordering::Relaxed);
+    }
+    for step in 0..=MEDIUM_MAX_BYTES >> MEDIUM_SHIFT {
+        let class = class_of(step << MEDIUM_SHIFT);
+        // Ordering: Relaxed, as above.
+        HOT.medium[step].store((class * 2) as u8, Ordering::Relaxed);
+    }
+}
+
+/// Picks the address range for tracts: 1/4 into the user half of a 47-bit space, spread by the
+/// kernel's random bytes. Nothing is mapped; a range that is taken costs its slots, see page_heap.
+fn choose_window() {
+    let random = os::auxv(libc::AT_RANDOM as u64) as *const [u8; 16];
+    // SAFETY: the kernel puts 16 random bytes there, or the entry is absent.
+    let seed = if random.is_null() { 0 } else { unsafe { (*random)[8] as usize } };
+    let base = (0x1000_0000_0000 + (seed << (WINDOW_SHIFT + 1))) & !(TRACT_BYTES - 1);
+    // Ordering: Relaxed, published by READY.
+    HOT.window.store(base, Ordering::Relaxed);
+}
+
+fn open_shards(adoption: &Adoption) -> Report {
+    let possible = possible_cpus();
+    let allowed = os::affinity_count().clamp(1, possible);
+    locked::set_count(allowed * 2);
+    let wants_cid = config::get(Key::Index) == 1 && registration::has_mm_cid(adoption);
+    let index = if wants_cid { Index::MmCid } else { Index::CpuId };
+    let mut fence = false;
+    if adoption.mode != Mode::Atomic {
+        fence = registration::register_fence();
+        registration::open(index, possible);
+    }
+    Report {
+        mode: adoption.mode,
+        reason: adoption.reason,
+        index_is_mm_cid: u32::from(wants_cid),
+        shards: possible as u32,
+        libc_rseq_size: adoption.libc_size,
+        kernel_feature_size: adoption.feature_size,
+        membarrier: u32::from(fence),
+        os_page_bytes: os::page_bytes() as u32,
+    }
+}
+
+/// CPUs that can ever exist; those that one may run on if /sys is not there.
+fn possible_cpus() -> usize {
+    let mut buffer = [0; 256];
+    os::read_file(b"/sys/devices/system/cpu/possible\0", &mut buffer)
+        .and_then(os::parse_cpu_list)
+        .unwrap_or_else(os::affinity_count)
+        .clamp(1, SHARD_BOUND)
+}
+
+/// The report; all unset before init.
+pub fn report() -> Report {
+    // Ordering: Acquire pairs with the Release in `run`.
+    let ready = STATE.load(Ordering::Acquire) == READY;
+    // SAFETY: after READY nobody writes; before, the initial value is not being read.
+    let mut report = if ready { unsafe { *REPORT.0.get() } } else { EMPTY };
+    // Ordering: Relaxed, statistics.
+    let bound = HOT.shards.load(Ordering::Relaxed).max(HOT.shards_cid.load(Ordering::Relaxed));
+    report.shards = report.shards.max(bound);
+    report
+}
+
+const EMPTY: Report = Report {
+    mode: Mode::Unset,
+    reason: ModeReason::None,
+    index_is_mm_cid: 0,
+    shards: 0,
+    libc_rseq_size: 0,
+    kernel_feature_size: 0,
+    membarrier: 0,
+    os_page_bytes: 0,
+};
+
+fn announce(report: &Report) {
+    let mut line = Line::new();
+    line.text("rsalloc: ").text(match report.mode {
+        Mode::RseqLibc => "per-CPU on libc's rseq registration",
+        Mode::RseqOwn => "per-CPU on our own rseq registration",
+        _ => "atomic path",
+    });
+    line.text(match report.reason {
+        ModeReason::KernelHasNone => " (the kernel has no rseq, or a filter hides it)",
+        ModeReason::ForeignRegistration => " (something else owns the rseq registration)",
+        ModeReason::Configured => " (configured)",
+        _ => "",
+    });
+    line.text("\n").write_to_stderr();
+}

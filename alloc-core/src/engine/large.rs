@@ -1,0 +1,142 @@
+//! Objects above the largest size class, or aligned beyond a page: spans of their own.
+//!
+//! Promises: memory fresh from the kernel is known to be zero; growth stays in place where it can and
+//! moves page tables instead of bytes where it must. Called by engine; calls page_heap and huge.
+
+use crate::fail::{Misuse, fail};
+use crate::os;
+use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::huge::HUGE;
+use crate::page_heap::tract::{Kind, PageEntry};
+use crate::sync::Reentered;
+use crate::units::{PAGE_BYTES, SPAN_MAX_PAGES, pages_of};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes and number of live large spans in tracts.
+static BYTES: AtomicUsize = AtomicUsize::new(0);
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// Above this size a move by page tables is cheaper than a copy (see docs/adr).
+const MOVE_MIN_BYTES: usize = 512 << 10;
+
+pub use crate::cpu_cache::Object;
+
+/// Allocates `size` bytes at `align` (a power of two); none when out of memory.
+pub fn allocate(size: usize, align: usize) -> Option<Object> {
+    let pages = pages_of(size.max(1));
+    let align_pages = pages_of(align);
+    if pages > SPAN_MAX_PAGES || align_pages > SPAN_MAX_PAGES / 2 {
+        return HUGE.acquire(size.max(1), align).map(|address| Object { address, zeroed: true });
+    }
+    let span = PAGE_HEAP.acquire(pages, align_pages)?;
+    let entry = PAGE_HEAP.entry_at(span.address)?;
+    entry.pages.set(pages as u32);
+    entry.set_kind(Kind::Large);
+    account(0, pages);
+    Some(Object { address: span.address, zeroed: span.zeroed })
+}
+
+/// Frees the large object at `address`, or ends the process if there is none.
+pub fn free(address: usize) {
+    if let Some(entry) = entry_of(address) {
+        let pages = entry.pages.get() as usize;
+        entry.set_kind(Kind::None);
+        account(pages, 0);
+        // SAFETY: the span was live and its owner gave it up.
+        unsafe { PAGE_HEAP.release(address, pages) };
+        return;
+    }
+    match HUGE.release(address) {
+        // A handler on top of its own thread's huge operation: the mapping stays, unused.
+        Ok(true) | Err(Reentered) => {}
+        Ok(false) => misuse(address),
+    }
+}
+
+/// Usable bytes of the large object at `address`; ends the process if there is none.
+pub fn usable_size(address: usize) -> usize {
+    match entry_of(address) {
+        Some(entry) => entry.pages.get() as usize * PAGE_BYTES,
+        None => HUGE.len_of(address).unwrap_or_else(|| misuse(address)),
+    }
+}
+
+/// Resizes without copying, if that can be done: in place, or by moving page tables. The new address.
+pub fn resize(address: usize, size: usize) -> Option<usize> {
+    let Some(entry) = entry_of(address) else {
+        let stays_huge = pages_of(size) > SPAN_MAX_PAGES;
+        return stays_huge.then(|| HUGE.resize(address, size)).flatten();
+    };
+    let (old, new) = (entry.pages.get() as usize, pages_of(size));
+    if new <= old {
+        shrink(address, entry, old, new);
+        return Some(address);
+    }
+    // SAFETY: the caller holds the span.
+    if new <= SPAN_MAX_PAGES && unsafe { PAGE_HEAP.extend(address, old, new - old) } {
+        entry.pages.set(new as u32);
+        account(old, new);
+        return Some(address);
+    }
+    move_pages(address, old, size)
+}
+
+fn shrink(address: usize, entry: &PageEntry, old: usize, new: usize) {
+    // A little slack saves the next growth.
+    if old - new > old / 4 {
+        entry.pages.set(new as u32);
+        account(old, new);
+        // SAFETY: the tail of a span that the caller holds and gives up.
+        unsafe { PAGE_HEAP.release(address + new * PAGE_BYTES, old - new) };
+    }
+}
+
+/// Moves a span's memory to a larger span by page tables.
+fn move_pages(address: usize, old: usize, size: usize) -> Option<usize> {
+    let len = old * PAGE_BYTES;
+    if len < MOVE_MIN_BYTES {
+        return None;
+    }
+    let target = allocate(size, 1)?;
+    // SAFETY: both spans are held by the caller; the target is fresh.
+    if unsafe { os::move_memory(address, target.address, len) }.is_err() {
+        free(target.address);
+        return None;
+    }
+    free(address);
+    Some(target.address)
+}
+
+fn entry_of(address: usize) -> Option<&'static PageEntry> {
+    let entry = PAGE_HEAP.entry_at(address)?;
+    (entry.kind() == Kind::Large && entry.page() == address).then_some(entry)
+}
+
+fn account(old: usize, new: usize) {
+    // Ordering: Relaxed, statistics.
+    BYTES.fetch_add(new.wrapping_sub(old).wrapping_mul(PAGE_BYTES), Ordering::Relaxed);
+    let count = usize::from(new > 0).wrapping_sub(usize::from(old > 0));
+    // Ordering: Relaxed, statistics.
+    COUNT.fetch_add(count, Ordering::Relaxed);
+}
+
+/// Number and bytes of live large objects, huge ones included.
+pub fn totals() -> (usize, usize) {
+    let (count, bytes) = HUGE.totals();
+    // Ordering: Relaxed, statistics.
+    (count + COUNT.load(Ordering::Relaxed), bytes + BYTES.load(Ordering::Relaxed))
+}
+
+/// Bytes of huge spans.
+pub fn huge_bytes() -> usize {
+    HUGE.totals().1
+}
+
+#[cold]
+fn misuse(address: usize) -> ! {
+    match PAGE_HEAP.entry_at(address) {
+        Some(entry) if entry.kind() != Kind::None => fail(Misuse::InnerPointer, address),
+        Some(_) => fail(Misuse::DoubleFree, address),
+        None => fail(Misuse::ForeignPointer, address),
+    }
+}

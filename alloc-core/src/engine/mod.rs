@@ -1,0 +1,202 @@
+//! The engine: allocate and free as a short list of tier calls.
+//!
+//! Promises: the contract of each public function. Called by the fronts; calls cpu_cache (classes) and
+//! large (everything above). The hot paths are in `asm::entry`; what they can't do comes to the
+//! `_slow` functions here.
+//!
+//! ```text
+//! malloc(size)                            free(ptr)
+//!   entry: size -> class, pop               entry: page map -> class, push
+//!   allocate_slow                           free_slow
+//!     cpu_cache::allocate                     cpu_cache::free
+//!       refill <- depot | slab <- page_heap     flush -> depot | slab -> page_heap
+//!     large::allocate                         large::free
+//! ```
+
+pub mod fork;
+pub mod init;
+pub mod large;
+pub mod slow;
+
+use crate::cpu_cache::{self, Object};
+use crate::page_heap::huge::HUGE;
+use crate::page_map;
+use crate::size_class::{CLASS, class_of, class_of_aligned};
+use crate::units::{OBJECT_MAX_BYTES, PAGE_BYTES};
+
+crate::rust_alloc! {
+    /// Allocates `size` bytes aligned to `align`, a power of two. Null when out of memory.
+    allocate_aligned
+}
+
+crate::rust_dealloc! {
+    /// Frees an object whose size and alignment at allocation are known: no look-up.
+    free_sized
+}
+
+/// Allocates `size` bytes aligned to 16 (to 8 if `size <= 8`). A size of 0 gives a unique object. Null
+/// when out of memory.
+pub fn allocate(size: usize) -> *mut u8 {
+    allocate_aligned(size, 8)
+}
+
+/// As [`allocate_aligned`], cleared.
+pub fn allocate_zeroed(size: usize, align: usize) -> *mut u8 {
+    if size <= PAGE_BYTES / 2 {
+        let object = allocate_aligned(size, align);
+        if !object.is_null() {
+            // SAFETY: a fresh object of at least that size.
+            unsafe { object.write_bytes(0, size) };
+        }
+        return object;
+    }
+    let Some(object) = allocate_object(size, align) else { return core::ptr::null_mut() };
+    let pointer = object.address as *mut u8;
+    if !object.zeroed {
+        // SAFETY: a fresh object of at least that size.
+        unsafe { pointer.write_bytes(0, size) };
+    }
+    pointer
+}
+
+/// Frees an object of any front; null is ignored; a pointer of another allocator ends the process with
+/// one line.
+///
+/// # Safety
+/// 1. `ptr` is null or a live object of this allocator.
+#[inline]
+pub unsafe fn free(ptr: *mut u8) {
+    free_slow(ptr as usize);
+}
+
+/// Resizes `ptr` (null: allocates). Null when out of memory; `ptr` is untouched then. The alignment of
+/// the result is that of [`allocate`].
+///
+/// # Safety
+/// 1. `ptr` is null or a live object of this allocator.
+pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
+    if ptr.is_null() {
+        return allocate(size);
+    }
+    let class = page_map::class_at(ptr as usize);
+    if class == 0 {
+        // SAFETY: duty 1.
+        return unsafe { reallocate_large(ptr, size, 1) };
+    }
+    let old = CLASS[class].size;
+    if size <= old && class_of(size) == class {
+        return ptr;
+    }
+    // SAFETY: duty 1; the object has `old` bytes.
+    unsafe { move_object(ptr, old, size, 1) }
+}
+
+/// Resizes an object whose layout is known.
+///
+/// # Safety
+/// 1. `ptr` is a live object that was allocated with `old_size` and `align`.
+pub unsafe fn reallocate_sized(ptr: *mut u8, old_size: usize, align: usize, size: usize) -> *mut u8 {
+    let old_class = class_of_aligned(old_size, align);
+    if old_class == 0 {
+        // SAFETY: duty 1.
+        return unsafe { reallocate_large(ptr, size, align) };
+    }
+    if class_of_aligned(size, align) == old_class {
+        return ptr;
+    }
+    // SAFETY: duty 1; a sized free of this layout finds the class again.
+    unsafe { move_object(ptr, old_size, size, align) }
+}
+
+/// # Safety
+/// 1. `ptr` is a live large object, or the process ends.
+unsafe fn reallocate_large(ptr: *mut u8, size: usize, align: usize) -> *mut u8 {
+    let old = large::usable_size(ptr as usize);
+    // In place the alignment stays; a move keeps that of a page only.
+    if size > OBJECT_MAX_BYTES
+        && align <= crate::os::page_bytes()
+        && let Some(address) = large::resize(ptr as usize, size)
+    {
+        return address as *mut u8;
+    }
+    // SAFETY: duty 1; the object has `old` bytes.
+    unsafe { move_object(ptr, old, size, align) }
+}
+
+/// # Safety
+/// 1. `ptr` is a live object of at least `old` bytes.
+unsafe fn move_object(ptr: *mut u8, old: usize, size: usize, align: usize) -> *mut u8 {
+    let fresh = allocate_aligned(size, align);
+    if !fresh.is_null() {
+        // SAFETY: duty 1; two live objects don't overlap.
+        unsafe { fresh.copy_from_nonoverlapping(ptr, old.min(size)) };
+        free_slow(ptr as usize);
+    }
+    fresh
+}
+
+/// Bytes that the program may use at `ptr`, at least what it asked for; 0 for null.
+///
+/// # Safety
+/// 1. `ptr` is null or a live object of this allocator.
+pub unsafe fn usable_size(ptr: *const u8) -> usize {
+    if ptr.is_null() {
+        return 0;
+    }
+    match page_map::class_at(ptr as usize) {
+        0 => large::usable_size(ptr as usize),
+        class => CLASS[class].size,
+    }
+}
+
+/// What the entry could not do for `malloc(size)`.
+#[cold]
+pub(crate) fn allocate_slow(size: usize) -> *mut u8 {
+    allocate_aligned_slow(size, 1)
+}
+
+/// What the entry could not do for `alloc(size, align)`.
+#[cold]
+pub(crate) fn allocate_aligned_slow(size: usize, align: usize) -> *mut u8 {
+    match allocate_object(size, align) {
+        Some(object) => object.address as *mut u8,
+        None => core::ptr::null_mut(),
+    }
+}
+
+fn allocate_object(size: usize, align: usize) -> Option<Object> {
+    if size > isize::MAX as usize {
+        return None;
+    }
+    if !init::ensure() {
+        // A handler on top of init: the one tier that needs nothing of it.
+        return HUGE.acquire(size.max(1), align).map(|address| Object { address, zeroed: true });
+    }
+    let class = if align <= 8 { class_of(size) } else { class_of_aligned(size, align) };
+    let allocate_once = || match class {
+        0 => large::allocate(size, align),
+        class => cpu_cache::allocate(class),
+    };
+    allocate_once().or_else(|| {
+        // Memory may be idle in other shards and free spans: give it back and try again.
+        release();
+        allocate_once()
+    })
+}
+
+/// What the entries could not do for `free(ptr)`.
+#[cold]
+pub(crate) fn free_slow(address: usize) {
+    if address == 0 {
+        return;
+    }
+    match page_map::class_at(address) {
+        0 => large::free(address),
+        class => cpu_cache::free(class, address),
+    }
+}
+
+/// Returns all cached and free memory of every shard and tier to the OS; bytes returned.
+pub fn release() -> usize {
+    cpu_cache::drain::drain_all()
+}

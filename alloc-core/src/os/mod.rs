@@ -1,0 +1,310 @@
+//! The operating system: each call that the allocator makes, typed, leaving errno alone.
+//!
+//! Promises: no call allocates, takes a lock of ours, or unwinds; every failure is a value.
+//! Called by page_heap, rseq, sync, config and fail; calls `asm` (the system call instruction) and
+//! libc's `environ`, `getauxval` and `abort`.
+
+mod text;
+
+pub use text::{parse_cpu_list, parse_number, read_file};
+
+use crate::asm::syscall;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+/// A positive errno value.
+pub type Errno = i32;
+
+fn outcome(result: isize) -> Result<usize, Errno> {
+    if (-4095..0).contains(&result) { Err(-result as Errno) } else { Ok(result as usize) }
+}
+
+/// Where a mapping goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// Wherever the kernel likes.
+    Anywhere,
+    /// At this address or not at all; what is mapped there stays.
+    Exactly(usize),
+}
+
+/// Maps `len` bytes of zeroed memory, readable and writable. `len` is a multiple of the OS page.
+pub fn map(place: Place, len: usize) -> Result<usize, Errno> {
+    faults::check(faults::Call::Map)?;
+    let mut flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let mut hint = 0;
+    if let Place::Exactly(address) = place {
+        hint = address;
+        flags |= libc::MAP_FIXED_NOREPLACE;
+    }
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new private mapping replaces nothing (no MAP_FIXED).
+    let address = outcome(unsafe {
+        syscall(libc::SYS_mmap as usize, [hint, len, prot as usize, flags as usize, usize::MAX, 0])
+    })?;
+    if let Place::Exactly(wanted) = place
+        && address != wanted
+    {
+        // Kernels before 4.17 take the flag for a hint.
+        // SAFETY: the mapping was made above and nobody knows it.
+        unsafe { unmap(address, len) };
+        return Err(libc::EEXIST);
+    }
+    Ok(address)
+}
+
+/// Unmaps `len` bytes at `address`.
+///
+/// # Safety
+/// 1. The range is a mapping of ours that nobody will touch again.
+pub unsafe fn unmap(address: usize, len: usize) {
+    // SAFETY: duty 1. It fails only when a split would pass max_map_count; the range then stays
+    // mapped, which costs memory and harms nothing.
+    unsafe {
+        syscall(libc::SYS_munmap as usize, [address, len, 0, 0, 0, 0]);
+    }
+}
+
+/// Gives the memory behind a range back; it reads as zero afterwards. `Err` if the kernel refused.
+///
+/// # Safety
+/// 1. The range is ours and holds nothing of value.
+pub unsafe fn purge(address: usize, len: usize) -> Result<(), Errno> {
+    faults::check(faults::Call::Advise)?;
+    // SAFETY: duty 1.
+    outcome(unsafe {
+        syscall(libc::SYS_madvise as usize, [address, len, libc::MADV_DONTNEED as usize, 0, 0, 0])
+    })
+    .map(drop)
+}
+
+/// Keeps huge pages away from a range of metadata, which is touched sparsely. Advice only.
+pub fn no_huge_pages(address: usize, len: usize) {
+    // SAFETY: MADV_NOHUGEPAGE changes no contents.
+    unsafe {
+        let advice = libc::MADV_NOHUGEPAGE as usize;
+        syscall(libc::SYS_madvise as usize, [address, len, advice, 0, 0, 0]);
+    }
+}
+
+/// Grows or shrinks a mapping, moving it if it must; the new address.
+///
+/// # Safety
+/// 1. `address..address + old_len` is a mapping of ours; on success the old address is dead.
+pub unsafe fn remap(address: usize, old_len: usize, len: usize) -> Result<usize, Errno> {
+    faults::check(faults::Call::Remap)?;
+    let flags = libc::MREMAP_MAYMOVE as usize;
+    // SAFETY: duty 1.
+    outcome(unsafe { syscall(libc::SYS_mremap as usize, [address, old_len, len, flags, 0, 0]) })
+}
+
+/// Moves the memory behind `len` bytes from one range of ours to another, leaving zeroes behind
+/// (MREMAP_DONTUNMAP, Linux 5.7).
+///
+/// # Safety
+/// 1. Both ranges are ours, mapped, disjoint; the target holds nothing of value.
+pub unsafe fn move_memory(from: usize, to: usize, len: usize) -> Result<(), Errno> {
+    faults::check(faults::Call::Remap)?;
+    let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP) as usize;
+    // SAFETY: duty 1.
+    outcome(unsafe { syscall(libc::SYS_mremap as usize, [from, len, len, flags, to, 0]) }).map(drop)
+}
+
+/// Sleeps while `*word == expected`; may wake for no reason.
+pub fn futex_wait(word: &AtomicU32, expected: u32) {
+    let op = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
+    // SAFETY: the word is live for the length of the borrow; no timeout.
+    unsafe {
+        syscall(libc::SYS_futex as usize, [word.as_ptr() as usize, op, expected as usize, 0, 0, 0]);
+    }
+}
+
+/// Wakes one sleeper on `word`.
+pub fn futex_wake(word: &AtomicU32) {
+    let op = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;
+    // SAFETY: wakes only.
+    unsafe {
+        syscall(libc::SYS_futex as usize, [word.as_ptr() as usize, op, 1, 0, 0, 0]);
+    }
+}
+
+/// rseq(2) with raw arguments; see `rseq::abi`.
+///
+/// # Safety
+/// 1. For a registration, `area` stays valid until it is undone.
+pub unsafe fn rseq(area: usize, len: u32, flags: i32, signature: u32) -> Result<(), Errno> {
+    faults::check(faults::Call::Rseq)?;
+    // SAFETY: duty 1.
+    outcome(unsafe {
+        let args = [area, len as usize, flags as usize, signature as usize, 0, 0];
+        syscall(libc::SYS_rseq as usize, args)
+    })
+    .map(drop)
+}
+
+/// membarrier(2).
+pub fn membarrier(command: i32, flags: u32, cpu: u32) -> Result<usize, Errno> {
+    faults::check(faults::Call::Membarrier)?;
+    // SAFETY: changes no memory.
+    outcome(unsafe {
+        let args = [command as usize, flags as usize, cpu as usize, 0, 0, 0];
+        syscall(libc::SYS_membarrier as usize, args)
+    })
+}
+
+/// The CPUs that the calling thread may run on, as a count; 0 if the kernel does not say.
+pub fn affinity_count() -> usize {
+    let mut mask = [0u64; 128];
+    let bytes = size_of_val(&mask);
+    // SAFETY: the kernel writes at most `bytes` into the mask.
+    let result = unsafe {
+        syscall(libc::SYS_sched_getaffinity as usize, [0, bytes, mask.as_mut_ptr() as usize, 0, 0, 0])
+    };
+    if result <= 0 { 0 } else { mask.iter().map(|word| word.count_ones() as usize).sum() }
+}
+
+unsafe extern "C" {
+    static environ: *const *const u8;
+}
+
+/// The value of the environment entry that starts with `prefix` (`NAME=`), from libc's `environ`; from
+/// the kernel's copy in `buffer` if libc has none yet (a call from inside the dynamic linker).
+pub fn environment<'a>(prefix: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    // SAFETY: libc's list of NUL-terminated strings, ended by null; init runs before threads exist
+    // that could change it, or races setenv as getenv does.
+    unsafe {
+        let mut entry = environ;
+        while !entry.is_null() && !(*entry).is_null() {
+            let text = core::ffi::CStr::from_ptr((*entry).cast()).to_bytes();
+            if let Some(value) = text.strip_prefix(prefix) {
+                let len = value.len().min(buffer.len());
+                buffer[..len].copy_from_slice(&value[..len]);
+                return Some(&buffer[..len]);
+            }
+            entry = entry.add(1);
+        }
+        if !environ.is_null() {
+            return None;
+        }
+    }
+    let text = read_file(b"/proc/self/environ\0", buffer)?;
+    text.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(prefix))
+}
+
+/// Writes to standard error, as far as it goes.
+pub fn write_stderr(bytes: &[u8]) {
+    // SAFETY: reads `bytes` only.
+    unsafe {
+        syscall(libc::SYS_write as usize, [2, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]);
+    }
+}
+
+/// Lets another thread run.
+pub fn yield_now() {
+    // SAFETY: no arguments.
+    unsafe {
+        syscall(libc::SYS_sched_yield as usize, [0; 6]);
+    }
+}
+
+/// Ends the process by SIGABRT.
+pub fn abort() -> ! {
+    // SAFETY: no preconditions.
+    unsafe { libc::abort() }
+}
+
+/// An entry of the auxiliary vector; 0 if absent.
+pub fn auxv(key: u64) -> usize {
+    // SAFETY: reads libc's copy of the vector. It may set errno to ENOENT, which init restores.
+    unsafe { libc::getauxval(key as libc::c_ulong) as usize }
+}
+
+/// Bytes of an OS page.
+pub fn page_bytes() -> usize {
+    // Ordering: Relaxed, a cache of a constant.
+    let known = PAGE.load(Ordering::Relaxed);
+    if known != 0 {
+        return known;
+    }
+    let bytes = match auxv(libc::AT_PAGESZ as u64) {
+        0 => 4096,
+        bytes => bytes,
+    };
+    // Ordering: Relaxed, every writer writes the same.
+    PAGE.store(bytes, Ordering::Relaxed);
+    bytes
+}
+
+static PAGE: AtomicUsize = AtomicUsize::new(0);
+
+/// The calling thread's errno, so that a front can leave it as it found it.
+pub fn errno() -> i32 {
+    // SAFETY: libc's thread-local, valid in every thread.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Sets the calling thread's errno.
+pub fn set_errno(value: i32) {
+    // SAFETY: libc's thread-local, valid in every thread.
+    unsafe { *libc::__errno_location() = value }
+}
+
+/// Refusals on demand, for tests: the n-th call of a kind fails with ENOMEM. Compiled to nothing
+/// without the feature `faults`.
+pub mod faults {
+    use super::Errno;
+
+    /// Kinds of calls that can be refused.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub enum Call {
+        /// mmap.
+        Map,
+        /// madvise.
+        Advise,
+        /// mremap.
+        Remap,
+        /// rseq.
+        Rseq,
+        /// membarrier.
+        Membarrier,
+    }
+
+    #[cfg(not(feature = "faults"))]
+    #[inline(always)]
+    pub(super) fn check(_call: Call) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    #[cfg(feature = "faults")]
+    pub use on::*;
+
+    #[cfg(feature = "faults")]
+    mod on {
+        use super::*;
+        use core::sync::atomic::{AtomicU64, Ordering};
+
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        static FIRST: AtomicU64 = AtomicU64::new(u64::MAX);
+        static LAST: AtomicU64 = AtomicU64::new(0);
+
+        /// Refuses calls number `first..=last` from now on (counting from 0).
+        pub fn refuse(first: u64, last: u64) {
+            // Ordering: SeqCst throughout: a test switch, not a hot path.
+            COUNT.store(0, Ordering::SeqCst);
+            LAST.store(last, Ordering::SeqCst);
+            FIRST.store(first, Ordering::SeqCst);
+        }
+
+        /// Calls seen since the last [`refuse`].
+        pub fn count() -> u64 {
+            // Ordering: SeqCst, as above.
+            COUNT.load(Ordering::SeqCst)
+        }
+
+        pub(in super::super) fn check(_call: Call) -> Result<(), Errno> {
+            // Ordering: SeqCst, as above.
+            let n = COUNT.fetch_add(1, Ordering::SeqCst);
+            let refused = n >= FIRST.load(Ordering::SeqCst) && n <= LAST.load(Ordering::SeqCst);
+            if refused { Err(libc::ENOMEM) } else { Ok(()) }
+        }
+    }
+}

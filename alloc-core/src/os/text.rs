@@ -1,0 +1,100 @@
+//! Small texts of the OS, read without allocating: files of /proc and /sys, CPU lists, numbers.
+//!
+//! Called by rseq (CPU count) and config (environment); pure but for `read_file`.
+
+use crate::asm::syscall;
+
+/// Reads the start of a file into `buffer`; the part that was read, or none if it can't be opened.
+/// `path` ends in a NUL byte.
+pub fn read_file<'a>(path: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    debug_assert!(path.ends_with(&[0]));
+    let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
+    let at = libc::AT_FDCWD as isize as usize;
+    // SAFETY: `path` is NUL-terminated; the descriptor is ours until closed.
+    let fd = unsafe { syscall(libc::SYS_openat as usize, [at, path.as_ptr() as usize, flags, 0, 0, 0]) };
+    if fd < 0 {
+        return None;
+    }
+    let mut len = 0;
+    while len < buffer.len() {
+        let rest = &mut buffer[len..];
+        // SAFETY: the kernel writes at most `rest.len()` bytes into `rest`.
+        let n = unsafe {
+            let args = [fd as usize, rest.as_mut_ptr() as usize, rest.len(), 0, 0, 0];
+            syscall(libc::SYS_read as usize, args)
+        };
+        if n <= 0 {
+            break;
+        }
+        len += n as usize;
+    }
+    // SAFETY: `fd` was opened above.
+    unsafe {
+        syscall(libc::SYS_close as usize, [fd as usize, 0, 0, 0, 0, 0]);
+    }
+    Some(&buffer[..len])
+}
+
+/// The number of ids that a CPU list such as `0-3,8-11` spans: its largest id + 1. None if malformed.
+pub fn parse_cpu_list(text: &[u8]) -> Option<usize> {
+    let mut largest = None;
+    for range in text.trim_ascii().split(|&byte| byte == b',') {
+        let end = range.split(|&byte| byte == b'-').next_back()?;
+        largest = largest.max(Some(parse_number(end)?));
+    }
+    largest.map(|id| id + 1)
+}
+
+/// A decimal number with an optional suffix k, m or g (powers of 1024). None if malformed or too large.
+pub fn parse_number(text: &[u8]) -> Option<usize> {
+    let (digits, unit) = match text.last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 1 << 10),
+        b'm' | b'M' => (&text[..text.len() - 1], 1 << 20),
+        b'g' | b'G' => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    if digits.is_empty() {
+        return None;
+    }
+    let mut value = 0usize;
+    for &digit in digits {
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+        value = value.checked_mul(10)?.checked_add((digit - b'0') as usize)?;
+    }
+    value.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_lists() {
+        assert_eq!(parse_cpu_list(b"0-1\n"), Some(2));
+        assert_eq!(parse_cpu_list(b"0"), Some(1));
+        assert_eq!(parse_cpu_list(b"0-3,8-11\n"), Some(12));
+        assert_eq!(parse_cpu_list(b""), None);
+        assert_eq!(parse_cpu_list(b"x"), None);
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!(parse_number(b"12"), Some(12));
+        assert_eq!(parse_number(b"4k"), Some(4096));
+        assert_eq!(parse_number(b"1G"), Some(1 << 30));
+        assert_eq!(parse_number(b"k"), None);
+        assert_eq!(parse_number(b""), None);
+        assert_eq!(parse_number(b"-1"), None);
+        assert_eq!(parse_number(b"99999999999999999999"), None);
+    }
+
+    #[test]
+    fn files() {
+        let mut buffer = [0; 64];
+        let read = read_file(b"/proc/self/stat\0", &mut buffer);
+        assert_eq!(read.map(<[u8]>::len), Some(64));
+        assert_eq!(read_file(b"/nonexistent\0", &mut [0; 1]), None);
+    }
+}

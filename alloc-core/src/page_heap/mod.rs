@@ -1,0 +1,375 @@
+//! The page heap: spans of pages out of tracts, and the return of memory to the OS.
+//!
+//! Promises: a span is handed out once until released; memory that stays free goes back to the OS
+//! without a thread, above a limit with hysteresis; no lock is common to all sizes (each tract has its
+//! own, a second one only covers growth). Called by slab and large; calls os.
+//!
+//! Invariants:
+//! I1. `tracts[..count]` are tracts, in order of creation, never removed.
+//! I2. `dirty` is the number of free pages that may be resident.
+//! I3. No lock is held around madvise: the pages are taken out first.
+
+pub mod huge;
+pub mod tract;
+
+use crate::os::{self, Place};
+use crate::shard::HOT;
+use crate::sync::{Guard, Guarded, Lock};
+use crate::units::{
+    PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_SHIFT, WINDOW_TRACTS,
+};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use tract::{HEADER_PAGES, PageEntry, Run, Tract};
+
+/// The most tracts of a process (16 TiB with 16,384 x 64 MiB being 1 TiB of small objects).
+const TRACTS_MAX: usize = 16_384;
+/// Slots of the hash table of tracts outside the window.
+const OUTSIDE_SLOTS: usize = 2 * TRACTS_MAX;
+
+/// A span of pages that the caller holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span {
+    /// Address of the first byte.
+    pub address: usize,
+    /// Length in pages.
+    pub pages: usize,
+    /// The memory reads as zero.
+    pub zeroed: bool,
+}
+
+/// The page heap of the process; all zeroes is valid.
+pub struct PageHeap {
+    tracts: [AtomicPtr<Tract>; TRACTS_MAX],
+    count: AtomicUsize,
+    /// No tract before this one has a free page.
+    first_free: AtomicUsize,
+    outside: [AtomicPtr<Tract>; OUTSIDE_SLOTS],
+    dirty: AtomicUsize,
+    dirty_limit: AtomicUsize,
+    purged_total: AtomicUsize,
+    mapped: AtomicUsize,
+    growth: Lock,
+    window_next: Guarded,
+}
+
+/// The one page heap.
+pub static PAGE_HEAP: PageHeap = const {
+    // SAFETY: zero is a valid value of each field: integers, null pointers, free locks.
+    unsafe { core::mem::MaybeUninit::<PageHeap>::zeroed().assume_init() }
+};
+
+impl PageHeap {
+    /// Acquires a span of `pages` (at most `SPAN_MAX_PAGES`) at a multiple of `align_pages`; none when
+    /// the OS has no more memory.
+    pub fn acquire(&self, pages: usize, align_pages: usize) -> Option<Span> {
+        for patient in [false, true] {
+            // Ordering: Relaxed, a hint.
+            let first = self.first_free.load(Ordering::Relaxed);
+            for (index, tract) in self.tracts().enumerate().skip(first) {
+                if tract.longest() < pages {
+                    if tract.longest() == 0 && index == first {
+                        self.advance_first_free(first);
+                    }
+                    continue;
+                }
+                let guard = if patient { tract.lock().ok() } else { tract.raw_lock().try_acquire() };
+                if let Some(guard) = guard
+                    && let Some(span) = self.acquire_in(tract, pages, align_pages, guard)
+                {
+                    return Some(span);
+                }
+            }
+        }
+        self.grow_and_acquire(pages, align_pages)
+    }
+
+    fn advance_first_free(&self, seen: usize) {
+        // Ordering: Relaxed, a hint; a release lowers it again.
+        let _ = self.first_free.compare_exchange(
+            seen,
+            seen + 1,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+    }
+
+    fn acquire_in(
+        &self,
+        tract: &Tract,
+        pages: usize,
+        align_pages: usize,
+        _guard: Guard<'_>,
+    ) -> Option<Span> {
+        let run = match (pages, align_pages) {
+            (1, 1) => tract.take_page()?,
+            _ => tract.take(pages, align_pages)?,
+        };
+        tract.mark_dirty(run);
+        // Ordering: Relaxed, a statistic that steers purging.
+        self.dirty.fetch_sub(run.dirty, Ordering::Relaxed);
+        Some(span_of(tract, run))
+    }
+
+    #[cold]
+    fn grow_and_acquire(&self, pages: usize, align_pages: usize) -> Option<Span> {
+        let seen = self.tract_count();
+        let growth = self.growth.acquire().ok()?;
+        if self.tract_count() != seen {
+            drop(growth);
+            return self.acquire(pages, align_pages);
+        }
+        let tract = self.grow(pages.next_multiple_of(align_pages) + align_pages)?;
+        drop(growth);
+        let guard = tract.lock().ok()?;
+        self.acquire_in(tract, pages, align_pages, guard).or_else(|| self.acquire(pages, align_pages))
+    }
+
+    /// Maps one more tract with room for `pages` (the lock `growth` is held): in the window if it has
+    /// room, else anywhere; all of it if the OS lets us, else as much as it gives.
+    fn grow(&self, pages: usize) -> Option<&'static Tract> {
+        let needed = (HEADER_PAGES + pages) * PAGE_BYTES;
+        let mut len = TRACT_BYTES;
+        while len >= needed {
+            if let Some((base, in_window)) = self.map_tract(len) {
+                os::no_huge_pages(base, HEADER_PAGES * PAGE_BYTES);
+                // SAFETY: fresh, aligned, ours for ever.
+                let tract = unsafe { Tract::create(base, len) };
+                return self.publish(tract, in_window, len);
+            }
+            len /= 4;
+        }
+        None
+    }
+
+    fn map_tract(&self, len: usize) -> Option<(usize, bool)> {
+        // Ordering: Relaxed, written once by init before the first growth.
+        let window = HOT.window.load(Ordering::Relaxed);
+        while window != 0 && self.window_next.get() < WINDOW_TRACTS {
+            let base = window + (self.window_next.get() << TRACT_SHIFT);
+            match os::map(Place::Exactly(base), len) {
+                Ok(_) => {
+                    self.window_next.set(self.window_next.get() + 1);
+                    return Some((base, true));
+                }
+                Err(libc::EEXIST) => self.window_next.set(self.window_next.get() + 1),
+                Err(_) => return None,
+            }
+        }
+        map_aligned(len, TRACT_BYTES).map(|base| (base, false))
+    }
+
+    fn publish(&self, tract: &'static Tract, in_window: bool, len: usize) -> Option<&'static Tract> {
+        let count = self.tract_count();
+        if count == TRACTS_MAX {
+            return None;
+        }
+        tract.set_index(count);
+        let pointer = core::ptr::from_ref(tract).cast_mut();
+        if !in_window {
+            let mut slot = outside_slot(tract.base());
+            // Ordering: Relaxed, only growth writes, under its lock.
+            while !self.outside[slot].load(Ordering::Relaxed).is_null() {
+                slot = (slot + 1) % OUTSIDE_SLOTS;
+            }
+            // Ordering: Release publishes the tract's metadata to `tract_at`.
+            self.outside[slot].store(pointer, Ordering::Release);
+        }
+        // Ordering: Release publishes the tract to `tracts`.
+        self.tracts[count].store(pointer, Ordering::Release);
+        // Ordering: Release, after the entry, for readers of the count.
+        self.count.store(count + 1, Ordering::Release);
+        // Ordering: Relaxed, a statistic.
+        self.mapped.fetch_add(len, Ordering::Relaxed);
+        Some(tract)
+    }
+
+    /// Takes a span back.
+    ///
+    /// # Safety
+    /// 1. The caller holds `span` and gives it up.
+    pub unsafe fn release(&self, address: usize, pages: usize) {
+        let Some(tract) = self.tract_at(address) else { return };
+        let first = (address - tract.base()) / PAGE_BYTES;
+        match tract.lock() {
+            Ok(_guard) => tract.put(first, pages, false),
+            // A signal handler on top of the tract's own holder: the pages stay held. The handler
+            // can't wait, and the next span of the holder is not worth a queue.
+            Err(_) => return,
+        }
+        // Ordering: Relaxed, a hint.
+        self.first_free.fetch_min(tract.index(), Ordering::Relaxed);
+        // Ordering: Relaxed, a statistic that steers purging.
+        let dirty = self.dirty.fetch_add(pages, Ordering::Relaxed) + pages;
+        // Ordering: Relaxed, written by init and by configuration.
+        let limit = self.dirty_limit.load(Ordering::Relaxed);
+        if dirty > limit {
+            self.purge(limit / 2);
+        }
+    }
+
+    /// Extends a held span in place.
+    ///
+    /// # Safety
+    /// 1. The caller holds the span of `pages` at `address`.
+    pub unsafe fn extend(&self, address: usize, pages: usize, more: usize) -> bool {
+        let Some(tract) = self.tract_at(address) else { return false };
+        let end = (address - tract.base()) / PAGE_BYTES + pages;
+        let Ok(_guard) = tract.lock() else { return false };
+        let Some(run) = tract.extend(end, more) else { return false };
+        tract.mark_dirty(run);
+        // Ordering: Relaxed, a statistic that steers purging.
+        self.dirty.fetch_sub(run.dirty, Ordering::Relaxed);
+        true
+    }
+
+    /// Gives free memory back to the OS until at most `keep` pages of it may be resident, from the
+    /// youngest tract down; bytes given back.
+    #[cold]
+    pub fn purge(&self, keep: usize) -> usize {
+        let mut purged = 0;
+        for index in (0..self.tract_count()).rev() {
+            let Some(tract) = self.tract(index) else { continue };
+            let mut from = HEADER_PAGES;
+            // Ordering: Relaxed, a statistic that steers purging.
+            while self.dirty.load(Ordering::Relaxed) > keep {
+                let taken = tract.lock().ok().and_then(|_guard| tract.take_dirty(from));
+                let Some(run) = taken else { break };
+                from = run.first + run.pages;
+                let address = tract.base() + run.first * PAGE_BYTES;
+                // SAFETY: the run was just taken, so nobody holds it (I3).
+                let done = unsafe { os::purge(address, run.pages * PAGE_BYTES) }.is_ok();
+                // Ordering: Relaxed, a statistic that steers purging.
+                self.dirty.fetch_sub(run.pages, Ordering::Relaxed);
+                self.put_back(tract, run, done);
+                if done {
+                    purged += run.pages * PAGE_BYTES;
+                }
+            }
+        }
+        // Ordering: Relaxed, a statistic.
+        self.purged_total.fetch_add(purged, Ordering::Relaxed);
+        purged
+    }
+
+    fn put_back(&self, tract: &Tract, run: Run, clean: bool) {
+        if let Ok(_guard) = tract.lock() {
+            tract.put(run.first, run.pages, clean);
+            if !clean {
+                // Ordering: Relaxed, a statistic that steers purging.
+                self.dirty.fetch_add(run.pages, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The tract that `address` lies in.
+    #[inline]
+    pub fn tract_at(&self, address: usize) -> Option<&'static Tract> {
+        let base = address & !(TRACT_BYTES - 1);
+        let mut slot = outside_slot(base);
+        // Ordering: Relaxed, written once before any object exists.
+        let in_window = address.wrapping_sub(HOT.window.load(Ordering::Relaxed)) >> WINDOW_SHIFT == 0;
+        if in_window {
+            return self.window_tract(base);
+        }
+        loop {
+            // Ordering: Acquire pairs with the Release in `publish`.
+            let tract = self.outside[slot].load(Ordering::Acquire);
+            if tract.is_null() || tract as usize == base {
+                // SAFETY: published tracts live for ever (tract I4).
+                return unsafe { tract.as_ref() };
+            }
+            slot = (slot + 1) % OUTSIDE_SLOTS;
+        }
+    }
+
+    /// Window tracts are created in order, but slots taken by others are skipped: look before trusting.
+    fn window_tract(&self, base: usize) -> Option<&'static Tract> {
+        // The n-th slot of the window holds at most the n-th tract of the list; without foreign
+        // mappings and outside tracts it is exactly that one.
+        // Ordering: Relaxed, written once before any object exists.
+        let slot = (base - HOT.window.load(Ordering::Relaxed)) >> TRACT_SHIFT;
+        let count = self.tract_count();
+        if let Some(tract) = self.tract(slot.min(count)).filter(|tract| tract.base() == base) {
+            return Some(tract);
+        }
+        self.tracts().find(|tract| tract.base() == base)
+    }
+
+    /// The entry of the page that `address` lies in, if it is a page of ours that can hold objects.
+    #[inline]
+    pub fn entry_at(&self, address: usize) -> Option<&'static PageEntry> {
+        let tract = self.tract_at(address)?;
+        let index = (address - tract.base()) / PAGE_BYTES;
+        (index >= HEADER_PAGES && index < tract.mapped_pages()).then(|| tract.entry(index))
+    }
+
+    fn tract_count(&self) -> usize {
+        // Ordering: Acquire pairs with the Release in `publish`.
+        self.count.load(Ordering::Acquire)
+    }
+
+    fn tract(&self, index: usize) -> Option<&'static Tract> {
+        // Ordering: Acquire pairs with the Release in `publish`.
+        let tract = self.tracts.get(index)?.load(Ordering::Acquire);
+        // SAFETY: published tracts live for ever (tract I4).
+        unsafe { tract.as_ref() }
+    }
+
+    /// All tracts, oldest first.
+    pub fn tracts(&self) -> impl Iterator<Item = &'static Tract> {
+        (0..self.tract_count()).filter_map(|index| self.tract(index))
+    }
+
+    /// Sets how many free pages may stay resident before some are purged.
+    pub fn set_dirty_limit(&self, pages: usize) {
+        // Ordering: Relaxed, a tuning value.
+        self.dirty_limit.store(pages, Ordering::Relaxed);
+    }
+
+    /// Bytes mapped in tracts, bytes free and dirty, bytes purged since start.
+    pub fn totals(&self) -> (usize, usize, usize) {
+        // Ordering: Relaxed, statistics.
+        (
+            self.mapped.load(Ordering::Relaxed),
+            self.dirty.load(Ordering::Relaxed) * PAGE_BYTES,
+            self.purged_total.load(Ordering::Relaxed),
+        )
+    }
+
+    /// The locks in rank order, for fork.
+    pub fn for_each_lock(&self, mut f: impl FnMut(&Lock)) {
+        f(&self.growth);
+        self.tracts().for_each(|tract| f(tract.raw_lock()));
+    }
+}
+
+fn span_of(tract: &Tract, run: Run) -> Span {
+    Span {
+        address: tract.base() + run.first * PAGE_BYTES,
+        pages: run.pages,
+        zeroed: run.dirty == 0,
+    }
+}
+
+fn outside_slot(base: usize) -> usize {
+    (base >> TRACT_SHIFT).wrapping_mul(0x9E37_79B9) % OUTSIDE_SLOTS
+}
+
+/// Maps `len` bytes at a multiple of `align` (at least a page): maps more and cuts the rest off.
+pub fn map_aligned(len: usize, align: usize) -> Option<usize> {
+    let total = len.checked_add(align)?;
+    let start = os::map(Place::Anywhere, total).ok()?;
+    let base = start.next_multiple_of(align);
+    // SAFETY: both cuts are parts of the mapping made above that nobody knows.
+    unsafe {
+        if base > start {
+            os::unmap(start, base - start);
+        }
+        if start + total > base + len {
+            os::unmap(base + len, start + total - base - len);
+        }
+    }
+    Some(base)
+}
+
+const _: () = assert!(TRACT_PAGES.is_multiple_of(64));

@@ -1,0 +1,315 @@
+//! A tract: 64 MiB of address space with its own metadata in front.
+//!
+//! Promises: hands out and takes back runs of pages under its own lock; knows which free pages may
+//! still hold old contents. Called by page_heap (runs) and slab (the entries of its pages).
+//!
+//! ```text
+//! tract:  | entry 0..1023, 64 B each | bitmaps, 512 B each | page 9 | page 10 | ... | page 1023 |
+//!           ^ the header lies over the entries of the metadata pages themselves
+//! ```
+//!
+//! Invariants:
+//! I1. `free` has a bit for each page that nobody holds; metadata and unmapped pages have none.
+//! I2. A page without a `dirty` bit reads as zero.
+//! I3. No run of free pages is longer than `longest`.
+//! I4. A tract is never unmapped.
+
+use crate::sync::{Guard, Guarded, Guarded32, Guarded64, Lock, Reentered};
+use crate::units::{PAGE_BYTES, SLAB_OBJECTS_MAX, TRACT_BYTES, TRACT_PAGES};
+
+/// 64-bit words of a slab's bitmap.
+pub const BITMAP_WORDS: usize = SLAB_OBJECTS_MAX / 64;
+const BITMAP_BYTES: usize = BITMAP_WORDS * 8;
+/// Pages of metadata in front of each tract.
+pub const HEADER_PAGES: usize =
+    (TRACT_PAGES * (size_of::<PageEntry>() + BITMAP_BYTES)).div_ceil(PAGE_BYTES);
+const WORDS: usize = TRACT_PAGES / 64;
+
+/// What a page is, in the entry of the first page of its span.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Kind {
+    /// Free, or not the first page of a span.
+    None = 0,
+    /// A slab of `class`.
+    Slab = 1,
+    /// A large span.
+    Large = 2,
+}
+
+/// Metadata of one page; of the whole span if the page is its first. Guarded by the slab class's lock
+/// (slabs) or by being the owner (large spans).
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct PageEntry {
+    kind: Guarded32,
+    /// Size class of a slab.
+    pub class: Guarded32,
+    /// Pages of the span.
+    pub pages: Guarded32,
+    /// Free objects of a slab.
+    pub free: Guarded32,
+    /// No word of the bitmap below this one has a free object.
+    pub scan: Guarded32,
+    /// 1 + the number of the list that a slab is in; 0 if in none.
+    pub bin: Guarded32,
+    /// Next and previous slab in the list, as addresses of entries.
+    pub next: Guarded,
+    /// See `next`.
+    pub prev: Guarded,
+}
+
+const _: () = assert!(size_of::<PageEntry>() == 64);
+const _: () = assert!(size_of::<Header>() <= HEADER_PAGES * 64);
+
+impl PageEntry {
+    /// What the page is.
+    pub fn kind(&self) -> Kind {
+        match self.kind.get() {
+            1 => Kind::Slab,
+            2 => Kind::Large,
+            _ => Kind::None,
+        }
+    }
+
+    /// Says what the page is.
+    pub fn set_kind(&self, kind: Kind) {
+        self.kind.set(kind as u32);
+    }
+
+    /// Address of the page.
+    pub fn page(&self) -> usize {
+        let tract = self.tract_base();
+        tract + (core::ptr::from_ref(self) as usize - tract) / size_of::<PageEntry>() * PAGE_BYTES
+    }
+
+    /// The slab's bitmap; a set bit is a free object.
+    pub fn bitmap(&self) -> &[Guarded64; BITMAP_WORDS] {
+        let tract = self.tract_base();
+        let index = (core::ptr::from_ref(self) as usize - tract) / size_of::<PageEntry>();
+        let at = tract + TRACT_PAGES * size_of::<PageEntry>() + index * BITMAP_BYTES;
+        // SAFETY: bitmaps follow the entries in the tract's metadata, mapped for ever (I4).
+        unsafe { &*(at as *const [Guarded64; BITMAP_WORDS]) }
+    }
+
+    fn tract_base(&self) -> usize {
+        core::ptr::from_ref(self) as usize & !(TRACT_BYTES - 1)
+    }
+}
+
+#[repr(C)]
+struct Header {
+    lock: Lock,
+    mapped_pages: Guarded32,
+    longest: Guarded32,
+    index: Guarded32,
+    free: [Guarded64; WORDS],
+    dirty: [Guarded64; WORDS],
+}
+
+/// A run of pages taken from a tract.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// Number of the first page in its tract.
+    pub first: usize,
+    /// Number of pages.
+    pub pages: usize,
+    /// How many of them were dirty.
+    pub dirty: usize,
+}
+
+/// A tract, by the address of its metadata.
+#[repr(transparent)]
+pub struct Tract {
+    entries: [PageEntry; TRACT_PAGES],
+}
+
+impl Tract {
+    /// Makes a tract of fresh memory.
+    ///
+    /// # Safety
+    /// 1. `base` is aligned to `TRACT_BYTES`; `mapped` bytes there are zeroed memory of ours for ever.
+    pub unsafe fn create(base: usize, mapped: usize) -> &'static Tract {
+        // SAFETY: duty 1; all zeroes is a valid tract.
+        let tract = unsafe { &*(base as *const Tract) };
+        let header = tract.header();
+        let pages = mapped / PAGE_BYTES;
+        header.mapped_pages.set(pages as u32);
+        for page in HEADER_PAGES..pages {
+            set(&header.free, page);
+        }
+        header.longest.set((pages - HEADER_PAGES) as u32);
+        tract
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: the first HEADER_PAGES entries are those of the metadata itself and serve as header.
+        unsafe { &*core::ptr::from_ref(&self.entries).cast::<Header>() }
+    }
+
+    /// Address of the tract.
+    pub fn base(&self) -> usize {
+        core::ptr::from_ref(self) as usize
+    }
+
+    /// The entry of page `index`.
+    pub fn entry(&self, index: usize) -> &PageEntry {
+        debug_assert!(index >= HEADER_PAGES);
+        &self.entries[index]
+    }
+
+    /// Takes the tract's lock.
+    pub fn lock(&self) -> Result<Guard<'_>, Reentered> {
+        self.header().lock.acquire()
+    }
+
+    /// The lock itself, for fork.
+    pub fn raw_lock(&self) -> &Lock {
+        &self.header().lock
+    }
+
+    /// The tract's number in the page heap's list.
+    pub fn index(&self) -> usize {
+        self.header().index.get() as usize
+    }
+
+    /// Sets [`Tract::index`], before the tract is published.
+    pub fn set_index(&self, index: usize) {
+        self.header().index.set(index as u32);
+    }
+
+    /// An upper bound on the run that the tract has.
+    pub fn longest(&self) -> usize {
+        self.header().longest.get() as usize
+    }
+
+    /// Pages that are mapped, metadata included.
+    pub fn mapped_pages(&self) -> usize {
+        self.header().mapped_pages.get() as usize
+    }
+
+    /// Free pages, and those of them that are dirty.
+    pub fn free_pages(&self) -> (usize, usize) {
+        let header = self.header();
+        let mut counts = (0, 0);
+        for (free, dirty) in header.free.iter().zip(&header.dirty) {
+            counts.0 += free.get().count_ones() as usize;
+            counts.1 += (free.get() & dirty.get()).count_ones() as usize;
+        }
+        counts
+    }
+
+    /// Whether page `index` is free.
+    pub fn is_free(&self, index: usize) -> bool {
+        get(&self.header().free, index)
+    }
+
+    /// Takes one page, a dirty one if there is any. The lock is held.
+    pub fn take_page(&self) -> Option<Run> {
+        let header = self.header();
+        let mut clean = None;
+        for word in 0..WORDS {
+            let free = header.free[word].get();
+            let warm = free & header.dirty[word].get();
+            if warm != 0 {
+                return Some(self.take_run(word * 64 + warm.trailing_zeros() as usize, 1));
+            }
+            if free != 0 && clean.is_none() {
+                clean = Some(word * 64 + free.trailing_zeros() as usize);
+            }
+        }
+        if clean.is_none() {
+            header.longest.set(0);
+        }
+        clean.map(|page| self.take_run(page, 1))
+    }
+
+    /// Takes the first run of `pages` pages that starts at a multiple of `align` pages (counted from
+    /// the tract, whose base is aligned further). The lock is held.
+    pub fn take(&self, pages: usize, align: usize) -> Option<Run> {
+        let header = self.header();
+        let mut longest = 0;
+        let mut page = HEADER_PAGES;
+        while let Some(start) = next(&header.free, page, true) {
+            let end = next(&header.free, start, false).unwrap_or(TRACT_PAGES);
+            let first = start.next_multiple_of(align);
+            if first + pages <= end {
+                return Some(self.take_run(first, pages));
+            }
+            longest = longest.max(end - start);
+            page = end;
+        }
+        header.longest.set(longest as u32);
+        None
+    }
+
+    /// Takes the `more` pages behind page `end` if all are free. The lock is held.
+    pub fn extend(&self, end: usize, more: usize) -> Option<Run> {
+        let fits = end + more <= TRACT_PAGES && (end..end + more).all(|page| self.is_free(page));
+        fits.then(|| self.take_run(end, more))
+    }
+
+    /// Takes the first run of free dirty pages at or behind `from`. The lock is held.
+    pub fn take_dirty(&self, from: usize) -> Option<Run> {
+        let header = self.header();
+        let is_warm = |page: usize| self.is_free(page) && get(&header.dirty, page);
+        let first = (from..TRACT_PAGES).find(|&page| is_warm(page))?;
+        let pages = (first..TRACT_PAGES).take_while(|&page| is_warm(page)).count();
+        Some(self.take_run(first, pages))
+    }
+
+    fn take_run(&self, first: usize, pages: usize) -> Run {
+        let header = self.header();
+        let mut dirty = 0;
+        for page in first..first + pages {
+            clear(&header.free, page);
+            dirty += usize::from(get(&header.dirty, page));
+        }
+        Run { first, pages, dirty }
+    }
+
+    /// Marks a run dirty: its holder will write to it. The lock is held.
+    pub fn mark_dirty(&self, run: Run) {
+        (run.first..run.first + run.pages).for_each(|page| set(&self.header().dirty, page));
+    }
+
+    /// Takes pages back; `clean` if they read as zero. The lock is held.
+    pub fn put(&self, first: usize, pages: usize, clean: bool) {
+        let header = self.header();
+        for page in first..first + pages {
+            set(&header.free, page);
+            if clean {
+                clear(&header.dirty, page);
+            }
+        }
+        header.longest.set(TRACT_PAGES as u32);
+    }
+}
+
+fn get(words: &[Guarded64; WORDS], bit: usize) -> bool {
+    words[bit / 64].get() >> (bit % 64) & 1 == 1
+}
+
+fn set(words: &[Guarded64; WORDS], bit: usize) {
+    words[bit / 64].set(words[bit / 64].get() | 1 << (bit % 64));
+}
+
+fn clear(words: &[Guarded64; WORDS], bit: usize) {
+    words[bit / 64].set(words[bit / 64].get() & !(1 << (bit % 64)));
+}
+
+/// The first bit at or behind `from` that is `wanted`.
+fn next(words: &[Guarded64; WORDS], from: usize, wanted: bool) -> Option<usize> {
+    let mut index = from / 64;
+    let mut mask = !0u64 << (from % 64);
+    while index < WORDS {
+        let word = words[index].get();
+        let hits = (if wanted { word } else { !word }) & mask;
+        if hits != 0 {
+            return Some(index * 64 + hits.trailing_zeros() as usize);
+        }
+        mask = !0;
+        index += 1;
+    }
+    None
+}

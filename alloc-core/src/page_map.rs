@@ -1,0 +1,47 @@
+//! The page map: from an address to the size class of its slab in one load.
+//!
+//! Promises: lock-free look-up for any address, foreign ones included; pages outside the window are
+//! found by their tract's entry instead. Written by slab, read by the entries and by the slow free.
+//!
+//! Invariants:
+//! I1. The byte of a page is twice the class if a slab starts there, else 0. It is set before an object
+//!     of the slab is handed out and cleared before the span is released.
+
+use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::tract::Kind;
+use crate::shard::HOT;
+use crate::size_class::Class;
+use crate::units::{PAGE_SHIFT, WINDOW_PAGES};
+use core::sync::atomic::Ordering;
+
+fn window_page(address: usize) -> Option<usize> {
+    // Ordering: Relaxed, written once before any object exists.
+    let page = address.wrapping_sub(HOT.window.load(Ordering::Relaxed)) >> PAGE_SHIFT;
+    (page < WINDOW_PAGES).then_some(page)
+}
+
+/// The class of the slab that starts at the page of `address`; 0 if none does.
+#[inline]
+pub fn class_at(address: usize) -> Class {
+    match window_page(address) {
+        // Ordering: Relaxed, whoever hands out the object orders the byte before it (I1).
+        Some(page) => (HOT.pages[page].load(Ordering::Relaxed) / 2) as Class,
+        None => outside_class_at(address),
+    }
+}
+
+#[cold]
+fn outside_class_at(address: usize) -> Class {
+    match PAGE_HEAP.entry_at(address) {
+        Some(entry) if entry.kind() == Kind::Slab => entry.class.get() as Class,
+        _ => 0,
+    }
+}
+
+/// Says that a slab of `class` starts at `page_address`, or none does (0).
+pub fn set_class_at(page_address: usize, class: Class) {
+    if let Some(page) = window_page(page_address) {
+        // Ordering: Relaxed, see `class_at`.
+        HOT.pages[page].store((class * 2) as u8, Ordering::Relaxed);
+    }
+}

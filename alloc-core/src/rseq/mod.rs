@@ -1,0 +1,112 @@
+//! Restartable sequences: who registered, which index, and the sections behind one set of names.
+//!
+//! Promises: every function of [`Sections`] either commits whole or changes nothing and says why; no
+//! retry happens here. Called by cpu_cache and init; calls asm and os. `abi` mirrors the kernel,
+//! `registration` decides the mode, `emulated` is the plain twin.
+
+pub mod abi;
+pub mod emulated;
+pub mod registration;
+
+pub use crate::asm::sections::{ABORTED, CHANGED, FULL, NO_SHARD};
+
+use crate::asm::sections as asm;
+use crate::shard::{COUNTERS, Region};
+use crate::size_class::Class;
+use crate::units::MAGAZINE_MAX;
+
+/// The index that the sections use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Index {
+    /// The CPU's number: dense enough for small machines, exact for remote fences.
+    CpuId,
+    /// The kernel's concurrency id: compact for small processes on large machines.
+    MmCid,
+}
+
+/// The sections of one index mode.
+#[derive(Clone, Copy)]
+pub struct Sections {
+    /// Which.
+    pub index: Index,
+}
+
+impl Sections {
+    /// Pops one object: its address, 0 if `class` is empty, or a status.
+    #[inline]
+    pub fn pop(self, class: Class) -> isize {
+        // SAFETY: the code is twice a class.
+        unsafe {
+            match self.index {
+                Index::CpuId => asm::pop_cpu(class * 2),
+                Index::MmCid => asm::pop_cid(class * 2),
+            }
+        }
+    }
+
+    /// Pushes one free object: 0 or a status.
+    #[inline]
+    pub fn push(self, class: Class, object: usize) -> isize {
+        // SAFETY: the code is twice a class; a section stores the address and never follows it.
+        unsafe {
+            match self.index {
+                Index::CpuId => asm::push_cpu(class * 2, object),
+                Index::MmCid => asm::push_cid(class * 2, object),
+            }
+        }
+    }
+
+    /// Pops up to `out.len()` objects, topmost first: how many, or a status.
+    #[inline]
+    pub fn pop_batch(self, class: Class, out: &mut [usize]) -> isize {
+        let n = out.len().min(MAGAZINE_MAX);
+        let bottom = Region::bottom_offset(class);
+        // SAFETY: code and bottom are those of `class`; `out` has room for n.
+        unsafe {
+            match self.index {
+                Index::CpuId => asm::pop_batch_cpu(class * 2, out.as_mut_ptr(), n, bottom),
+                Index::MmCid => asm::pop_batch_cid(class * 2, out.as_mut_ptr(), n, bottom),
+            }
+        }
+    }
+
+    /// Pushes the last objects first while there is room: how many, or a status.
+    #[inline]
+    pub fn push_batch(self, class: Class, objects: &[usize]) -> isize {
+        debug_assert!(objects.len() <= MAGAZINE_MAX);
+        let n = objects.len();
+        // SAFETY: the code is twice a class; `objects` has n.
+        unsafe {
+            match self.index {
+                Index::CpuId => asm::push_batch_cpu(class * 2, objects.as_ptr(), n),
+                Index::MmCid => asm::push_batch_cid(class * 2, objects.as_ptr(), n),
+            }
+        }
+    }
+
+    /// Moves the end of `class` in `region`, if the shard still uses it: 0 or a status.
+    #[inline]
+    pub fn set_end(self, class: Class, region: &Region, expected: usize, end: usize) -> isize {
+        // SAFETY: the code is twice a class; the caller computes `end` in the stack of `class`.
+        unsafe {
+            match self.index {
+                Index::CpuId => asm::set_end_cpu(class * 2, region, expected, end),
+                Index::MmCid => asm::set_end_cid(class * 2, region, expected, end),
+            }
+        }
+    }
+
+    /// Adds to a per-CPU counter: 0 or a status.
+    #[inline]
+    pub fn add(self, counter: usize, delta: usize) -> isize {
+        debug_assert!(counter < COUNTERS);
+        let offset = core::mem::offset_of!(Region, counters) + counter * size_of::<usize>();
+        // SAFETY: the offset is that of a counter.
+        unsafe {
+            match self.index {
+                Index::CpuId => asm::add_cpu(offset, delta),
+                Index::MmCid => asm::add_cid(offset, delta),
+            }
+        }
+    }
+}

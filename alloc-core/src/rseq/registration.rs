@@ -1,0 +1,229 @@
+//! Who registered: adopts libc's area, else registers our own, else says why neither works.
+//!
+//! Promises: the mode is decided once, by init, before any section may run; a thread that can't run
+//! sections is told so each time it asks. Called by init and by cpu_cache's `NO_SHARD` path; calls abi.
+//!
+//! Invariants:
+//! I1. Sections are open (a bound in `HOT` is not 0) only after `rsalloc_rseq_offset` names an area
+//!     that is registered or says by its `cpu_id` that it is not.
+//! I2. A thread's own area is registered at most once in its life and unregistered before its memory
+//!     goes (pthread key destructor), never again after that.
+
+use super::abi::{self, AREA_LEN, Area, RseqError};
+use super::{Index, Sections};
+use crate::asm;
+use crate::os;
+use crate::report::{Mode, ModeReason};
+use crate::shard::{HOT, closed};
+use crate::units::SHARDS_MAX;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// What adoption found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Adoption {
+    /// The mode of the process.
+    pub mode: Mode,
+    /// Why it is not the best one.
+    pub reason: ModeReason,
+    /// `__rseq_size`, 0 if libc has none.
+    pub libc_size: u32,
+    /// AT_RSEQ_FEATURE_SIZE, 0 if the kernel does not say.
+    pub feature_size: u32,
+}
+
+static MODE: AtomicU32 = AtomicU32::new(0);
+static INDEX: AtomicU32 = AtomicU32::new(0);
+static KEY: AtomicU32 = AtomicU32::new(u32::MAX);
+
+/// Decides the mode of the process; opens nothing yet. `forced_atomic`: configuration said so.
+pub fn adopt(forced_atomic: bool) -> Adoption {
+    set_area_offset(asm::own_area_offset());
+    let libc = asm::libc_rseq();
+    let libc_size = libc.map_or(0, |(_, size)| size);
+    let feature_size = os::auxv(abi::AT_RSEQ_FEATURE_SIZE) as u32;
+    let (mode, reason) = match libc {
+        _ if !asm::HAS_SECTIONS => (Mode::Atomic, ModeReason::NoSections),
+        _ if forced_atomic => (Mode::Atomic, ModeReason::Configured),
+        Some((offset, size)) if size != 0 && is_registered(area_at(offset)) => {
+            set_area_offset(offset);
+            (Mode::RseqLibc, ModeReason::None)
+        }
+        _ => adopt_own(),
+    };
+    // Ordering: Release, with the area's offset, for `sections`.
+    MODE.store(mode as u32, Ordering::Release);
+    Adoption { mode, reason, libc_size, feature_size }
+}
+
+fn adopt_own() -> (Mode, ModeReason) {
+    let mut key = 0;
+    // SAFETY: the destructor is a function of this library, which is never unloaded.
+    if unsafe { libc::pthread_key_create(&raw mut key, Some(thread_exit)) } != 0 {
+        return (Mode::Atomic, ModeReason::ForeignRegistration);
+    }
+    // Ordering: Relaxed, init publishes it with the mode.
+    KEY.store(key, Ordering::Relaxed);
+    match register_thread() {
+        Ok(()) => (Mode::RseqOwn, ModeReason::LibcDidNotRegister),
+        Err(RseqError::Missing) => (Mode::Atomic, ModeReason::KernelHasNone),
+        Err(_) => (Mode::Atomic, ModeReason::ForeignRegistration),
+    }
+}
+
+/// The sections of this process; none in the atomic mode.
+#[inline]
+pub fn sections() -> Option<Sections> {
+    // Ordering: Acquire pairs with the Release in `adopt`.
+    let mode = MODE.load(Ordering::Acquire);
+    // Ordering: Relaxed, set before the sections are opened.
+    let index = match INDEX.load(Ordering::Relaxed) {
+        0 => Index::CpuId,
+        _ => Index::MmCid,
+    };
+    (mode == Mode::RseqLibc as u32 || mode == Mode::RseqOwn as u32).then_some(Sections { index })
+}
+
+/// Opens the sections for shards `0..shards` under `index`.
+pub fn open(index: Index, shards: usize) {
+    // Ordering: Relaxed, before the bound that lets anyone in.
+    INDEX.store(index as u32, Ordering::Relaxed);
+    raise_bound(index, shards);
+}
+
+fn raise_bound(index: Index, shards: usize) {
+    let bound = match index {
+        Index::CpuId => &HOT.shards,
+        Index::MmCid => &HOT.shards_cid,
+    };
+    let shards = shards.min(SHARDS_MAX);
+    // Ordering: Relaxed, only a starting point: entries that are set already stay as they are.
+    for entry in &HOT.table[bound.load(Ordering::Relaxed) as usize..shards] {
+        // Ordering: Release, entry before bound; a lost race means another thread closed it, or more.
+        let _ = entry.compare_exchange(
+            core::ptr::null_mut(),
+            closed(),
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+    }
+    // Ordering: Release publishes the entries below the bound.
+    bound.fetch_max(shards as u32, Ordering::Release);
+}
+
+/// Makes the calling thread's index one that sections take, if that is possible: registers the thread,
+/// or raises the bound for a CPU that was not there at start (hotplug, restore elsewhere).
+#[cold]
+pub fn arrive(sections: Sections) -> bool {
+    // Ordering: Relaxed, a constant by now.
+    let own = MODE.load(Ordering::Relaxed) == Mode::RseqOwn as u32;
+    match current_index(sections.index) {
+        Some(index) if index < SHARDS_MAX => {
+            raise_bound(sections.index, index + 1);
+            true
+        }
+        Some(_) => false,
+        None => own && register_thread().is_ok(),
+    }
+}
+
+/// The calling thread's shard index now, if it is registered.
+#[inline]
+pub fn current_index(index: Index) -> Option<usize> {
+    // SAFETY: I1: the offset names an area of each thread, of at least 32 bytes.
+    let area = unsafe { &*area_at(area_offset()) };
+    // Ordering: Relaxed, the kernel writes it for this thread only.
+    let cpu = area.cpu_id.load(Ordering::Relaxed);
+    match index {
+        _ if (cpu as i32) < 0 => None,
+        Index::CpuId => Some(cpu as usize),
+        // Ordering: Relaxed, as above.
+        Index::MmCid => Some(area.mm_cid.load(Ordering::Relaxed) as usize),
+    }
+}
+
+/// Whether the kernel keeps `mm_cid` in the area that is in use.
+pub fn has_mm_cid(adoption: &Adoption) -> bool {
+    let reported = if adoption.feature_size == 0 { 20 } else { adoption.feature_size };
+    let usable = match (adoption.mode, adoption.libc_size) {
+        // glibc says 20 or 32 for an area of 32 bytes, whatever the kernel fills.
+        (Mode::RseqLibc, 20 | 32) | (Mode::RseqOwn, _) => reported.min(AREA_LEN),
+        (_, size) => size.min(reported),
+    };
+    usable >= abi::MM_CID_FEATURE_SIZE
+}
+
+fn area_at(offset: isize) -> *mut Area {
+    asm::thread_pointer().wrapping_add_signed(offset) as *mut Area
+}
+
+fn is_registered(area: *mut Area) -> bool {
+    // SAFETY: libc's own area of the calling thread.
+    // Ordering: Relaxed, the kernel writes it for this thread only.
+    let cpu = unsafe { (*area).cpu_id.load(Ordering::Relaxed) };
+    (cpu as i32) >= 0
+}
+
+fn area_offset() -> isize {
+    // SAFETY: a static defined in asm::sections.
+    // Ordering: Relaxed, constant once sections are open.
+    unsafe { asm::sections::rsalloc_rseq_offset.load(Ordering::Relaxed) }
+}
+
+fn set_area_offset(offset: isize) {
+    // SAFETY: as in `area_offset`.
+    // Ordering: Relaxed, published by the mode and by the bounds.
+    unsafe { asm::sections::rsalloc_rseq_offset.store(offset, Ordering::Relaxed) };
+    asm::forget_early_announcement();
+}
+
+/// The life of a thread's own area, in the word behind it.
+mod life {
+    pub const NEW: u32 = 0;
+    pub const BUSY: u32 = 1;
+    pub const REGISTERED: u32 = 2;
+    pub const OVER: u32 = 3;
+}
+
+/// The word behind the calling thread's own area.
+fn life_word() -> &'static AtomicU32 {
+    let area = area_at(asm::own_area_offset());
+    // SAFETY: the assembly reserves 64 bytes: the area and this word. 'static is as long as the thread
+    // runs, and the reference does not leave it.
+    unsafe { &*area.add(1).cast::<AtomicU32>() }
+}
+
+/// Registers the calling thread's own area (I2).
+fn register_thread() -> Result<(), RseqError> {
+    let life = life_word();
+    // Ordering: Relaxed throughout, the word is the thread's own; handlers run on the same thread.
+    match life.compare_exchange(life::NEW, life::BUSY, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => {}
+        Err(life::REGISTERED) => return Ok(()),
+        Err(_) => return Err(RseqError::Denied),
+    }
+    let area = area_at(asm::own_area_offset());
+    // SAFETY: thread-local memory, undone by `thread_exit` before it goes.
+    let result = unsafe { abi::register(area, AREA_LEN) };
+    // Ordering: Relaxed, as above.
+    life.store(if result.is_ok() { life::REGISTERED } else { life::OVER }, Ordering::Relaxed);
+    if result.is_ok() {
+        // Ordering: Relaxed, set before the mode.
+        let key = KEY.load(Ordering::Relaxed);
+        // SAFETY: the key exists. May allocate, which takes a section or the atomic path by now.
+        unsafe { libc::pthread_setspecific(key, area.cast()) };
+    }
+    result
+}
+
+/// Undoes the registration when the thread ends: its memory will be reused.
+unsafe extern "C" fn thread_exit(area: *mut libc::c_void) {
+    // Ordering: Relaxed, the thread's own word.
+    life_word().store(life::OVER, Ordering::Relaxed);
+    // SAFETY: the area was registered with this length by this thread, which is in no section here.
+    let _ = unsafe { abi::unregister(area.cast(), AREA_LEN) };
+}
+
+/// Allows remote fences; false if the kernel has none.
+pub fn register_fence() -> bool {
+    abi::membarrier::register()
+}

@@ -1,0 +1,187 @@
+//! The size classes: which object size serves a request, and what each tier does with that size.
+//!
+//! Pure and const. Called by every tier. Classes are 8, then multiples of 16 up to 128, then eight
+//! steps per doubling up to 256 KiB, so internal waste above 128 B is at most 1/9.
+//!
+//! Invariants:
+//! I1. Class 0 is "no class": it has size 0, is never filled and never full.
+//! I2. Sizes ascend; every size but 8 is a multiple of 16.
+//! I3. `object_size(class_of(n)) >= n` for every `n <= OBJECT_MAX_BYTES`, and the class below is too small.
+
+use crate::units::{
+    MAGAZINE_MAX, OBJECT_MAX_BYTES, PAGE_BYTES, SLAB_OBJECT_MAX_BYTES, SLAB_OBJECTS_MAX, pages_of,
+};
+
+/// A size class, 1 to `CLASSES - 1`; 0 is "no class".
+pub type Class = usize;
+
+/// Number of classes, class 0 included.
+pub const CLASSES: usize = 98;
+
+/// Requests up to this size find their class by one byte per size.
+pub const TINY_MAX_BYTES: usize = 1024;
+/// Requests up to this size find their class by one byte per 128 B.
+pub const MEDIUM_MAX_BYTES: usize = 32 << 10;
+/// log2 of the step of the medium table.
+pub const MEDIUM_SHIFT: u32 = 7;
+
+/// What the tiers need to know of a class.
+#[derive(Clone, Copy)]
+pub struct ClassInfo {
+    /// Object size in bytes.
+    pub size: usize,
+    /// ceil(2^32 / size): `(offset * reciprocal) >> 32` is the object's index for offsets in a slab.
+    pub reciprocal: u64,
+    /// Objects in one slab.
+    pub objects: usize,
+    /// Pages in one slab.
+    pub pages: usize,
+    /// Pointers moved between tiers at once.
+    pub batch: usize,
+    /// The most pointers one shard can hold.
+    pub slots_max: usize,
+}
+
+const NO_CLASS: ClassInfo = ClassInfo {
+    size: 0,
+    reciprocal: 0,
+    objects: 0,
+    pages: 0,
+    batch: 1,
+    slots_max: 0,
+};
+
+/// The classes by number.
+pub static CLASS: [ClassInfo; CLASSES] = build();
+
+const fn build() -> [ClassInfo; CLASSES] {
+    let mut table = [NO_CLASS; CLASSES];
+    let mut class = 1;
+    let mut size = 8;
+    while class < CLASSES {
+        table[class] = info(size);
+        size = next_size(size);
+        class += 1;
+    }
+    assert!(table[CLASSES - 1].size == OBJECT_MAX_BYTES);
+    table
+}
+
+const fn next_size(size: usize) -> usize {
+    if size < 16 {
+        16
+    } else if size < 128 {
+        size + 16
+    } else {
+        size + (1 << (size.ilog2() - 3))
+    }
+}
+
+const fn info(size: usize) -> ClassInfo {
+    let single = size > SLAB_OBJECT_MAX_BYTES;
+    let fit = if single { 1 } else { PAGE_BYTES / size };
+    let slots_max = match size {
+        0..=128 => 512,
+        129..=1024 => 256,
+        1025..=8192 => 64,
+        8193..=SLAB_OBJECT_MAX_BYTES => 32,
+        _ => 8,
+    };
+    let batch = clamp((32 << 10) / size, 1, MAGAZINE_MAX);
+    ClassInfo {
+        size,
+        reciprocal: (1u64 << 32).div_ceil(size as u64),
+        objects: if fit < SLAB_OBJECTS_MAX { fit } else { SLAB_OBJECTS_MAX },
+        pages: if single { pages_of(size) } else { 1 },
+        batch,
+        slots_max,
+    }
+}
+
+const fn clamp(value: usize, low: usize, high: usize) -> usize {
+    if value < low {
+        low
+    } else if value > high {
+        high
+    } else {
+        value
+    }
+}
+
+/// The class that serves `size`; 0 if it is larger than the largest.
+pub const fn class_of(size: usize) -> Class {
+    if size <= 128 {
+        return if size <= 8 { 1 } else { size.div_ceil(16) + 1 };
+    }
+    if size > OBJECT_MAX_BYTES {
+        return 0;
+    }
+    // Eight steps in (2^k, 2^(k+1)]: the step is 2^(k-3).
+    let k = (size - 1).ilog2();
+    let step = (size - 1 - (1 << k)) >> (k - 3);
+    10 + (k as usize - 7) * 8 + step
+}
+
+/// The class that serves `size` bytes at `align` (a power of two): the first one from `size` up whose
+/// size is a multiple of `align`, since a slab starts at a page and objects follow each other. 0 if none.
+pub const fn class_of_aligned(size: usize, align: usize) -> Class {
+    if align > PAGE_BYTES || size > OBJECT_MAX_BYTES {
+        return 0;
+    }
+    let mut class = class_of(if size < align { align } else { size });
+    while class != 0 && class < CLASSES {
+        if object_size(class).is_multiple_of(align) {
+            return class;
+        }
+        class += 1;
+    }
+    0
+}
+
+/// Object size of `class` in bytes.
+pub const fn object_size(class: Class) -> usize {
+    CLASS[class].size
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_fit_tightly() {
+        for size in 0..=OBJECT_MAX_BYTES {
+            let class = class_of(size);
+            assert!(class >= 1 && class < CLASSES);
+            assert!(object_size(class) >= size);
+            assert!(class == 1 || object_size(class - 1) < size, "class below also fits {size}");
+            if size > 128 {
+                let waste = object_size(class) - size;
+                assert!(waste * 8 <= object_size(class), "{waste} of {} wasted", object_size(class));
+            }
+        }
+        assert_eq!(class_of(OBJECT_MAX_BYTES + 1), 0);
+    }
+
+    #[test]
+    fn reciprocal_is_exact_in_a_slab() {
+        for (class, info) in CLASS.iter().enumerate().skip(1) {
+            for offset in 0..info.pages * PAGE_BYTES {
+                let index = (offset as u64 * info.reciprocal) >> 32;
+                assert_eq!(index as usize, offset / info.size, "class {class} offset {offset}");
+            }
+        }
+    }
+
+    #[test]
+    fn alignment_is_natural() {
+        for shift in 0..=16 {
+            let align = 1usize << shift;
+            for size in [0, 1, 7, 24, 40, 100, 129, 1000, 5000, 70_000, OBJECT_MAX_BYTES] {
+                let class = class_of_aligned(size, align);
+                assert!(class != 0, "{size} at {align}");
+                assert!(object_size(class) >= size && object_size(class).is_multiple_of(align));
+            }
+        }
+        assert_eq!(class_of_aligned(8, 2 * PAGE_BYTES), 0);
+    }
+}

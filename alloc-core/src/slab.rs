@@ -1,0 +1,306 @@
+//! The slab tier: spans cut into objects of one class, with a bitmap outside the objects.
+//!
+//! Promises: an object is handed out once until put back; a double free is found when the object comes
+//! home; the fullest slabs are used first, and empty ones go back to the page heap. Called by
+//! cpu_cache (batches), depot overflow and the atomic path; calls page_heap and page_map.
+//!
+//! Invariants, under the lock of the class:
+//! I1. A bit of a slab's bitmap is set if the object is in the slab, clear if it is handed out.
+//! I2. `free` is the number of set bits; a slab is in list `bin(free)`, in none if `free` is 0.
+//! I3. At most one empty slab of a class is kept; it is in the last list.
+
+use crate::fail::{Misuse, fail};
+use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::tract::{Kind, PageEntry};
+use crate::page_map;
+use crate::size_class::{CLASS, CLASSES, Class, ClassInfo};
+use crate::sync::{Guard, Guarded, Lock, Reentered};
+
+/// Lists by fullness, the fullest first; the last one has the empty slab.
+const BINS: usize = 9;
+
+/// The slabs of one class.
+#[repr(align(64))]
+pub struct SlabClass {
+    lock: Lock,
+    /// Addresses of the first entries of the lists.
+    bins: [Guarded; BINS],
+    /// Slabs of the class.
+    slabs: Guarded,
+    /// Objects handed out.
+    out: Guarded,
+}
+
+/// All slab classes, by class.
+pub static SLABS: [SlabClass; CLASSES] = [const { SlabClass::new() }; CLASSES];
+
+impl SlabClass {
+    const fn new() -> Self {
+        SlabClass {
+            lock: Lock::new(),
+            bins: [const { Guarded::new(0) }; BINS],
+            slabs: Guarded::new(0),
+            out: Guarded::new(0),
+        }
+    }
+
+    /// Slabs of the class and objects handed out, as one look can tell.
+    pub fn totals(&self) -> (usize, usize) {
+        (self.slabs.get(), self.out.get())
+    }
+
+    /// The lock, for fork and for the validator.
+    pub fn raw_lock(&self) -> &Lock {
+        &self.lock
+    }
+
+    /// The slabs that have a free object. The lock is held.
+    pub fn partial(&self) -> impl Iterator<Item = (usize, &'static PageEntry)> {
+        (0..BINS).flat_map(move |bin| {
+            let mut at = self.bins[bin].get();
+            core::iter::from_fn(move || {
+                let entry = entry_ref(at)?;
+                at = entry.next.get();
+                Some((bin, entry))
+            })
+        })
+    }
+}
+
+/// Objects that were taken, and whether their memory is known to read as zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Taken {
+    /// How many.
+    pub count: usize,
+    /// The first one is a span of its own that reads as zero.
+    pub zeroed: bool,
+}
+
+/// Takes up to `out.len()` objects of `class` in ascending order; none when the OS has no more memory.
+pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Reentered> {
+    let slabs = &SLABS[class];
+    let guard = slabs.lock.acquire()?;
+    let mut count = 0;
+    let mut zeroed = false;
+    while count < out.len() {
+        let Some((bin, slab)) = slabs.partial().next() else {
+            // One fresh slab is enough to serve; more would only fill the caches.
+            if count > 0 {
+                break;
+            }
+            match new_slab(slabs, class) {
+                Some(fresh) => zeroed = fresh,
+                None => break,
+            }
+            continue;
+        };
+        count += take_from(slab, class, &mut out[count..]);
+        rebin(slabs, slab, bin, class);
+    }
+    slabs.out.set(slabs.out.get() + count);
+    drop(guard);
+    Ok(Taken { count, zeroed })
+}
+
+/// Adds a slab of `class` to the lists; whether it reads as zero. None when out of memory.
+fn new_slab(slabs: &SlabClass, class: Class) -> Option<bool> {
+    let info = &CLASS[class];
+    let span = PAGE_HEAP.acquire(info.pages, 1)?;
+    let entry = PAGE_HEAP.entry_at(span.address)?;
+    entry.class.set(class as u32);
+    entry.pages.set(info.pages as u32);
+    entry.free.set(info.objects as u32);
+    entry.scan.set(0);
+    for (index, word) in entry.bitmap().iter().enumerate().take(info.objects.div_ceil(64)) {
+        let bits = (info.objects - index * 64).min(64);
+        word.set(!0 >> (64 - bits));
+    }
+    entry.set_kind(Kind::Slab);
+    page_map::set_class_at(span.address, class);
+    slabs.slabs.set(slabs.slabs.get() + 1);
+    link(slabs, entry, bin_of(info, info.objects));
+    Some(span.zeroed && info.objects == 1)
+}
+
+fn take_from(slab: &PageEntry, class: Class, out: &mut [usize]) -> usize {
+    let size = CLASS[class].size;
+    let page = slab.page();
+    let bitmap = slab.bitmap();
+    let mut count = 0;
+    let mut word = slab.scan.get() as usize;
+    let free = slab.free.get() as usize;
+    while count < out.len() && count < free {
+        let mut bits = bitmap[word].get();
+        while bits != 0 && count < out.len() {
+            let index = word * 64 + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            out[count] = page + index * size;
+            count += 1;
+        }
+        bitmap[word].set(bits);
+        if bits == 0 {
+            word += 1;
+        }
+    }
+    slab.scan.set(word as u32);
+    slab.free.set((free - count) as u32);
+    count
+}
+
+/// Puts objects back that the caller holds; nulls are skipped. The objects may be of any class, but
+/// runs of one class are cheapest.
+pub fn put(objects: &[usize]) -> Result<(), Reentered> {
+    let mut rest = objects;
+    while let Some(&first) = rest.first() {
+        let class = match first {
+            0 => 0,
+            _ => page_map::class_at(first),
+        };
+        let run = match class {
+            0 if first != 0 => fail(Misuse::ForeignPointer, first),
+            0 => 1,
+            _ => rest.iter().take_while(|&&o| o != 0 && page_map::class_at(o) == class).count(),
+        };
+        if class != 0 {
+            put_run(class, &rest[..run])?;
+        }
+        rest = &rest[run..];
+    }
+    Ok(())
+}
+
+fn put_run(class: Class, objects: &[usize]) -> Result<(), Reentered> {
+    let slabs = &SLABS[class];
+    let guard = slabs.lock.acquire()?;
+    for &object in objects {
+        put_one(slabs, class, object);
+    }
+    slabs.out.set(slabs.out.get() - objects.len());
+    drop(guard);
+    Ok(())
+}
+
+fn put_one(slabs: &SlabClass, class: Class, object: usize) {
+    let info = &CLASS[class];
+    let Some(slab) = PAGE_HEAP.entry_at(object) else { fail(Misuse::ForeignPointer, object) };
+    let offset = object - slab.page();
+    let index = ((offset as u64 * info.reciprocal) >> 32) as usize;
+    if index * info.size != offset || index >= info.objects {
+        fail(Misuse::InnerPointer, object);
+    }
+    let word = &slab.bitmap()[index / 64];
+    let bit = 1 << (index % 64);
+    if word.get() & bit != 0 {
+        fail(Misuse::DoubleFree, object);
+    }
+    word.set(word.get() | bit);
+    slab.scan.set(slab.scan.get().min((index / 64) as u32));
+    let free = slab.free.get() as usize + 1;
+    slab.free.set(free as u32);
+    if free == 1 {
+        link(slabs, slab, bin_of(info, free));
+    } else {
+        let bin = slab.bin.get() as usize - 1;
+        rebin(slabs, slab, bin, class);
+    }
+    if free == info.objects {
+        keep_or_release(slabs, slab, info);
+    }
+}
+
+/// An empty slab stays if it is the only one, so that a program at the edge does not swing (I3).
+/// Spans of one object never stay: the page heap keeps them as well, for all classes.
+fn keep_or_release(slabs: &SlabClass, slab: &PageEntry, info: &ClassInfo) {
+    let last = &slabs.bins[BINS - 1];
+    let is_only = entry_ref(last.get()).is_some_and(|first| first.next.get() == 0);
+    if is_only && info.objects > 1 {
+        return;
+    }
+    release(slabs, slab);
+}
+
+fn release(slabs: &SlabClass, slab: &PageEntry) {
+    let page = slab.page();
+    unlink(slabs, slab);
+    slabs.slabs.set(slabs.slabs.get() - 1);
+    page_map::set_class_at(page, 0);
+    slab.set_kind(Kind::None);
+    // SAFETY: all objects are home, so the slab is ours alone.
+    unsafe { PAGE_HEAP.release(page, slab.pages.get() as usize) };
+}
+
+/// Releases the kept empty slabs of all classes.
+pub fn release_empty() {
+    for slabs in &SLABS {
+        let Ok(_guard) = slabs.lock.acquire() else { continue };
+        while let Some(slab) = entry_ref(slabs.bins[BINS - 1].get()) {
+            release(slabs, slab);
+        }
+    }
+}
+
+/// The list for a slab with `free` free objects: eighths of fullness, and one for empty slabs.
+fn bin_of(info: &ClassInfo, free: usize) -> usize {
+    match free == info.objects {
+        true => BINS - 1,
+        false => free * (BINS - 1) / info.objects,
+    }
+}
+
+fn rebin(slabs: &SlabClass, slab: &PageEntry, bin: usize, class: Class) {
+    let free = slab.free.get() as usize;
+    let wanted = bin_of(&CLASS[class], free);
+    if free == 0 {
+        unlink(slabs, slab);
+    } else if wanted != bin {
+        unlink(slabs, slab);
+        link(slabs, slab, wanted);
+    }
+}
+
+fn link(slabs: &SlabClass, slab: &PageEntry, bin: usize) {
+    let head = &slabs.bins[bin];
+    let this = core::ptr::from_ref(slab) as usize;
+    slab.prev.set(0);
+    slab.next.set(head.get());
+    if let Some(next) = entry_ref(head.get()) {
+        next.prev.set(this);
+    }
+    head.set(this);
+    slab.bin.set(bin as u32 + 1);
+}
+
+fn unlink(slabs: &SlabClass, slab: &PageEntry) {
+    let bin = slab.bin.get() as usize - 1;
+    match entry_ref(slab.prev.get()) {
+        Some(prev) => prev.next.set(slab.next.get()),
+        None => slabs.bins[bin].set(slab.next.get()),
+    }
+    if let Some(next) = entry_ref(slab.next.get()) {
+        next.prev.set(slab.prev.get());
+    }
+    slab.bin.set(0);
+}
+
+fn entry_ref(address: usize) -> Option<&'static PageEntry> {
+    // SAFETY: lists hold 0 or addresses of entries, which live as long as their tracts: for ever.
+    unsafe { (address as *const PageEntry).as_ref() }
+}
+
+/// Whether `object` is a live address of a slab: the start of an object that is handed out.
+pub fn is_object_start(object: usize, class: Class) -> bool {
+    let info = &CLASS[class];
+    let Some(slab) = PAGE_HEAP.entry_at(object) else { return false };
+    let offset = object - slab.page();
+    offset.is_multiple_of(info.size) && offset / info.size < info.objects
+}
+
+/// The class locks in rank order, for fork.
+pub fn for_each_lock(mut f: impl FnMut(&Lock)) {
+    SLABS.iter().for_each(|slabs| f(&slabs.lock));
+}
+
+/// Holds the lock of a class, for the validator.
+pub fn lock(class: Class) -> Result<Guard<'static>, Reentered> {
+    SLABS[class].lock.acquire()
+}

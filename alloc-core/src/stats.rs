@@ -1,0 +1,82 @@
+//! Statistics, collected by a walk over the tiers: an observer, never called by them.
+//!
+//! Snapshots while others work: each number is right for some instant, their sums nearly.
+
+use crate::cpu_cache::{locked, shards};
+use crate::depot::DEPOT;
+use crate::engine::large;
+use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::tract::HEADER_PAGES;
+use crate::shard::{Counter, Region};
+use crate::size_class::{CLASS, CLASSES};
+use crate::slab::SLABS;
+use crate::units::PAGE_BYTES;
+
+/// What the allocator holds at this moment, in bytes and counts.
+#[derive(Clone, Copy, Default, Debug)]
+#[repr(C)]
+pub struct Stats {
+    /// Bytes mapped from the OS for objects.
+    pub mapped_bytes: u64,
+    /// Bytes of allocator metadata that are mapped.
+    pub metadata_bytes: u64,
+    /// Bytes in objects that the program holds (object sizes, not requested sizes).
+    pub live_bytes: u64,
+    /// Of these, bytes in large spans (above the largest size class).
+    pub large_bytes: u64,
+    /// Number of large spans that the program holds.
+    pub large_count: u64,
+    /// Bytes in objects cached in shards and depot.
+    pub cached_bytes: u64,
+    /// Bytes in free objects inside slabs.
+    pub slab_free_bytes: u64,
+    /// Bytes in free spans that may still be resident.
+    pub dirty_bytes: u64,
+    /// Bytes returned to the OS since start.
+    pub purged_bytes_total: u64,
+    /// Slow-path entries: refills of a shard's cache.
+    pub refills: u64,
+    /// Slow-path entries: flushes of a shard's cache.
+    pub flushes: u64,
+    /// Sections that the kernel aborted, as far as the retry paths saw.
+    pub aborts: u64,
+    /// Slow-path operations of the atomic path.
+    pub atomic_ops: u64,
+}
+
+/// Collects statistics by walking the tiers. Cheap enough to call each second.
+pub fn stats() -> Stats {
+    let mut stats = Stats::default();
+    let mut out_bytes = 0;
+    for class in 1..CLASSES {
+        let info = &CLASS[class];
+        let (slabs, out) = SLABS[class].totals();
+        out_bytes += out * info.size;
+        stats.slab_free_bytes += ((slabs * info.objects).saturating_sub(out) * info.size) as u64;
+        stats.cached_bytes += (DEPOT.magazines(class) * info.batch * info.size) as u64;
+    }
+    let mut regions = 0;
+    let mut add = |region: &Region| {
+        regions += 1;
+        let cached: usize = (1..CLASSES).map(|class| region.len(class) * CLASS[class].size).sum();
+        stats.cached_bytes += cached as u64;
+        stats.refills += region.counter(Counter::Refills) as u64;
+        stats.flushes += region.counter(Counter::Flushes) as u64;
+        stats.aborts += region.counter(Counter::Aborts) as u64;
+    };
+    shards::regions().for_each(&mut add);
+    locked::regions().for_each(&mut add);
+    let (large_count, large_bytes) = large::totals();
+    let (mapped, dirty, purged) = PAGE_HEAP.totals();
+    let headers = PAGE_HEAP.tracts().count() * HEADER_PAGES * PAGE_BYTES;
+    stats.mapped_bytes = (mapped - headers) as u64 + large::huge_bytes() as u64;
+    stats.metadata_bytes =
+        (headers + DEPOT.metadata_bytes() + regions * size_of::<Region>()) as u64;
+    stats.large_bytes = large_bytes as u64;
+    stats.large_count = large_count as u64;
+    stats.live_bytes = (out_bytes as u64).saturating_sub(stats.cached_bytes) + stats.large_bytes;
+    stats.dirty_bytes = dirty as u64;
+    stats.purged_bytes_total = purged as u64;
+    stats.atomic_ops = locked::operations() as u64;
+    stats
+}

@@ -1,0 +1,47 @@
+//! Sizes and shapes that every room shares.
+//!
+//! Invariants:
+//! I1. `OBJECT_MAX_BYTES` is a size class; larger requests are spans of their own.
+//! I2. A tract is `TRACT_PAGES` pages at an address aligned to `TRACT_BYTES`.
+
+/// log2 of the allocator's page: the unit of slabs, spans and the page map. 64 KiB is a multiple of
+/// every OS page size that Linux offers (4, 16, 64 KiB).
+pub const PAGE_SHIFT: u32 = 16;
+/// Bytes of a page.
+pub const PAGE_BYTES: usize = 1 << PAGE_SHIFT;
+
+/// log2 of a tract: the unit in which address space is taken from the OS.
+pub const TRACT_SHIFT: u32 = 26;
+/// Bytes of a tract.
+pub const TRACT_BYTES: usize = 1 << TRACT_SHIFT;
+/// Pages of a tract, those of its own metadata included.
+pub const TRACT_PAGES: usize = TRACT_BYTES / PAGE_BYTES;
+
+/// log2 of the window: the address range that the page map covers with one byte per page.
+pub const WINDOW_SHIFT: u32 = 38;
+/// Pages of the window.
+pub const WINDOW_PAGES: usize = 1 << (WINDOW_SHIFT - PAGE_SHIFT);
+/// Tracts of the window.
+pub const WINDOW_TRACTS: usize = 1 << (WINDOW_SHIFT - TRACT_SHIFT);
+
+/// The largest size class in bytes.
+pub const OBJECT_MAX_BYTES: usize = 256 << 10;
+/// Slabs of classes up to this size are one page with several objects; above, a span with one object.
+pub const SLAB_OBJECT_MAX_BYTES: usize = 32 << 10;
+/// The most objects in one slab: the width of its bitmap.
+pub const SLAB_OBJECTS_MAX: usize = 4096;
+
+/// Spans above this many pages are mapped from the OS one by one.
+pub const SPAN_MAX_PAGES: usize = 512;
+
+/// The most pointers in one magazine.
+pub const MAGAZINE_MAX: usize = 64;
+
+/// The most shards: above the largest NR_CPUS that distributions build (x86-64: 8192 possible, of
+/// which ids above this bound take the shared path).
+pub const SHARDS_MAX: usize = 4096;
+
+/// The number of pages that hold `bytes`.
+pub const fn pages_of(bytes: usize) -> usize {
+    bytes.div_ceil(PAGE_BYTES)
+}
