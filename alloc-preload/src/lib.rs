@@ -26,7 +26,11 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     unsafe { libc::abort() }
 }
 
-/// Debug builds of `core` refer to it; nothing unwinds here.
+/// The unwinder's hook, which precompiled `core` refers to; nothing unwinds here. Hidden: exported,
+/// it would replace libstd's own in programs that link libstd dynamically, such as rustc.
 #[cfg(not(panic = "unwind"))]
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
+
+#[cfg(not(panic = "unwind"))]
+core::arch::global_asm!(".hidden rust_eh_personality");
