@@ -4,6 +4,9 @@
 //! every object separately; the real tiers replace the bodies.
 #![no_std]
 
+pub mod describe;
+pub mod publish;
+
 /// Allocates `size` bytes aligned to 16 (to 8 if `size <= 8`). A size of 0 gives a unique object. Null when out of memory.
 pub fn allocate(size: usize) -> *mut u8 {
     allocate_aligned(size, 16)
