@@ -36,7 +36,8 @@ pub fn set(code: c_int) {
     unsafe { *libc::__errno_location() = code }
 }
 
-fn get() -> c_int {
+/// Reads errno.
+pub fn get() -> c_int {
     // SAFETY: as in `set`.
     unsafe { *libc::__errno_location() }
 }

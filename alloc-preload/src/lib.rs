@@ -18,6 +18,7 @@ mod c_abi;
 mod errno;
 mod mall;
 mod posix;
+mod print;
 
 #[cfg(not(panic = "unwind"))]
 #[panic_handler]

@@ -1,7 +1,7 @@
 //! glibc's own additions: mallopt(3), mallinfo(3), malloc_trim(3).
 //!
 //! Called by programs that watch or tune their heap. Reads `alloc_core::stats`; the printing ones
-//! are in `stats_text`.
+//! are in `print`.
 
 use core::ffi::c_int;
 
