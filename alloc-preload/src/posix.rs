@@ -106,7 +106,7 @@ fn allocate_rounding(align: usize, size: usize) -> *mut u8 {
 
 /// `align` is a power of two. Null when out of memory or out of range.
 #[inline]
-fn allocate(align: usize, size: usize) -> *mut u8 {
+pub fn allocate(align: usize, size: usize) -> *mut u8 {
     let align = effective_align(align, size);
     // Where the object may start within its mapping counts against the same limit.
     if size.checked_add(align).is_none_or(|end| end > OBJECT_MAX) {

@@ -114,13 +114,14 @@ impl Write for Path {
 }
 
 /// A fixed buffer in front of a sink, emptied when full and when dropped.
-struct Buffered<S: FnMut(&[u8])> {
+pub struct Buffered<S: FnMut(&[u8])> {
     bytes: [u8; 1024],
     len: usize,
     sink: S,
 }
 
-fn to_fd(fd: c_int) -> Buffered<impl FnMut(&[u8])> {
+/// A buffer that is written to a file descriptor.
+pub fn to_fd(fd: c_int) -> Buffered<impl FnMut(&[u8])> {
     Buffered::new(move |bytes| write_all(fd, bytes))
 }
 
