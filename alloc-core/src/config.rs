@@ -31,6 +31,15 @@ pub enum Value {
     Text(&'static str),
 }
 
+impl core::fmt::Display for Value {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Value::Word(text) | Value::Text(text) => f.write_str(text),
+            Value::Number(number) => write!(f, "{number}"),
+        }
+    }
+}
+
 /// One effective configuration value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Setting {

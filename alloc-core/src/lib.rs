@@ -7,7 +7,8 @@
 //! engine -> cpu_cache -> depot -> slab -> page_heap -> os
 //!              |                   |         |
 //!            rseq -> os            +--- page_map
-//! leaves: units, config, size_class, sync, fail, shard, asm, report     observers: stats, check
+//! leaves: units, config, size_class, sync, fail, shard, asm, report, publish, describe
+//! observers: stats, check
 //! ```
 #![no_std]
 
@@ -16,12 +17,14 @@ pub mod asm;
 pub mod config;
 pub mod cpu_cache;
 pub mod depot;
+pub mod describe;
 #[doc(hidden)]
 pub mod engine;
 pub mod fail;
 pub mod os;
 pub mod page_heap;
 pub mod page_map;
+pub mod publish;
 mod report;
 pub mod rseq;
 #[doc(hidden)]

@@ -42,14 +42,8 @@ pub struct ClassInfo {
     pub slots_max: usize,
 }
 
-const NO_CLASS: ClassInfo = ClassInfo {
-    size: 0,
-    reciprocal: 0,
-    objects: 0,
-    pages: 0,
-    batch: 1,
-    slots_max: 0,
-};
+const NO_CLASS: ClassInfo =
+    ClassInfo { size: 0, reciprocal: 0, objects: 0, pages: 0, batch: 1, slots_max: 0 };
 
 /// The classes by number.
 pub static CLASS: [ClassInfo; CLASSES] = build();
@@ -156,7 +150,11 @@ mod tests {
             assert!(class == 1 || object_size(class - 1) < size, "class below also fits {size}");
             if size > 128 {
                 let waste = object_size(class) - size;
-                assert!(waste * 8 <= object_size(class), "{waste} of {} wasted", object_size(class));
+                assert!(
+                    waste * 8 <= object_size(class),
+                    "{waste} of {} wasted",
+                    object_size(class)
+                );
             }
         }
         assert_eq!(class_of(OBJECT_MAX_BYTES + 1), 0);

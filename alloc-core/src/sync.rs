@@ -83,12 +83,8 @@ impl Lock {
             }
             let marked = seen | SLEEPERS;
             // Ordering: Relaxed, the mark carries no data; the kernel orders it before the sleep.
-            let mark = self.word.compare_exchange(
-                seen,
-                marked,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
+            let mark =
+                self.word.compare_exchange(seen, marked, Ordering::Relaxed, Ordering::Relaxed);
             if seen != 0 && mark.is_ok() {
                 os::futex_wait(self.low_half(), marked as u32);
             }

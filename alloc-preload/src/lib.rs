@@ -1,11 +1,26 @@
-//! librsalloc.so: the C interface.
+//! librsalloc.so: rsalloc as the C library's allocator, for `LD_PRELOAD`.
+//!
+//! Promises what glibc 2.36 documents for each function (limits, errno, corner cases), from before
+//! the first constructor until after the last destructor. Called by the program, its libraries and
+//! libc itself; calls `alloc_core` and, outside the hot path, libc.
+//!
+//! I1. `DT_NEEDED` is `libc.so.6` and nothing else.
+//! I2. No function here calls another *exported* one by name: the program may have replaced that.
+//!     Shared work goes through private functions and `alloc_core`.
+//! I3. Nothing here allocates for itself.
 #![no_std]
 
+// Cargo builds tests with unwinding, which without a nightly needs std's panic runtime.
 #[cfg(panic = "unwind")]
 extern crate std;
 
-alloc_core::c_malloc!(malloc);
-alloc_core::c_free!(free);
+mod c_abi;
+#[cfg(target_arch = "x86_64")]
+mod cxx;
+mod errno;
+mod mall;
+mod posix;
+mod print;
 
 #[cfg(not(panic = "unwind"))]
 #[panic_handler]
@@ -14,7 +29,11 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     unsafe { libc::abort() }
 }
 
-/// Debug builds of `core` refer to it; nothing unwinds here.
+/// The unwinder's hook, which precompiled `core` refers to; nothing unwinds here. Hidden: exported,
+/// it would replace libstd's own in programs that link libstd dynamically, such as rustc.
 #[cfg(not(panic = "unwind"))]
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
+
+#[cfg(not(panic = "unwind"))]
+core::arch::global_asm!(".hidden rust_eh_personality");

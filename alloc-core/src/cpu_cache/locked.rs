@@ -24,9 +24,9 @@ pub struct LockedShard {
     region: AtomicPtr<Region>,
 }
 
-static LOCKED: [LockedShard; LOCKED_MAX] = [const {
-    LockedShard { lock: Lock::new(), region: AtomicPtr::new(core::ptr::null_mut()) }
-}; LOCKED_MAX];
+static LOCKED: [LockedShard; LOCKED_MAX] =
+    [const { LockedShard { lock: Lock::new(), region: AtomicPtr::new(core::ptr::null_mut()) } };
+        LOCKED_MAX];
 
 static COUNT: AtomicUsize = AtomicUsize::new(1);
 static OPERATIONS: AtomicUsize = AtomicUsize::new(0);

@@ -10,6 +10,7 @@ use crate::cpu_cache::locked;
 use crate::fail::Line;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
+use crate::publish::publish_report;
 use crate::report::{Mode, ModeReason, Report};
 use crate::rseq::Index;
 use crate::rseq::registration::{self, Adoption};
@@ -74,6 +75,7 @@ fn run() {
     unsafe { *REPORT.0.get() = report };
     // Ordering: Release publishes all of the above.
     STATE.store(READY, Ordering::Release);
+    publish_report(&report);
     super::fork::install();
     if config::get(Key::Verbose) != 0 {
         announce(&report);

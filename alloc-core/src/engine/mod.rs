@@ -21,7 +21,9 @@ pub mod slow;
 use crate::cpu_cache::{self, Object};
 use crate::page_heap::huge::HUGE;
 use crate::page_map;
+use crate::publish::{publish_stats, stats_wanted};
 use crate::size_class::{CLASS, class_of, class_of_aligned};
+use crate::stats::stats;
 use crate::units::{OBJECT_MAX_BYTES, PAGE_BYTES};
 
 crate::rust_alloc! {
@@ -95,7 +97,12 @@ pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
 ///
 /// # Safety
 /// 1. `ptr` is a live object that was allocated with `old_size` and `align`.
-pub unsafe fn reallocate_sized(ptr: *mut u8, old_size: usize, align: usize, size: usize) -> *mut u8 {
+pub unsafe fn reallocate_sized(
+    ptr: *mut u8,
+    old_size: usize,
+    align: usize,
+    size: usize,
+) -> *mut u8 {
     let old_class = class_of_aligned(old_size, align);
     if old_class == 0 {
         // SAFETY: duty 1.
@@ -171,6 +178,9 @@ fn allocate_object(size: usize, align: usize) -> Option<Object> {
     if !init::ensure() {
         // A handler on top of init: the one tier that needs nothing of it.
         return HUGE.acquire(size.max(1), align).map(|address| Object { address, zeroed: true });
+    }
+    if stats_wanted() {
+        publish_stats(&stats());
     }
     let class = if align <= 8 { class_of(size) } else { class_of_aligned(size, align) };
     let allocate_once = || match class {

@@ -157,7 +157,10 @@ pub fn affinity_count() -> usize {
     let bytes = size_of_val(&mask);
     // SAFETY: the kernel writes at most `bytes` into the mask.
     let result = unsafe {
-        syscall(libc::SYS_sched_getaffinity as usize, [0, bytes, mask.as_mut_ptr() as usize, 0, 0, 0])
+        syscall(
+            libc::SYS_sched_getaffinity as usize,
+            [0, bytes, mask.as_mut_ptr() as usize, 0, 0, 0],
+        )
     };
     if result <= 0 { 0 } else { mask.iter().map(|word| word.count_ones() as usize).sum() }
 }

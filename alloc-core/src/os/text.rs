@@ -11,7 +11,8 @@ pub fn read_file<'a>(path: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
     let at = libc::AT_FDCWD as isize as usize;
     // SAFETY: `path` is NUL-terminated; the descriptor is ours until closed.
-    let fd = unsafe { syscall(libc::SYS_openat as usize, [at, path.as_ptr() as usize, flags, 0, 0, 0]) };
+    let fd =
+        unsafe { syscall(libc::SYS_openat as usize, [at, path.as_ptr() as usize, flags, 0, 0, 0]) };
     if fd < 0 {
         return None;
     }

@@ -72,7 +72,8 @@ impl PageHeap {
                     }
                     continue;
                 }
-                let guard = if patient { tract.lock().ok() } else { tract.raw_lock().try_acquire() };
+                let guard =
+                    if patient { tract.lock().ok() } else { tract.raw_lock().try_acquire() };
                 if let Some(guard) = guard
                     && let Some(span) = self.acquire_in(tract, pages, align_pages, guard)
                 {
@@ -85,12 +86,8 @@ impl PageHeap {
 
     fn advance_first_free(&self, seen: usize) {
         // Ordering: Relaxed, a hint; a release lowers it again.
-        let _ = self.first_free.compare_exchange(
-            seen,
-            seen + 1,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
+        let _ =
+            self.first_free.compare_exchange(seen, seen + 1, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     fn acquire_in(
@@ -121,7 +118,8 @@ impl PageHeap {
         let tract = self.grow(pages.next_multiple_of(align_pages) + align_pages)?;
         drop(growth);
         let guard = tract.lock().ok()?;
-        self.acquire_in(tract, pages, align_pages, guard).or_else(|| self.acquire(pages, align_pages))
+        self.acquire_in(tract, pages, align_pages, guard)
+            .or_else(|| self.acquire(pages, align_pages))
     }
 
     /// Maps one more tract with room for `pages` (the lock `growth` is held): in the window if it has
@@ -158,7 +156,12 @@ impl PageHeap {
         map_aligned(len, TRACT_BYTES).map(|base| (base, false))
     }
 
-    fn publish(&self, tract: &'static Tract, in_window: bool, len: usize) -> Option<&'static Tract> {
+    fn publish(
+        &self,
+        tract: &'static Tract,
+        in_window: bool,
+        len: usize,
+    ) -> Option<&'static Tract> {
         let count = self.tract_count();
         if count == TRACTS_MAX {
             return None;
@@ -267,7 +270,8 @@ impl PageHeap {
         let base = address & !(TRACT_BYTES - 1);
         let mut slot = outside_slot(base);
         // Ordering: Relaxed, written once before any object exists.
-        let in_window = address.wrapping_sub(HOT.window.load(Ordering::Relaxed)) >> WINDOW_SHIFT == 0;
+        let in_window =
+            address.wrapping_sub(HOT.window.load(Ordering::Relaxed)) >> WINDOW_SHIFT == 0;
         if in_window {
             return self.window_tract(base);
         }

@@ -43,41 +43,41 @@ macro_rules! __rsalloc_text {
     };
     (mm_cid) => {
         concat!(
-            "cmp dword ptr fs:[r9 + 4], 0\n",        // area.cpu_id: registered? (S4)
+            "cmp dword ptr fs:[r9 + 4], 0\n", // area.cpu_id: registered? (S4)
             "jl 41f\n",
-            "mov eax, dword ptr fs:[r9 + 24]\n",     // area.mm_cid
+            "mov eax, dword ptr fs:[r9 + 24]\n", // area.mm_cid
             "cmp eax, dword ptr [r11 + {shards_cid}]\n",
             "jae 41f\n",
         )
     };
     (abort) => {
         concat!(
-            ".byte 0x0f, 0xb9, 0x3d\n",              // ud1 edi, [rip + signature] (S5)
+            ".byte 0x0f, 0xb9, 0x3d\n", // ud1 edi, [rip + signature] (S5)
             ".long 0x53053053\n",
-            "30:\n",                                 // abort_ip, in the function's own frame
+            "30:\n", // abort_ip, in the function's own frame
         )
     };
     (pop) => {
         concat!(
-            "mov rcx, [r11 + rax*8 + {table}]\n",    // the shard's region
-            "mov r10, [rcx + r8*8]\n",               // top
-            "mov rax, [r10]\n",                      // the object, or the sentinel
+            "mov rcx, [r11 + rax*8 + {table}]\n", // the shard's region
+            "mov r10, [rcx + r8*8]\n",            // top
+            "mov rax, [r10]\n",                   // the object, or the sentinel
             "test rax, rax\n",
             "jz 40f\n",
             "sub r10, 8\n",
-            "mov [rcx + r8*8], r10\n",               // COMMIT
+            "mov [rcx + r8*8], r10\n", // COMMIT
             "20: ret\n",
         )
     };
     (push) => {
         concat!(
-            "mov rcx, [r11 + rax*8 + {table}]\n",    // the shard's region
-            "mov rax, [rcx + r8*8]\n",               // top
-            "cmp rax, [rcx + r8*8 + 8]\n",           // end
+            "mov rcx, [r11 + rax*8 + {table}]\n", // the shard's region
+            "mov rax, [rcx + r8*8]\n",            // top
+            "cmp rax, [rcx + r8*8 + 8]\n",        // end
             "jae 40f\n",
-            "mov [rax + 8], rdi\n",                  // above top: nobody looks there
+            "mov [rax + 8], rdi\n", // above top: nobody looks there
             "add rax, 8\n",
-            "mov [rcx + r8*8], rax\n",               // COMMIT
+            "mov [rcx + r8*8], rax\n", // COMMIT
             "20: ret\n",
         )
     };

@@ -13,7 +13,9 @@ pub const HAS_SECTIONS: bool = true;
 pub fn thread_pointer() -> usize {
     let tp: usize;
     // SAFETY: the x86-64 psABI stores the thread pointer at its own address.
-    unsafe { asm!("mov {}, fs:[0]", out(reg) tp, options(nostack, preserves_flags, readonly, pure)) };
+    unsafe {
+        asm!("mov {}, fs:[0]", out(reg) tp, options(nostack, preserves_flags, readonly, pure))
+    };
     tp
 }
 

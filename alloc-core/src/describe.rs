@@ -1,0 +1,141 @@
+//! Mode, statistics and settings in words: text, JSON and the XML of malloc_info(3).
+//!
+//! Promises to write into whatever is given and to allocate nothing, so that librsalloc.so prints
+//! with it at exit and the `rsalloc` command prints the same words. Reads plain values only.
+
+use crate::{Mode, ModeReason, Origin, Report, Setting, Stats};
+use core::fmt::{Result, Write};
+
+impl Mode {
+    /// The mode as a word for JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Mode::Unset => "unset",
+            Mode::RseqLibc => "rseq_libc",
+            Mode::RseqOwn => "rseq_own",
+            Mode::Atomic => "atomic",
+        }
+    }
+
+    /// The mode for people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Mode::Unset => "not initialised yet (nothing allocated)",
+            Mode::RseqLibc => "per CPU, by rseq as libc registered it",
+            Mode::RseqOwn => "per CPU, by rseq registered by rsalloc",
+            Mode::Atomic => "atomic path, no rseq",
+        }
+    }
+}
+
+impl ModeReason {
+    /// The reason as a word for JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            ModeReason::None => "none",
+            ModeReason::LibcDidNotRegister => "libc_did_not_register",
+            ModeReason::KernelHasNone => "kernel_has_none",
+            ModeReason::ForeignRegistration => "foreign_registration",
+            ModeReason::Configured => "configured",
+            ModeReason::NoSections => "no_sections",
+        }
+    }
+
+    /// The reason for people; empty where nothing needs explaining.
+    pub fn text(self) -> &'static str {
+        match self {
+            ModeReason::None => "",
+            ModeReason::LibcDidNotRegister => {
+                "libc did not register rseq (too old, or its tunable is off)"
+            }
+            ModeReason::KernelHasNone => "the kernel has no rseq",
+            ModeReason::ForeignRegistration => {
+                "something else in the process registered rseq for itself"
+            }
+            ModeReason::Configured => "RSALLOC_CONF asks for it (mode)",
+            ModeReason::NoSections => "this build has no rseq sections for this architecture",
+        }
+    }
+}
+
+impl Origin {
+    /// The origin for people and JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Origin::Default => "default",
+            Origin::Environment => "RSALLOC_CONF",
+            Origin::Program => "program",
+        }
+    }
+}
+
+/// Mode and what stands behind it, a line each.
+pub fn report_text(out: &mut impl Write, r: &Report) -> Result {
+    write!(out, "mode:            {}", r.mode.text())?;
+    if r.reason != ModeReason::None {
+        write!(out, ": {}", r.reason.text())?;
+    }
+    let index = if r.index_is_mm_cid != 0 { "mm_cid" } else { "cpu_id" };
+    write!(out, "\nshard index:     {index}\nshards:          {}\n", r.shards)?;
+    writeln!(out, "libc's rseq:     {}", Size(r.libc_rseq_size))?;
+    writeln!(out, "kernel's rseq:   {}", Size(r.kernel_feature_size))?;
+    let membarrier = if r.membarrier != 0 { "registered" } else { "not registered" };
+    writeln!(out, "membarrier:      {membarrier}")?;
+    writeln!(out, "OS page:         {} bytes", r.os_page_bytes)
+}
+
+/// Statistics, a line each.
+pub fn stats_text(out: &mut impl Write, stats: &Stats) -> Result {
+    let fields = Stats::NAMES.into_iter().zip(stats.words());
+    fields.into_iter().try_for_each(|(name, value)| writeln!(out, "{name:<20}{value:>16}"))
+}
+
+/// `{"mode":...,...}`.
+pub fn report_json(out: &mut impl Write, r: &Report) -> Result {
+    let index = if r.index_is_mm_cid != 0 { "mm_cid" } else { "cpu_id" };
+    write!(out, r#"{{"mode":"{}","reason":"{}","#, r.mode.word(), r.reason.word())?;
+    write!(out, r#""shard_index":"{index}","shards":{},"#, r.shards)?;
+    write!(out, r#""libc_rseq_size":{},"#, r.libc_rseq_size)?;
+    write!(out, r#""kernel_feature_size":{},"#, r.kernel_feature_size)?;
+    write!(out, r#""membarrier":{},"os_page_bytes":{}}}"#, r.membarrier != 0, r.os_page_bytes)
+}
+
+/// `{"mapped_bytes":...,...}`.
+pub fn stats_json(out: &mut impl Write, stats: &Stats) -> Result {
+    for (i, (name, value)) in Stats::NAMES.into_iter().zip(stats.words()).enumerate() {
+        write!(out, r#"{}"{name}":{value}"#, if i == 0 { '{' } else { ',' })?;
+    }
+    write!(out, "}}")
+}
+
+/// `{"report":{...},"stats":{...}}` and a newline.
+pub fn all_json(out: &mut impl Write, report: &Report, stats: &Stats) -> Result {
+    write!(out, r#"{{"report":"#)?;
+    report_json(out, report)?;
+    write!(out, r#","stats":"#)?;
+    stats_json(out, stats)?;
+    writeln!(out, "}}")
+}
+
+/// The document of malloc_info(3): its frame is glibc's, the elements are ours.
+pub fn stats_xml(out: &mut impl Write, report: &Report, stats: &Stats) -> Result {
+    writeln!(out, "<malloc version=\"rsalloc-1\">\n<mode name=\"{}\"/>", report.mode.word())?;
+    for (name, value) in Stats::NAMES.into_iter().zip(stats.words()) {
+        writeln!(out, "<{name} value=\"{value}\"/>")?;
+    }
+    writeln!(out, "</malloc>")
+}
+
+/// `key value origin`, a line each, separated by tabs.
+pub fn settings_lines(out: &mut impl Write, settings: &[Setting]) -> Result {
+    settings.iter().try_for_each(|s| writeln!(out, "{}\t{}\t{}", s.key, s.value, s.origin.word()))
+}
+
+/// A size of `struct rseq`, of which 0 means none.
+struct Size(u32);
+
+impl core::fmt::Display for Size {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> Result {
+        if self.0 == 0 { f.write_str("none") } else { write!(f, "{} bytes", self.0) }
+    }
+}

@@ -1,0 +1,217 @@
+//! The published block: mode and statistics of this process, readable from outside.
+//!
+//! Promises that another process which may read this one's memory finds the block without help:
+//! it lies alone in the ELF section `.rsalloc_report` (which survives `strip`, deleted files and
+//! static linking) under the name `rsalloc_report`, and starts with a magic, a version and a size.
+//! Written by the engine ([`publish_report`] when the mode is settled, [`publish_stats`] from slow
+//! paths when [`stats_wanted`]); read by the `rsalloc` command, with [`Snapshot::parse`].
+//!
+//! I1. The block never moves and is never unmapped.
+//! I2. Each word is valid at every instant. The words together are no snapshot, as `stats()` is
+//!     none either; so there is no lock that a fork could leave taken.
+
+use crate::{Mode, ModeReason, Report, Stats};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Name of the ELF section that holds the block, and of the symbol without the dot.
+pub const SECTION: &str = ".rsalloc_report";
+
+const MAGIC: u64 = u64::from_ne_bytes(*b"rsalloc\0");
+const VERSION: u32 = 1;
+const REPORT_WORDS: usize = size_of::<Report>() / size_of::<u32>();
+const STATS_WORDS: usize = size_of::<Stats>() / size_of::<u64>();
+
+/// Bytes of the block.
+pub const BLOCK_BYTES: usize = size_of::<Block>();
+/// Offset of the word that a reader sets to 1 to ask for fresh statistics.
+pub const REQUEST_OFFSET: usize = core::mem::offset_of!(Block, request);
+
+#[repr(C)]
+struct Block {
+    magic: u64,
+    version: u32,
+    size: u32,
+    request: AtomicU32,
+    reserved: u32,
+    /// Times that the statistics were published.
+    generation: AtomicU64,
+    report: [AtomicU32; REPORT_WORDS],
+    stats: [AtomicU64; STATS_WORDS],
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".rsalloc_report")]
+#[allow(non_upper_case_globals)]
+static rsalloc_report: Block = Block {
+    magic: MAGIC,
+    version: VERSION,
+    size: BLOCK_BYTES as u32,
+    request: AtomicU32::new(0),
+    reserved: 0,
+    generation: AtomicU64::new(0),
+    report: [const { AtomicU32::new(0) }; REPORT_WORDS],
+    stats: [const { AtomicU64::new(0) }; STATS_WORDS],
+};
+
+/// True if someone outside waits for statistics. One load: for the start of a slow path, before
+/// any lock is taken, as in `if stats_wanted() { publish_stats(&stats()) }`.
+#[inline]
+pub fn stats_wanted() -> bool {
+    // Ordering: Relaxed; a request seen late is answered late.
+    rsalloc_report.request.load(Ordering::Relaxed) != 0
+}
+
+/// Publishes statistics and takes the request back. Lock-free; two at once may mix their words.
+pub fn publish_stats(stats: &Stats) {
+    let block = &rsalloc_report;
+    // Ordering: Relaxed throughout; the reader is another process that reads whole bytes by a
+    // system call and takes the generation as a sign, not as a lock (I2).
+    block.request.store(0, Ordering::Relaxed);
+    for (word, value) in block.stats.iter().zip(stats.words()) {
+        word.store(value, Ordering::Relaxed);
+    }
+    block.generation.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Publishes how allocations are served: once at the start, and whenever that changes.
+pub fn publish_report(report: &Report) {
+    // Ordering: Relaxed, as in `publish_stats`.
+    for (word, value) in rsalloc_report.report.iter().zip(report.words()) {
+        word.store(value, Ordering::Relaxed);
+    }
+}
+
+/// What a reader saw in a block.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
+    /// How allocations are served there.
+    pub report: Report,
+    /// The statistics as last published.
+    pub stats: Stats,
+    /// Times that they were published; 0: never, `stats` is empty.
+    pub generation: u64,
+}
+
+impl Snapshot {
+    /// Reads the bytes of a block. `Err` says in words for a user what is wrong with them.
+    pub fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
+        if bytes.len() < BLOCK_BYTES {
+            return Err("its report is cut short");
+        }
+        let (u32_at, u64_at) = (|at| word(bytes, at), |at| word(bytes, at));
+        if u64::from_ne_bytes(u64_at(core::mem::offset_of!(Block, magic))) != MAGIC {
+            return Err("its report does not start with rsalloc's magic");
+        }
+        let version = u32::from_ne_bytes(u32_at(core::mem::offset_of!(Block, version)));
+        let size = u32::from_ne_bytes(u32_at(core::mem::offset_of!(Block, size)));
+        if (version, size as usize) != (VERSION, BLOCK_BYTES) {
+            return Err("its report is of another rsalloc version");
+        }
+        let report = core::array::from_fn(|i| {
+            u32::from_ne_bytes(u32_at(core::mem::offset_of!(Block, report) + 4 * i))
+        });
+        let stats = core::array::from_fn(|i| {
+            u64::from_ne_bytes(u64_at(core::mem::offset_of!(Block, stats) + 8 * i))
+        });
+        Ok(Self {
+            report: Report::from_words(report).ok_or("its report names an unknown mode")?,
+            stats: Stats::from_words(stats),
+            generation: u64::from_ne_bytes(u64_at(core::mem::offset_of!(Block, generation))),
+        })
+    }
+}
+
+fn word<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    core::array::from_fn(|i| bytes[at + i])
+}
+
+impl Stats {
+    /// The fields' names in the order of [`Stats::words`], as printed everywhere.
+    pub const NAMES: [&str; STATS_WORDS] = [
+        "mapped_bytes",
+        "metadata_bytes",
+        "live_bytes",
+        "large_bytes",
+        "large_count",
+        "cached_bytes",
+        "slab_free_bytes",
+        "dirty_bytes",
+        "purged_bytes_total",
+        "refills",
+        "flushes",
+        "aborts",
+        "atomic_ops",
+    ];
+
+    /// The fields' values.
+    pub fn words(&self) -> [u64; STATS_WORDS] {
+        // SAFETY: `Stats` is repr(C) and all its fields are u64.
+        unsafe { core::mem::transmute(*self) }
+    }
+
+    fn from_words(words: [u64; STATS_WORDS]) -> Self {
+        // SAFETY: as in `words`, and any u64 is a valid field.
+        unsafe { core::mem::transmute(words) }
+    }
+}
+
+impl Report {
+    fn words(&self) -> [u32; REPORT_WORDS] {
+        // SAFETY: `Report` is repr(C), and its fields are u32 or repr(u32) enums.
+        unsafe { core::mem::transmute(*self) }
+    }
+
+    fn from_words(words: [u32; REPORT_WORDS]) -> Option<Self> {
+        let [mode, reason, ..] = words;
+        if mode > Mode::Atomic as u32 || reason > ModeReason::NoSections as u32 {
+            return None;
+        }
+        // SAFETY: as in `words`; the two enums number their values from 0 without a gap, and the
+        // check above keeps to them.
+        Some(unsafe { core::mem::transmute::<[u32; REPORT_WORDS], Report>(words) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    extern crate std;
+
+    fn block_bytes() -> [u8; BLOCK_BYTES] {
+        // SAFETY: the block lives for ever and is plain words.
+        unsafe { core::ptr::read_volatile((&raw const rsalloc_report).cast()) }
+    }
+
+    #[test]
+    fn what_is_published_is_what_a_reader_parses() {
+        let report = Report {
+            mode: Mode::RseqOwn,
+            reason: ModeReason::LibcDidNotRegister,
+            index_is_mm_cid: 1,
+            shards: 2,
+            libc_rseq_size: 3,
+            kernel_feature_size: 4,
+            membarrier: 5,
+            os_page_bytes: 6,
+        };
+        let stats = Stats::from_words(core::array::from_fn(|i| 1 << (3 * i)));
+        publish_report(&report);
+        publish_stats(&stats);
+        let seen = Snapshot::parse(&block_bytes()).unwrap();
+        assert_eq!(std::format!("{:?}", seen.report), std::format!("{report:?}"));
+        assert_eq!(std::format!("{:?}", seen.stats), std::format!("{stats:?}"));
+        assert!(seen.generation >= 1 && !stats_wanted());
+    }
+
+    #[test]
+    fn damaged_blocks_are_refused() {
+        let good = block_bytes();
+        assert!(Snapshot::parse(&good).is_ok());
+        assert!(Snapshot::parse(&good[1..]).is_err());
+        for at in [0, 8, 12, core::mem::offset_of!(Block, report)] {
+            let mut bad = good;
+            bad[at] ^= 0x40;
+            assert!(Snapshot::parse(&bad).is_err(), "byte {at}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! `rsalloc conf`: the effective settings and where each came from, as the library itself sees
+//! them in a process started from here.
+
+use crate::launch::{self, How};
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use std::process::{ExitCode, Stdio};
+
+/// Name of the hidden subcommand that asks the library in its own process.
+pub const PROBE: &str = "conf-probe";
+
+/// Prints the settings, a line or a JSON object each.
+pub fn conf(as_json: bool, how: &How) -> Result<ExitCode> {
+    let child = launch::probe(how, PROBE)?.stderr(Stdio::inherit()).output();
+    let output = child.context("cannot start a child to ask")?;
+    if !output.status.success() {
+        bail!("the child that was asked ended with {}", output.status);
+    }
+    let lines = String::from_utf8(output.stdout).context("the settings are not UTF-8")?;
+    let settings = lines.lines().filter_map(|line| {
+        let mut fields = line.split('\t');
+        Some((fields.next()?, fields.next()?, fields.next()?))
+    });
+    if as_json {
+        let list: Vec<_> = settings
+            .map(|(key, value, origin)| json!({"key": key, "value": value, "origin": origin}))
+            .collect();
+        println!("{}", serde_json::Value::from(list));
+    } else {
+        settings.for_each(|(key, value, origin)| println!("{key:<24}{value:<24}{origin}"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The child: has the library print its settings.
+pub fn probe() -> Result<ExitCode> {
+    // SAFETY: the name ends with a zero; the library defines it as a function of one int.
+    let print = unsafe {
+        let found = libc::dlsym(libc::RTLD_DEFAULT, c"rsalloc_print_settings".as_ptr());
+        std::mem::transmute::<*mut libc::c_void, Option<extern "C" fn(libc::c_int)>>(found)
+    };
+    print.context("librsalloc.so was not loaded into the child")?(libc::STDOUT_FILENO);
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,71 @@
+//! ELF files, mapped and read: which dynamic linker a program asks for, where a section lies.
+//!
+//! Called by `program` and `inspect`. Only native files (this machine's class and byte order).
+
+use memmap2::Mmap;
+use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
+use object::{Endianness, Object, ObjectSection, elf};
+use std::fs::File;
+use std::path::Path;
+
+/// What LD_PRELOAD can do with a program.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// glibc's dynamic linker loads it.
+    Dynamic,
+    /// It asks for no dynamic linker.
+    Static,
+    /// It asks for musl's.
+    Musl,
+    /// Not of this machine.
+    OtherMachine,
+    /// Not an ELF file, or not readable: the kernel will say.
+    Unknown,
+}
+
+/// Looks at a program file.
+pub fn kind(path: &Path) -> Kind {
+    File::open(path).ok().and_then(|file| map(&file).ok()).map_or(Kind::Unknown, |b| kind_of(&b))
+}
+
+fn kind_of(bytes: &[u8]) -> Kind {
+    if !bytes.starts_with(b"\x7fELF") {
+        return Kind::Unknown;
+    }
+    let Ok(file) = ElfFile64::<Endianness>::parse(bytes) else { return Kind::OtherMachine };
+    let endian = file.endian();
+    if file.elf_header().e_machine(endian) != MACHINE {
+        return Kind::OtherMachine;
+    }
+    let interpreter =
+        file.elf_program_headers().iter().find_map(|h| h.interpreter(endian, bytes).ok().flatten());
+    match interpreter {
+        None => Kind::Static,
+        Some(name) if name.windows(7).any(|w| w == b"ld-musl") => Kind::Musl,
+        Some(_) => Kind::Dynamic,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+const MACHINE: u16 = elf::EM_X86_64;
+#[cfg(target_arch = "aarch64")]
+const MACHINE: u16 = elf::EM_AARCH64;
+
+/// Where a section lies, counted from where the file's first byte is mapped.
+pub fn section_offset(file: &File, section: &str) -> Option<u64> {
+    let bytes = map(file).ok()?;
+    let elf = ElfFile64::<Endianness>::parse(&*bytes).ok()?;
+    let endian = elf.endian();
+    let first_byte = elf
+        .elf_program_headers()
+        .iter()
+        .find(|h| h.p_type(endian) == elf::PT_LOAD && h.p_offset(endian) == 0)?
+        .p_vaddr(endian);
+    elf.section_by_name(section)?.address().checked_sub(first_byte)
+}
+
+fn map(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: the bytes are only read. Were the file cut short meanwhile, this command would end
+    // by SIGBUS; it holds nothing that could be lost.
+    unsafe { Mmap::map(file) }
+}

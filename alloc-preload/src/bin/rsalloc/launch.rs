@@ -1,0 +1,112 @@
+//! Starting a program on librsalloc.so: finds the library, sets the environment.
+//!
+//! Promises to keep what the environment holds already (LD_PRELOAD, RSALLOC_CONF, GLIBC_TUNABLES)
+//! and to start nothing that the library would not reach. Called by every subcommand.
+
+use crate::program;
+use anyhow::{Context, Result, bail};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+const LIBRARY: &str = "librsalloc.so";
+
+/// How a program is to be served.
+#[derive(clap::Args, Clone)]
+pub struct How {
+    /// A setting for RSALLOC_CONF; several are separated by commas
+    #[arg(long, value_name = "KEY:VALUE,...")]
+    pub conf: Vec<String>,
+    /// The librsalloc.so to use, instead of the one beside this command
+    #[arg(long, value_name = "PATH")]
+    pub lib: Option<PathBuf>,
+    /// Keep libc from registering rseq, so that rsalloc registers its own
+    #[arg(long, conflicts_with = "atomic")]
+    pub own: bool,
+    /// Use the atomic path, without rseq
+    #[arg(long)]
+    pub atomic: bool,
+}
+
+/// `rsalloc run`: becomes the program.
+pub fn run(how: &How, program: &[OsString]) -> Result<ExitCode> {
+    let error = command(how, program)?.exec();
+    Err(error).with_context(|| format!("cannot run {}", program[0].to_string_lossy()))
+}
+
+/// The command that starts `program`, its name and arguments, on the library.
+pub fn command(how: &How, program: &[OsString]) -> Result<Command> {
+    let path = program::usable(&program[0])?;
+    let mut command = Command::new(path);
+    command.arg0(&program[0]).args(&program[1..]);
+    set_environment(&mut command, how)?;
+    Ok(command)
+}
+
+/// The command that starts this command's own executable with `subcommand`, on the library.
+pub fn probe(how: &How, subcommand: &str) -> Result<Command> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("rsalloc").arg(subcommand);
+    set_environment(&mut command, how)?;
+    Ok(command)
+}
+
+fn set_environment(command: &mut Command, how: &How) -> Result<()> {
+    let library = library(how)?;
+    if library.as_os_str().as_bytes().iter().any(|b| b" :".contains(b)) {
+        bail!(
+            "LD_PRELOAD cannot name {}: it splits at spaces and colons; move the library",
+            library.display()
+        );
+    }
+    prepend(command, "LD_PRELOAD", library.as_os_str(), ":");
+    let mut conf: Vec<&str> = how.conf.iter().map(String::as_str).collect();
+    if how.atomic {
+        conf.push("mode:atomic");
+    }
+    if !conf.is_empty() {
+        append(command, "RSALLOC_CONF", conf.join(",").as_ref(), ",");
+    }
+    if how.own {
+        append(command, "GLIBC_TUNABLES", "glibc.pthread.rseq=0".as_ref(), ":");
+    }
+    Ok(())
+}
+
+/// The library asked for, or the one beside this command. In cargo's target folder `deps` holds
+/// the library that was built with the command; the one above it may be older.
+fn library(how: &How) -> Result<PathBuf> {
+    if let Some(path) = &how.lib {
+        return path.canonicalize().with_context(|| format!("no library {}", path.display()));
+    }
+    let own = std::env::current_exe().context("cannot find this command's own folder")?;
+    let folder = own.parent().context("this command lies in no folder")?;
+    ["deps", "", "../lib"]
+        .iter()
+        .map(|place| folder.join(place).join(LIBRARY))
+        .find_map(|path| path.canonicalize().ok())
+        .with_context(|| {
+            format!("no {LIBRARY} beside {} or in ../lib; name it by --lib", own.display())
+        })
+}
+
+fn prepend(command: &mut Command, name: &str, value: &OsStr, separator: &str) {
+    let old = std::env::var_os(name).unwrap_or_default();
+    join(command, name, value, &old, separator);
+}
+
+fn append(command: &mut Command, name: &str, value: &OsStr, separator: &str) {
+    let old = std::env::var_os(name).unwrap_or_default();
+    join(command, name, &old, value, separator);
+}
+
+fn join(command: &mut Command, name: &str, first: &OsStr, second: &OsStr, separator: &str) {
+    let mut both = first.to_os_string();
+    if !first.is_empty() && !second.is_empty() {
+        both.push(separator);
+    }
+    both.push(second);
+    command.env(name, both);
+}

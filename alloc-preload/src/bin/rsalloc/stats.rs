@@ -1,0 +1,91 @@
+//! `rsalloc stats`: a running process's statistics, or a program's at its end.
+
+use crate::inspect;
+use crate::launch::{self, How};
+use alloc_core::{Stats, describe};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// How long a process is given to come through a slow path.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Statistics of a running process, asked for anew.
+pub fn of_process(pid: u32, json: bool, output: Option<PathBuf>) -> Result<ExitCode> {
+    let Some(block) = inspect::find(pid)? else { bail!("rsalloc is not active in process {pid}") };
+    let before = block.read()?.generation;
+    block.request_stats()?;
+    let start = Instant::now();
+    let mut seen = block.read()?;
+    while seen.generation == before && start.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(5));
+        seen = block.read()?;
+    }
+    if seen.generation == before {
+        let which = if before == 0 { "it has published none yet" } else { "these are older" };
+        eprintln!("rsalloc: process {pid} allocated too little to answer; {which}");
+    }
+    let mut text = String::new();
+    if json {
+        describe::all_json(&mut text, &seen.report, &seen.stats)?;
+    } else {
+        describe::stats_text(&mut text, &seen.stats)?;
+    }
+    put(&text, output, Stream::Out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a program to its end, then shows what it left: on stderr, since stdout is the program's.
+pub fn of_program(
+    how: &How,
+    program: &[OsString],
+    json: bool,
+    output: Option<PathBuf>,
+) -> Result<ExitCode> {
+    let name = |pid: &str| {
+        std::env::temp_dir().join(format!("rsalloc-stats-{}-{pid}.json", std::process::id()))
+    };
+    let mut conf = how.conf.clone();
+    conf.push(format!("stats_at_exit:{}", name("%p").display()));
+    let how = How { conf, ..how.clone() };
+    let mut child = launch::command(&how, program)?.spawn().context("cannot run the program")?;
+    let file = name(&child.id().to_string());
+    let status = child.wait().context("cannot wait for the program")?;
+    let left = std::fs::read_to_string(&file);
+    let _ = std::fs::remove_file(&file);
+    match left.ok().and_then(|text| serde_json::from_str::<Value>(&text).ok()) {
+        Some(found) => put(&render(&found, json), output, Stream::Err)?,
+        None => eprintln!("rsalloc: the program left no statistics ({status})"),
+    }
+    // As shells have it: a signal reads 128 and its number.
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    Ok(ExitCode::from(code as u8))
+}
+
+fn render(found: &Value, json: bool) -> String {
+    if json {
+        return format!("{found}\n");
+    }
+    let line = |name: &&str| format!("{name:<20}{:>16}\n", found["stats"][name]);
+    Stats::NAMES.iter().map(line).collect()
+}
+
+enum Stream {
+    Out,
+    Err,
+}
+
+fn put(text: &str, output: Option<PathBuf>, stream: Stream) -> Result<()> {
+    match (output, stream) {
+        (Some(path), _) => {
+            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        }
+        (None, Stream::Out) => Ok(std::io::stdout().write_all(text.as_bytes())?),
+        (None, Stream::Err) => Ok(std::io::stderr().write_all(text.as_bytes())?),
+    }
+}

@@ -1,0 +1,64 @@
+//! glibc's own additions: mallopt(3), mallinfo(3), malloc_trim(3).
+//!
+//! Called by programs that watch or tune their heap. Reads `alloc_core::stats`; the printing ones
+//! are in `print`.
+
+use core::ffi::c_int;
+
+/// glibc's `struct mallinfo2`; `usize` there, `int` in `struct mallinfo`.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct MallInfo<T> {
+    arena: T,
+    ordblks: T,
+    smblks: T,
+    hblks: T,
+    hblkhd: T,
+    usmblks: T,
+    fsmblks: T,
+    uordblks: T,
+    fordblks: T,
+    keepcost: T,
+}
+
+/// See malloc_trim(3): 1 if memory went back to the OS. The pad has no meaning here.
+#[unsafe(no_mangle)]
+pub extern "C" fn malloc_trim(_pad: usize) -> c_int {
+    crate::errno::keeping(|| (alloc_core::release() > 0) as c_int)
+}
+
+/// See mallopt(3). No parameter of glibc's arenas exists here, so each is refused (0) rather than
+/// accepted without effect; `RSALLOC_CONF` holds what can be set.
+#[unsafe(no_mangle)]
+pub extern "C" fn mallopt(_param: c_int, _value: c_int) -> c_int {
+    0
+}
+
+/// See mallinfo2(3).
+#[unsafe(no_mangle)]
+pub extern "C" fn mallinfo2() -> MallInfo<usize> {
+    info(|bytes| bytes as usize)
+}
+
+/// See mallinfo(3): as `mallinfo2`, but what does not fit an `int` reads INT_MAX, not a remainder.
+#[unsafe(no_mangle)]
+pub extern "C" fn mallinfo() -> MallInfo<c_int> {
+    info(|bytes| c_int::try_from(bytes).unwrap_or(c_int::MAX))
+}
+
+/// In glibc's terms slabs are the arenas and large spans the mapped chunks:
+/// `arena = uordblks + fordblks`, `arena + hblkhd` = all mapped bytes.
+fn info<T: Default>(number: impl Fn(u64) -> T) -> MallInfo<T> {
+    let s = alloc_core::stats();
+    let arena = s.mapped_bytes.saturating_sub(s.large_bytes);
+    let in_use = s.live_bytes.saturating_sub(s.large_bytes);
+    MallInfo {
+        arena: number(arena),
+        hblks: number(s.large_count),
+        hblkhd: number(s.large_bytes),
+        uordblks: number(in_use),
+        fordblks: number(arena.saturating_sub(in_use)),
+        keepcost: number(s.dirty_bytes),
+        ..MallInfo::default()
+    }
+}

@@ -1,0 +1,126 @@
+//! The aligned allocations: posix_memalign(3), aligned_alloc, memalign, valloc, pvalloc.
+//!
+//! Promises glibc 2.36's rules: `posix_memalign` refuses a bad alignment and leaves errno and its
+//! result alone when it fails; `memalign` and `aligned_alloc` (one function there) round a bad
+//! alignment up to a power of two.
+//!
+//! I1. Every object is allocated with [`effective_align`] of what was asked for, so that a sized
+//!     free computes the same size class from the same two numbers.
+
+use crate::errno::{self, OBJECT_MAX};
+use core::ffi::{c_int, c_void};
+
+/// See posix_memalign(3).
+///
+/// # Safety
+/// 1. `out` may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
+    if !align.is_power_of_two() || align < size_of::<*mut c_void>() {
+        return libc::EINVAL;
+    }
+    let ptr = errno::keeping(|| allocate(align, size));
+    if ptr.is_null() {
+        return libc::ENOMEM;
+    }
+    // SAFETY: duty 1.
+    unsafe { *out = ptr.cast() };
+    0
+}
+
+/// See aligned_alloc(3).
+#[unsafe(no_mangle)]
+pub extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut u8 {
+    allocate_rounding(align, size)
+}
+
+/// See memalign(3).
+#[unsafe(no_mangle)]
+pub extern "C" fn memalign(align: usize, size: usize) -> *mut u8 {
+    allocate_rounding(align, size)
+}
+
+/// See memalign(3); glibc's other name.
+#[unsafe(no_mangle)]
+pub extern "C" fn __libc_memalign(align: usize, size: usize) -> *mut u8 {
+    allocate_rounding(align, size)
+}
+
+/// See valloc(3).
+#[unsafe(no_mangle)]
+pub extern "C" fn valloc(size: usize) -> *mut u8 {
+    allocate_rounding(os_page_bytes(), size)
+}
+
+/// See valloc(3); glibc's other name.
+#[unsafe(no_mangle)]
+pub extern "C" fn __libc_valloc(size: usize) -> *mut u8 {
+    allocate_rounding(os_page_bytes(), size)
+}
+
+/// See pvalloc(3).
+#[unsafe(no_mangle)]
+pub extern "C" fn pvalloc(size: usize) -> *mut u8 {
+    allocate_pages(size)
+}
+
+/// See pvalloc(3); glibc's other name.
+#[unsafe(no_mangle)]
+pub extern "C" fn __libc_pvalloc(size: usize) -> *mut u8 {
+    allocate_pages(size)
+}
+
+/// Frees what `allocate_rounding(align, size)` gave, without a look-up; null is ignored.
+///
+/// # Safety
+/// 1. `ptr` is null or such an object, live.
+#[inline]
+pub unsafe fn free_aligned(ptr: *mut u8, align: usize, size: usize) {
+    if !ptr.is_null() {
+        let align = effective_align(align.next_power_of_two(), size);
+        // SAFETY: duty 1, and I1: allocated with this very size and alignment.
+        errno::keeping(|| unsafe { alloc_core::free_sized(ptr, size, align) });
+    }
+}
+
+/// What `malloc(size)` is aligned to.
+#[inline]
+pub fn natural_align(size: usize) -> usize {
+    if size <= 8 { 8 } else { 16 }
+}
+
+fn allocate_pages(size: usize) -> *mut u8 {
+    let page = os_page_bytes();
+    match size.checked_next_multiple_of(page) {
+        Some(len) => allocate_rounding(page, len),
+        None => errno::null_with(libc::ENOMEM),
+    }
+}
+
+fn allocate_rounding(align: usize, size: usize) -> *mut u8 {
+    match align.checked_next_power_of_two() {
+        Some(align) => errno::null_is_enomem(allocate(align, size)),
+        None => errno::null_with(libc::EINVAL),
+    }
+}
+
+/// `align` is a power of two. Null when out of memory or out of range.
+#[inline]
+pub fn allocate(align: usize, size: usize) -> *mut u8 {
+    let align = effective_align(align, size);
+    // Where the object may start within its mapping counts against the same limit.
+    if size.checked_add(align).is_none_or(|end| end > OBJECT_MAX) {
+        return core::ptr::null_mut();
+    }
+    alloc_core::allocate_aligned(size, align)
+}
+
+#[inline]
+fn effective_align(align: usize, size: usize) -> usize {
+    align.max(natural_align(size))
+}
+
+fn os_page_bytes() -> usize {
+    // SAFETY: reads the auxiliary vector, at any time.
+    unsafe { libc::getauxval(libc::AT_PAGESZ) as usize }
+}

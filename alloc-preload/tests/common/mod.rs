@@ -1,0 +1,182 @@
+//! What the tests of the C interface share: the library under test, and running one test's body in
+//! child processes, on plain glibc and on librsalloc.so in each mode.
+//!
+//! The body runs on plain glibc too, so that an assertion which glibc itself does not meet is a
+//! wrong assertion, not a wrong allocator.
+#![allow(dead_code)] // each test file uses a part
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// Says to a child which mode it runs in.
+const MODE_VARIABLE: &str = "RSALLOC_TEST_MODE";
+
+/// What serves a child's allocations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    Glibc,
+    Rseq,
+    OwnRegistration,
+    Atomic,
+}
+
+pub const ON_RSALLOC: [Mode; 3] = [Mode::Rseq, Mode::OwnRegistration, Mode::Atomic];
+pub const ALL: [Mode; 4] = [Mode::Glibc, Mode::Rseq, Mode::OwnRegistration, Mode::Atomic];
+
+/// Defines tests whose bodies run in a child in every mode.
+#[macro_export]
+macro_rules! in_each_mode {
+    ($($(#[$attr:meta])* fn $name:ident() $body:block)*) => { $(
+        #[test]
+        $(#[$attr])*
+        fn $name() {
+            $crate::common::in_each_mode(stringify!($name), || $body);
+        }
+    )* };
+}
+
+/// In the parent: runs this very test in a child for each mode. In the child: runs `body`.
+pub fn in_each_mode(test: &str, body: impl FnOnce()) {
+    if mode().is_some() {
+        return body();
+    }
+    for mode in ALL {
+        let output = child(mode, test).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        // Without the count a test that was not found would pass.
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{test} on {mode:?}: {}\n{text}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr),
+        );
+        for line in String::from_utf8_lossy(&output.stderr).lines() {
+            line.strip_prefix(NOTE).into_iter().for_each(note);
+        }
+    }
+}
+
+/// For a body that ends its process: in the parent runs it in a child in `mode` and gives what
+/// came out; in the child runs it and gives `None`.
+pub fn outcome(mode: Mode, test: &str, body: impl FnOnce()) -> Option<Output> {
+    if self::mode().is_some() {
+        body();
+        return None;
+    }
+    Some(child(mode, test).output().unwrap())
+}
+
+/// This process's mode; `None` in the parent.
+pub fn mode() -> Option<Mode> {
+    let name = std::env::var(MODE_VARIABLE).ok()?;
+    ALL.into_iter().find(|m| format!("{m:?}") == name)
+}
+
+/// True in a child on librsalloc.so.
+pub fn on_rsalloc() -> bool {
+    mode().is_some_and(|m| m != Mode::Glibc)
+}
+
+/// A command that runs one test of this test program in a mode.
+pub fn child(mode: Mode, test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]);
+    in_mode(&mut command, mode);
+    command
+}
+
+/// Has `command` run in `mode`.
+pub fn in_mode(command: &mut Command, mode: Mode) {
+    command.env(MODE_VARIABLE, format!("{mode:?}")).env_remove("LD_PRELOAD");
+    command.env_remove("RSALLOC_CONF").env_remove("GLIBC_TUNABLES");
+    if mode != Mode::Glibc {
+        command.env("LD_PRELOAD", library());
+    }
+    match mode {
+        Mode::Glibc | Mode::Rseq => {}
+        Mode::OwnRegistration => {
+            command.env("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
+        }
+        Mode::Atomic => {
+            command.env("RSALLOC_CONF", "mode:atomic");
+        }
+    }
+}
+
+/// librsalloc.so as users get it. What cargo builds beside a test is another one: tests are built
+/// with unwinding and so with std. `RSALLOC_TEST_PROFILE=dev` builds it with debug assertions.
+pub fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let profile = std::env::var("RSALLOC_TEST_PROFILE").unwrap_or_else(|_| "release".into());
+        let target = scratch().join("library");
+        let status = Command::new(env!("CARGO"))
+            .args([
+                "build",
+                "--quiet",
+                "--package",
+                "alloc-preload",
+                "--lib",
+                "--profile",
+                &profile,
+            ])
+            .arg("--target-dir")
+            .arg(&target)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env_remove("LD_PRELOAD")
+            .status()
+            .unwrap();
+        assert!(status.success(), "librsalloc.so does not build");
+        let folder = if profile == "dev" { "debug" } else { &profile };
+        target.join(folder).join("librsalloc.so")
+    })
+}
+
+/// A folder for what tests make.
+pub fn scratch() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// Compiles C (or C++, by the compiler's name) into `scratch()/name`. `cc` is there wherever Rust
+/// links; for another compiler that is missing this gives `None`, after [`skip`].
+pub fn compile(compiler: &str, name: &str, source: &str, arguments: &[&str]) -> Option<PathBuf> {
+    let extension = if compiler == "cc" { "c" } else { "cc" };
+    let (file, out) = (scratch().join(format!("{name}.{extension}")), scratch().join(name));
+    std::fs::write(&file, source).unwrap();
+    let mut command = Command::new(compiler);
+    command.arg(&file).arg("-o").arg(&out).args(arguments);
+    match command.status() {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && compiler != "cc" => {
+            skip(&format!("{name}: there is no {compiler}"));
+            None
+        }
+        status => {
+            assert!(status.unwrap().success(), "{name} does not compile");
+            Some(out)
+        }
+    }
+}
+
+/// For what a missing tool keeps from being tested: a [`note`], and on a CI machine a failure.
+pub fn skip(what: &str) {
+    note(what);
+    assert!(std::env::var_os("CI").is_none(), "not tested: {what}");
+}
+
+/// Says past the test harness's capture that something was not tested.
+pub fn note(what: &str) {
+    // The harness captures only the print macros.
+    std::io::stderr().write_all(format!("{NOTE} {}\n", what.trim()).as_bytes()).unwrap();
+}
+
+const NOTE: &str = "NOT TESTED:";
+
+/// `LD_PRELOAD` of several libraries.
+pub fn preload(libraries: &[&Path]) -> OsString {
+    libraries.iter().map(|l| l.as_os_str()).collect::<Vec<_>>().join(":".as_ref())
+}
+
+pub mod c;
