@@ -15,7 +15,14 @@ pub fn allocate_aligned(size: usize, align: usize) -> *mut u8 {
     let Some(len) = size.checked_add(align + 8192) else { return core::ptr::null_mut() };
     // SAFETY: a fresh anonymous mapping.
     unsafe {
-        let p = libc::mmap(core::ptr::null_mut(), len, 3, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) as usize;
+        let p = libc::mmap(
+            core::ptr::null_mut(),
+            len,
+            3,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        ) as usize;
         if p == usize::MAX {
             return core::ptr::null_mut();
         }
@@ -60,7 +67,12 @@ pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
 ///
 /// # Safety
 /// 1. `ptr` is a live object that was allocated with `old_size` and `align`.
-pub unsafe fn reallocate_sized(ptr: *mut u8, old_size: usize, align: usize, size: usize) -> *mut u8 {
+pub unsafe fn reallocate_sized(
+    ptr: *mut u8,
+    old_size: usize,
+    align: usize,
+    size: usize,
+) -> *mut u8 {
     let n = allocate_aligned(size, align);
     if !n.is_null() {
         // SAFETY: both are live and at least that long.

@@ -9,8 +9,8 @@ use crate::loads::Load;
 use crate::process;
 use crate::rows::Row;
 use serde::Serialize;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How much of a row to run.
@@ -174,20 +174,22 @@ impl Budget {
     }
 }
 
-/// Counts the operations of all threads against a budget.
+/// Holds all threads to one budget.
 struct Meter {
     budget: Budget,
+    /// When the first thread began: a thread that is scheduled late does not run on alone.
+    begin: OnceLock<Instant>,
     done: AtomicU64,
 }
 
 impl Meter {
     fn new(budget: Budget) -> Self {
-        Meter { budget, done: AtomicU64::new(0) }
+        Meter { budget, begin: OnceLock::new(), done: AtomicU64::new(0) }
     }
 
     /// Steps until the budget is spent, at least once.
     fn steps(&self, load: &mut dyn Load, client: &mut Client) {
-        let begin = Instant::now();
+        let begin = self.begin.get_or_init(Instant::now);
         let mut own = 0;
         loop {
             let operations = load.step(client);

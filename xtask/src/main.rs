@@ -1,5 +1,8 @@
 //! The gates and the heavy tests as commands: `cargo xtask --help`.
 
+mod compare;
+mod tools;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -13,10 +16,13 @@ struct Cli {
 enum Command {
     /// Runs everything that CI runs, in the same order.
     Preflight,
+    /// Runs every row on every allocator, interleaved, and prints medians and ratios.
+    Compare(compare::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Preflight => anyhow::bail!("not built yet"),
+        Command::Compare(arguments) => compare::main(arguments),
     }
 }
