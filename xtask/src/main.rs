@@ -1,6 +1,7 @@
 //! The gates and the heavy tests as commands: `cargo xtask --help`.
 
 mod compare;
+mod golden;
 mod tools;
 
 use clap::{Parser, Subcommand};
@@ -18,11 +19,14 @@ enum Command {
     Preflight,
     /// Runs every row on every allocator, interleaved, and prints medians and ratios.
     Compare(compare::Arguments),
+    /// Checks the instructions of the hot paths against docs/golden.md and their limits.
+    Golden(golden::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Preflight => anyhow::bail!("not built yet"),
         Command::Compare(arguments) => compare::main(arguments),
+        Command::Golden(arguments) => golden::main(arguments),
     }
 }
