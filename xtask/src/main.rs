@@ -2,6 +2,7 @@
 
 mod compare;
 mod golden;
+mod layers;
 mod tools;
 
 use clap::{Parser, Subcommand};
@@ -21,6 +22,8 @@ enum Command {
     Compare(compare::Arguments),
     /// Checks the instructions of the hot paths against docs/golden.md and their limits.
     Golden(golden::Arguments),
+    /// Checks which code stands where: the order of docs/layers.txt, unsafe, assembly, orderings.
+    Layers,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -28,5 +31,6 @@ fn main() -> anyhow::Result<()> {
         Command::Preflight => anyhow::bail!("not built yet"),
         Command::Compare(arguments) => compare::main(arguments),
         Command::Golden(arguments) => golden::main(arguments),
+        Command::Layers => layers::main(),
     }
 }
