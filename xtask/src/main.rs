@@ -3,6 +3,7 @@
 mod compare;
 mod golden;
 mod layers;
+mod preflight;
 mod tools;
 
 use clap::{Parser, Subcommand};
@@ -17,7 +18,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Runs everything that CI runs, in the same order.
-    Preflight,
+    Preflight(preflight::Arguments),
     /// Runs every row on every allocator, interleaved, and prints medians and ratios.
     Compare(compare::Arguments),
     /// Checks the instructions of the hot paths against docs/golden.md and their limits.
@@ -28,7 +29,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
-        Command::Preflight => anyhow::bail!("not built yet"),
+        Command::Preflight(arguments) => preflight::main(&arguments),
         Command::Compare(arguments) => compare::main(arguments),
         Command::Golden(arguments) => golden::main(arguments),
         Command::Layers => layers::main(),
