@@ -19,7 +19,14 @@ pub struct Results {
     /// The allocators, in order.
     pub peers: Vec<Peer>,
     samples: Vec<Entry>,
-    failures: Vec<String>,
+    failures: Vec<Failure>,
+}
+
+struct Failure {
+    round: usize,
+    row: usize,
+    peer: usize,
+    cause: String,
 }
 
 struct Entry {
@@ -72,13 +79,11 @@ impl Results {
     pub fn add(&mut self, round: usize, row: usize, peer: usize, sample: anyhow::Result<Sample>) {
         match sample {
             Ok(sample) => self.samples.push(Entry { round, row, peer, sample }),
-            Err(error) => self.failures.push(format!(
-                "round {}, {} on {}: {}",
-                round + 1,
-                self.rows[row].name,
-                self.peers[peer].name,
-                error.root_cause()
-            )),
+            Err(error) => {
+                let cause = error.root_cause().to_string();
+                let cause = cause.lines().next().unwrap_or_default().to_owned();
+                self.failures.push(Failure { round, row, peer, cause });
+            }
         }
     }
 
@@ -106,7 +111,7 @@ impl Results {
         if !self.failures.is_empty() {
             text.push_str("\nFailed:\n\n");
             for failure in &self.failures {
-                writeln!(text, "* {}", failure.lines().next().unwrap_or_default()).unwrap();
+                writeln!(text, "* {}", self.shown(failure)).unwrap();
             }
         }
         text
@@ -165,21 +170,17 @@ impl Results {
 
     /// An error when one of our samples failed, or a row is slower than `limit` times the best peer.
     pub fn verdict(&self, limit: Option<f64>) -> anyhow::Result<()> {
-        let mut bad = Vec::new();
+        let failures = self.failures.iter().filter(|failure| self.peers[failure.peer].ours);
+        let mut bad: Vec<_> = failures.map(|failure| self.shown(failure)).collect();
+        // The atomic path has a goal of its own; the limit is the normal path's.
+        let limited =
+            |peer: &usize| self.peers[*peer].ours && self.peers[*peer].environment.is_empty();
         for row in 0..self.rows.len() {
-            for peer in (0..self.peers.len()).filter(|&peer| self.peers[peer].ours) {
-                let name = format!("{} on {}", self.rows[row].name, self.peers[peer].name);
-                match (self.ratio(&TIME, row, peer), limit) {
-                    _ if self.median(&TIME, row, peer).is_none() => {
-                        bad.push(format!("{name}: failed"))
-                    }
-                    // The atomic path has a goal of its own; the limit is the normal path's.
-                    (Some(ratio), Some(limit))
-                        if ratio > limit && self.peers[peer].environment.is_empty() =>
-                    {
-                        bad.push(format!("{name}: {ratio:.2} times the best peer"));
-                    }
-                    _ => {}
+            for peer in (0..self.peers.len()).filter(limited) {
+                let ratio = self.ratio(&TIME, row, peer).unwrap_or(0.0);
+                if limit.is_some_and(|limit| ratio > limit) {
+                    let (row, peer) = (&self.rows[row].name, self.peers[peer].name);
+                    bad.push(format!("{row} on {peer}: {ratio:.2} times the best peer"));
                 }
             }
         }
@@ -187,6 +188,12 @@ impl Results {
             bail!("{}", bad.join("\n"));
         }
         Ok(())
+    }
+
+    fn shown(&self, failure: &Failure) -> String {
+        let Failure { round, row, peer, cause } = failure;
+        let (row, peer) = (&self.rows[*row].name, self.peers[*peer].name);
+        format!("{row} on {peer}, round {}: {cause}", round + 1)
     }
 
     fn ratio(&self, metric: &Metric, row: usize, peer: usize) -> Option<f64> {
