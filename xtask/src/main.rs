@@ -1,5 +1,11 @@
 //! The gates and the heavy tests as commands: `cargo xtask --help`.
 
+mod compare;
+mod golden;
+mod layers;
+mod preflight;
+mod tools;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -12,11 +18,20 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Runs everything that CI runs, in the same order.
-    Preflight,
+    Preflight(preflight::Arguments),
+    /// Runs every row on every allocator, interleaved, and prints medians and ratios.
+    Compare(compare::Arguments),
+    /// Checks the instructions of the hot paths against docs/golden.md and their limits.
+    Golden(golden::Arguments),
+    /// Checks which code stands where: the order of docs/layers.txt, unsafe, assembly, orderings.
+    Layers,
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
-        Command::Preflight => anyhow::bail!("not built yet"),
+        Command::Preflight(arguments) => preflight::main(&arguments),
+        Command::Compare(arguments) => compare::main(arguments),
+        Command::Golden(arguments) => golden::main(arguments),
+        Command::Layers => layers::main(),
     }
 }

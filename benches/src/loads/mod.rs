@@ -1,0 +1,23 @@
+//! What the rows do, in rooms: `single` (one thread), `passing` (objects freed on another thread),
+//! `mixed` (programs in small).
+//!
+//! Called by `measure` through [`Load`] and built by `rows`. A step is a fixed piece of work of some
+//! ten thousand operations, so that reading the clock between steps costs nothing.
+
+pub mod mixed;
+pub mod passing;
+pub mod single;
+
+use crate::client::Client;
+
+/// The work of one thread of a row.
+pub trait Load: Send {
+    /// Builds what the steps work on; runs on the load's thread, off the clock.
+    fn start(&mut self, _client: &mut Client) {}
+
+    /// Does a piece of work; the number of operations it was.
+    fn step(&mut self, client: &mut Client) -> u64;
+
+    /// Frees what is still live, off the clock, when all threads have made their last step.
+    fn finish(&mut self, client: &mut Client);
+}

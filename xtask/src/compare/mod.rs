@@ -1,0 +1,104 @@
+//! `cargo xtask compare`: every row on every peer, in one run.
+//!
+//! Promises that the samples of one row and round lie next to each other in time (interleaved), each
+//! in a process of its own, and that the allocator meant is the one that served it. Calls `peers`
+//! (who), `sample` (one process), `report` (tables), `plot`.
+
+mod peers;
+mod plot;
+mod report;
+mod sample;
+
+use crate::tools;
+use anyhow::{Context, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use report::Results;
+use std::path::PathBuf;
+
+/// Arguments of the command.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Rows to run, by name (default: all; `workload --list` names them)
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
+    /// Allocators to run, by name (default: all)
+    #[arg(long, value_delimiter = ',')]
+    peers: Vec<String>,
+    /// How often each row runs on each allocator; the median counts
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds within the clock for each sample
+    #[arg(long, default_value_t = 0.5)]
+    seconds: f64,
+    /// Seconds of idleness before a sample's final memory is read
+    #[arg(long, default_value_t = 0.0)]
+    rest: f64,
+    /// Fail when rsalloc needs more than so many times the best peer's time in any row
+    #[arg(long)]
+    limit: Option<f64>,
+    /// Write every sample to this file
+    #[arg(long)]
+    csv: Option<PathBuf>,
+    /// Write plots into this folder
+    #[arg(long)]
+    plots: Option<PathBuf>,
+    /// Write tables, samples and plots to docs/benchmarks.md and docs/benchmarks/
+    #[arg(long)]
+    write: bool,
+}
+
+/// Runs the command.
+pub fn main(mut arguments: Arguments) -> anyhow::Result<()> {
+    if arguments.rounds == 0 {
+        bail!("--rounds 0 measures nothing");
+    }
+    let docs = tools::root().join("docs");
+    if arguments.write {
+        arguments.csv.get_or_insert_with(|| docs.join("benchmarks/compare.csv"));
+        arguments.plots.get_or_insert_with(|| docs.join("benchmarks"));
+    }
+    tools::build_release(&["benches", "alloc-preload"])?;
+    let peers = peers::select(&arguments.peers)?;
+    let rows = sample::select_rows(&arguments.rows)?;
+    let results = measure(&arguments, rows, peers)?;
+
+    println!("{}", results.tables());
+    if let Some(path) = &arguments.csv {
+        results.write_csv(path)?;
+    }
+    if let Some(folder) = &arguments.plots {
+        plot::write(&results, folder)?;
+    }
+    if arguments.write {
+        results.write_markdown(&docs.join("benchmarks.md"))?;
+    }
+    results.verdict(arguments.limit)
+}
+
+fn measure(
+    arguments: &Arguments,
+    rows: Vec<sample::Row>,
+    peers: Vec<peers::Peer>,
+) -> anyhow::Result<Results> {
+    let progress = ProgressBar::new((arguments.rounds * rows.len() * peers.len()) as u64);
+    progress.set_style(
+        ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({eta} left)")
+            .context("the progress bar's template")?,
+    );
+    let mut results = Results::new(rows, peers);
+    for round in 0..arguments.rounds {
+        for row in 0..results.rows.len() {
+            for turn in 0..results.peers.len() {
+                // Each round starts with another peer, so that none always follows the same one.
+                let peer = (turn + round) % results.peers.len();
+                let (row_name, who) = (&results.rows[row].name, &results.peers[peer]);
+                progress.set_message(format!("round {}: {row_name} on {}", round + 1, who.name));
+                let sample = sample::take(row_name, who, arguments.seconds, arguments.rest);
+                results.add(round, row, peer, sample);
+                progress.inc(1);
+            }
+        }
+    }
+    progress.finish_and_clear();
+    Ok(results)
+}

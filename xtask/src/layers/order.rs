@@ -1,0 +1,141 @@
+//! The order of the rooms, as docs/layers.txt says it.
+//!
+//! Called by `layers`. Its grammar stands at the head of that document.
+
+use anyhow::bail;
+use std::collections::{HashMap, HashSet};
+
+/// Who may use whom.
+#[derive(Default)]
+pub struct Order {
+    rooms: HashMap<String, Place>,
+    also: HashSet<(String, String)>,
+    may_be_unsafe: HashSet<String>,
+    asm: HashSet<String>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Top,
+    /// Counted from the top.
+    Tier(usize),
+    Leaf,
+    Observer,
+}
+
+impl Order {
+    /// Reads the document.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let mut order = Order::default();
+        let mut tiers = 0;
+        for line in text.lines().map(|line| line.split('#').next().unwrap_or_default()) {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let Some((kind, names)) = words.split_first() else { continue };
+            let place = match *kind {
+                "top" => Place::Top,
+                "leaf" => Place::Leaf,
+                "observer" => Place::Observer,
+                "tier" => {
+                    tiers += 1;
+                    Place::Tier(tiers)
+                }
+                "unsafe" => {
+                    order.may_be_unsafe.extend(names.iter().map(ToString::to_string));
+                    continue;
+                }
+                "asm" => {
+                    order.asm.extend(names.iter().map(ToString::to_string));
+                    continue;
+                }
+                "also" => {
+                    let [from, to] = names else { bail!("`also` names two rooms: {line}") };
+                    order.also.insert((from.to_string(), to.to_string()));
+                    continue;
+                }
+                _ => bail!("docs/layers.txt: unknown word {kind}"),
+            };
+            for name in names {
+                if order.rooms.insert(name.to_string(), place).is_some() {
+                    bail!("docs/layers.txt names room {name} twice");
+                }
+            }
+        }
+        let also = order.also.iter().flat_map(|(from, to)| [from, to]);
+        for name in order.may_be_unsafe.iter().chain(&order.asm).chain(also) {
+            if !order.knows(name) {
+                bail!("docs/layers.txt gives room {name} a right but no place");
+            }
+        }
+        Ok(order)
+    }
+
+    /// Whether the document has the room.
+    pub fn knows(&self, room: &str) -> bool {
+        self.rooms.contains_key(room)
+    }
+
+    /// Whether `unsafe` may stand in the room.
+    pub fn may_be_unsafe(&self, room: &str) -> bool {
+        self.may_be_unsafe.contains(room)
+    }
+
+    /// Whether assembly may stand in the room.
+    pub fn may_have_asm(&self, room: &str) -> bool {
+        self.asm.contains(room)
+    }
+
+    /// Whether room `from` may use `to`; the error says why not.
+    pub fn may_use(&self, from: &str, to: &str) -> Result<(), String> {
+        if from == to || self.also.contains(&(from.to_owned(), to.to_owned())) {
+            return Ok(());
+        }
+        let Some(&own) = self.rooms.get(from) else { return Ok(()) }; // Reported as unlisted.
+        let Some(&other) = self.rooms.get(to) else {
+            return if own == Place::Top {
+                Ok(()) // Its own items.
+            } else {
+                Err(format!("{from} uses crate::{to}, which is no room below it"))
+            };
+        };
+        let allowed = match (own, other) {
+            (_, Place::Top) => false,
+            (Place::Top | Place::Observer, _) => true,
+            (_, Place::Leaf) => true,
+            (Place::Leaf, _) | (_, Place::Observer) => false,
+            (Place::Tier(own), Place::Tier(other)) => own <= other,
+        };
+        if allowed { Ok(()) } else { Err(format!("{from} uses {to}, which is not below it")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "top lib # the crate\ntier a b\ntier c\nleaf x y\nobserver o p\nalso x c\n";
+
+    #[test]
+    fn who_may_use_whom() {
+        let order = Order::parse(TEXT).unwrap();
+        for (from, to) in [
+            "a b", "b a", "a c", "a x", "c y", "x y", "o a", "o p", "o x", "lib a", "lib o",
+            "lib X", "x c",
+        ]
+        .map(|pair| pair.split_once(' ').unwrap())
+        {
+            assert_eq!(order.may_use(from, to), Ok(()), "{from} {to}");
+        }
+        for (from, to) in ["c a", "x a", "y c", "a o", "x o", "a lib", "o lib", "a X"]
+            .map(|pair| pair.split_once(' ').unwrap())
+        {
+            assert!(order.may_use(from, to).is_err(), "{from} {to}");
+        }
+    }
+
+    #[test]
+    fn a_broken_document_is_an_error() {
+        for text in ["tier a\nleaf a", "floor a", "unsafe a", "also a", "tier a\nalso a b"] {
+            assert!(Order::parse(text).is_err(), "{text}");
+        }
+    }
+}
