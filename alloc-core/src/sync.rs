@@ -51,7 +51,7 @@ impl Lock {
     /// Takes the lock if it is free.
     #[inline]
     pub fn try_acquire(&self) -> Option<Guard<'_>> {
-        self.take(thread_pointer()).then_some(Guard { lock: self })
+        self.take(thread_pointer()).then(|| Guard { lock: self })
     }
 
     #[inline]
@@ -188,6 +188,8 @@ mod tests {
         let lock = Lock::new();
         let guard = lock.acquire().ok().unwrap();
         assert!(matches!(lock.acquire(), Err(Reentered)));
+        // A refused attempt must leave the lock held: twice, since a bug here freed it.
+        assert!(lock.try_acquire().is_none());
         assert!(lock.try_acquire().is_none());
         drop(guard);
         assert!(lock.acquire().is_ok());
@@ -198,18 +200,21 @@ mod tests {
         struct Shared(Lock, UnsafeCell<u64>);
         // SAFETY: the counter is touched under the lock only.
         unsafe impl Sync for Shared {}
-        let shared = Shared(Lock::new(), UnsafeCell::new(0));
+        let owned = Shared(Lock::new(), UnsafeCell::new(0));
+        let shared = &owned;
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| {
+                scope.spawn(move || {
+                    let shared: &Shared = shared;
                     for _ in 0..20_000 {
                         let _guard = shared.0.acquire().ok().unwrap();
+                        let counter = &shared.1;
                         // SAFETY: the lock is held.
-                        unsafe { *shared.1.get() += 1 };
+                        unsafe { *counter.get() += 1 };
                     }
                 });
             }
         });
-        assert_eq!(shared.1.into_inner(), 160_000);
+        assert_eq!(owned.1.into_inner(), 160_000);
     }
 }

@@ -16,7 +16,7 @@ use crate::rseq::Index;
 use crate::rseq::registration::{self, Adoption};
 use crate::shard::{CLOSED, HOT, SHARD_BOUND};
 use crate::size_class::{MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
-use crate::units::{PAGE_BYTES, TRACT_BYTES, WINDOW_SHIFT};
+use crate::units::{PAGE_BYTES, TRACT_SHIFT};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -95,13 +95,15 @@ fn fill_tables() {
     }
 }
 
-/// Picks the address range for tracts: 1/4 into the user half of a 47-bit space, spread by the
-/// kernel's random bytes. Nothing is mapped; a range that is taken costs its slots, see page_heap.
+/// Picks the address range for tracts: from 16 TiB up, spread over 32 TiB by the kernel's random bytes,
+/// so the whole window lies in the user half of a 47-bit space. Nothing is mapped; a range that is
+/// taken costs its slots, and a smaller address space all of them, see page_heap.
 fn choose_window() {
     let random = os::auxv(libc::AT_RANDOM as u64) as *const [u8; 16];
     // SAFETY: the kernel puts 16 random bytes there, or the entry is absent.
-    let seed = if random.is_null() { 0 } else { unsafe { (*random)[8] as usize } };
-    let base = (0x1000_0000_0000 + (seed << (WINDOW_SHIFT + 1))) & !(TRACT_BYTES - 1);
+    let random = if random.is_null() { [0; 16] } else { unsafe { *random } };
+    let spread = u32::from_le_bytes([random[8], random[9], random[10], 0]) as usize;
+    let base = (16 << 40) + (spread << TRACT_SHIFT) % (32 << 40);
     // Ordering: Relaxed, published by READY.
     HOT.window.store(base, Ordering::Relaxed);
 }

@@ -150,7 +150,8 @@ impl PageHeap {
                     return Some((base, true));
                 }
                 Err(libc::EEXIST) => self.window_next.set(self.window_next.get() + 1),
-                Err(_) => return None,
+                // No memory, or no such address on this machine: what anywhere gives will tell.
+                Err(_) => break,
             }
         }
         map_aligned(len, TRACT_BYTES).map(|base| (base, false))
