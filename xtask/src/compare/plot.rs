@@ -28,42 +28,65 @@ pub fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
 }
 
 fn draw(results: &Results, metric: &Metric, path: &Path) -> anyhow::Result<()> {
-    // One lane a row, the first on top; a dot outside 0.25 to 16 is drawn at the edge.
-    const RANGE: std::ops::Range<f64> = 0.25..16.0;
+    // One lane a row, the first on top; across, powers of two from 1/4 to 16. A dot outside is drawn
+    // at the edge.
+    const EXPONENTS: std::ops::Range<f64> = -2.0..4.0;
+    const HEAD: u32 = 84;
+    const NAMES_A_LINE: usize = 7;
     let lanes = results.rows.len();
-    let area = SVGBackend::new(path, (900, 120 + 26 * lanes as u32)).into_drawing_area();
+    let lane = |row: usize| -(row as f64) - 0.5;
+    let area = SVGBackend::new(path, (900, HEAD + 60 + 24 * lanes as u32)).into_drawing_area();
     area.fill(&WHITE)?;
-    let title = format!("{}: multiple of the best peer (log scale)", metric.title);
-    let mut chart = ChartBuilder::on(&area)
-        .caption(title, ("sans-serif", 18))
+    let (head, body) = area.split_vertically(HEAD);
+    let title = format!("{}, multiple of the best peer's", metric.title);
+    head.draw(&Text::new(title, (16, 12), ("sans-serif", 18)))?;
+    for (i, peer) in results.peers.iter().enumerate() {
+        let (x, y) = (24 + 120 * (i % NAMES_A_LINE) as i32, 50 + 20 * (i / NAMES_A_LINE) as i32);
+        head.draw(&Circle::new((x, y), radius(peer.ours), colour(i).filled()))?;
+        head.draw(&Text::new(peer.name, (x + 10, y - 7), ("sans-serif", 13)))?;
+    }
+
+    let mut chart = ChartBuilder::on(&body)
         .margin(12)
         .x_label_area_size(28)
         .y_label_area_size(110)
-        .build_cartesian_2d(RANGE.log_scale(), -(lanes as f64)..0.0)?;
-    chart.configure_mesh().disable_y_mesh().disable_y_axis().y_labels(0).draw()?;
+        .build_cartesian_2d(EXPONENTS, -(lanes as f64)..0.0)?;
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .y_labels(0)
+        .x_labels(7)
+        .light_line_style(TRANSPARENT)
+        .x_label_formatter(&|exponent| format!("{}", exponent.exp2()))
+        .draw()?;
     chart.draw_series(std::iter::once(PathElement::new(
-        vec![(1.0, 0.0), (1.0, -(lanes as f64))],
+        vec![(0.0, 0.0), (0.0, -(lanes as f64))],
         BLACK,
     )))?;
-    let lane = |row: usize| -(row as f64) - 0.5;
     for (row, text) in results.rows.iter().enumerate() {
-        let label = Text::new(text.name.clone(), (-104, -6), ("sans-serif", 13));
-        let place = EmptyElement::at((RANGE.start, lane(row))) + label;
+        let name = Text::new(text.name.clone(), (-104, -6), ("sans-serif", 13));
+        let place = EmptyElement::at((EXPONENTS.start, lane(row))) + name;
         chart.draw_series(std::iter::once(place))?;
     }
-    for (i, peer) in results.peers.iter().enumerate() {
-        let colour = COLOURS[i % COLOURS.len()];
-        let dots = (0..lanes).filter_map(|row| {
-            let ratio = results.median(metric, row, i)? / results.best_peer(metric, row)?;
-            let place = (ratio.clamp(RANGE.start, RANGE.end), lane(row));
-            Some(Circle::new(place, if peer.ours { 6 } else { 4 }, colour.filled()))
-        });
-        chart
-            .draw_series(dots)?
-            .label(peer.name)
-            .legend(move |(x, y)| Circle::new((x + 8, y), 4, colour.filled()));
+    // Ours last, so that no other dot hides it.
+    let mut order: Vec<_> = (0..results.peers.len()).collect();
+    order.sort_by_key(|&peer| results.peers[peer].ours);
+    for peer in order {
+        chart.draw_series((0..lanes).filter_map(|row| {
+            let ratio = results.ratio(metric, row, peer)?;
+            let exponent = ratio.log2().clamp(EXPONENTS.start, EXPONENTS.end);
+            let radius = radius(results.peers[peer].ours);
+            Some(Circle::new((exponent, lane(row)), radius, colour(peer).filled()))
+        }))?;
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
     area.present()?;
     Ok(())
+}
+
+fn colour(peer: usize) -> RGBColor {
+    COLOURS[peer % COLOURS.len()]
+}
+
+fn radius(ours: bool) -> i32 {
+    if ours { 6 } else { 4 }
 }

@@ -196,7 +196,8 @@ impl Results {
         format!("{row} on {peer}, round {}: {cause}", round + 1)
     }
 
-    fn ratio(&self, metric: &Metric, row: usize, peer: usize) -> Option<f64> {
+    /// The median over the best peer's; none where either is missing.
+    pub fn ratio(&self, metric: &Metric, row: usize, peer: usize) -> Option<f64> {
         Some(self.median(metric, row, peer)? / self.best_peer(metric, row)?)
     }
 
