@@ -126,9 +126,11 @@ pub fn stats_xml(out: &mut impl Write, report: &Report, stats: &Stats) -> Result
     writeln!(out, "</malloc>")
 }
 
-/// `key value origin`, a line each, separated by tabs.
+/// `key value origin help`, a line each, separated by tabs.
 pub fn settings_lines(out: &mut impl Write, settings: &[Setting]) -> Result {
-    settings.iter().try_for_each(|s| writeln!(out, "{}\t{}\t{}", s.key, s.value, s.origin.word()))
+    settings
+        .iter()
+        .try_for_each(|s| writeln!(out, "{}\t{}\t{}\t{}", s.key, s.value, s.origin.word(), s.help))
 }
 
 /// A size of `struct rseq`, of which 0 means none.

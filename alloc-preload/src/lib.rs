@@ -22,6 +22,11 @@ mod mall;
 mod posix;
 mod print;
 
+// I1. The libc crate links libc only while no other crate of the build asks for its `std` feature;
+// without this line the command's dependencies would leave the library with unversioned symbols.
+#[link(name = "c")]
+unsafe extern "C" {}
+
 #[cfg(not(panic = "unwind"))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -90,6 +90,7 @@ const FORMS: &str = r#"
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <new>
 #define CHECK(x) do { if (!(x)) { fprintf(stderr, "line %d: %s\n", __LINE__, #x); return 1; } } while (0)
 int main() {
@@ -145,7 +146,8 @@ template <class F> static int caught(F f) {
     catch (const Own &) { return 2; }
 }
 int main() {
-    volatile size_t sizes[] = {SIZE_MAX, SIZE_MAX / 2 + 1, SIZE_MAX / 2, (size_t)1 << 47};
+    // Not nearer to SIZE_MAX: libstdc++ itself overflows when it rounds that up to the alignment.
+    volatile size_t sizes[] = {SIZE_MAX - 4096, SIZE_MAX / 2 + 1, SIZE_MAX / 2, (size_t)1 << 47};
     std::align_val_t al{64};
     for (size_t n : sizes) {
         std::set_new_handler(nullptr);

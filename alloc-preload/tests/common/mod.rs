@@ -123,7 +123,8 @@ pub fn library() -> &'static Path {
                 "--profile",
                 &profile,
             ])
-            .arg("--target-dir")
+            // Tests make cargo build with unwinding whatever the profile says; this is not a test.
+            .args(["--config", &format!("profile.{profile}.panic='abort'"), "--target-dir"])
             .arg(&target)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env_remove("LD_PRELOAD")

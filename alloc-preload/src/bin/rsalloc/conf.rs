@@ -19,15 +19,19 @@ pub fn conf(as_json: bool, how: &How) -> Result<ExitCode> {
     let lines = String::from_utf8(output.stdout).context("the settings are not UTF-8")?;
     let settings = lines.lines().filter_map(|line| {
         let mut fields = line.split('\t');
-        Some((fields.next()?, fields.next()?, fields.next()?))
+        Some((fields.next()?, fields.next()?, fields.next()?, fields.next()?))
     });
     if as_json {
         let list: Vec<_> = settings
-            .map(|(key, value, origin)| json!({"key": key, "value": value, "origin": origin}))
+            .map(|(key, value, origin, help)| {
+                json!({"key": key, "value": value, "origin": origin, "help": help})
+            })
             .collect();
         println!("{}", serde_json::Value::from(list));
     } else {
-        settings.for_each(|(key, value, origin)| println!("{key:<24}{value:<24}{origin}"));
+        for (key, value, origin, help) in settings {
+            println!("{key:<16}{value:<12}{origin:<14}{help}");
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
