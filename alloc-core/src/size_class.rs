@@ -25,12 +25,15 @@ pub const MEDIUM_MAX_BYTES: usize = 32 << 10;
 /// log2 of the step of the medium table.
 pub const MEDIUM_SHIFT: u32 = 7;
 
+/// See [`ClassInfo::reciprocal`]; exact since offset * size < 2^40 in every slab.
+pub const RECIPROCAL_SHIFT: u32 = 40;
+
 /// What the tiers need to know of a class.
 #[derive(Clone, Copy)]
 pub struct ClassInfo {
     /// Object size in bytes.
     pub size: usize,
-    /// ceil(2^32 / size): `(offset * reciprocal) >> 32` is the object's index for offsets in a slab.
+    /// ceil(2^40 / size): `(offset * reciprocal) >> RECIPROCAL_SHIFT` is the object's index, for offsets in a slab.
     pub reciprocal: u64,
     /// Objects in one slab.
     pub objects: usize,
@@ -84,7 +87,7 @@ const fn info(size: usize) -> ClassInfo {
     let batch = clamp((32 << 10) / size, 1, MAGAZINE_MAX);
     ClassInfo {
         size,
-        reciprocal: (1u64 << 32).div_ceil(size as u64),
+        reciprocal: (1u64 << RECIPROCAL_SHIFT).div_ceil(size as u64),
         objects: if fit < SLAB_OBJECTS_MAX { fit } else { SLAB_OBJECTS_MAX },
         pages: if single { pages_of(size) } else { 1 },
         batch,
@@ -164,7 +167,7 @@ mod tests {
     fn reciprocal_is_exact_in_a_slab() {
         for (class, info) in CLASS.iter().enumerate().skip(1) {
             for offset in 0..info.pages * PAGE_BYTES {
-                let index = (offset as u64 * info.reciprocal) >> 32;
+                let index = (offset as u64 * info.reciprocal) >> RECIPROCAL_SHIFT;
                 assert_eq!(index as usize, offset / info.size, "class {class} offset {offset}");
             }
         }

@@ -13,7 +13,7 @@ use crate::fail::{Misuse, fail};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::tract::{Kind, PageEntry};
 use crate::page_map;
-use crate::size_class::{CLASS, CLASSES, Class, ClassInfo};
+use crate::size_class::{CLASS, CLASSES, Class, ClassInfo, RECIPROCAL_SHIFT};
 use crate::sync::{Guard, Guarded, Lock, Reentered};
 
 /// Lists by fullness, the fullest first; the last one has the empty slab.
@@ -184,7 +184,7 @@ fn put_one(slabs: &SlabClass, class: Class, object: usize) {
     let info = &CLASS[class];
     let Some(slab) = PAGE_HEAP.entry_at(object) else { fail(Misuse::ForeignPointer, object) };
     let offset = object - slab.page();
-    let index = ((offset as u64 * info.reciprocal) >> 32) as usize;
+    let index = ((offset as u64 * info.reciprocal) >> RECIPROCAL_SHIFT) as usize;
     if index * info.size != offset || index >= info.objects {
         fail(Misuse::InnerPointer, object);
     }
