@@ -145,6 +145,29 @@ impl Depot {
         count
     }
 
+    /// Shows each magazine of `class` to `f`, for the validator: takes them all, then puts them back in
+    /// their order. Others find the depot empty meanwhile.
+    pub fn visit(&self, class: Class, mut f: impl FnMut(&[usize])) {
+        let stack = &self.full[class];
+        let mut held = 0;
+        while let Some(number) = stack.pop(self) {
+            let magazine = self.magazine(number);
+            // Ordering: Relaxed, the pop acquired the magazine, which is ours now (I2).
+            let count = magazine.count.load(Ordering::Relaxed) as usize;
+            // SAFETY: I2: the magazine is in our hands.
+            f(unsafe { &(&*magazine.objects.get())[..count] });
+            // Ordering: Relaxed, ours.
+            magazine.next.store(held, Ordering::Relaxed);
+            held = number;
+        }
+        while held != 0 {
+            // Ordering: Relaxed, ours.
+            let next = self.magazine(held).next.load(Ordering::Relaxed);
+            stack.push(self, held);
+            held = next;
+        }
+    }
+
     /// Magazines of `class` in the depot.
     pub fn magazines(&self, class: Class) -> usize {
         // Ordering: Relaxed, a statistic.
@@ -188,8 +211,9 @@ impl Depot {
                     unsafe { os::unmap(fresh, CHUNK_BYTES) };
                 }
             }
+            let next = made + 1;
             // Ordering: Relaxed, the number carries no data.
-            match self.made.compare_exchange(made, made + 1, Ordering::Relaxed, Ordering::Relaxed) {
+            match self.made.compare_exchange(made, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Some(made as u32 + 1),
                 Err(seen) => made = seen,
             }

@@ -14,6 +14,7 @@
 
 #[doc(hidden)]
 pub mod asm;
+mod check;
 pub mod config;
 pub mod cpu_cache;
 pub mod depot;
@@ -35,6 +36,7 @@ mod stats;
 pub mod sync;
 pub mod units;
 
+pub use check::{Defect, check};
 pub use config::{Origin, Setting, Value, settings};
 pub use engine::init::report;
 pub use engine::{
@@ -43,9 +45,3 @@ pub use engine::{
 };
 pub use report::{Mode, ModeReason, Report};
 pub use stats::{Stats, stats};
-
-/// Whole-heap validator: walks every tier, stops the shards while it does. `Err` names the first
-/// broken invariant.
-pub fn check() -> Result<(), &'static str> {
-    Ok(())
-}

@@ -14,7 +14,7 @@ use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::tract::{Kind, PageEntry};
 use crate::page_map;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo, RECIPROCAL_SHIFT};
-use crate::sync::{Guard, Guarded, Lock, Reentered};
+use crate::sync::{Guarded, Lock, Reentered};
 
 /// Lists by fullness, the fullest first; the last one has the empty slab.
 const BINS: usize = 9;
@@ -240,7 +240,7 @@ pub fn release_empty() {
 }
 
 /// The list for a slab with `free` free objects: eighths of fullness, and one for empty slabs.
-fn bin_of(info: &ClassInfo, free: usize) -> usize {
+pub fn bin_of(info: &ClassInfo, free: usize) -> usize {
     match free == info.objects {
         true => BINS - 1,
         false => free * (BINS - 1) / info.objects,
@@ -298,9 +298,4 @@ pub fn is_object_start(object: usize, class: Class) -> bool {
 /// The class locks in rank order, for fork.
 pub fn for_each_lock(mut f: impl FnMut(&Lock)) {
     SLABS.iter().for_each(|slabs| f(&slabs.lock));
-}
-
-/// Holds the lock of a class, for the validator.
-pub fn lock(class: Class) -> Result<Guard<'static>, Reentered> {
-    SLABS[class].lock.acquire()
 }

@@ -15,7 +15,7 @@ use crate::units::MAGAZINE_MAX;
 #[cold]
 pub fn drain_all() -> usize {
     if let Some(sections) = registration::sections()
-        && !shards::for_each_stopped(sections, drain_stopped)
+        && shards::while_stopped(|regions| regions.for_each(drain_stopped)).is_none()
     {
         // No fence: at least this CPU's own shard.
         drain_by_ops(&sections);

@@ -87,6 +87,19 @@ pub fn for_each(mut f: impl FnMut(&Locked)) {
     }
 }
 
+/// As [`for_each`] for those whose lock is free: the others may wait for a lock that the caller holds.
+pub fn for_each_idle(mut f: impl FnMut(&Locked)) {
+    for shard in &LOCKED {
+        // Ordering: Acquire pairs with the Release in `region`.
+        let region = shard.region.load(Ordering::Acquire);
+        // SAFETY: regions live for ever.
+        if let (Some(region), Some(guard)) = (unsafe { region.as_ref() }, shard.lock.try_acquire())
+        {
+            f(&Locked { region, _guard: guard });
+        }
+    }
+}
+
 /// The regions that exist, for statistics.
 pub fn regions() -> impl Iterator<Item = &'static Region> {
     LOCKED.iter().filter_map(|shard| {

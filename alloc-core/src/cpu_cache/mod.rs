@@ -68,11 +68,16 @@ pub fn allocate(class: Class) -> Option<Object> {
         }
     }
     match Locked::any() {
-        Some(locked) => match locked.pop(class) {
-            0 => refill(&locked, class),
-            address => Some(Object { address: address as usize, zeroed: false }),
-        },
+        Some(locked) => allocate_on(&locked, class),
         None => take_one(class),
+    }
+}
+
+/// As [`allocate`], on a shard that the caller has for itself.
+pub fn allocate_on<S: Shard>(shard: &S, class: Class) -> Option<Object> {
+    match shard.pop(class) {
+        0 => refill(shard, class),
+        address => Some(Object { address: address as usize, zeroed: false }),
     }
 }
 
@@ -91,9 +96,15 @@ pub fn free(class: Class, object: usize) {
         }
     }
     match Locked::any() {
-        Some(locked) if locked.push(class, object) == 0 => {}
-        Some(locked) => flush(&locked, class, object),
+        Some(locked) => free_on(&locked, class, object),
         None => give_back(class, &[object]),
+    }
+}
+
+/// As [`free`], on a shard that the caller has for itself.
+pub fn free_on<S: Shard>(shard: &S, class: Class, object: usize) {
+    if shard.push(class, object) != 0 {
+        flush(shard, class, object);
     }
 }
 

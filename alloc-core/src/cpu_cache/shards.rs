@@ -3,17 +3,17 @@
 //! Promises: a region is born once for each index and lives for ever; while a shard is stopped no
 //! section can commit to its region. Called by cpu_cache and by the observers.
 //!
-//! Stopping shard i: its table entry names the closed region; a fence on the CPU aborts the sections
-//! that still know the old one; from then on the region belongs to the stopper alone. A CPU that lost
-//! the fence's interrupt still sees the closed region at its next section (google/tcmalloc's lost
-//! membarrier, Linux before 6.12.54), which costs the fast path nothing.
+//! Stopping: the table entries name the closed region; one fence on all CPUs aborts the sections that
+//! still know the old ones; from then on the regions belong to the stopper alone. A CPU that lost the
+//! fence's interrupt (Linux before 6.12.54) still sees the closed region at its next section, which
+//! costs the fast path nothing.
 
 use crate::os::{self, Place};
+use crate::rseq::Sections;
 use crate::rseq::abi::membarrier;
 use crate::rseq::registration;
-use crate::rseq::{Index, Sections};
 use crate::shard::{HOT, Region, closed, region_of};
-use crate::sync::{Guard, Lock};
+use crate::sync::Lock;
 use crate::units::SHARDS_MAX;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -67,51 +67,39 @@ pub fn new_region() -> Option<&'static Region> {
     Some(region)
 }
 
-/// Stops every shard in turn and hands its region, which nobody else can touch meanwhile, to `f`.
-/// False if the kernel has no fence or a handler came in between: nothing was stopped then.
-pub fn for_each_stopped(sections: Sections, mut f: impl FnMut(&Region)) -> bool {
-    let Ok(_stop) = STOP.acquire() else { return false };
-    for (index, slot) in REGIONS.iter().enumerate() {
-        // Ordering: Acquire pairs with the Release at birth.
-        let pointer = slot.load(Ordering::Acquire);
-        // SAFETY: regions live for ever.
-        let Some(region) = (unsafe { pointer.as_ref() }) else { continue };
+/// Stops all shards and hands their regions, which nobody else can touch meanwhile, to `f`. None if the
+/// kernel has no fence, or a handler came on top of another stop: nothing was stopped then.
+pub fn while_stopped<R>(
+    f: impl FnOnce(&mut dyn Iterator<Item = &'static Region>) -> R,
+) -> Option<R> {
+    let Ok(_stop) = STOP.acquire() else { return None };
+    for (index, _) in born() {
         // Ordering: SeqCst with the fence: a section that starts after it sees the closed region.
         HOT.table[index].store(closed(), Ordering::SeqCst);
-        let fenced = fence(sections.index, index);
-        if fenced {
-            f(region);
-        }
-        // Ordering: Release publishes what `f` did to the sections.
-        HOT.table[index].store(pointer, Ordering::Release);
-        if !fenced {
-            return false;
-        }
     }
-    true
+    let result = membarrier::fence(None).then(|| f(&mut regions()));
+    for (index, region) in born() {
+        // Ordering: Release publishes what `f` did to the sections.
+        HOT.table[index].store(core::ptr::from_ref(region).cast_mut(), Ordering::Release);
+    }
+    result
 }
 
-fn fence(index: Index, shard: usize) -> bool {
-    let cpu = (index == Index::CpuId).then_some(shard as u32);
-    membarrier::fence(cpu) || (cpu.is_some() && membarrier::fence(None))
+fn born() -> impl Iterator<Item = (usize, &'static Region)> {
+    REGIONS.iter().enumerate().filter_map(|(index, slot)| {
+        // Ordering: Acquire pairs with the Release at birth.
+        let region = slot.load(Ordering::Acquire);
+        // SAFETY: regions live for ever.
+        unsafe { region.as_ref() }.map(|region| (index, region))
+    })
 }
 
 /// All born regions, for statistics: they may change while one looks.
 pub fn regions() -> impl Iterator<Item = &'static Region> {
-    REGIONS.iter().filter_map(|slot| {
-        // Ordering: Acquire pairs with the Release at birth.
-        let region = slot.load(Ordering::Acquire);
-        // SAFETY: regions live for ever.
-        unsafe { region.as_ref() }
-    })
+    born().map(|(_, region)| region)
 }
 
 /// The lock that keeps shards from being stopped, for fork.
 pub fn raw_lock() -> &'static Lock {
     &STOP
-}
-
-/// Keeps every shard from being stopped or born.
-pub fn hold() -> Option<Guard<'static>> {
-    STOP.acquire().ok()
 }

@@ -1,0 +1,264 @@
+//! The whole-heap validator: an observer that stops the shards and walks every tier.
+//!
+//! Promises: `Ok` means that each invariant below held at one instant; nothing is changed. Called by
+//! tests, `rsalloc` and programs on demand; must not be called from a signal handler.
+//!
+//! Checked: V1 each taken page belongs to one span, and the page map agrees. V2 a slab's free count is
+//! the number of its set bits, none beyond its objects. V3 a slab is in the list that its fullness
+//! names, once, or in none if full. V4 a class's objects handed out add up. V5 each cached object is
+//! the start of an object of a slab of its class or a larger one, not free in the slab, and cached once.
+//! V6 stacks keep `bottom <= top <= bottom + slots_max` above a null sentinel.
+
+use crate::cpu_cache::{Shard, locked, shards};
+use crate::depot::DEPOT;
+use crate::os::{self, Place};
+use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::tract::{BITMAP_WORDS, HEADER_PAGES, Kind, PageEntry, Tract};
+use crate::page_map;
+use crate::rseq::registration;
+use crate::shard::Region;
+use crate::size_class::{CLASS, CLASSES, Class, RECIPROCAL_SHIFT};
+use crate::slab::{self, SLABS};
+use crate::sync::{Guarded64, Lock};
+use crate::units::{PAGE_BYTES, TRACT_PAGES};
+use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+/// The first broken invariant that was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Defect {
+    /// What is broken.
+    pub what: &'static str,
+    /// The object, page or class it was seen at.
+    pub at: usize,
+}
+
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (at {:#x})", self.what, self.at)
+    }
+}
+
+type Verdict = Result<(), Defect>;
+
+fn broken(what: &'static str, at: usize) -> Verdict {
+    Err(Defect { what, at })
+}
+
+/// Validates the whole heap. Large objects that other threads are just taking look like pages without
+/// a span for an instant, so a defect counts only if it is there three times.
+pub fn check() -> Verdict {
+    crate::engine::init::ensure();
+    check_once().or_else(|_| check_once()).or_else(|_| check_once())
+}
+
+fn check_once() -> Verdict {
+    if registration::sections().is_none() {
+        return check_held(&mut core::iter::empty());
+    }
+    // Without a fence the shards can't be looked into while they run; the rest can.
+    shards::while_stopped(|regions| check_held(regions))
+        .unwrap_or_else(|| check_held(&mut core::iter::empty()))
+}
+
+/// With the shards stopped: takes every slab lock, walks, releases.
+fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
+    // A locked shard may take a slab's lock, so it comes first; held by nobody while we walk.
+    slab::for_each_lock(|lock| {
+        if let Ok(guard) = lock.acquire() {
+            Lock::forget(guard);
+        }
+    });
+    let verdict = Walk::new().and_then(|walk| {
+        let verdict = walk.run(regions);
+        walk.end();
+        verdict
+    });
+    slab::for_each_lock(Lock::release_forgotten);
+    verdict
+}
+
+/// A walk in progress: a shadow of all bitmaps marks the cached objects.
+struct Walk {
+    shadow: usize,
+    shadow_len: usize,
+    slabs: [AtomicUsize; CLASSES],
+    out: [AtomicUsize; CLASSES],
+    listed: [AtomicUsize; CLASSES],
+}
+
+impl Walk {
+    fn new() -> Result<Walk, Defect> {
+        let tracts = PAGE_HEAP.tracts().count();
+        let shadow_len = (tracts.max(1) + 1) * TRACT_PAGES * BITMAP_WORDS * 8;
+        let shadow = os::map(Place::Anywhere, shadow_len)
+            .map_err(|errno| Defect { what: "no memory to check with", at: errno as usize })?;
+        let zeroes = || [const { AtomicUsize::new(0) }; CLASSES];
+        Ok(Walk { shadow, shadow_len, slabs: zeroes(), out: zeroes(), listed: zeroes() })
+    }
+
+    fn end(&self) {
+        // SAFETY: mapped by `new`, used by this walk only.
+        unsafe { os::unmap(self.shadow, self.shadow_len) };
+    }
+
+    fn run(&self, regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
+        for tract in PAGE_HEAP.tracts() {
+            self.tract(tract)?;
+        }
+        for class in 1..CLASSES {
+            self.lists(class)?;
+            self.totals(class)?;
+        }
+        for region in regions {
+            self.region(region)?;
+        }
+        let mut verdict = Ok(());
+        locked::for_each_idle(|locked| {
+            if let (Ok(()), Some(region)) = (verdict, locked.region()) {
+                verdict = self.region(region);
+            }
+        });
+        for class in 1..CLASSES {
+            DEPOT.visit(class, |objects| {
+                for &object in objects {
+                    verdict = verdict.and_then(|()| self.cached(object, class));
+                }
+            });
+        }
+        verdict
+    }
+
+    /// V1, V2.
+    fn tract(&self, tract: &Tract) -> Verdict {
+        let Ok(_guard) = tract.lock() else { return broken("tract lock held by the caller", 0) };
+        let mut index = HEADER_PAGES;
+        while index < tract.mapped_pages() {
+            let page = tract.base() + index * PAGE_BYTES;
+            let class = page_map::class_at(page);
+            let entry = tract.entry(index);
+            match entry.kind() {
+                _ if tract.is_free(index) && class != 0 => {
+                    return broken("free page with a class", page);
+                }
+                _ if tract.is_free(index) => index += 1,
+                Kind::Slab if class == 0 || class != entry.class.get() as Class => {
+                    return broken("page map and slab disagree on the class", page);
+                }
+                Kind::Slab => {
+                    self.slab(entry, class)?;
+                    index += CLASS[class].pages;
+                }
+                Kind::Large if class != 0 => return broken("large span with a class", page),
+                Kind::Large => index += entry.pages.get() as usize,
+                Kind::None => return broken("taken page without a span", page),
+            }
+        }
+        Ok(())
+    }
+
+    fn slab(&self, slab: &PageEntry, class: Class) -> Verdict {
+        let info = &CLASS[class];
+        let words = info.objects.div_ceil(64);
+        let bits: u32 = slab.bitmap()[..words].iter().map(|word| word.get().count_ones()).sum();
+        let last = slab.bitmap()[words - 1].get();
+        if !info.objects.is_multiple_of(64) && last >> (info.objects % 64) != 0 {
+            return broken("free bit beyond the last object", slab.page());
+        }
+        if bits != slab.free.get() {
+            return broken("slab's free count is not the number of its bits", slab.page());
+        }
+        add(&self.slabs[class], 1);
+        add(&self.out[class], info.objects - bits as usize);
+        if (bits == 0) != (slab.bin.get() == 0) {
+            return broken("slab in a list though full, or in none though not", slab.page());
+        }
+        add(&self.listed[class], usize::from(bits != 0));
+        Ok(())
+    }
+
+    /// V3.
+    fn lists(&self, class: Class) -> Verdict {
+        let mut count = 0;
+        for (bin, slab) in SLABS[class].partial() {
+            count += 1;
+            if slab.kind() != Kind::Slab || slab.class.get() as Class != class {
+                return broken("list of a class has something else in it", slab.page());
+            }
+            if slab::bin_of(&CLASS[class], slab.free.get() as usize) != bin {
+                return broken("slab in the wrong list", slab.page());
+            }
+            if count > get(&self.listed[class]) {
+                return broken("list of a class is longer than its slabs", class);
+            }
+        }
+        match count == get(&self.listed[class]) {
+            true => Ok(()),
+            false => broken("a slab with free objects is in no list", class),
+        }
+    }
+
+    /// V4.
+    fn totals(&self, class: Class) -> Verdict {
+        match SLABS[class].totals() == (get(&self.slabs[class]), get(&self.out[class])) {
+            true => Ok(()),
+            false => broken("a class's totals are not the sum of its slabs", class),
+        }
+    }
+
+    /// V6, and V5 for its objects.
+    fn region(&self, region: &Region) -> Verdict {
+        for class in 1..CLASSES {
+            let bottom = region.bottom(class) as *const usize;
+            let len = region.len(class);
+            if len > CLASS[class].slots_max {
+                return broken("top of a stack out of its bounds", class);
+            }
+            // SAFETY: V6 was just checked: the slots are in the region, which is stopped or locked.
+            let slots = unsafe { core::slice::from_raw_parts(bottom, len + 1) };
+            if slots[0] != 0 {
+                return broken("sentinel of a stack overwritten", class);
+            }
+            for &object in slots[1..].iter().filter(|&&object| object != 0) {
+                self.cached(object, class)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// V5.
+    fn cached(&self, object: usize, class: Class) -> Verdict {
+        let real = page_map::class_at(object);
+        if real < class || !slab::is_object_start(object, real) {
+            return broken("cached pointer is not an object of its class", object);
+        }
+        let Some(slab) = PAGE_HEAP.entry_at(object) else {
+            return broken("cached pointer outside the heap", object);
+        };
+        let offset = (object - slab.page()) as u64;
+        let bit = ((offset * CLASS[real].reciprocal) >> RECIPROCAL_SHIFT) as usize;
+        if slab.bitmap()[bit / 64].get() >> (bit % 64) & 1 == 1 {
+            return broken("object both cached and free in its slab", object);
+        }
+        let tract = PAGE_HEAP.tract_at(object).map_or(0, Tract::index);
+        let word =
+            (tract * TRACT_PAGES + (object / PAGE_BYTES) % TRACT_PAGES) * BITMAP_WORDS + bit / 64;
+        // SAFETY: the shadow has a bitmap for each page of each tract.
+        let seen = unsafe { &*(self.shadow as *const Guarded64).add(word) };
+        if seen.get() >> (bit % 64) & 1 == 1 {
+            return broken("object cached twice", object);
+        }
+        seen.set(seen.get() | 1 << (bit % 64));
+        Ok(())
+    }
+}
+
+fn add(sum: &AtomicUsize, value: usize) {
+    // Ordering: Relaxed, the walk is one thread.
+    sum.fetch_add(value, Ordering::Relaxed);
+}
+
+fn get(sum: &AtomicUsize) -> usize {
+    // Ordering: Relaxed, the walk is one thread.
+    sum.load(Ordering::Relaxed)
+}

@@ -1,0 +1,67 @@
+//! A shard whose CPU is a number that the test chooses: migration is a method call.
+
+use alloc_core::cpu_cache::{Shard, shards};
+use alloc_core::rseq::emulated;
+use alloc_core::shard::{Counter, Region};
+use alloc_core::size_class::Class;
+use std::cell::Cell;
+
+/// Shards of the test's own, worked on by the plain twins of the sections.
+pub struct FakeCpus {
+    regions: Vec<&'static Region>,
+    cpu: Cell<usize>,
+}
+
+impl FakeCpus {
+    /// `count` CPUs, running on the first.
+    pub fn new(count: usize) -> Self {
+        assert!(!alloc_core::allocate(1).is_null(), "the engine starts");
+        let regions = (0..count).map(|_| shards::new_region().expect("memory")).collect();
+        FakeCpus { regions, cpu: Cell::new(0) }
+    }
+
+    /// Goes on on another CPU.
+    pub fn migrate(&self, cpu: usize) {
+        self.cpu.set(cpu % self.regions.len());
+    }
+
+    /// All regions.
+    pub fn regions(&self) -> &[&'static Region] {
+        &self.regions
+    }
+
+    fn here(&self) -> &'static Region {
+        self.regions[self.cpu.get()]
+    }
+}
+
+// SAFETY, for each block: the regions are the test's own, and one thread runs.
+impl Shard for FakeCpus {
+    fn pop(&self, class: Class) -> isize {
+        // SAFETY: see above.
+        unsafe { emulated::pop(self.here(), class) }
+    }
+    fn push(&self, class: Class, object: usize) -> isize {
+        // SAFETY: see above.
+        unsafe { emulated::push(self.here(), class, object) }
+    }
+    fn pop_batch(&self, class: Class, out: &mut [usize]) -> isize {
+        // SAFETY: see above.
+        unsafe { emulated::pop_batch(self.here(), class, out) }
+    }
+    fn push_batch(&self, class: Class, objects: &[usize]) -> isize {
+        // SAFETY: see above.
+        unsafe { emulated::push_batch(self.here(), class, objects) }
+    }
+    fn set_end(&self, class: Class, _region: &Region, expected: usize, end: usize) -> isize {
+        // SAFETY: see above; the policy computes `end`.
+        unsafe { emulated::set_end(self.here(), class, expected, end) }
+    }
+    fn add(&self, counter: Counter, delta: usize) -> isize {
+        // SAFETY: see above.
+        unsafe { emulated::add(self.here(), counter as usize, delta) }
+    }
+    fn region(&self) -> Option<&'static Region> {
+        Some(self.here())
+    }
+}
