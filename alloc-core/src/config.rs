@@ -102,7 +102,7 @@ static INFO: [KeyInfo; KEYS] = [
     KeyInfo {
         name: "cache",
         shape: Shape::Number,
-        default: 1 << 20,
+        default: 2 << 20,
         help: "bytes that one shard may cache",
     },
     KeyInfo {

@@ -5,7 +5,7 @@
 //! initialises. Called by asm (offsets), rseq, cpu_cache, page_map; calls nobody.
 //!
 //! ```text
-//! Hot: bounds | window base | size tables | shard table --> Region: heads | policy | slots
+//! Hot: bounds | window base | size tables | shard table --> Region: heads | marks | slots
 //!                                              |                       top,end    |0|p|p|p|.|.|
 //!                                              +--> the closed region             ^bottom ^top ^end
 //! ```
@@ -72,8 +72,10 @@ pub struct Region {
     pub heads: [Head; CLASSES],
     /// By [`Counter`].
     pub counters: [AtomicUsize; COUNTERS],
-    /// By class: consecutive misses, for the capacity policy; approximate, never in a section.
-    pub misses: [AtomicU8; CLASSES],
+    /// By class: marks of the capacity policy; approximate, never in a section.
+    pub marks: [AtomicU8; CLASSES],
+    /// The class that the policy looks at next for capacity to take away.
+    pub hand: AtomicU8,
     /// The stacks, class after class, each above its sentinel.
     pub slots: [AtomicUsize; SLOTS],
 }

@@ -16,15 +16,18 @@ use core::sync::atomic::Ordering;
 
 const WORD: usize = size_of::<usize>();
 
-/// Bits of `Region::misses`.
+/// Marks in `Region::marks`: the class ran empty since its last flush; it missed since the hand passed.
 const REFILLED: u8 = 1;
 const ACTIVE: u8 = 2;
+
+/// Classes that one look for budget passes.
+const HAND_STEPS: usize = 8;
 
 /// Remembers that `class` ran empty, and gives a class its first capacity.
 pub(super) fn note_refill<S: Shard>(shard: &S, class: Class) {
     let Some(region) = shard.region() else { return };
     // Ordering: Relaxed, a hint of the policy.
-    region.misses[class].store(REFILLED | ACTIVE, Ordering::Relaxed);
+    region.marks[class].store(REFILLED | ACTIVE, Ordering::Relaxed);
     if region.capacity(class) == 0 && CLASS[class].batch > 1 {
         grow(shard, region, class);
     }
@@ -34,9 +37,11 @@ pub(super) fn note_refill<S: Shard>(shard: &S, class: Class) {
 pub(super) fn grow_on_flush<S: Shard>(shard: &S, class: Class) -> bool {
     let Some(region) = shard.region() else { return false };
     // Ordering: Relaxed, a hint of the policy.
-    let misses = region.misses[class].swap(ACTIVE, Ordering::Relaxed);
+    let marks = region.marks[class].load(Ordering::Relaxed);
+    // Ordering: Relaxed, as above.
+    region.marks[class].store(ACTIVE, Ordering::Relaxed);
     let first = region.capacity(class) == 0;
-    (first || misses & REFILLED != 0) && grow(shard, region, class)
+    (first || marks & REFILLED != 0) && grow(shard, region, class)
 }
 
 fn grow<S: Shard>(shard: &S, region: &Region, class: Class) -> bool {
@@ -62,22 +67,30 @@ fn set_capacity<S: Shard>(shard: &S, region: &Region, class: Class, capacity: us
     true
 }
 
-/// Makes room for `bytes` more in the budget: shrinks classes that have not missed since the last look.
+/// Makes room for `bytes` more in the budget: a clock hand passes a few classes and takes half of what
+/// those have that did not miss since it last came by.
 fn find_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize) -> bool {
     let limit = config::cache_bytes();
     let fits = || region.counter(Counter::Budget).saturating_add(bytes) <= limit;
-    for victim in (1..CLASSES).rev() {
+    for _ in 0..HAND_STEPS {
         if fits() {
             return true;
         }
+        // Ordering: Relaxed, a hint of the policy.
+        let victim = usize::from(region.hand.load(Ordering::Relaxed)) % (CLASSES - 1) + 1;
+        // Ordering: Relaxed, as above.
+        region.hand.store(victim as u8, Ordering::Relaxed);
         let capacity = region.capacity(victim);
         if victim == class || capacity == 0 {
             continue;
         }
-        // Ordering: Relaxed, a hint of the policy.
-        let active = region.misses[victim].swap(0, Ordering::Relaxed) & ACTIVE != 0;
-        if !active {
+        // Ordering: Relaxed, as above.
+        let marks = region.marks[victim].load(Ordering::Relaxed);
+        if marks & ACTIVE == 0 {
             shrink(shard, region, victim, capacity / 2);
+        } else {
+            // Ordering: Relaxed, as above.
+            region.marks[victim].store(marks & !ACTIVE, Ordering::Relaxed);
         }
     }
     fits()

@@ -10,7 +10,7 @@ use crate::asm::thread_pointer;
 use crate::rseq::emulated;
 use crate::shard::{Counter, Region};
 use crate::size_class::Class;
-use crate::sync::{Guard, Lock};
+use crate::sync::{TryGuard, TryLock};
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// The most locked shards.
@@ -20,12 +20,12 @@ const ATTEMPTS: usize = 4;
 /// One shard behind a lock.
 #[repr(align(64))]
 pub struct LockedShard {
-    lock: Lock,
+    lock: TryLock,
     region: AtomicPtr<Region>,
 }
 
 static LOCKED: [LockedShard; LOCKED_MAX] =
-    [const { LockedShard { lock: Lock::new(), region: AtomicPtr::new(core::ptr::null_mut()) } };
+    [const { LockedShard { lock: TryLock::new(), region: AtomicPtr::new(core::ptr::null_mut()) } };
         LOCKED_MAX];
 
 static COUNT: AtomicUsize = AtomicUsize::new(1);
@@ -40,17 +40,18 @@ pub fn set_count(count: usize) {
 /// A locked shard in the caller's hands.
 pub struct Locked {
     region: &'static Region,
-    _guard: Guard<'static>,
+    _guard: TryGuard<'static>,
 }
 
 impl Locked {
     /// A shard near the calling thread that nobody holds; none if several are busy or memory is out.
+    #[inline]
     pub fn any() -> Option<Locked> {
         // Ordering: Relaxed, a tuning value.
         let mask = COUNT.load(Ordering::Relaxed) - 1;
         let start = thread_pointer().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48;
-        for attempt in 0..ATTEMPTS.min(mask + 1) {
-            let shard = &LOCKED[(start + attempt) & mask];
+        for attempt in 0..ATTEMPTS {
+            let shard = &LOCKED[(start + attempt) & mask & (LOCKED_MAX - 1)];
             if let Some(guard) = shard.lock.try_acquire() {
                 return Some(Locked { region: shard.region()?, _guard: guard });
             }
@@ -61,13 +62,16 @@ impl Locked {
 
 impl LockedShard {
     /// The shard's region, born on first use. The lock is held.
+    #[inline]
     fn region(&self) -> Option<&'static Region> {
         // Ordering: Relaxed, the lock orders it.
         let region = self.region.load(Ordering::Relaxed);
         // SAFETY: regions live for ever.
-        if let Some(region) = unsafe { region.as_ref() } {
-            return Some(region);
-        }
+        unsafe { region.as_ref() }.or_else(|| self.bear())
+    }
+
+    #[cold]
+    fn bear(&self) -> Option<&'static Region> {
         let fresh = shards::new_region()?;
         // Ordering: Release, for observers that look without the lock.
         self.region.store(core::ptr::from_ref(fresh).cast_mut(), Ordering::Release);
@@ -75,25 +79,26 @@ impl LockedShard {
     }
 }
 
-/// Runs `f` on each locked shard that exists, holding its lock; skips those that are busy.
-pub fn for_each(mut f: impl FnMut(&Locked)) {
-    for shard in &LOCKED {
-        // Ordering: Acquire pairs with the Release in `region`.
-        let region = shard.region.load(Ordering::Acquire);
-        // SAFETY: regions live for ever.
-        if let (Some(region), Ok(guard)) = (unsafe { region.as_ref() }, shard.lock.acquire()) {
-            f(&Locked { region, _guard: guard });
-        }
-    }
+/// Runs `f` on each locked shard that exists, holding its lock; skips those that stay busy.
+pub fn for_each(f: impl FnMut(&Locked)) {
+    for_each_by(TryLock::acquire_patiently, f);
 }
 
 /// As [`for_each`] for those whose lock is free: the others may wait for a lock that the caller holds.
-pub fn for_each_idle(mut f: impl FnMut(&Locked)) {
+pub fn for_each_idle(f: impl FnMut(&Locked)) {
+    for_each_by(TryLock::try_acquire, f);
+}
+
+fn for_each_by(
+    take: impl Fn(&'static TryLock) -> Option<TryGuard<'static>>,
+    mut f: impl FnMut(&Locked),
+) {
     for shard in &LOCKED {
         // Ordering: Acquire pairs with the Release in `region`.
         let region = shard.region.load(Ordering::Acquire);
         // SAFETY: regions live for ever.
-        if let (Some(region), Some(guard)) = (unsafe { region.as_ref() }, shard.lock.try_acquire())
+        if let Some(region) = unsafe { region.as_ref() }
+            && let Some(guard) = take(&shard.lock)
         {
             f(&Locked { region, _guard: guard });
         }
@@ -111,8 +116,8 @@ pub fn regions() -> impl Iterator<Item = &'static Region> {
 }
 
 /// The locks, for fork.
-pub fn for_each_lock(mut f: impl FnMut(&Lock)) {
-    LOCKED.iter().for_each(|shard| f(&shard.lock));
+pub fn locks() -> impl Iterator<Item = &'static TryLock> {
+    LOCKED.iter().map(|shard| &shard.lock)
 }
 
 /// Slow-path operations of the atomic path since start.
