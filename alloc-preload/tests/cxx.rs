@@ -183,6 +183,7 @@ int main() {
 const REPLACED: &str = r#"
 #include <cstdio>
 #include <cstdlib>
+#include <malloc.h>
 #include <memory>
 #include <new>
 #include <string>
@@ -217,7 +218,7 @@ int main() {
 #endif
     // A size class that had been handed the wrong objects would show here.
     std::vector<char *> live;
-    for (int i = 0; i < 5000; i++) { char *p = (char *)malloc(100); for (int k = 0; k < 100; k++) p[k] = i; live.push_back(p); }
+    for (int i = 0; i < 5000; i++) { char *p = (char *)malloc(100); for (int k = 0; k < 100; k++) p[k] = i; live.push_back(p); CHECK(malloc_usable_size(p) < 200); }
     for (int i = 0; i < 5000; i++) for (int k = 0; k < 100; k++) CHECK(live[i][k] == (char)i);
     return 0;
 }
