@@ -54,7 +54,7 @@ fn work(own: u64, rounds: u64, to: [Sender<Parcel>; 2], inbox: Receiver<Parcel>)
         parcels += 1;
         sum = sum.wrapping_add(check(&parcel));
         // Every fourth is kept for long and grown, so that old and new objects lie mixed.
-        if parcel.seed % 4 == 0 {
+        if parcel.seed.is_multiple_of(4) {
             kept.push(parcel);
         }
         if kept.len() > 8 {

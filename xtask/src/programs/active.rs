@@ -1,53 +1,93 @@
-//! Evidence that the library was at work inside a program.
+//! Evidence that the library was at work inside a program, and in which mode.
 //!
-//! Collected by `trial` while its programs run. A preloaded library comes before libc in the
-//! search order, so a process that has it mapped takes malloc from it; a program whose executable
-//! defines malloc itself is the exception (rustc does).
+//! Collected by `trial` while its programs run. Our own library publishes its mode in each process,
+//! preloaded or linked, and `rsalloc check` reads it: set by the first allocation, it cannot be
+//! there unless malloc was really ours. Any other library counts as seen when it is mapped.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
 
-/// The names of the processes in which the library was seen.
-#[derive(Default)]
+use anyhow::{Result, bail};
+
+use super::Library;
+use super::mode::Mode;
+
+/// The names of the processes that must be seen with the library, and what was seen.
 pub struct Witness {
-    seen: BTreeSet<String>,
-    wanted: BTreeSet<String>,
+    library: PathBuf,
+    inspector: Option<PathBuf>,
+    mode: Mode,
+    wanted: BTreeMap<String, Sight>,
+}
+
+/// What was seen of the processes of one name.
+#[derive(Clone, PartialEq)]
+enum Sight {
+    Nothing,
+    AtWork,
+    OtherMode(String),
 }
 
 impl Witness {
-    /// From now on `name` must be seen before the end.
+    /// Nothing seen, nothing wanted.
+    pub fn new(library: &Library, mode: Mode) -> Witness {
+        let (library, inspector) = (library.path.clone(), library.inspector.clone());
+        Witness { library, inspector, mode, wanted: BTreeMap::new() }
+    }
+
+    /// From now on a process called `name` must be seen before the end.
     pub fn want(&mut self, name: &str) {
         // The kernel keeps 15 bytes of a process's name.
-        self.wanted.insert(name.chars().take(15).collect());
+        self.wanted.entry(name.chars().take(15).collect()).or_insert(Sight::Nothing);
     }
 
     /// Looks at `pid` and its descendants.
-    pub fn look(&mut self, pid: i32, library: &Path) {
-        if self.missing().is_none() {
+    pub fn look(&mut self, pid: i32) {
+        if self.wanted.values().all(|sight| *sight == Sight::AtWork) {
             return;
         }
         for pid in tree(pid) {
-            if let Ok(name) = fs::read_to_string(format!("/proc/{pid}/comm"))
-                && !self.seen.contains(name.trim_end())
-                && is_mapped(pid, library)
-            {
-                self.seen.insert(name.trim_end().to_owned());
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let unseen = self.wanted.get(name.trim_end()).is_some_and(|s| *s == Sight::Nothing);
+            if unseen {
+                let sight = self.sight(pid);
+                self.wanted.insert(name.trim_end().to_owned(), sight);
             }
         }
     }
 
-    /// A wanted name that has not been seen.
-    pub fn missing(&self) -> Option<&str> {
-        self.wanted.iter().find(|name| !self.seen.contains(*name)).map(String::as_str)
+    /// Fails if a wanted process was not seen at work in the mode.
+    pub fn verdict(self) -> Result<()> {
+        for (name, sight) in self.wanted {
+            match sight {
+                Sight::AtWork => (),
+                Sight::Nothing => bail!("the library was not seen in {name}"),
+                Sight::OtherMode(mode) => {
+                    bail!("{name} ran in mode {mode} instead of {}", self.mode)
+                }
+            }
+        }
+        Ok(())
     }
-}
 
-/// Whether a process runs with `library`.
-fn is_mapped(pid: i32, library: &Path) -> bool {
-    let library = library.to_string_lossy();
-    fs::read_to_string(format!("/proc/{pid}/maps"))
-        .is_ok_and(|maps| maps.lines().any(|line| line.ends_with(&*library)))
+    fn sight(&self, pid: i32) -> Sight {
+        let Some(inspector) = &self.inspector else {
+            let library = self.library.to_string_lossy();
+            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+            let mapped = maps.lines().any(|line| line.ends_with(&*library));
+            return if mapped { Sight::AtWork } else { Sight::Nothing };
+        };
+        let answer = Command::new(inspector).args(["check", "--json", &pid.to_string()]).output();
+        let answer = answer.map(|output| output.stdout).unwrap_or_default();
+        let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
+        match (answer["active"].as_bool(), answer["report"]["mode"].as_str()) {
+            (Some(true), Some(mode)) if mode == self.mode.published() => Sight::AtWork,
+            (Some(true), Some(mode)) => Sight::OtherMode(mode.to_owned()),
+            _ => Sight::Nothing,
+        }
+    }
 }
 
 /// A process and all that descend from it.

@@ -24,11 +24,11 @@ pub fn check(bench: &Bench, programs: &[&'static Program]) -> Result<()> {
     let run = |library: &Library| bench.rows(programs, library, &[Mode::Rseq]);
     let unharmed = library(bench, "none")?;
     // The loader opens the link, /proc shows the file.
-    let hidden = Library { path: bench.room.join("hidden.so"), ours: false };
+    let hidden = Library { path: bench.room.join("hidden.so"), inspector: None };
     symlink(&unharmed.path, &hidden.path)?;
-    let green = run(&unharmed);
-    let broken = [run(&library(bench, "flip")?), run(&library(bench, "overlap")?)];
-    let unseen = run(&hidden);
+    let green = run(&unharmed)?;
+    let broken = [run(&library(bench, "flip")?)?, run(&library(bench, "overlap")?)?];
+    let unseen = run(&hidden)?;
     let mut blind = Vec::new();
     for (i, program) in programs.iter().enumerate() {
         let missed =
@@ -67,5 +67,5 @@ fn library(bench: &Bench, defect: &str) -> Result<Library> {
         .output()
         .context("rustc did not start")?;
     ensure!(output.status.success(), "rustc: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(Library { path: library, ours: false })
+    Ok(Library { path: library, inspector: None })
 }

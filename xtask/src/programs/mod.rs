@@ -3,17 +3,15 @@
 //! Runs each program of the catalogue once without and once with the library (LD_PRELOAD) in each
 //! mode, and calls a row ok only if the program's own checks hold, its output equals the run
 //! without, and the library was seen at work in it. Called by `main` and by the CI gates; calls
-//! `install` (apt), `trial` (one run), `rows` (the programs), `control` (proof that rows can fail)
+//! `tools` (apt, cargo), `trial` (one run), `rows` (the programs), `control` (proof that rows can fail)
 //! and `table` (what is shown and written).
 //!
 //! I1: no row is left out in silence: what cannot be installed or built ends the command.
 //! I2: servers listen on loopback or a unix socket; files live in one folder that is removed.
 
 mod active;
-mod build;
 mod child;
 mod control;
-mod install;
 mod mode;
 mod rows;
 mod table;
@@ -25,6 +23,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::tools;
 use mode::{Mode, Modes};
 use rows::Program;
 use table::Row;
@@ -75,7 +74,8 @@ pub fn run(args: Args) -> Result<()> {
             "--write needs the full run: use it with --mode all and without --only, --quick, --lib"
         );
     }
-    install::install(&programs)?;
+    let packages: Vec<_> = programs.iter().flat_map(|program| program.packages).copied().collect();
+    tools::apt_install(&packages)?;
     child::catch_interrupts();
     let room = tempfile::Builder::new()
         .prefix("rsalloc-programs-")
@@ -94,10 +94,14 @@ pub fn run(args: Args) -> Result<()> {
         return control::check(&bench, &programs);
     }
     let library = match &args.lib {
-        Some(path) => bench.adopt(path, false)?,
-        None => bench.adopt(&build::library()?, true)?,
+        Some(path) => bench.adopt(path, None)?,
+        None => {
+            tools::build_release(&["alloc-preload"])?;
+            let release = tools::release_dir()?;
+            bench.adopt(&release.join("librsalloc.so"), Some(release.join("rsalloc")))?
+        }
     };
-    let rows = bench.rows(&programs, &library, args.mode.list());
+    let rows = bench.rows(&programs, &library, args.mode.list())?;
     table::show(&rows);
     if args.write {
         table::write(&rows)?;
@@ -132,7 +136,12 @@ struct Bench {
 
 impl Bench {
     /// Runs every program without the library, then with it in each mode.
-    fn rows(&self, programs: &[&'static Program], library: &Library, modes: &[Mode]) -> Vec<Row> {
+    fn rows(
+        &self,
+        programs: &[&'static Program],
+        library: &Library,
+        modes: &[Mode],
+    ) -> Result<Vec<Row>> {
         let bar = ProgressBar::new((programs.len() * (1 + modes.len())) as u64).with_style(
             ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} {msg}")
                 .expect("a constant template"),
@@ -146,13 +155,14 @@ impl Bench {
             for &mode in modes {
                 bar.set_message(format!("{} {mode}", program.name));
                 let row = self.row(program, &without, library, mode);
+                ensure!(!child::is_interrupted(), "interrupted");
                 bar.suspend(|| println!("{}", table::line(&row)));
                 rows.push(row);
                 bar.inc(1);
             }
         }
         bar.finish_and_clear();
-        rows
+        Ok(rows)
     }
 
     fn row(
@@ -191,19 +201,20 @@ impl Bench {
     }
 
     /// Copies a library to where a program that runs as another user can read it.
-    fn adopt(&self, library: &Path, ours: bool) -> Result<Library> {
+    fn adopt(&self, library: &Path, inspector: Option<PathBuf>) -> Result<Library> {
         let shown = library.display();
         let name = library.file_name().with_context(|| format!("{shown}: not a file"))?;
         let path = self.room.join(name);
         std::fs::copy(library, &path)
             .with_context(|| format!("{shown}: cannot be read; is the path right?"))?;
-        Ok(Library { path, ours })
+        Ok(Library { path, inspector })
     }
 }
 
 /// The library that the programs run on.
 struct Library {
     path: PathBuf,
-    /// Built from this workspace: Rust programs then link it instead of preloading it.
-    ours: bool,
+    /// The `rsalloc` command, if the library is the workspace's own: it tells the mode of a
+    /// process. Rust programs then link the allocator instead of having it preloaded.
+    inspector: Option<PathBuf>,
 }

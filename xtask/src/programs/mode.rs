@@ -51,6 +51,15 @@ impl Mode {
         }
     }
 
+    /// Its name in what the library publishes.
+    pub fn published(self) -> &'static str {
+        match self {
+            Mode::Rseq => "rseq_libc",
+            Mode::Own => "rseq_own",
+            Mode::Atomic => "atomic",
+        }
+    }
+
     /// The whole environment that puts a program on `library` in this mode.
     pub fn environment(self, library: &Path) -> Vec<(&'static str, String)> {
         let mut variables = vec![("LD_PRELOAD", library.display().to_string())];

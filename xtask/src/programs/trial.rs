@@ -19,7 +19,6 @@ use anyhow::{Context, Result, bail, ensure};
 use super::Library;
 use super::active::Witness;
 use super::child::{Child, Ended, is_interrupted};
-use super::install::search_path;
 use super::mode::Mode;
 use super::rows::Exercise;
 
@@ -61,11 +60,11 @@ pub struct Trial {
     pub inputs: PathBuf,
     /// Where the programs run.
     pub folder: PathBuf,
-    library: Option<PathBuf>,
     links_ours: bool,
     environment: Vec<(&'static str, String)>,
     deadline: Instant,
-    witness: Witness,
+    /// None without the library.
+    witness: Option<Witness>,
     peak_rss_kib: u64,
     started: u32,
 }
@@ -92,13 +91,12 @@ impl Trial {
             scale,
             inputs: inputs.to_owned(),
             folder,
-            library: under.map(|(library, _)| library.path.clone()),
-            links_ours: under.is_some_and(|(library, _)| library.ours),
+            links_ours: under.is_some_and(|(library, _)| library.inspector.is_some()),
             environment: under
                 .map(|(library, mode)| mode.environment(&library.path))
                 .unwrap_or_default(),
             deadline: Instant::now() + limit,
-            witness: Witness::default(),
+            witness: under.map(|(library, mode)| Witness::new(library, mode)),
             peak_rss_kib: 0,
             started: 0,
         })
@@ -109,11 +107,7 @@ impl Trial {
         let start = Instant::now();
         let output = exercise(&mut self)?;
         let wall = start.elapsed();
-        if self.library.is_some()
-            && let Some(name) = self.witness.missing()
-        {
-            bail!("the library was not seen in {name}");
-        }
+        self.witness.map_or(Ok(()), Witness::verdict)?;
         Ok(Measured { output, wall, peak_rss_kib: self.peak_rss_kib })
     }
 
@@ -126,7 +120,7 @@ impl Trial {
     /// Like `run`, where the library must be seen in a process called `name`, started by it.
     pub fn run_seen(&mut self, command: &mut Command, name: &str) -> Result<String> {
         let mut child = self.start(command, true)?;
-        self.want(command, name);
+        self.want(name);
         let ended = self.wait(&mut child)?;
         self.judge(&child, &ended)
     }
@@ -145,7 +139,7 @@ impl Trial {
         mut is_ready: impl FnMut() -> bool,
     ) -> Result<Server> {
         let child = self.start(command, true)?;
-        self.want(command, &file_name(command.get_program()));
+        self.want(&file_name(command.get_program()));
         while !is_ready() {
             ensure!(!is_interrupted(), "interrupted");
             ensure!(Instant::now() < self.deadline, "never ready: {}", child.line);
@@ -180,7 +174,7 @@ impl Trial {
         }
     }
 
-    /// A Rust program of the workspace, as `rust::prepare` has built it: linked with our allocator
+    /// A Rust program of the workspace, as its row has built it: linked with our allocator
     /// when that is under test, else a build on std's, for the library to be preloaded.
     pub fn rust_program(&self) -> Command {
         let build = if self.links_ours { "with" } else { "without" };
@@ -226,27 +220,24 @@ impl Trial {
     }
 
     fn wait(&mut self, child: &mut Child) -> Result<Ended> {
-        let Trial { witness, library, .. } = self;
         let ended = child.wait(self.deadline, |pid| {
-            if let Some(library) = library {
-                witness.look(pid, library);
+            if let Some(witness) = &mut self.witness {
+                witness.look(pid);
             }
         })?;
         self.peak_rss_kib = self.peak_rss_kib.max(ended.peak_rss_kib);
         Ok(ended)
     }
 
-    /// What links the allocator has it by construction; everything else must be seen with it.
-    fn want(&mut self, command: &Command, name: &str) {
-        let linked = command.get_envs().any(|(name, _)| name == "LD_PRELOAD") && self.links_ours;
-        if !linked {
-            self.witness.want(name);
+    fn want(&mut self, name: &str) {
+        if let Some(witness) = &mut self.witness {
+            witness.want(name);
         }
     }
 
     fn look(&mut self, pid: i32) {
-        if let Some(library) = &self.library {
-            self.witness.look(pid, library);
+        if let Some(witness) = &mut self.witness {
+            witness.look(pid);
         }
     }
 
@@ -271,6 +262,11 @@ pub fn first_difference(without: &str, with: &str) -> String {
         Some((a, b)) => format!("without {a:?}, with {b:?}"),
         None => format!("{} lines without, {} with", without.lines().count(), with.lines().count()),
     }
+}
+
+/// Debian's folders first: the rows name Debian's programs, not what else a machine has.
+fn search_path() -> String {
+    format!("/usr/sbin:/usr/bin:/sbin:/bin:{}", std::env::var("PATH").unwrap_or_default())
 }
 
 fn file_name(program: &OsStr) -> String {

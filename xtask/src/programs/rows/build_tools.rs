@@ -6,17 +6,16 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use super::{Numbers, Program, digest, need, no_inputs, text};
-use crate::programs::install::find;
+use super::{Numbers, Program, digest, no_inputs, text};
 use crate::programs::trial::{Scale, Trial};
 
 /// g++ on one large file.
 pub const GPP: Program = Program {
     name: "g++",
     about: "compiles a file of templates to assembly and to a program, both compared",
-    needs: &[need("g++", "g++")],
+    packages: &["g++"],
     quick: true,
     timeout: Duration::from_secs(400),
     prepare: no_inputs,
@@ -65,11 +64,11 @@ fn cpp(parts: u32) -> String {
                  [](long x, auto& f) {{ return f(x); }}) + table.size(); }}\n"
         );
     }
-    source.push_str("int main() { long x = 1;\n");
+    source.push_str("int main() { long x = 1; for (int i = 0; i < 400; i++) {\n");
     for part in 0..parts {
-        let _ = writeln!(source, "x = part{part}(x); std::cout << x << '\\n';");
+        let _ = writeln!(source, "x = part{part}(x); if (i % 100 == 0) std::cout << x << '\\n';");
     }
-    source.push_str("return std::regex_match(\"abc\", std::regex(\"[a-c]+\")) ? 0 : 1; }\n");
+    source.push_str("} return std::regex_match(\"abc\", std::regex(\"[a-c]+\")) ? 0 : 1; }\n");
     source
 }
 
@@ -77,7 +76,7 @@ fn cpp(parts: u32) -> String {
 pub const GIT: Program = Program {
     name: "git",
     about: "clone, gc, fsck, log and blame of a generated repository, all objects compared",
-    needs: &[need("/usr/bin/git", "git")],
+    packages: &["git"],
     quick: true,
     timeout: Duration::from_secs(300),
     prepare: repository,
@@ -137,9 +136,8 @@ fn repository(inputs: &Path, scale: Scale) -> Result<()> {
     }
     let (folder, import) = (inputs.join("source"), inputs.join("import"));
     fs::write(&import, stream)?;
-    let git = find("/usr/bin/git").context("git is not there")?;
     let run = |arguments: &[&str], stdin: Stdio| -> Result<()> {
-        let output = Command::new(&git)
+        let output = Command::new("/usr/bin/git")
             .args(arguments)
             .arg("--quiet")
             .stdin(stdin)
@@ -161,7 +159,7 @@ fn repository(inputs: &Path, scale: Scale) -> Result<()> {
 pub const CARGO: Program = Program {
     name: "cargo",
     about: "builds a Rust program offline and runs it (rustc itself links jemalloc; cargo, cc, ld do not)",
-    needs: &[need("cc", "gcc")],
+    packages: &["gcc"],
     quick: false,
     timeout: Duration::from_secs(240),
     prepare: no_inputs,
@@ -176,14 +174,14 @@ fn cargo(trial: &mut Trial) -> Result<String> {
         folder.join("Cargo.toml"),
         "[package]\nname = \"small\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[workspace]\n",
     )?;
-    let mut main = String::from("fn main() {\n    let mut x = 1;\n");
+    let mut main = String::from("fn main() {\n    let mut x = 1;\n    for _ in 0..20 {\n");
     for module in 0..modules {
         fs::write(folder.join(format!("src/part{module}.rs")), rust(module))?;
         main = format!(
             "mod part{module};\n{main}    x = part{module}::run(x);\n    println!(\"{{x}}\");\n"
         );
     }
-    fs::write(folder.join("src/main.rs"), main + "}\n")?;
+    fs::write(folder.join("src/main.rs"), main + "}}\n")?;
     // The toolchain's own cargo: rustup's stand-in would have to find its settings.
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let rustc = Path::new(&cargo).with_file_name("rustc");

@@ -9,14 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::wire::{Redis, expect};
-use super::{Numbers, Program, need, no_inputs, text};
+use super::{Numbers, Program, no_inputs, text};
 use crate::programs::trial::Trial;
 
 /// redis-server under redis-benchmark.
 pub const REDIS: Program = Program {
     name: "redis",
     about: "a known data set under redis-benchmark and BGSAVE, every value and the digest checked",
-    needs: &[need("redis-server", "redis-server"), need("redis-benchmark", "redis-tools")],
+    packages: &["redis-server", "redis-tools"],
     quick: true,
     timeout: Duration::from_secs(180),
     prepare: no_inputs,
@@ -77,20 +77,7 @@ fn redis_load(trial: &mut Trial, socket: &Path) -> Result<String> {
             .arg("-s")
             .arg(socket)
             .args(["--dbnum", "1", "-q", "-r", "10000"])
-            .args([
-                "-n",
-                requests,
-                "-c",
-                "20",
-                "-P",
-                "16",
-                "-d",
-                "100",
-                "--threads",
-                "2",
-                "-t",
-                tests,
-            ]),
+            .args(["-n", requests, "-c", "20", "-P", "16", "-d", "100", "-t", tests]),
     )?;
     redis.ask(&[b"BGSAVE"])?;
     // Written while the forked child saves: every second value is replaced, every fourth deleted.
@@ -131,7 +118,7 @@ fn info(redis: &mut Redis, field: &str) -> Result<String> {
 pub const SQLITE: Program = Program {
     name: "sqlite3",
     about: "inserts, indices, joins, deletes, vacuum; integrity_check and a dump compared",
-    needs: &[need("sqlite3", "sqlite3")],
+    packages: &["sqlite3"],
     quick: true,
     timeout: Duration::from_secs(180),
     prepare: no_inputs,
@@ -170,10 +157,7 @@ fn sqlite(trial: &mut Trial) -> Result<String> {
 pub const POSTGRES: Program = Program {
     name: "postgres",
     about: "initdb, pgbench with 8 clients, balances that must agree, queries compared",
-    needs: &[
-        need("/usr/lib/postgresql/15/bin/postgres", "postgresql"),
-        need("/usr/lib/postgresql/15/bin/pgbench", "postgresql"),
-    ],
+    packages: &["postgresql"],
     quick: false,
     timeout: Duration::from_secs(240),
     prepare: no_inputs,

@@ -6,17 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Program, need, no_inputs};
+use super::{Program, no_inputs};
 use crate::programs::trial::Trial;
 
 /// python3 on its own test-suite.
 pub const PYTHON: Program = Program {
     name: "python3",
     about: "python3 -m test of modules incl. threads and multiprocessing by fork and spawn",
-    needs: &[
-        need("/usr/bin/python3", "python3"),
-        need("/usr/lib/python3.11/test/test_threading.py", "libpython3.11-testsuite"),
-    ],
+    packages: &["python3", "libpython3.11-testsuite"],
     quick: true,
     timeout: Duration::from_secs(900),
     prepare: no_inputs,
@@ -59,7 +56,7 @@ fn python(trial: &mut Trial) -> Result<String> {
 pub const NODE: Program = Program {
     name: "node",
     about: "waves of worker threads that compress, hash and transfer buffers",
-    needs: &[need("node", "nodejs")],
+    packages: &["nodejs"],
     quick: true,
     timeout: Duration::from_secs(180),
     prepare: no_inputs,
@@ -73,7 +70,7 @@ pub const NODE: Program = Program {
 pub const PERL: Program = Program {
     name: "perl",
     about: "hashes, regular expressions, sorting, threads, fork",
-    needs: &[need("/usr/bin/perl", "perl"), need("/usr/bin/shasum", "perl")],
+    packages: &["perl"],
     quick: true,
     timeout: Duration::from_secs(120),
     prepare: no_inputs,
@@ -87,7 +84,7 @@ pub const PERL: Program = Program {
 pub const RUBY: Program = Program {
     name: "ruby",
     about: "strings, json, zlib, threads, fork, GC.compact and GC.stress",
-    needs: &[need("ruby", "ruby")],
+    packages: &["ruby"],
     quick: false,
     timeout: Duration::from_secs(120),
     prepare: no_inputs,
@@ -101,7 +98,7 @@ pub const RUBY: Program = Program {
 pub const LUA: Program = Program {
     name: "lua",
     about: "tables, strings, coroutines under three collector settings",
-    needs: &[need("lua5.4", "lua5.4")],
+    packages: &["lua5.4"],
     quick: false,
     timeout: Duration::from_secs(120),
     prepare: no_inputs,

@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::install::Need;
 use super::trial::{Scale, Trial};
 
 /// What a row does: returns the text to compare.
@@ -30,8 +29,8 @@ pub struct Program {
     pub name: &'static str,
     /// What is done with it, for `--list`.
     pub about: &'static str,
-    /// Files that must be there.
-    pub needs: &'static [Need],
+    /// Debian packages that bring it and its clients.
+    pub packages: &'static [&'static str],
     /// Whether `--quick` runs it.
     pub quick: bool,
     /// For one trial.
@@ -67,10 +66,6 @@ pub const ALL: &[&Program] = &[
 
 fn no_inputs(_: &Path, _: Scale) -> Result<()> {
     Ok(())
-}
-
-const fn need(file: &'static str, package: &'static str) -> Need {
-    Need { file, package }
 }
 
 /// A digest of files, by a tool outside the test.

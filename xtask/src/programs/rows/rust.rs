@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::Program;
 use super::servers::{cache_load, free_address};
 use super::wire::Cache;
-use super::{Program, need};
-use crate::programs::build::artefact;
 use crate::programs::trial::Trial;
+use crate::tools;
 
 /// A tokio server.
 pub const TOKIO: Program = Program {
     name: "rust-tokio",
     about: "a key-value server on tokio, 8 connections, every value verified",
-    needs: &[need("cc", "gcc")],
+    packages: &["gcc"],
     quick: true,
     timeout: Duration::from_secs(120),
     prepare: |inputs, _| prepare(inputs, "tokio_server"),
@@ -41,7 +41,7 @@ fn tokio(trial: &mut Trial) -> Result<String> {
 pub const RAYON: Program = Program {
     name: "rust-rayon",
     about: "strings made, sorted and grouped in parallel, sums compared",
-    needs: &[need("cc", "gcc")],
+    packages: &["gcc"],
     quick: true,
     timeout: Duration::from_secs(120),
     prepare: |inputs, _| prepare(inputs, "rayon_sort"),
@@ -56,7 +56,7 @@ pub const RAYON: Program = Program {
 pub const THREADS: Program = Program {
     name: "rust-threads",
     about: "1,000 threads that pass objects on, every byte checked",
-    needs: &[need("cc", "gcc")],
+    packages: &["gcc"],
     quick: true,
     timeout: Duration::from_secs(120),
     prepare: |inputs, _| prepare(inputs, "thousand_threads"),
@@ -68,11 +68,11 @@ pub const THREADS: Program = Program {
 };
 
 fn prepare(inputs: &Path, example: &str) -> Result<()> {
-    let build =
-        ["rustc", "--release", "--quiet", "--package", "alloc-global", "--example", example];
-    for (name, extra) in [("with", &[][..]), ("without", &["--cfg", "without_rsalloc"])] {
-        let built = artefact(&build, extra, example)?;
-        fs::copy(built, inputs.join(name))?;
+    let release = tools::release_dir()?;
+    for (name, to_rustc) in [("with", &[][..]), ("without", &["--cfg", "without_rsalloc"])] {
+        let build = ["rustc", "--release", "--quiet", "--package", "alloc-global", "--example"];
+        tools::run(tools::cargo(&build).args([example, "--"]).args(to_rustc))?;
+        fs::copy(release.join("examples").join(example), inputs.join(name))?;
     }
     Ok(())
 }

@@ -9,14 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::wire::{Cache, expect, get_page};
-use super::{Program, need, no_inputs, text};
+use super::{Program, no_inputs, text};
 use crate::programs::trial::{Scale, Trial};
 
 /// nginx under ab.
 pub const NGINX: Program = Program {
     name: "nginx",
     about: "files, gzip and a proxy under ab; every page compared",
-    needs: &[need("nginx", "nginx-light"), need("ab", "apache2-utils")],
+    packages: &["nginx-light", "apache2-utils"],
     quick: false,
     timeout: Duration::from_secs(120),
     prepare: pages,
@@ -102,7 +102,7 @@ fn nginx_load(trial: &mut Trial, address: SocketAddr) -> Result<String> {
 pub const MEMCACHED: Program = Program {
     name: "memcached",
     about: "8 connections that set, get, replace and delete; every value verified",
-    needs: &[need("memcached", "memcached")],
+    packages: &["memcached"],
     quick: true,
     timeout: Duration::from_secs(120),
     prepare: no_inputs,

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Program, digest, need, no_inputs, same, text};
+use super::{Program, digest, no_inputs, same, text};
 use crate::programs::trial::{Scale, Trial};
 
 /// xz, all threads, there and back.
 pub const XZ: Program = Program {
     name: "xz",
     about: "compresses and restores with -T0, both compared",
-    needs: &[need("xz", "xz-utils")],
+    packages: &["xz-utils"],
     quick: true,
     timeout: Duration::from_secs(180),
     prepare: plain_text,
@@ -41,7 +41,7 @@ fn xz(trial: &mut Trial) -> Result<String> {
 pub const OPENSSL: Program = Program {
     name: "openssl",
     about: "enc there and back, digests, RSA and EC keys, a certificate signed and verified",
-    needs: &[need("/usr/bin/openssl", "openssl")],
+    packages: &["openssl"],
     quick: false,
     timeout: Duration::from_secs(120),
     prepare: plain_text,
@@ -83,7 +83,7 @@ fn openssl(trial: &mut Trial) -> Result<String> {
 pub const FFMPEG: Program = Program {
     name: "ffmpeg",
     about: "encodes a test picture and sound by three codecs with threads, frame digests compared",
-    needs: &[need("ffmpeg", "ffmpeg")],
+    packages: &["ffmpeg"],
     quick: false,
     timeout: Duration::from_secs(240),
     prepare: no_inputs,
