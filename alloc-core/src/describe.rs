@@ -3,7 +3,9 @@
 //! Promises to write into whatever is given and to allocate nothing, so that librsalloc.so prints
 //! with it at exit and the `rsalloc` command prints the same words. Reads plain values only.
 
-use crate::{Mode, ModeReason, Origin, Report, Setting, Stats};
+use crate::config::{Origin, Setting};
+use crate::report::{Mode, ModeReason, Report};
+use crate::stats::Stats;
 use core::fmt::{Result, Write};
 
 impl Mode {

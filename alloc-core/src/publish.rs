@@ -10,7 +10,8 @@
 //! I2. Each word is valid at every instant. The words together are no snapshot, as `stats()` is
 //!     none either; so there is no lock that a fork could leave taken.
 
-use crate::{Mode, ModeReason, Report, Stats};
+use crate::report::{Mode, ModeReason, Report};
+use crate::stats::Stats;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Name of the ELF section that holds the block, and of the symbol without the dot.
@@ -68,8 +69,9 @@ pub fn publish_stats(stats: &Stats) {
     // system call and takes the generation as a sign, not as a lock (I2).
     block.request.store(0, Ordering::Relaxed);
     for (word, value) in block.stats.iter().zip(stats.words()) {
-        word.store(value, Ordering::Relaxed);
+        word.store(value, Ordering::Relaxed); // Ordering: Relaxed, as above.
     }
+    // Ordering: Relaxed, as above.
     block.generation.fetch_add(1, Ordering::Relaxed);
 }
 

@@ -30,10 +30,14 @@ alloc_core::c_free!(_ZdlPv);
 // Private in all but name: the fast way of the sized forms.
 alloc_core::c_free_sized!(rsalloc_delete_sized);
 
-/// `operator new(size_t)`.
+alloc_core::c_malloc! {
+    /// `operator new(size_t)`.
+    _Znwm, new_slow
+}
+
+/// The slow twin of `operator new(size_t)`.
 #[unsafe(naked)]
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn _Znwm(size: usize) -> *mut u8 {
+unsafe extern "C" fn new_slow(size: usize) -> *mut u8 {
     core::arch::naked_asm!(
         ".cfi_startproc",
         "push rdi", // kept for a failure; aligns the stack

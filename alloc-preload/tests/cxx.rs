@@ -183,6 +183,7 @@ int main() {
 const REPLACED: &str = r#"
 #include <cstdio>
 #include <cstdlib>
+#include <malloc.h>
 #include <memory>
 #include <new>
 #include <string>
@@ -200,6 +201,10 @@ void operator delete(void *p) noexcept {
 void *operator new(std::size_t n) { ++made; return malloc(4 * n + 1000); }
 #endif
 int main() {
+    // Room in the cache of this size, or a wrong object would find none and go home.
+    void *warm[500];
+    for (auto &p : warm) p = malloc(100);
+    for (auto &p : warm) free(p);
     for (int round = 0; round < 1000; round++) {
         void *p;
         p = operator new(100);      operator delete(p, 100);
@@ -217,7 +222,7 @@ int main() {
 #endif
     // A size class that had been handed the wrong objects would show here.
     std::vector<char *> live;
-    for (int i = 0; i < 5000; i++) { char *p = (char *)malloc(100); for (int k = 0; k < 100; k++) p[k] = i; live.push_back(p); }
+    for (int i = 0; i < 5000; i++) { char *p = (char *)malloc(100); for (int k = 0; k < 100; k++) p[k] = i; live.push_back(p); CHECK(malloc_usable_size(p) < 200); }
     for (int i = 0; i < 5000; i++) for (int k = 0; k < 100; k++) CHECK(live[i][k] == (char)i);
     return 0;
 }

@@ -36,7 +36,7 @@ in_each_mode! {
                     let mut out = null_mut();
                     assert_eq!(c::posix_memalign(&mut out, align, size), 0, "{size} by {align}");
                     for p in [out, c::memalign(align, size), c::aligned_alloc(align, size)] {
-                        assert!(!p.is_null() && p as usize % align == 0, "{size} by {align}");
+                        assert!(!p.is_null() && (p as usize).is_multiple_of(align), "{size} by {align}");
                         assert!(c::malloc_usable_size(p) >= size);
                         let seed = live.len() as u8;
                         c::fill(p, size, seed);

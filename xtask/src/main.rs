@@ -4,6 +4,7 @@ mod compare;
 mod golden;
 mod layers;
 mod preflight;
+mod programs;
 mod tools;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +26,8 @@ enum Command {
     Golden(golden::Arguments),
     /// Checks which code stands where: the order of docs/layers.txt, unsafe, assembly, orderings.
     Layers,
+    /// Runs real programs on the library and compares them with the run without it.
+    Programs(programs::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -33,5 +36,6 @@ fn main() -> anyhow::Result<()> {
         Command::Compare(arguments) => compare::main(arguments),
         Command::Golden(arguments) => golden::main(arguments),
         Command::Layers => layers::main(),
+        Command::Programs(args) => programs::run(args),
     }
 }

@@ -70,7 +70,9 @@ pub fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
     }
     let apt = |arguments: &[&str]| {
         let mut apt = Command::new("apt-get");
-        apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-y"]).args(arguments);
+        // In runlevel 1 the packages' services are not started.
+        apt.envs([("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1")]);
+        apt.args(["-qq", "-y"]).args(arguments);
         output(&mut apt)
     };
     let names = missing.join(" ");

@@ -13,7 +13,8 @@ pub struct Source<'a> {
     uses: Vec<(usize, String)>,
     unsafe_lines: Vec<usize>,
     asm_lines: Vec<usize>,
-    orderings: Vec<usize>,
+    /// Line of each, and the line where the outermost call around it begins.
+    orderings: Vec<(usize, usize)>,
 }
 
 /// The room of the file at `path` below `src`: its folder, or its own name.
@@ -39,7 +40,7 @@ impl<'a> Source<'a> {
             orderings: vec![],
         };
         let tokens: TokenStream = text.parse().map_err(|error| anyhow!("{error}"))?;
-        source.scan(tokens, depth);
+        source.scan(tokens, depth, None);
         Ok(source)
     }
 
@@ -63,21 +64,22 @@ impl<'a> Source<'a> {
         &self.asm_lines
     }
 
-    /// Lines with an atomic `Ordering::` and no comment that begins with "Ordering:" there or within
-    /// `reach` lines above.
+    /// Lines with an atomic `Ordering::` and no comment that says "Ordering:" there or within `reach`
+    /// lines above the call it belongs to.
     pub fn orderings_without_comment(&self, reach: usize) -> Vec<usize> {
-        let argued = |line: &usize| {
-            let from = line.saturating_sub(reach + 1);
-            self.lines[from..*line].iter().any(|text| {
+        let argued = |&(line, call): &(usize, usize)| {
+            let from = call.saturating_sub(reach + 1);
+            self.lines[from..line].iter().any(|text| {
                 let comment = text.split_once("//").map_or("", |(_, comment)| comment);
                 comment.split_once("Ordering:").is_some_and(|(_, rest)| !rest.starts_with(':'))
             })
         };
-        self.orderings.iter().copied().filter(|line| !argued(line)).collect()
+        self.orderings.iter().filter(|place| !argued(place)).map(|(line, _)| *line).collect()
     }
 
-    /// `depth`: how many modules lie between these tokens and the crate.
-    fn scan(&mut self, tokens: TokenStream, depth: usize) {
+    /// `depth`: how many modules lie between these tokens and the crate. `call`: the line on which the
+    /// outermost parentheses around them open.
+    fn scan(&mut self, tokens: TokenStream, depth: usize, call: Option<usize>) {
         let tokens: Vec<_> = tokens.into_iter().collect();
         let mut i = 0;
         while i < tokens.len() {
@@ -88,7 +90,11 @@ impl<'a> Source<'a> {
             match &tokens[i] {
                 TokenTree::Group(group) => {
                     let module = i >= 2 && is(&tokens[i - 2], "mod");
-                    self.scan(group.stream(), depth + usize::from(module));
+                    let call = match group.delimiter() {
+                        Delimiter::Brace => None,
+                        _ => call.or(Some(group.span_open().start().line)),
+                    };
+                    self.scan(group.stream(), depth + usize::from(module), call);
                 }
                 TokenTree::Ident(ident) => {
                     let line = ident.span().start().line;
@@ -97,7 +103,7 @@ impl<'a> Source<'a> {
                         "asm" | "global_asm" | "naked_asm" if next_is(&tokens, i, '!') => {
                             self.asm_lines.push(line);
                         }
-                        "Ordering" => self.ordering(&tokens[i..], line),
+                        "Ordering" => self.ordering(&tokens[i..], line, call.unwrap_or(line)),
                         "crate" => self.path(&tokens[i..], 0, line),
                         "super" if !after_path(&tokens, i) => self.path(&tokens[i..], depth, line),
                         _ => {}
@@ -109,11 +115,11 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn ordering(&mut self, tokens: &[TokenTree], line: usize) {
+    fn ordering(&mut self, tokens: &[TokenTree], line: usize, call: usize) {
         let Some(variant) = after_colons(tokens) else { return };
         // core::cmp::Ordering has the same name.
         if !["Less", "Equal", "Greater"].iter().any(|name| is(variant, name)) {
-            self.orderings.push(line);
+            self.orderings.push((line, call));
         }
     }
 
@@ -132,6 +138,8 @@ impl<'a> Source<'a> {
             return; // It stays inside the room.
         }
         match after_colons(tokens) {
+            // An exported macro lives at the root wherever it stands: its text counts, not its name.
+            Some(TokenTree::Ident(_)) if next_is(tokens, 3, '!') => {}
             Some(TokenTree::Ident(name)) => self.uses.push((line, name.to_string())),
             Some(TokenTree::Group(group)) => self.group(group),
             Some(_) => self.uses.push((line, "*".to_owned())),

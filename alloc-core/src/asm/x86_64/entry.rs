@@ -87,10 +87,14 @@ macro_rules! __rsalloc_text {
     };
 }
 
-/// Defines the hot path of `malloc(size)`.
+/// Defines the hot path of `malloc(size)`, or of a function like it that has a slow twin of its own:
+/// `c_malloc!(name, slow)`, where `slow` takes the same argument and does all that `malloc` might.
 #[macro_export]
 macro_rules! c_malloc {
     ($(#[$meta:meta])* $name:ident) => {
+        $crate::c_malloc! { $(#[$meta])* $name, $crate::engine::slow::malloc }
+    };
+    ($(#[$meta:meta])* $name:ident, $slow:path) => {
         $(#[$meta])*
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
@@ -114,7 +118,7 @@ macro_rules! c_malloc {
                 $crate::__rsalloc_text!(abort),
                 $crate::__rsalloc_text!(leave),
                 hot = sym $crate::shard::HOT,
-                slow = sym $crate::engine::slow::malloc,
+                slow = sym $slow,
                 shards = const ::core::mem::offset_of!($crate::shard::Hot, shards),
                 table = const ::core::mem::offset_of!($crate::shard::Hot, table),
                 tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),

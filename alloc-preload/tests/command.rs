@@ -1,0 +1,360 @@
+//! The `rsalloc` command: what it answers, its exit codes, its one-line errors.
+
+mod common;
+
+use common::library;
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+#[test]
+fn run_starts_the_program_with_the_library_first() {
+    let out =
+        answer(rsalloc(&["run"]).args(["--conf", "verbose:0", "--conf", "index:cpu_id"]).args([
+            "--lib",
+            library().to_str().unwrap(),
+            "env",
+        ]));
+    let library = library().to_str().unwrap();
+    assert!(out.lines().any(|l| l == format!("LD_PRELOAD={library}")), "{out}");
+    assert!(out.lines().any(|l| l == "RSALLOC_CONF=verbose:0,index:cpu_id"), "{out}");
+}
+
+#[test]
+fn run_keeps_what_the_environment_holds() {
+    let other = common::compile("cc", "other.so", "int rsalloc_test_other;", &["-shared", "-fPIC"]);
+    let other = other.unwrap();
+    let mut command = with_library("run", &["--own", "--", "env"]);
+    command.env("LD_PRELOAD", &other).env("RSALLOC_CONF", "verbose:0");
+    command.env("GLIBC_TUNABLES", "glibc.malloc.check=0");
+    let out = answer(&mut command);
+    let preload = common::preload(&[library(), &other]).into_string().unwrap();
+    assert!(out.lines().any(|l| l == format!("LD_PRELOAD={preload}")), "{out}");
+    assert!(out.lines().any(|l| l == "RSALLOC_CONF=verbose:0"), "{out}");
+    let tunables = "GLIBC_TUNABLES=glibc.malloc.check=0:glibc.pthread.rseq=0";
+    assert!(out.lines().any(|l| l == tunables), "{out}");
+}
+
+#[test]
+fn run_hands_hyphens_on_and_the_exit_code_back() {
+    assert_eq!(answer(&mut with_library("run", &["echo", "-n", "--json", "-x"])), "--json -x");
+    assert_eq!(answer(&mut with_library("run", &["--", "echo", "a", "--", "b"])), "a -- b\n");
+    let output = with_library("run", &["sh", "-c", "exit 42"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(42));
+}
+
+#[test]
+fn run_finds_the_library_beside_itself_and_in_lib() {
+    for place in ["bin", "lib"] {
+        let root = fresh_folder(&format!("installed-{place}"));
+        for folder in ["bin", "lib"] {
+            std::fs::create_dir(root.join(folder)).unwrap();
+        }
+        let command = root.join("bin/rsalloc");
+        std::fs::copy(env!("CARGO_BIN_EXE_rsalloc"), &command).unwrap();
+        let line = error(Command::new(&command).args(["run", "true"]), 3);
+        assert!(line.contains("librsalloc.so") && line.contains("--lib"), "{line}");
+        let copy = root.join(place).join("librsalloc.so");
+        std::fs::copy(library(), &copy).unwrap();
+        let out = answer(clean(Command::new(&command).args(["run", "env"])));
+        assert!(out.contains(&format!("LD_PRELOAD={}\n", copy.display())), "{out}");
+    }
+}
+
+#[test]
+fn run_says_why_a_program_cannot_be_served() {
+    let line = error(&mut with_library("run", &["no-such-program"]), 127);
+    assert_eq!(line, "rsalloc: no-such-program: program not found");
+    let text = common::scratch().join("a-text");
+    std::fs::write(&text, "text").unwrap();
+    let line = error(&mut with_library("run", &[text.to_str().unwrap()]), 126);
+    assert_eq!(line, format!("rsalloc: {}: not an executable file", text.display()));
+
+    let source = "int main(void) { return 0; }";
+    let plain = common::compile("cc", "plain-program", source, &[]).unwrap();
+    answer(&mut with_library("run", &[plain.to_str().unwrap()]));
+    let fixed = common::compile("cc", "static-program", source, &["-static"]).unwrap();
+    let line = error(&mut with_library("run", &[fixed.to_str().unwrap()]), 126);
+    assert!(line.ends_with("is statically linked: LD_PRELOAD has no effect on it"), "{line}");
+
+    let script = common::scratch().join("script-of-static");
+    std::fs::write(&script, format!("#!{} -x\n", fixed.display())).unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let line = error(&mut with_library("run", &[script.to_str().unwrap()]), 126);
+    assert!(line.contains("static-program is statically linked"), "{line}");
+}
+
+#[test]
+fn run_names_a_setuid_program() {
+    let source = "int main(void) { return 0; }";
+    let program = common::compile("cc", "setuid-program", source, &[]).unwrap();
+    // Somebody else's and setuid: only root can make such a file.
+    if std::os::unix::fs::chown(&program, Some(12345), None).is_err() {
+        return common::note("run of a setuid program: only root can make one");
+    }
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).unwrap();
+    let line = error(&mut with_library("run", &[program.to_str().unwrap()]), 126);
+    assert!(line.contains("is setuid"), "{line}");
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    answer(&mut with_library("run", &[program.to_str().unwrap()]));
+}
+
+#[test]
+fn check_without_pid_names_each_mode() {
+    let report = |options: &[&str], code| {
+        let options = [&["--json"], options].concat();
+        let output = with_library("check", &options).output().unwrap();
+        let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{seen}");
+        assert_eq!(seen["active"], true, "{seen}");
+        assert_eq!(seen["file"], library().to_str().unwrap());
+        assert!(seen["report"]["os_page_bytes"].as_u64().unwrap() >= 4096);
+        assert!(seen["report"]["shards"].as_u64().unwrap() >= 1);
+        (seen["report"]["mode"].clone(), seen["report"]["reason"].clone())
+    };
+    assert_eq!(report(&[], 0), ("rseq_libc".into(), "none".into()));
+    assert_eq!(report(&["--own"], 0), ("rseq_own".into(), "libc_did_not_register".into()));
+    assert_eq!(report(&["--atomic"], 1), ("atomic".into(), "configured".into()));
+    let text = answer(&mut with_library("check", &[]));
+    assert!(text.starts_with("rsalloc is active in process "), "{text}");
+    assert!(text.contains("by rseq as libc registered it"), "{text}");
+    let output = with_library("check", &["--atomic"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("atomic path, no rseq: RSALLOC_CONF asks for it"), "{text}");
+}
+
+#[test]
+fn check_of_a_process() {
+    let served = Running::cat(&mut with_library("run", &["--atomic", "cat"]));
+    let output = rsalloc(&["check", &served.pid()]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(&format!("rsalloc is active in process {}", served.pid())), "{text}");
+
+    let plain = Running::cat(clean(&mut Command::new("cat")));
+    let output = rsalloc(&["check", &plain.pid()]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert_eq!(text, format!("rsalloc is not active in process {}\n", plain.pid()));
+}
+
+#[test]
+fn check_of_a_process_whose_library_is_renamed_or_gone() {
+    let copy = fresh_folder("moved-library").join("librsalloc-test.so");
+    std::fs::copy(library(), &copy).unwrap();
+    let served = Running::cat(&mut rsalloc(&["run", "--lib", copy.to_str().unwrap(), "--", "cat"]));
+    answer(&mut rsalloc(&["check", &served.pid()]));
+    std::fs::remove_file(&copy).unwrap();
+    // SAFETY: no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        return common::note("check of a process whose library was deleted: only root may open it");
+    }
+    let text = answer(&mut rsalloc(&["check", &served.pid()]));
+    assert!(text.contains("librsalloc-test.so (deleted)"), "{text}");
+}
+
+#[test]
+fn check_and_stats_say_when_they_cannot_tell() {
+    for command in ["check", "stats"] {
+        let line = error(&mut rsalloc(&[command, "4194999"]), 3);
+        assert_eq!(line, "rsalloc: there is no process 4194999");
+        let output = rsalloc(&[command, "not-a-number"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+    }
+    let plain = Running::cat(clean(&mut Command::new("cat")));
+    let line = error(&mut rsalloc(&["stats", &plain.pid()]), 3);
+    assert_eq!(line, format!("rsalloc: rsalloc is not active in process {}", plain.pid()));
+}
+
+/// Makes and frees ever more memory until its stdin ends, and holds 30 MiB meanwhile.
+const BUSY: &str = r#"
+    #include <poll.h>
+    #include <stdlib.h>
+    #include <string.h>
+    #include <unistd.h>
+    int main(void) {
+        struct pollfd input = { 0, POLLIN, 0 };
+        char *kept[3000];
+        for (int i = 0; i < 3000; i++) memset(kept[i] = malloc(10240), 1, 10240);
+        write(1, "ready\n", 6);
+        while (!poll(&input, 1, 10)) {
+            void *p[2000];
+            for (int i = 0; i < 2000; i++) p[i] = malloc(i);
+            for (int i = 0; i < 2000; i++) free(p[i]);
+        }
+        for (int i = 0; i < 3000; i++) free(kept[i]);
+        return 7;
+    }
+"#;
+
+#[test]
+fn stats_of_a_process_are_fresh() {
+    let busy = common::compile("cc", "busy", BUSY, &["-O0", "-w"]).unwrap();
+    let served = Running::talker(&mut with_library("run", &[busy.to_str().unwrap()]));
+    let output = rsalloc(&["stats", "--json", &served.pid()]).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let live = seen["stats"]["live_bytes"].as_u64().unwrap();
+    assert!((30_000_000..60_000_000).contains(&live), "{seen}");
+    assert!(seen["stats"]["mapped_bytes"].as_u64().unwrap() >= live, "{seen}");
+    let text = answer(&mut rsalloc(&["stats", &served.pid()]));
+    assert!(text.lines().any(|l| l.starts_with("live_bytes ")), "{text}");
+}
+
+#[test]
+fn stats_of_a_program_at_its_end() {
+    let busy = common::compile("cc", "busy-to-its-end", BUSY, &["-O0", "-w"]).unwrap();
+    let busy = busy.to_str().unwrap();
+    let output = with_library("stats", &["--json", "--", busy]).stdin(Stdio::null()).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(7), "the program's own: {output:?}");
+    assert_eq!(output.stdout, b"ready\n", "stdout is the program's");
+    let seen: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(seen["report"]["mode"], "rseq_libc");
+    assert!(seen["stats"]["live_bytes"].as_u64().unwrap() < 10_000_000, "freed at the end: {seen}");
+
+    let file = common::scratch().join("stats.txt");
+    let options = ["--output", file.to_str().unwrap(), "--", "sh", "-c", "kill -9 $$"];
+    let output = with_library("stats", &options).output().unwrap();
+    assert_eq!(output.status.code(), Some(128 + 9), "as shells have it");
+    let options = ["--output", file.to_str().unwrap(), "--", busy];
+    with_library("stats", &options).stdin(Stdio::null()).output().unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.lines().any(|l| l.starts_with("mapped_bytes ")), "{text}");
+}
+
+#[test]
+fn stats_at_exit_goes_where_it_is_told() {
+    let mut command = with_library("run", &["--conf", "stats_at_exit:text", "true"]);
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("mode: ") && text.contains("live_bytes "), "{text}");
+    let output = with_library("run", &["--conf", "stats_at_exit:json", "true"]).output().unwrap();
+    serde_json::from_slice::<Value>(&output.stderr).unwrap();
+    let output = with_library("run", &["--conf", "stats_at_exit:/no/such/x", "true"]).output();
+    let text = String::from_utf8(output.unwrap().stderr).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.starts_with("rsalloc: cannot write the statistics to /no/such/x"), "{text}");
+    assert!(answer(&mut with_library("run", &["true"])).is_empty());
+}
+
+#[test]
+fn conf_lists_values_and_their_origin() {
+    let options = ["--json", "--conf", "mode:atomic,cache:65536"];
+    let seen: Value = serde_json::from_str(&answer(&mut with_library("conf", &options))).unwrap();
+    let of = |key: &str| {
+        let mut all = seen.as_array().unwrap().iter();
+        let found = all.find(|s| s["key"] == key).unwrap_or_else(|| panic!("{key} in {seen}"));
+        (found["value"].clone(), found["origin"].clone())
+    };
+    assert_eq!(of("mode"), ("atomic".into(), "RSALLOC_CONF".into()));
+    assert_eq!(of("cache"), ("65536".into(), "RSALLOC_CONF".into()));
+    assert_eq!(of("stats_at_exit"), ("off".into(), "default".into()));
+    let text = answer(&mut with_library("conf", &[]));
+    assert!(text.lines().any(|l| l.starts_with("mode ") && l.contains(" default ")), "{text}");
+}
+
+#[test]
+fn unknown_keys_are_named() {
+    let output = with_library("run", &["--conf", "no_such_key:1", "true"]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.starts_with("rsalloc: ") && text.contains("no_such_key"), "{text}");
+    assert!(output.status.success());
+}
+
+#[test]
+fn a_library_that_ld_preload_cannot_name() {
+    let folder = fresh_folder("a folder");
+    let copy = folder.join("librsalloc.so");
+    std::fs::copy(library(), &copy).unwrap();
+    let line = error(&mut rsalloc(&["run", "--lib", copy.to_str().unwrap(), "true"]), 3);
+    assert!(line.contains("splits at spaces and colons"), "{line}");
+    let line = error(&mut rsalloc(&["run", "--lib", "/no/such.so", "true"]), 3);
+    assert!(line.starts_with("rsalloc: no library /no/such.so"), "{line}");
+}
+
+fn rsalloc(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rsalloc"));
+    clean(command.args(arguments));
+    command
+}
+
+/// With the library under test, not the one that cargo built beside the command.
+fn with_library(subcommand: &str, arguments: &[&str]) -> Command {
+    let mut command = rsalloc(&[subcommand, "--lib", library().to_str().unwrap()]);
+    command.args(arguments);
+    command
+}
+
+fn clean(command: &mut Command) -> &mut Command {
+    for name in ["LD_PRELOAD", "RSALLOC_CONF", "GLIBC_TUNABLES"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// stdout of a command that succeeds and has nothing to say on stderr.
+#[track_caller]
+fn answer(command: &mut Command) -> String {
+    let output: Output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.is_empty(), "{}: {stderr}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The one line on stderr of a command that fails with `code`.
+#[track_caller]
+fn error(command: &mut Command, code: i32) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    stderr.trim_end().to_owned()
+}
+
+fn fresh_folder(name: &str) -> PathBuf {
+    let folder = common::scratch().join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// A program that answers once and then waits for its stdin to end.
+struct Running(Child);
+
+impl Running {
+    /// Starts `cat`, and has it answer.
+    fn cat(command: &mut Command) -> Self {
+        let mut running = Self::start(command);
+        running.0.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+        running.first_byte()
+    }
+
+    /// Starts a program that says something by itself.
+    fn talker(command: &mut Command) -> Self {
+        Self::start(command).first_byte()
+    }
+
+    fn start(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn first_byte(mut self) -> Self {
+        self.0.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        self
+    }
+
+    fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,106 @@
+//! Evidence that the library was at work inside a program, and in which mode.
+//!
+//! Collected by `trial` while its programs run. Our own library publishes its mode in each process,
+//! preloaded or linked, and `rsalloc check` reads it: set by the first allocation, it cannot be
+//! there unless malloc was really ours. Any other library counts as seen when it is mapped.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use super::Library;
+use super::mode::Mode;
+
+/// The names of the processes that must be seen with the library, and what was seen.
+pub struct Witness {
+    library: PathBuf,
+    inspector: Option<PathBuf>,
+    mode: Mode,
+    wanted: BTreeMap<String, Sight>,
+}
+
+/// What was seen of the processes of one name.
+#[derive(Clone, PartialEq)]
+enum Sight {
+    Nothing,
+    AtWork,
+    OtherMode(String),
+}
+
+impl Witness {
+    /// Nothing seen, nothing wanted.
+    pub fn new(library: &Library, mode: Mode) -> Witness {
+        let (library, inspector) = (library.path.clone(), library.inspector.clone());
+        Witness { library, inspector, mode, wanted: BTreeMap::new() }
+    }
+
+    /// From now on a process called `name` must be seen before the end.
+    pub fn want(&mut self, name: &str) {
+        // The kernel keeps 15 bytes of a process's name.
+        self.wanted.entry(name.chars().take(15).collect()).or_insert(Sight::Nothing);
+    }
+
+    /// Looks at `pid` and its descendants.
+    pub fn look(&mut self, pid: i32) {
+        if self.wanted.values().all(|sight| *sight == Sight::AtWork) {
+            return;
+        }
+        for pid in tree(pid) {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let unseen = self.wanted.get(name.trim_end()).is_some_and(|s| *s == Sight::Nothing);
+            if unseen {
+                let sight = self.sight(pid);
+                self.wanted.insert(name.trim_end().to_owned(), sight);
+            }
+        }
+    }
+
+    /// Fails if a wanted process was not seen at work in the mode.
+    pub fn verdict(self) -> Result<()> {
+        for (name, sight) in self.wanted {
+            match sight {
+                Sight::AtWork => (),
+                Sight::Nothing => bail!("the library was not seen in {name}"),
+                Sight::OtherMode(mode) => {
+                    bail!("{name} ran in mode {mode} instead of {}", self.mode)
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn sight(&self, pid: i32) -> Sight {
+        let Some(inspector) = &self.inspector else {
+            let library = self.library.to_string_lossy();
+            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+            let mapped = maps.lines().any(|line| line.ends_with(&*library));
+            return if mapped { Sight::AtWork } else { Sight::Nothing };
+        };
+        let answer = Command::new(inspector).args(["check", "--json", &pid.to_string()]).output();
+        let answer = answer.map(|output| output.stdout).unwrap_or_default();
+        let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
+        match (answer["active"].as_bool(), answer["report"]["mode"].as_str()) {
+            (Some(true), Some(mode)) if mode == self.mode.published() => Sight::AtWork,
+            (Some(true), Some(mode)) => Sight::OtherMode(mode.to_owned()),
+            _ => Sight::Nothing,
+        }
+    }
+}
+
+/// A process and all that descend from it.
+pub fn tree(pid: i32) -> Vec<i32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        next += 1;
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        for thread in threads {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            found.extend(children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+        }
+    }
+    found
+}

@@ -1,0 +1,156 @@
+//! A started program: its own process group, a deadline, and what it used.
+//!
+//! Made by `trial`. A child that is dropped before it has ended is killed with its descendants, and
+//! all die with this process, so that nothing is left behind whatever fails.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::active;
+
+/// A process that has been started.
+pub struct Child {
+    pid: i32,
+    pidfd: OwnedFd,
+    ended: bool,
+    /// The command as one would type it, for messages.
+    pub line: String,
+    /// Where its standard output goes.
+    pub stdout: PathBuf,
+    /// Where its standard error goes.
+    pub stderr: PathBuf,
+}
+
+/// How a process ended.
+pub struct Ended {
+    pub status: ExitStatus,
+    /// The peak resident size of it or of one of its descendants (`wait4`).
+    pub peak_rss_kib: u64,
+}
+
+impl Child {
+    /// Starts `command`; its output goes to `PREFIX.out` and `PREFIX.err`.
+    pub fn start(command: &mut Command, line: String, prefix: &Path) -> Result<Child> {
+        let (stdout, stderr) = (prefix.with_extension("out"), prefix.with_extension("err"));
+        command.stdout(File::create(&stdout)?).stderr(File::create(&stderr)?).process_group(0);
+        // SAFETY: prctl is a bare system call, allowed between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        let started = command.spawn().with_context(|| format!("cannot start: {line}"))?;
+        let pid = started.id() as i32;
+        // SAFETY: the child has not been waited for, so the number is still its own.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
+        ensure!(fd >= 0, "pidfd_open: {}; Linux 5.3 is needed", std::io::Error::last_os_error());
+        // SAFETY: the kernel has just given us this descriptor.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Child { pid, pidfd, ended: false, line, stdout, stderr })
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Waits for the end; calls `look` now and then, often in the first moments.
+    pub fn wait(&mut self, deadline: Instant, mut look: impl FnMut(i32)) -> Result<Ended> {
+        let mut pause = Duration::from_micros(500);
+        while !self.has_ended(pause.min(deadline.saturating_duration_since(Instant::now())))? {
+            ensure!(!is_interrupted(), "interrupted");
+            if Instant::now() >= deadline {
+                bail!("timed out: {}{}", self.line, self.last_words());
+            }
+            look(self.pid);
+            pause = (pause * 5 / 4).min(Duration::from_millis(50));
+        }
+        self.reap()
+    }
+
+    /// Whether it ends within `pause`.
+    pub fn has_ended(&self, pause: Duration) -> Result<bool> {
+        let mut poll =
+            libc::pollfd { fd: self.pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let pause = libc::timespec {
+            tv_sec: pause.as_secs() as libc::time_t,
+            tv_nsec: pause.subsec_nanos().into(),
+        };
+        // SAFETY: both point to live values, the count is 1, and no signal mask is given.
+        Ok(unsafe { libc::ppoll(&mut poll, 1, &pause, std::ptr::null()) } == 1)
+    }
+
+    fn reap(&mut self) -> Result<Ended> {
+        let mut status = 0;
+        // SAFETY: all-zero is a valid rusage.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: both point to live values; the child is ours and not yet waited for.
+        let pid = unsafe { libc::wait4(self.pid, &mut status, 0, &mut usage) };
+        ensure!(pid == self.pid, "wait4: {}", std::io::Error::last_os_error());
+        self.ended = true;
+        Ok(Ended { status: ExitStatus::from_raw(status), peak_rss_kib: usage.ru_maxrss as u64 })
+    }
+
+    /// Sends a signal to the process alone.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: the process has not been waited for, so the number is still its own.
+        unsafe { libc::kill(self.pid, signal) };
+    }
+
+    /// The end of what it wrote to standard error (or output), for messages.
+    pub fn last_words(&self) -> String {
+        let read = |path| {
+            let bytes = std::fs::read(path).unwrap_or_default();
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let tail: Vec<&str> =
+                text.lines().rev().filter(|l| !l.trim().is_empty()).take(4).collect();
+            tail.into_iter().rev().map(|line| format!("\n    {line}")).collect::<String>()
+        };
+        let said = read(&self.stderr);
+        if said.is_empty() { read(&self.stdout) } else { said }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        // Some servers' children leave the group (PostgreSQL's do), so the tree is walked as well.
+        for pid in active::tree(self.pid) {
+            // SAFETY: kill has no memory effects; the tree hangs on our unreaped child.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+        // SAFETY: as above; the group is the one that the child was started in.
+        unsafe { libc::kill(-self.pid, libc::SIGKILL) };
+        let _ = self.reap();
+    }
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Makes Ctrl-C end the running program and remove the files instead of leaving both behind.
+pub fn catch_interrupts() {
+    extern "C" fn note(_: i32) {
+        // Ordering: Relaxed, a lone flag; the reader polls it.
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    }
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler only stores to an atomic.
+        unsafe { libc::signal(signal, note as extern "C" fn(i32) as libc::sighandler_t) };
+    }
+}
+
+/// Whether the user has asked to stop.
+pub fn is_interrupted() -> bool {
+    // Ordering: Relaxed, as in the handler.
+    INTERRUPTED.load(Ordering::Relaxed)
+}
