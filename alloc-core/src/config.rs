@@ -108,8 +108,8 @@ static INFO: [KeyInfo; KEYS] = [
     KeyInfo {
         name: "dirty",
         shape: Shape::Number,
-        default: 4 << 20,
-        help: "bytes of free spans that may stay resident before half of them are purged",
+        default: 1 << 20,
+        help: "bytes of free spans that may stay resident at least; an eighth of what is in use may as well",
     },
     KeyInfo {
         name: "stats_at_exit",

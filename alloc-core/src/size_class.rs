@@ -78,9 +78,9 @@ const fn info(size: usize) -> ClassInfo {
     let single = size > SLAB_OBJECT_MAX_BYTES;
     let fit = if single { 1 } else { PAGE_BYTES / size };
     let slots_max = match size {
-        0..=128 => 512,
-        129..=1024 => 256,
-        1025..=8192 => 64,
+        0..=256 => 1024,
+        257..=1024 => 512,
+        1025..=8192 => 128,
         8193..=SLAB_OBJECT_MAX_BYTES => 32,
         _ => 8,
     };

@@ -166,6 +166,7 @@ pub fn put(objects: &[usize]) -> Result<(), Reentered> {
         }
         rest = &rest[run..];
     }
+    PAGE_HEAP.trim();
     Ok(())
 }
 

@@ -44,6 +44,7 @@ pub fn free(address: usize) {
         account(pages, 0);
         // SAFETY: the span was live and its owner gave it up.
         unsafe { PAGE_HEAP.release(address, pages) };
+        PAGE_HEAP.trim();
         return;
     }
     match HUGE.release(address) {
@@ -88,6 +89,7 @@ fn shrink(address: usize, entry: &PageEntry, old: usize, new: usize) {
         account(old, new);
         // SAFETY: the tail of a span that the caller holds and gives up.
         unsafe { PAGE_HEAP.release(address + new * PAGE_BYTES, old - new) };
+        PAGE_HEAP.trim();
     }
 }
 

@@ -45,6 +45,12 @@ pub struct PageHeap {
     first_free: AtomicUsize,
     outside: [AtomicPtr<Tract>; OUTSIDE_SLOTS],
     dirty: AtomicUsize,
+    /// Pages in spans that somebody holds.
+    held: AtomicUsize,
+    /// Pages that were purged and not acquired again.
+    purged: AtomicUsize,
+    /// Pages that were purged too early, see `limit`.
+    regret: AtomicUsize,
     dirty_limit: AtomicUsize,
     purged_total: AtomicUsize,
     mapped: AtomicUsize,
@@ -101,10 +107,47 @@ impl PageHeap {
             (1, 1) => tract.take_page()?,
             _ => tract.take(pages, align_pages)?,
         };
-        tract.mark_dirty(run);
-        // Ordering: Relaxed, a statistic that steers purging.
-        self.dirty.fetch_sub(run.dirty, Ordering::Relaxed);
+        self.account_taken(tract, run);
         Some(span_of(tract, run))
+    }
+
+    /// A run goes to a holder, who will write to it. The tract's lock is held.
+    fn account_taken(&self, tract: &Tract, run: Run) {
+        tract.mark_dirty(run);
+        // Ordering: Relaxed throughout, statistics that steer purging.
+        self.dirty.fetch_sub(run.dirty, Ordering::Relaxed);
+        self.held.fetch_add(run.pages, Ordering::Relaxed);
+        let (clean, purged) = (run.pages - run.dirty, self.purged.load(Ordering::Relaxed));
+        if clean > 0 && purged > 0 {
+            let again = clean.min(purged);
+            // Ordering: Relaxed, as above; two at once may regret the same pages twice.
+            self.purged.store(purged - again, Ordering::Relaxed);
+            self.regret.fetch_add(again, Ordering::Relaxed);
+        }
+    }
+
+    /// How many free pages may stay resident: a base, an eighth of what is in use, and what was purged
+    /// too early lately. A program that swings keeps its pages after a few swings; one that has freed
+    /// everything keeps next to nothing.
+    fn limit(&self) -> usize {
+        // Ordering: Relaxed, values that steer purging.
+        let base = self.dirty_limit.load(Ordering::Relaxed);
+        let held = self.held.load(Ordering::Relaxed);
+        // Ordering: Relaxed, as above.
+        base.max(held / 8) + self.regret.load(Ordering::Relaxed)
+    }
+
+    /// Purges if more than the limit is dirty: half of what exceeds the base goes, so that the next
+    /// purge is some way off. Called by those who released spans, when they hold no lock.
+    pub fn trim(&self) {
+        let limit = self.limit();
+        // Ordering: Relaxed, a statistic that steers purging.
+        if self.dirty.load(Ordering::Relaxed) > limit {
+            // Ordering: Relaxed, as above. Regret fades unless it is renewed.
+            let regret = self.regret.load(Ordering::Relaxed);
+            self.regret.store(regret - regret.div_ceil(4), Ordering::Relaxed);
+            self.purge(limit / 2);
+        }
     }
 
     #[cold]
@@ -187,7 +230,7 @@ impl PageHeap {
         Some(tract)
     }
 
-    /// Takes a span back.
+    /// Takes a span back. The caller calls [`PageHeap::trim`] when it holds no lock.
     ///
     /// # Safety
     /// 1. The caller holds `span` and gives it up.
@@ -202,13 +245,9 @@ impl PageHeap {
         }
         // Ordering: Relaxed, a hint.
         self.first_free.fetch_min(tract.index(), Ordering::Relaxed);
-        // Ordering: Relaxed, a statistic that steers purging.
-        let dirty = self.dirty.fetch_add(pages, Ordering::Relaxed) + pages;
-        // Ordering: Relaxed, written by init and by configuration.
-        let limit = self.dirty_limit.load(Ordering::Relaxed);
-        if dirty > limit {
-            self.purge(limit / 2);
-        }
+        // Ordering: Relaxed, statistics that steer purging.
+        self.dirty.fetch_add(pages, Ordering::Relaxed);
+        self.held.fetch_sub(pages, Ordering::Relaxed);
     }
 
     /// Extends a held span in place.
@@ -220,9 +259,7 @@ impl PageHeap {
         let end = (address - tract.base()) / PAGE_BYTES + pages;
         let Ok(_guard) = tract.lock() else { return false };
         let Some(run) = tract.extend(end, more) else { return false };
-        tract.mark_dirty(run);
-        // Ordering: Relaxed, a statistic that steers purging.
-        self.dirty.fetch_sub(run.dirty, Ordering::Relaxed);
+        self.account_taken(tract, run);
         true
     }
 
@@ -246,13 +283,14 @@ impl PageHeap {
                 self.dirty.fetch_sub(run.pages, Ordering::Relaxed);
                 self.put_back(tract, run, done);
                 if done {
-                    purged += run.pages * PAGE_BYTES;
+                    purged += run.pages;
                 }
             }
         }
-        // Ordering: Relaxed, a statistic.
-        self.purged_total.fetch_add(purged, Ordering::Relaxed);
-        purged
+        // Ordering: Relaxed, statistics.
+        self.purged.fetch_add(purged, Ordering::Relaxed);
+        self.purged_total.fetch_add(purged * PAGE_BYTES, Ordering::Relaxed);
+        purged * PAGE_BYTES
     }
 
     fn put_back(&self, tract: &Tract, run: Run, clean: bool) {
