@@ -201,10 +201,8 @@ void operator delete(void *p) noexcept {
 void *operator new(std::size_t n) { ++made; return malloc(4 * n + 1000); }
 #endif
 int main() {
-    // Room in the cache of this size, or a wrong object would find none and go home.
-    void *warm[500];
-    for (auto &p : warm) p = malloc(100);
-    for (auto &p : warm) free(p);
+    // Makes the cache of this size large and empty, or a wrong object would find no room and go home.
+    for (int i = 0; i < 2000; i++) if (!malloc(100)) return 1;
     for (int round = 0; round < 1000; round++) {
         void *p;
         p = operator new(100);      operator delete(p, 100);
