@@ -208,10 +208,10 @@ impl Walk {
 
     /// V6, and V5 for its objects.
     fn region(&self, region: &Region) -> Verdict {
-        for class in 1..CLASSES {
+        for (class, info) in CLASS.iter().enumerate().skip(1) {
             let bottom = region.bottom(class) as *const usize;
             let len = region.len(class);
-            if len > CLASS[class].slots_max {
+            if len > info.slots_max {
                 return broken("top of a stack out of its bounds", class);
             }
             // SAFETY: V6 was just checked: the slots are in the region, which is stopped or locked.

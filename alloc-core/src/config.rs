@@ -199,7 +199,7 @@ fn text() -> &'static str {
 
 /// Reads the environment, unless the program is setuid. Called once, by init.
 pub fn read_environment() {
-    if os::auxv(libc::AT_SECURE as u64) != 0 {
+    if os::auxv(libc::AT_SECURE) != 0 {
         return;
     }
     let mut buffer = [0; 8192];

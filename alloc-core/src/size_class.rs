@@ -148,7 +148,7 @@ mod tests {
     fn classes_fit_tightly() {
         for size in 0..=OBJECT_MAX_BYTES {
             let class = class_of(size);
-            assert!(class >= 1 && class < CLASSES);
+            assert!((1..CLASSES).contains(&class));
             assert!(object_size(class) >= size);
             assert!(class == 1 || object_size(class - 1) < size, "class below also fits {size}");
             if size > 128 {

@@ -78,14 +78,17 @@ impl Lock {
             // Ordering: Relaxed, only a hint.
             let seen = self.word.load(Ordering::Relaxed);
             // Whoever has slept takes the lock with the mark set: others may still sleep.
-            if seen == 0 && self.take(me | SLEEPERS) {
-                return Ok(Guard { lock: self });
+            if seen == 0 {
+                if self.take(me | SLEEPERS) {
+                    return Ok(Guard { lock: self });
+                }
+                continue;
             }
             let marked = seen | SLEEPERS;
             // Ordering: Relaxed, the mark carries no data; the kernel orders it before the sleep.
             let mark =
                 self.word.compare_exchange(seen, marked, Ordering::Relaxed, Ordering::Relaxed);
-            if seen != 0 && mark.is_ok() {
+            if mark.is_ok() {
                 os::futex_wait(self.low_half(), marked as u32);
             }
         }

@@ -29,7 +29,7 @@ pub fn current(sections: Sections) -> Option<&'static Region> {
     let index = registration::current_index(sections.index)?;
     let region = region_of(index.min(SHARDS_MAX - 1));
     // SAFETY: regions live for ever.
-    (region != closed()).then(|| unsafe { region.as_ref() }).flatten()
+    (region != closed()).then_some(unsafe { region.as_ref() }).flatten()
 }
 
 /// Whether the calling thread's shard is open; gives birth to it if it never was.

@@ -99,7 +99,7 @@ fn fill_tables() {
 /// so the whole window lies in the user half of a 47-bit space. Nothing is mapped; a range that is
 /// taken costs its slots, and a smaller address space all of them, see page_heap.
 fn choose_window() {
-    let random = os::auxv(libc::AT_RANDOM as u64) as *const [u8; 16];
+    let random = os::auxv(libc::AT_RANDOM) as *const [u8; 16];
     // SAFETY: the kernel puts 16 random bytes there, or the entry is absent.
     let random = if random.is_null() { [0; 16] } else { unsafe { *random } };
     let spread = u32::from_le_bytes([random[8], random[9], random[10], 0]) as usize;

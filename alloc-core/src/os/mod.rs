@@ -228,7 +228,7 @@ pub fn page_bytes() -> usize {
     if known != 0 {
         return known;
     }
-    let bytes = match auxv(libc::AT_PAGESZ as u64) {
+    let bytes = match auxv(libc::AT_PAGESZ) {
         0 => 4096,
         bytes => bytes,
     };

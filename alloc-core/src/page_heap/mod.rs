@@ -90,10 +90,16 @@ impl PageHeap {
         self.grow_and_acquire(pages, align_pages)
     }
 
+    /// The tract at `seen` had no free page. It may have got one since: a release raises `longest`
+    /// before it lowers the hint, so whoever advances the hint looks again.
     fn advance_first_free(&self, seen: usize) {
-        // Ordering: Relaxed, a hint; a release lowers it again.
-        let _ =
-            self.first_free.compare_exchange(seen, seen + 1, Ordering::Relaxed, Ordering::Relaxed);
+        // Ordering: SeqCst, before the second look at `longest`.
+        let next = seen + 1;
+        let _ = self.first_free.compare_exchange(seen, next, Ordering::SeqCst, Ordering::Relaxed);
+        if self.tract(seen).is_some_and(|tract| tract.longest() > 0) {
+            // Ordering: Relaxed, a hint.
+            self.first_free.fetch_min(seen, Ordering::Relaxed);
+        }
     }
 
     fn acquire_in(
@@ -238,16 +244,24 @@ impl PageHeap {
         let Some(tract) = self.tract_at(address) else { return };
         let first = (address - tract.base()) / PAGE_BYTES;
         match tract.lock() {
-            Ok(_guard) => tract.put(first, pages, false),
+            Ok(_guard) => {
+                // Ordering: Relaxed, statistics that steer purging; before the pages can be taken, so
+                // that the difference never falls below 0.
+                self.dirty.fetch_add(pages, Ordering::Relaxed);
+                self.held.fetch_sub(pages, Ordering::Relaxed);
+                tract.put(first, pages, false);
+                self.note_free(tract);
+            }
             // A signal handler on top of the tract's own holder: the pages stay held. The handler
             // can't wait, and the next span of the holder is not worth a queue.
-            Err(_) => return,
+            Err(_) => (),
         }
-        // Ordering: Relaxed, a hint.
-        self.first_free.fetch_min(tract.index(), Ordering::Relaxed);
-        // Ordering: Relaxed, statistics that steer purging.
-        self.dirty.fetch_add(pages, Ordering::Relaxed);
-        self.held.fetch_sub(pages, Ordering::Relaxed);
+    }
+
+    /// The tract, whose lock is held, has a free page again.
+    fn note_free(&self, tract: &Tract) {
+        // Ordering: SeqCst, after the tract's `longest`: see `advance_first_free`.
+        self.first_free.fetch_min(tract.index(), Ordering::SeqCst);
     }
 
     /// Extends a held span in place.
@@ -296,6 +310,7 @@ impl PageHeap {
     fn put_back(&self, tract: &Tract, run: Run, clean: bool) {
         if let Ok(_guard) = tract.lock() {
             tract.put(run.first, run.pages, clean);
+            self.note_free(tract);
             if !clean {
                 // Ordering: Relaxed, a statistic that steers purging.
                 self.dirty.fetch_add(run.pages, Ordering::Relaxed);
