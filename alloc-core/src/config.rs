@@ -102,14 +102,14 @@ static INFO: [KeyInfo; KEYS] = [
     KeyInfo {
         name: "cache",
         shape: Shape::Number,
-        default: 2 << 20,
-        help: "bytes that one shard may cache",
+        default: 8 << 20,
+        help: "bytes that one shard may cache; by default 64 MiB over all CPUs, 2 to 8 MiB for each",
     },
     KeyInfo {
         name: "dirty",
         shape: Shape::Number,
         default: 1 << 20,
-        help: "bytes of free spans that may stay resident at least; an eighth of what is in use may as well",
+        help: "bytes of free spans that may stay resident at least; a quarter of what is in use may as well",
     },
     KeyInfo {
         name: "stats_at_exit",
@@ -153,6 +153,14 @@ pub fn get(key: Key) -> usize {
 /// Bytes that one shard may cache.
 pub fn cache_bytes() -> usize {
     get(Key::Cache)
+}
+
+/// Sets the default of a number that init finds out, if nobody has set it.
+pub fn set_default(key: Key, value: usize) {
+    // Ordering: Relaxed, values that stand alone.
+    if ORIGINS[key as usize].load(Ordering::Relaxed) == Origin::Default as u8 {
+        store(key as usize, value, Origin::Default);
+    }
 }
 
 /// Sets a number on behalf of the program.

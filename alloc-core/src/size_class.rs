@@ -82,7 +82,7 @@ const fn info(size: usize) -> ClassInfo {
         257..=1024 => 512,
         1025..=8192 => 128,
         8193..=SLAB_OBJECT_MAX_BYTES => 32,
-        _ => 8,
+        _ => 16,
     };
     let batch = clamp((32 << 10) / size, 1, MAGAZINE_MAX);
     ClassInfo {
@@ -119,20 +119,17 @@ pub const fn class_of(size: usize) -> Class {
     10 + (k as usize - 7) * 8 + step
 }
 
-/// The class that serves `size` bytes at `align` (a power of two): the first one from `size` up whose
-/// size is a multiple of `align`, since a slab starts at a page and objects follow each other. 0 if none.
+/// The class that serves `size` bytes at `align` (a power of two): that of the size rounded up to a
+/// multiple of the alignment. Its size is such a multiple as well, since the steps between classes are
+/// powers of two from 16 up; and a slab starts at a page. 0 if none.
 pub const fn class_of_aligned(size: usize, align: usize) -> Class {
     if align > PAGE_BYTES || size > OBJECT_MAX_BYTES {
         return 0;
     }
-    let mut class = class_of(if size < align { align } else { size });
-    while class != 0 && class < CLASSES {
-        if object_size(class).is_multiple_of(align) {
-            return class;
-        }
-        class += 1;
+    if align <= 8 {
+        return class_of(size);
     }
-    0
+    class_of(if size == 0 { align } else { size.next_multiple_of(align) })
 }
 
 /// Object size of `class` in bytes.
@@ -177,7 +174,7 @@ mod tests {
     fn alignment_is_natural() {
         for shift in 0..=16 {
             let align = 1usize << shift;
-            for size in [0, 1, 7, 24, 40, 100, 129, 1000, 5000, 70_000, OBJECT_MAX_BYTES] {
+            for size in (0..=OBJECT_MAX_BYTES).step_by(7) {
                 let class = class_of_aligned(size, align);
                 assert!(class != 0, "{size} at {align}");
                 assert!(object_size(class) >= size && object_size(class).is_multiple_of(align));

@@ -11,7 +11,7 @@ use crate::rseq::emulated;
 use crate::shard::{Counter, Region};
 use crate::size_class::Class;
 use crate::sync::{TryGuard, TryLock};
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// The most locked shards.
 pub const LOCKED_MAX: usize = 64;
@@ -58,6 +58,34 @@ impl Locked {
         }
         None
     }
+}
+
+/// The whole process takes the atomic path.
+static ALONE: AtomicBool = AtomicBool::new(false);
+
+/// Says that no thread of the process runs sections.
+pub fn serve_alone() {
+    // Ordering: Relaxed, a hint: the long way finds out as well.
+    ALONE.store(true, Ordering::Relaxed);
+}
+
+/// The short way of the atomic path: an object of `class`, if the first shard tried has one.
+#[inline]
+pub fn pop_quickly(class: Class) -> Option<usize> {
+    // Ordering: Relaxed, a hint.
+    if !ALONE.load(Ordering::Relaxed) {
+        return None;
+    }
+    let object = Locked::any()?.pop(class);
+    (object != 0).then_some(object as usize)
+}
+
+/// The short way of the atomic path: whether the first shard tried took `object`.
+#[inline]
+pub fn push_quickly(class: Class, object: usize) -> bool {
+    // Ordering: Relaxed, a hint.
+    ALONE.load(Ordering::Relaxed)
+        && Locked::any().is_some_and(|locked| locked.push(class, object) == 0)
 }
 
 impl LockedShard {

@@ -20,6 +20,11 @@ use crate::units::{PAGE_BYTES, TRACT_SHIFT};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+/// What all shards together may cache by default, and the bounds for one.
+const CACHE_TOTAL: usize = 64 << 20;
+const CACHE_MIN: usize = 2 << 20;
+const CACHE_MAX: usize = 8 << 20;
+
 const READY: usize = 1;
 /// 0: not begun; READY; else the thread pointer of who is at it.
 static STATE: AtomicUsize = AtomicUsize::new(0);
@@ -111,13 +116,16 @@ fn choose_window() {
 fn open_shards(adoption: &Adoption) -> Report {
     let possible = possible_cpus();
     let allowed = os::affinity_count().clamp(1, possible);
-    locked::set_count(allowed * 2);
+    locked::set_count(allowed * 4);
+    config::set_default(Key::Cache, (CACHE_TOTAL / allowed).clamp(CACHE_MIN, CACHE_MAX));
     let wants_cid = config::get(Key::Index) == 1 && registration::has_mm_cid(adoption);
     let index = if wants_cid { Index::MmCid } else { Index::CpuId };
     let mut fence = false;
     if adoption.mode != Mode::Atomic {
         fence = registration::register_fence();
         registration::open(index, possible);
+    } else {
+        locked::serve_alone();
     }
     Report {
         mode: adoption.mode,

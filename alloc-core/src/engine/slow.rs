@@ -3,11 +3,17 @@
 //! Promises: the same contract as the entry, whatever made the hot path leave; C twins set errno on
 //! failure and frees leave it alone. Called by `asm::entry` only, with the arguments untouched.
 
+use crate::cpu_cache::locked;
 use crate::engine;
 use crate::os;
+use crate::page_map;
+use crate::size_class::{class_of, class_of_aligned};
 
 /// `malloc`: empty class, large size or an aborted section.
 pub extern "C" fn malloc(size: usize) -> *mut u8 {
+    if let Some(object) = locked::pop_quickly(class_of(size)) {
+        return object as *mut u8;
+    }
     let object = engine::allocate_slow(size);
     if object.is_null() {
         os::set_errno(libc::ENOMEM);
@@ -17,20 +23,26 @@ pub extern "C" fn malloc(size: usize) -> *mut u8 {
 
 /// `alloc`: as [`malloc`], or a larger alignment.
 pub extern "C" fn alloc(size: usize, align: usize) -> *mut u8 {
+    if let Some(object) = locked::pop_quickly(class_of_aligned(size, align)) {
+        return object as *mut u8;
+    }
     engine::allocate_aligned_slow(size, align)
 }
 
 /// `free`: null, full class, large or foreign pointer, or an aborted section.
 pub extern "C" fn free(ptr: *mut u8) {
+    if locked::push_quickly(page_map::class_at(ptr as usize), ptr as usize) {
+        return;
+    }
     engine::free_slow(ptr as usize);
 }
 
 /// `free_sized`: full class, large size or an aborted section.
 pub extern "C" fn free_sized(ptr: *mut u8, _size: usize) {
-    engine::free_slow(ptr as usize);
+    free(ptr);
 }
 
 /// `dealloc`: as [`free_sized`], or a larger alignment.
 pub extern "C" fn dealloc(ptr: *mut u8, _size: usize, _align: usize) {
-    engine::free_slow(ptr as usize);
+    free(ptr);
 }

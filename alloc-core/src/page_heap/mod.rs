@@ -132,7 +132,7 @@ impl PageHeap {
         }
     }
 
-    /// How many free pages may stay resident: a base, an eighth of what is in use, and what was purged
+    /// How many free pages may stay resident: a base, a quarter of what is in use, and what was purged
     /// too early lately. A program that swings keeps its pages after a few swings; one that has freed
     /// everything keeps next to nothing.
     fn limit(&self) -> usize {
@@ -140,7 +140,7 @@ impl PageHeap {
         let base = self.dirty_limit.load(Ordering::Relaxed);
         let held = self.held.load(Ordering::Relaxed);
         // Ordering: Relaxed, as above.
-        base.max(held / 8) + self.regret.load(Ordering::Relaxed)
+        base.max(held / 4) + self.regret.load(Ordering::Relaxed)
     }
 
     /// Purges if more than the limit is dirty: half of what exceeds the base goes, so that the next

@@ -81,6 +81,35 @@ macro_rules! __rsalloc_text {
             "20: ret\n",
         )
     };
+    (any_align) => {
+        ""
+    };
+    (small_align) => {
+        concat!("cmp rdx, 8\n", "ja 61f\n")
+    };
+    (no_align) => {
+        ""
+    };
+    // As in `rust_alloc`: the size rounded up to a multiple of the alignment gives the class.
+    (large_align) => {
+        concat!(
+            "61: lea rax, [rsi + rdx - 1]\n",
+            "mov rcx, rdx\n",
+            "neg rcx\n",
+            "and rax, rcx\n",
+            "lea r11, [rip + {hot}]\n",
+            "cmp rax, {tiny_max}\n",
+            "ja 63f\n",
+            "movzx r8d, byte ptr [r11 + rax + {tiny}]\n",
+            "jmp 50b\n",
+            "63: cmp rax, {medium_max}\n",
+            "ja 40f\n",
+            "add rax, {medium_round}\n",
+            "shr rax, {medium_shift}\n",
+            "movzx r8d, byte ptr [r11 + rax + {medium}]\n",
+            "jmp 50b\n",
+        )
+    };
     (leave) => {
         // Aborted, empty, full, large; or no shard.
         concat!("40:\n", "41: jmp {slow}\n")
@@ -143,7 +172,7 @@ macro_rules! rust_alloc {
                 $crate::__rsalloc_text!(descriptor),
                 "cmp rsi, 8",
                 "ja 61f",
-                "62: cmp rdi, {tiny_max}",
+                "cmp rdi, {tiny_max}",
                 "lea r11, [rip + {hot}]",
                 "ja 60f",
                 "movzx r8d, byte ptr [r11 + rdi + {tiny}]",
@@ -151,11 +180,26 @@ macro_rules! rust_alloc {
                 $crate::__rsalloc_text!(announce),
                 $crate::__rsalloc_text!(cpu_id),
                 $crate::__rsalloc_text!(pop),
-                "61: cmp rsi, 16",          // classes above 8 B are multiples of 16
+                // Rounded up to a multiple of the alignment, a size has a class of that alignment.
+                "61: cmp rdi, 1",
+                "adc rdi, 0",               // 0 counts as 1
+                "lea rax, [rdi + rsi - 1]",
+                "mov rcx, rsi",
+                "neg rcx",
+                "and rax, rcx",
+                "cmp rax, rdi",             // a size near the end of the address space wraps
+                "jb 40f",
+                "lea r11, [rip + {hot}]",
+                "cmp rax, {tiny_max}",
+                "ja 63f",
+                "movzx r8d, byte ptr [r11 + rax + {tiny}]",
+                "jmp 50b",
+                "63: cmp rax, {medium_max}",
                 "ja 40f",
-                "cmp rdi, 8",
-                "ja 62b",
-                "jmp 40f",
+                "add rax, {medium_round}",
+                "shr rax, {medium_shift}",
+                "movzx r8d, byte ptr [r11 + rax + {medium}]",
+                "jmp 50b",
                 "60: cmp rdi, {medium_max}",
                 "ja 40f",
                 "lea rax, [rdi + {medium_round}]",
@@ -224,7 +268,7 @@ macro_rules! c_free {
 macro_rules! c_free_sized {
     ($(#[$meta:meta])* $name:ident) => {
         $crate::__rsalloc_free_sized! {
-            $(#[$meta])* #[unsafe(no_mangle)] $name (); "";
+            $(#[$meta])* #[unsafe(no_mangle)] $name (); any_align, no_align;
             $crate::engine::slow::free_sized
         }
     };
@@ -235,8 +279,7 @@ macro_rules! c_free_sized {
 macro_rules! rust_dealloc {
     ($(#[$meta:meta])* $name:ident) => {
         $crate::__rsalloc_free_sized! {
-            $(#[$meta])* $name (align: usize);
-            "cmp rdx, 8\nja 61f\n62:\n";
+            $(#[$meta])* $name (align: usize); small_align, large_align;
             $crate::engine::slow::dealloc
         }
     };
@@ -246,7 +289,7 @@ macro_rules! rust_dealloc {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __rsalloc_free_sized {
-    ($(#[$meta:meta])* $name:ident ($($align:ident: $ty:ty)?); $check:literal; $slow:path) => {
+    ($(#[$meta:meta])* $name:ident ($($align:ident: $ty:ty)?); $check:ident, $aligned:ident; $slow:path) => {
         $(#[$meta])*
         ///
         /// # Safety
@@ -255,7 +298,7 @@ macro_rules! __rsalloc_free_sized {
         pub unsafe extern "C" fn $name(ptr: *mut u8, size: usize $(, $align: $ty)?) {
             ::core::arch::naked_asm!(
                 $crate::__rsalloc_text!(descriptor),
-                $check,
+                $crate::__rsalloc_text!($check),
                 "cmp rsi, {tiny_max}",
                 "lea r11, [rip + {hot}]",
                 "ja 60f",
@@ -264,15 +307,7 @@ macro_rules! __rsalloc_free_sized {
                 $crate::__rsalloc_text!(announce),
                 $crate::__rsalloc_text!(cpu_id),
                 $crate::__rsalloc_text!(push),
-                "61: cmp rdx, 16",          // only behind the alignment check
-                "ja 40f",
-                "cmp rsi, 8",
-                "jbe 40f",
-                "63: cmp rsi, {tiny_max}",
-                "lea r11, [rip + {hot}]",
-                "ja 60f",
-                "movzx r8d, byte ptr [r11 + rsi + {tiny}]",
-                "jmp 50b",
+                $crate::__rsalloc_text!($aligned),
                 "60: cmp rsi, {medium_max}",
                 "ja 40f",
                 "lea rax, [rsi + {medium_round}]",
