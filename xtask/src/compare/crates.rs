@@ -105,10 +105,9 @@ fn built(name: &str, folder: &Path) -> anyhow::Result<PathBuf> {
     let text = tools::output(build.arg("--target-dir").arg(folder.join("build")))?;
     for line in text.lines() {
         let message: Message = serde_json::from_str(line).context("what cargo build prints")?;
-        if message.package_id.is_some_and(|id| id.contains(&format!("#{name}@"))) {
-            if let Some(out_dir) = message.out_dir {
-                return Ok(out_dir);
-            }
+        let ours = message.package_id.is_some_and(|id| id.contains(&format!("#{name}@")));
+        if let Some(out_dir) = message.out_dir.filter(|_| ours) {
+            return Ok(out_dir);
         }
     }
     bail!("{name} has no build script that ran")
