@@ -44,9 +44,10 @@ const GATES: &[Gate] = &[
         "workloads",
         &["compare", "--peers", "rsalloc,rsalloc-atomic", "--rounds", "1", "--seconds", "0.05"],
     ),
+    xtask("programs", &["programs", "--quick", "--mode", "all"]),
 ];
 
-/// Debian packages of the gates themselves; `compare` installs its own.
+/// Debian packages of the gates themselves; `compare` and `programs` install their own.
 const PACKAGES: &[&str] = &["binutils"];
 
 /// A gate that takes longer than this hangs. All of them together have 30 minutes.

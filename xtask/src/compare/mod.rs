@@ -4,6 +4,7 @@
 //! in a process of its own, and that the allocator meant is the one that served it. Calls `peers`
 //! (who), `sample` (one process), `report` (tables), `plot`.
 
+mod crates;
 mod peers;
 mod plot;
 mod report;

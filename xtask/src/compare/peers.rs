@@ -1,8 +1,10 @@
 //! The allocators of the comparison and where each one's library is found.
 //!
 //! A peer is a name, a library for `LD_PRELOAD` and an environment; a new one is a new line in
-//! [`ALL`]. Called by `compare`; installs Debian packages.
+//! [`ALL`]. Called by `compare`; installs Debian packages, and has `crates` build the peers that come as
+//! crates.
 
+use super::crates::{self, Recipe};
 use crate::tools;
 use anyhow::{Context, bail};
 use std::path::PathBuf;
@@ -35,6 +37,8 @@ enum Source {
     Libc,
     /// A library of a Debian package.
     Debian { package: &'static str, library: &'static str },
+    /// A crate that benches/peers pins.
+    Crate { name: &'static str, recipe: Recipe },
 }
 
 const ALL: &[Entry] = &[
@@ -63,6 +67,86 @@ const ALL: &[Entry] = &[
         },
         environment: &[],
     },
+    Entry {
+        name: "mimalloc2-crate",
+        source: Source::Crate {
+            name: "libmimalloc-sys",
+            recipe: Recipe::Compile {
+                sources: &["c_src/mimalloc/v2/src/static.c"],
+                include: "c_src/mimalloc/v2/include",
+                flags: MIMALLOC,
+            },
+        },
+        environment: &[],
+    },
+    Entry {
+        name: "mimalloc3",
+        source: Source::Crate {
+            name: "libmimalloc-sys",
+            recipe: Recipe::Compile {
+                sources: &["c_src/mimalloc/v3/src/static.c"],
+                include: "c_src/mimalloc/v3/include",
+                flags: MIMALLOC,
+            },
+        },
+        environment: &[],
+    },
+    Entry {
+        name: "snmalloc",
+        source: Source::Crate {
+            name: "snmalloc-sys",
+            recipe: Recipe::Compile {
+                sources: &[
+                    "upstream/src/snmalloc/override/new.cc",
+                    "upstream/src/snmalloc/override/malloc.cc",
+                ],
+                include: "upstream/src",
+                flags: &["-std=c++20", "-mcx16", "-DSNMALLOC_USE_WAIT_ON_ADDRESS=1"],
+            },
+        },
+        environment: &[],
+    },
+    Entry {
+        name: "rpmalloc",
+        source: Source::Crate {
+            name: "rpmalloc-sys",
+            recipe: Recipe::Compile {
+                sources: &["rpmalloc/rpmalloc/rpmalloc.c"],
+                include: "rpmalloc/rpmalloc",
+                flags: &["-D_GNU_SOURCE", "-DENABLE_PRELOAD=1", "-DENABLE_OVERRIDE=1"],
+            },
+        },
+        environment: &[],
+    },
+    Entry {
+        name: "tcmalloc",
+        source: Source::Crate {
+            name: "libtcmalloc-sys",
+            recipe: Recipe::Archive {
+                archive: "libtcmalloc.a",
+                exports: &[
+                    ("malloc", "TCMallocInternalMalloc"),
+                    ("free", "TCMallocInternalFree"),
+                    ("calloc", "TCMallocInternalCalloc"),
+                    ("realloc", "TCMallocInternalRealloc"),
+                    ("memalign", "TCMallocInternalMemalign"),
+                    ("aligned_alloc", "TCMallocInternalAlignedAlloc"),
+                    ("posix_memalign", "TCMallocInternalPosixMemalign"),
+                    ("malloc_usable_size", "TCMallocInternalMallocSize"),
+                ],
+            },
+        },
+        // It refuses libc's registration, and would run per thread.
+        environment: &[("GLIBC_TUNABLES", "glibc.pthread.rseq=0")],
+    },
+];
+
+const MIMALLOC: &[&str] = &[
+    "-DMI_MALLOC_OVERRIDE",
+    "-DMI_SHARED_LIB",
+    "-DMI_SHARED_LIB_EXPORT",
+    "-DMI_BUILD_RELEASE",
+    "-fvisibility=hidden",
 ];
 
 /// The peers of these names, all if there are none, installed and found.
@@ -103,6 +187,10 @@ fn find(entry: &Entry) -> anyhow::Result<Peer> {
                 .with_context(|| format!("package {package} has no {library}"))?;
             let version = tools::version(package).context("it was installed a moment ago")?;
             (format!("{package} {version}"), Some(path))
+        }
+        Source::Crate { name, ref recipe } => {
+            let (version, library) = crates::library(entry.name, name, recipe)?;
+            (version, Some(library))
         }
     };
     if let Some(path) = preload.as_ref().filter(|path| !path.is_file()) {

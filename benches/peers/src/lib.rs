@@ -1,0 +1,1 @@
+//! Nothing: the package only pins the peers of the comparison.
