@@ -13,13 +13,14 @@ use crate::cpu_cache::{Shard, locked, shards};
 use crate::depot::DEPOT;
 use crate::os::{self, Place};
 use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::huge::HUGE;
 use crate::page_heap::tract::{BITMAP_WORDS, HEADER_PAGES, Kind, PageEntry, Tract};
 use crate::page_map;
 use crate::rseq::registration;
 use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class, RECIPROCAL_SHIFT};
 use crate::slab::{self, SLABS};
-use crate::sync::{Guarded64, Lock};
+use crate::sync::{Guarded64, Lock, held, set_held};
 use crate::units::{PAGE_BYTES, TRACT_PAGES};
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -64,8 +65,9 @@ fn check_once() -> Verdict {
 /// With the shards stopped: takes every slab lock, walks, releases.
 fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
     // A locked shard may take a slab's lock, so it comes first; held by nobody while we walk.
-    slab::for_each_lock(|lock| {
-        if let Ok(guard) = lock.acquire() {
+    let rank = held();
+    slab::for_each_lock(|lock, rank| {
+        if let Ok(guard) = lock.acquire(rank) {
             Lock::forget(guard);
         }
     });
@@ -74,7 +76,8 @@ fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
         walk.end();
         verdict
     });
-    slab::for_each_lock(Lock::release_forgotten);
+    slab::for_each_lock(|lock, _| lock.release_forgotten());
+    set_held(rank);
     verdict
 }
 
@@ -229,6 +232,9 @@ impl Walk {
     /// V5.
     fn cached(&self, object: usize, class: Class) -> Verdict {
         let real = page_map::class_at(object);
+        if real == 0 && HUGE.len_of(object).is_some() {
+            return Ok(());
+        }
         if real < class || !slab::is_object_start(object, real) {
             return broken("cached pointer is not an object of its class", object);
         }

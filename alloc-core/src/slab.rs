@@ -11,10 +11,11 @@
 
 use crate::fail::{Misuse, fail};
 use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::huge::HUGE;
 use crate::page_heap::tract::{Kind, PageEntry};
 use crate::page_map;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo, RECIPROCAL_SHIFT};
-use crate::sync::{Guarded, Lock, Reentered};
+use crate::sync::{Busy, Guarded, Lock, Rank};
 
 /// Lists by fullness, the fullest first; the last one has the empty slab.
 const BINS: usize = 9;
@@ -77,9 +78,9 @@ pub struct Taken {
 }
 
 /// Takes up to `out.len()` objects of `class` in ascending order; none when the OS has no more memory.
-pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Reentered> {
+pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Busy> {
     let slabs = &SLABS[class];
-    let guard = slabs.lock.acquire()?;
+    let guard = slabs.lock.acquire(Rank::slab(class))?;
     let mut count = 0;
     let mut zeroed = false;
     while count < out.len() {
@@ -149,7 +150,7 @@ fn take_from(slab: &PageEntry, class: Class, out: &mut [usize]) -> usize {
 
 /// Puts objects back that the caller holds; nulls are skipped. The objects may be of any class, but
 /// runs of one class are cheapest.
-pub fn put(objects: &[usize]) -> Result<(), Reentered> {
+pub fn put(objects: &[usize]) -> Result<(), Busy> {
     let mut rest = objects;
     while let Some(&first) = rest.first() {
         let class = match first {
@@ -157,8 +158,10 @@ pub fn put(objects: &[usize]) -> Result<(), Reentered> {
             _ => page_map::class_at(first),
         };
         let run = match class {
-            0 if first != 0 => fail(Misuse::ForeignPointer, first),
-            0 => 1,
+            0 => {
+                put_stray(first);
+                1
+            }
             _ => rest.iter().take_while(|&&o| o != 0 && page_map::class_at(o) == class).count(),
         };
         if class != 0 {
@@ -170,9 +173,18 @@ pub fn put(objects: &[usize]) -> Result<(), Reentered> {
     Ok(())
 }
 
-fn put_run(class: Class, objects: &[usize]) -> Result<(), Reentered> {
+/// A pointer that no slab knows: null, or a mapping that served a small request in need (see
+/// `engine::allocate_object`).
+#[cold]
+fn put_stray(object: usize) {
+    if object != 0 && HUGE.release(object) == Ok(false) {
+        fail(Misuse::ForeignPointer, object);
+    }
+}
+
+fn put_run(class: Class, objects: &[usize]) -> Result<(), Busy> {
     let slabs = &SLABS[class];
-    let guard = slabs.lock.acquire()?;
+    let guard = slabs.lock.acquire(Rank::slab(class))?;
     for &object in objects {
         put_one(slabs, class, object);
     }
@@ -232,8 +244,8 @@ fn release(slabs: &SlabClass, slab: &PageEntry) {
 
 /// Releases the kept empty slabs of all classes.
 pub fn release_empty() {
-    for slabs in &SLABS {
-        let Ok(_guard) = slabs.lock.acquire() else { continue };
+    for (class, slabs) in SLABS.iter().enumerate() {
+        let Ok(_guard) = slabs.lock.acquire(Rank::slab(class)) else { continue };
         while let Some(slab) = entry_ref(slabs.bins[BINS - 1].get()) {
             release(slabs, slab);
         }
@@ -297,6 +309,6 @@ pub fn is_object_start(object: usize, class: Class) -> bool {
 }
 
 /// The class locks in rank order, for fork.
-pub fn for_each_lock(mut f: impl FnMut(&Lock)) {
-    SLABS.iter().for_each(|slabs| f(&slabs.lock));
+pub fn for_each_lock(mut f: impl FnMut(&Lock, Rank)) {
+    SLABS.iter().enumerate().for_each(|(class, slabs)| f(&slabs.lock, Rank::slab(class)));
 }

@@ -20,7 +20,7 @@ use crate::rseq::{ABORTED, FULL, NO_SHARD, Sections};
 use crate::shard::{Counter, Region};
 use crate::size_class::{CLASS, Class};
 use crate::slab;
-use crate::sync::Reentered;
+use crate::sync::Busy;
 use crate::units::MAGAZINE_MAX;
 use locked::Locked;
 
@@ -133,7 +133,7 @@ fn supply(class: Class, buffer: &mut [usize; MAGAZINE_MAX]) -> (usize, bool) {
     match slab::take(class, &mut buffer[..CLASS[class].batch]) {
         Ok(taken) => (taken.count, taken.zeroed),
         // The thread was interrupted inside this class: a larger object serves as well.
-        Err(Reentered) => take_one(class).map_or((0, false), |object| {
+        Err(Busy) => take_one(class).map_or((0, false), |object| {
             buffer[0] = object.address;
             (1, object.zeroed)
         }),
@@ -192,7 +192,7 @@ fn take_one(class: Class) -> Option<Object> {
                 return Some(Object { address: one[0], zeroed: taken.zeroed });
             }
             Ok(_) => return None,
-            Err(Reentered) => {}
+            Err(Busy) => {}
         }
     }
     None

@@ -8,7 +8,7 @@ use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::page_heap::tract::{Kind, PageEntry};
-use crate::sync::Reentered;
+use crate::sync::Busy;
 use crate::units::{PAGE_BYTES, SPAN_MAX_PAGES, pages_of};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -49,7 +49,7 @@ pub fn free(address: usize) {
     }
     match HUGE.release(address) {
         // A handler on top of its own thread's huge operation: the mapping stays, unused.
-        Ok(true) | Err(Reentered) => {}
+        Ok(true) | Err(Busy) => {}
         Ok(false) => misuse(address),
     }
 }

@@ -188,9 +188,13 @@ fn allocate_object(size: usize, align: usize) -> Option<Object> {
         class => cpu_cache::allocate(class),
     };
     allocate_once().or_else(|| {
-        // Memory may be idle in other shards and free spans: give it back and try again.
+        // Memory may be idle in other shards and free spans: give it back and try again. What is left
+        // then is a mapping of its own: for a handler on top of a holder of the locks it would need.
         release();
-        allocate_once()
+        allocate_once().or_else(|| {
+            let size = size.max(CLASS[class].size).max(1);
+            HUGE.acquire(size, align).map(|address| Object { address, zeroed: true })
+        })
     })
 }
 
