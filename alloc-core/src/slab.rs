@@ -109,7 +109,6 @@ fn new_slab(slabs: &SlabClass, class: Class) -> Option<bool> {
     let span = PAGE_HEAP.acquire(info.pages, 1)?;
     let entry = PAGE_HEAP.entry_at(span.address)?;
     entry.class.set(class as u32);
-    entry.pages.set(info.pages as u32);
     entry.free.set(info.objects as u32);
     entry.scan.set(0);
     for (index, word) in entry.bitmap().iter().enumerate().take(info.objects.div_ceil(64)) {
@@ -237,7 +236,6 @@ fn release(slabs: &SlabClass, slab: &PageEntry) {
     unlink(slabs, slab);
     slabs.slabs.set(slabs.slabs.get() - 1);
     page_map::set_class_at(page, 0);
-    slab.set_kind(Kind::None);
     // SAFETY: all objects are home, so the slab is ours alone.
     unsafe { PAGE_HEAP.release(page, slab.pages.get() as usize) };
 }

@@ -18,7 +18,7 @@ use crate::depot::DEPOT;
 use crate::rseq::registration;
 use crate::rseq::{ABORTED, FULL, NO_SHARD, Sections};
 use crate::shard::{Counter, Region};
-use crate::size_class::{CLASS, Class};
+use crate::size_class::{CLASS, CLASSES, Class};
 use crate::slab;
 use crate::sync::Busy;
 use crate::units::MAGAZINE_MAX;
@@ -183,10 +183,12 @@ fn give_back_to_slab(class: Class, objects: &[usize]) {
 }
 
 /// One object straight from a slab, for a thread that has no cache at this moment. If the slab tier of
-/// the class is held by the calling thread itself, a larger class serves.
+/// the class can't be waited for, a larger class of at least the same natural alignment serves.
 fn take_one(class: Class) -> Option<Object> {
     let mut one = [0; 1];
-    for class in class..crate::size_class::CLASSES {
+    let align = 1 << CLASS[class].size.trailing_zeros();
+    let serves = |&other: &Class| CLASS[other].size.is_multiple_of(align);
+    for class in (class..CLASSES).filter(serves) {
         match slab::take(class, &mut one) {
             Ok(taken) if taken.count == 1 => {
                 return Some(Object { address: one[0], zeroed: taken.zeroed });

@@ -29,9 +29,7 @@ pub fn allocate(size: usize, align: usize) -> Option<Object> {
         return HUGE.acquire(size.max(1), align).map(|address| Object { address, zeroed: true });
     }
     let span = PAGE_HEAP.acquire(pages, align_pages)?;
-    let entry = PAGE_HEAP.entry_at(span.address)?;
-    entry.pages.set(pages as u32);
-    entry.set_kind(Kind::Large);
+    PAGE_HEAP.entry_at(span.address)?.set_kind(Kind::Large);
     account(0, pages);
     Some(Object { address: span.address, zeroed: span.zeroed })
 }
@@ -40,7 +38,6 @@ pub fn allocate(size: usize, align: usize) -> Option<Object> {
 pub fn free(address: usize) {
     if let Some(entry) = entry_of(address) {
         let pages = entry.pages.get() as usize;
-        entry.set_kind(Kind::None);
         account(pages, 0);
         // SAFETY: the span was live and its owner gave it up.
         unsafe { PAGE_HEAP.release(address, pages) };
@@ -74,8 +71,7 @@ pub fn resize(address: usize, size: usize) -> Option<usize> {
         return Some(address);
     }
     // SAFETY: the caller holds the span.
-    if new <= SPAN_MAX_PAGES && unsafe { PAGE_HEAP.extend(address, old, new - old) } {
-        entry.pages.set(new as u32);
+    if new <= SPAN_MAX_PAGES && unsafe { PAGE_HEAP.extend(address, new - old) } {
         account(old, new);
         return Some(address);
     }
@@ -85,10 +81,9 @@ pub fn resize(address: usize, size: usize) -> Option<usize> {
 fn shrink(address: usize, entry: &PageEntry, old: usize, new: usize) {
     // A little slack saves the next growth.
     if old - new > old / 4 {
-        entry.pages.set(new as u32);
         account(old, new);
         // SAFETY: the tail of a span that the caller holds and gives up.
-        unsafe { PAGE_HEAP.release(address + new * PAGE_BYTES, old - new) };
+        unsafe { PAGE_HEAP.release_tail(address, old, new) };
         PAGE_HEAP.trim();
     }
 }

@@ -19,7 +19,7 @@ use crate::units::{
     PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_SHIFT, WINDOW_TRACTS,
 };
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use tract::{HEADER_PAGES, PageEntry, Run, Tract};
+use tract::{HEADER_PAGES, Kind, PageEntry, Run, Tract};
 
 /// The most tracts of a process (16 TiB with 16,384 x 64 MiB being 1 TiB of small objects).
 const TRACTS_MAX: usize = 16_384;
@@ -249,7 +249,10 @@ impl PageHeap {
     pub unsafe fn release(&self, address: usize, pages: usize) {
         let Some(tract) = self.tract_at(address) else { return };
         let first = (address - tract.base()) / PAGE_BYTES;
-        let Ok(_guard) = tract.lock() else { return self.postpone(tract.entry(first), pages) };
+        let entry = tract.entry(first);
+        entry.pages.set(pages as u32);
+        entry.set_kind(Kind::Moving);
+        let Ok(_guard) = tract.lock() else { return self.postpone(entry) };
         // Ordering: Relaxed, statistics that steer purging; before the pages can be taken, so that the
         // difference never falls below 0.
         self.dirty.fetch_add(pages, Ordering::Relaxed);
@@ -258,9 +261,24 @@ impl PageHeap {
         self.note_free(tract);
     }
 
+    /// Takes the tail of a span back, all but its first `keep` pages.
+    ///
+    /// # Safety
+    /// 1. The caller holds the span of `pages` at `address` and gives up the tail.
+    pub unsafe fn release_tail(&self, address: usize, pages: usize, keep: usize) {
+        let tail = address + keep * PAGE_BYTES;
+        // The tail is a span before the head ends in front of it: observers always see whole spans.
+        if let (Some(head), Some(rest)) = (self.entry_at(address), self.entry_at(tail)) {
+            rest.pages.set((pages - keep) as u32);
+            rest.set_kind(Kind::Moving);
+            head.pages.set(keep as u32);
+        }
+        // SAFETY: duty 1.
+        unsafe { self.release(tail, pages - keep) };
+    }
+
     /// Leaves a span for later that a handler on top of a tract's holder can't release now.
-    fn postpone(&self, entry: &'static PageEntry, pages: usize) {
-        entry.pages.set(pages as u32);
+    fn postpone(&self, entry: &'static PageEntry) {
         let pointer = core::ptr::from_ref(entry).cast_mut();
         // Ordering: Relaxed, the exchange confirms it.
         let mut head = self.postponed.load(Ordering::Relaxed);
@@ -302,12 +320,12 @@ impl PageHeap {
     /// Extends a held span in place.
     ///
     /// # Safety
-    /// 1. The caller holds the span of `pages` at `address`.
-    pub unsafe fn extend(&self, address: usize, pages: usize, more: usize) -> bool {
+    /// 1. The caller holds the span at `address`.
+    pub unsafe fn extend(&self, address: usize, more: usize) -> bool {
         let Some(tract) = self.tract_at(address) else { return false };
-        let end = (address - tract.base()) / PAGE_BYTES + pages;
+        let first = (address - tract.base()) / PAGE_BYTES;
         let Ok(_guard) = tract.lock() else { return false };
-        let Some(run) = tract.extend(end, more) else { return false };
+        let Some(run) = tract.extend(first, more) else { return false };
         self.account_taken(tract, run);
         true
     }

@@ -35,6 +35,8 @@ pub enum Kind {
     Slab = 1,
     /// A large span.
     Large = 2,
+    /// A span on its way between the page heap and a holder.
+    Moving = 3,
 }
 
 /// Metadata of one page; of the whole span if the page is its first. Guarded by the slab class's lock
@@ -68,6 +70,7 @@ impl PageEntry {
         match self.kind.get() {
             1 => Kind::Slab,
             2 => Kind::Large,
+            3 => Kind::Moving,
             _ => Kind::None,
         }
     }
@@ -217,7 +220,7 @@ impl Tract {
             let free = header.free[word].get();
             let warm = free & header.dirty[word].get();
             if warm != 0 {
-                return Some(self.take_run(word * 64 + warm.trailing_zeros() as usize, 1));
+                return Some(self.take_span(word * 64 + warm.trailing_zeros() as usize, 1));
             }
             if free != 0 && clean.is_none() {
                 clean = Some(word * 64 + free.trailing_zeros() as usize);
@@ -226,7 +229,7 @@ impl Tract {
         if clean.is_none() {
             header.longest.set(0);
         }
-        clean.map(|page| self.take_run(page, 1))
+        clean.map(|page| self.take_span(page, 1))
     }
 
     /// Takes the first run of `pages` pages that starts at a multiple of `align` pages (counted from
@@ -239,7 +242,7 @@ impl Tract {
             let end = next(&header.free, start, false).unwrap_or(TRACT_PAGES);
             let first = start.next_multiple_of(align);
             if first + pages <= end {
-                return Some(self.take_run(first, pages));
+                return Some(self.take_span(first, pages));
             }
             longest = longest.max(end - start);
             page = end;
@@ -248,10 +251,15 @@ impl Tract {
         None
     }
 
-    /// Takes the `more` pages behind page `end` if all are free. The lock is held.
-    pub fn extend(&self, end: usize, more: usize) -> Option<Run> {
+    /// Adds the `more` pages behind the span at page `first` to it, if all are free. The lock is held.
+    pub fn extend(&self, first: usize, more: usize) -> Option<Run> {
+        let end = first + self.entry(first).pages.get() as usize;
         let fits = end + more <= TRACT_PAGES && (end..end + more).all(|page| self.is_free(page));
-        fits.then(|| self.take_run(end, more))
+        fits.then(|| {
+            let span = self.entry(first);
+            span.pages.set(span.pages.get() + more as u32);
+            self.take_run(end, more)
+        })
     }
 
     /// Takes the first run of free dirty pages at or behind `from`. The lock is held.
@@ -260,7 +268,14 @@ impl Tract {
         let is_warm = |page: usize| self.is_free(page) && get(&header.dirty, page);
         let first = (from..TRACT_PAGES).find(|&page| is_warm(page))?;
         let pages = (first..TRACT_PAGES).take_while(|&page| is_warm(page)).count();
-        Some(self.take_run(first, pages))
+        Some(self.take_span(first, pages))
+    }
+
+    /// Takes pages that become a span of their own.
+    fn take_span(&self, first: usize, pages: usize) -> Run {
+        self.entry(first).pages.set(pages as u32);
+        self.entry(first).set_kind(Kind::Moving);
+        self.take_run(first, pages)
     }
 
     fn take_run(&self, first: usize, pages: usize) -> Run {
@@ -281,6 +296,7 @@ impl Tract {
     /// Takes pages back; `clean` if they read as zero. The lock is held.
     pub fn put(&self, first: usize, pages: usize, clean: bool) {
         let header = self.header();
+        self.entry(first).set_kind(Kind::None);
         for page in first..first + pages {
             set(&header.free, page);
             if clean {
