@@ -9,7 +9,8 @@
 //! the start of an object of a slab of its class or a larger one, not free in the slab, and cached once.
 //! V6 stacks keep `bottom <= top <= bottom + slots_max` above a null sentinel.
 
-use crate::cpu_cache::{Shard, locked, shards};
+use crate::cpu_cache::locked::Held;
+use crate::cpu_cache::shards;
 use crate::depot::DEPOT;
 use crate::os::{self, Place};
 use crate::page_heap::PAGE_HEAP;
@@ -59,7 +60,8 @@ pub fn check() -> Verdict {
 
 /// With the shards stopped: takes every slab lock, walks, releases.
 fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
-    // A locked shard may take a slab's lock, so it comes first; held by nobody while we walk.
+    // Whoever has a locked shard may wait for a slab's lock, so those come first.
+    let locked = Held::all();
     let rank = held();
     slab::for_each_lock(|lock, rank| {
         if let Ok(guard) = lock.acquire(rank) {
@@ -67,12 +69,13 @@ fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
         }
     });
     let verdict = Walk::new().and_then(|walk| {
-        let verdict = walk.run(regions);
+        let verdict = walk.run(&mut regions.chain(locked.regions()));
         walk.end();
         verdict
     });
     slab::for_each_lock(|lock, _| lock.release_forgotten());
     set_held(rank);
+    locked.release();
     verdict
 }
 
@@ -112,11 +115,6 @@ impl Walk {
             self.region(region)?;
         }
         let mut verdict = Ok(());
-        locked::for_each_idle(|locked| {
-            if let (Ok(()), Some(region)) = (verdict, locked.region()) {
-                verdict = self.region(region);
-            }
-        });
         for class in 1..CLASSES {
             DEPOT.visit(class, |objects| {
                 for &object in objects {

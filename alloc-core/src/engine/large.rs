@@ -67,7 +67,7 @@ pub fn resize(address: usize, size: usize) -> Option<usize> {
     };
     let (old, new) = (entry.pages.get() as usize, pages_of(size));
     if new <= old {
-        shrink(address, entry, old, new);
+        shrink(address, old, new);
         return Some(address);
     }
     // SAFETY: the caller holds the span.
@@ -78,7 +78,7 @@ pub fn resize(address: usize, size: usize) -> Option<usize> {
     move_pages(address, old, size)
 }
 
-fn shrink(address: usize, entry: &PageEntry, old: usize, new: usize) {
+fn shrink(address: usize, old: usize, new: usize) {
     // A little slack saves the next growth.
     if old - new > old / 4 {
         account(old, new);
