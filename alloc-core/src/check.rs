@@ -50,18 +50,21 @@ fn broken(what: &'static str, at: usize) -> Verdict {
 /// Validates the whole heap.
 pub fn check() -> Verdict {
     crate::engine::init::ensure();
-    if registration::sections().is_none() {
-        return check_held(&mut core::iter::empty());
-    }
-    // Without a fence the shards can't be looked into while they run; the rest can.
-    shards::while_stopped(|regions| check_held(regions))
-        .unwrap_or_else(|| check_held(&mut core::iter::empty()))
+    // Whoever has a locked shard may wait for a slab's lock, so those come first.
+    let locked = Held::all();
+    let mut regions = locked.regions();
+    let verdict = match registration::sections() {
+        None => check_held(&mut regions),
+        // Without a fence the shards can't be looked into while they run; the rest can.
+        Some(_) => shards::while_stopped(|stopped| check_held(&mut stopped.chain(&mut regions)))
+            .unwrap_or_else(|| check_held(&mut locked.regions())),
+    };
+    locked.release();
+    verdict
 }
 
 /// With the shards stopped: takes every slab lock, walks, releases.
 fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
-    // Whoever has a locked shard may wait for a slab's lock, so those come first.
-    let locked = Held::all();
     let rank = held();
     slab::for_each_lock(|lock, rank| {
         if let Ok(guard) = lock.acquire(rank) {
@@ -69,13 +72,12 @@ fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
         }
     });
     let verdict = Walk::new().and_then(|walk| {
-        let verdict = walk.run(&mut regions.chain(locked.regions()));
+        let verdict = walk.run(regions);
         walk.end();
         verdict
     });
     slab::for_each_lock(|lock, _| lock.release_forgotten());
     set_held(rank);
-    locked.release();
     verdict
 }
 

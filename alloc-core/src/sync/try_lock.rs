@@ -2,6 +2,7 @@
 //!
 //! Called by the atomic path and by fork; calls os (yield).
 
+use super::held;
 use crate::os;
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -31,10 +32,12 @@ impl TryLock {
         result.is_ok().then(|| TryGuard { lock: self })
     }
 
-    /// Takes the lock, letting others run until it is free; none after a good while, in case the
-    /// holder is the calling thread itself, below a signal handler.
+    /// Takes the lock, letting others run until it is free. None after a good while, in case the
+    /// holder is the calling thread itself, below a signal handler; and at once where the thread holds
+    /// a [`Lock`](super::Lock), whose waiters the holder here may be among.
     pub fn acquire_patiently(&self) -> Option<TryGuard<'_>> {
-        (0..10_000).find_map(|_| {
+        let patience = if held() == 0 { 10_000 } else { 1 };
+        (0..patience).find_map(|_| {
             self.try_acquire().or_else(|| {
                 os::yield_now();
                 None
