@@ -11,11 +11,10 @@
 
 use crate::fail::{Misuse, fail};
 use crate::page_heap::PAGE_HEAP;
-use crate::page_heap::huge::HUGE;
 use crate::page_heap::tract::{Kind, PageEntry};
 use crate::page_map;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo, RECIPROCAL_SHIFT};
-use crate::sync::{Busy, Guarded, Lock, Rank};
+use crate::sync::{Guarded, Lock, Reentered};
 
 /// Lists by fullness, the fullest first; the last one has the empty slab.
 const BINS: usize = 9;
@@ -78,9 +77,9 @@ pub struct Taken {
 }
 
 /// Takes up to `out.len()` objects of `class` in ascending order; none when the OS has no more memory.
-pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Busy> {
+pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Reentered> {
     let slabs = &SLABS[class];
-    let guard = slabs.lock.acquire(Rank::slab(class))?;
+    let guard = slabs.lock.acquire()?;
     let mut count = 0;
     let mut zeroed = false;
     while count < out.len() {
@@ -109,6 +108,7 @@ fn new_slab(slabs: &SlabClass, class: Class) -> Option<bool> {
     let span = PAGE_HEAP.acquire(info.pages, 1)?;
     let entry = PAGE_HEAP.entry_at(span.address)?;
     entry.class.set(class as u32);
+    entry.pages.set(info.pages as u32);
     entry.free.set(info.objects as u32);
     entry.scan.set(0);
     for (index, word) in entry.bitmap().iter().enumerate().take(info.objects.div_ceil(64)) {
@@ -149,7 +149,7 @@ fn take_from(slab: &PageEntry, class: Class, out: &mut [usize]) -> usize {
 
 /// Puts objects back that the caller holds; nulls are skipped. The objects may be of any class, but
 /// runs of one class are cheapest.
-pub fn put(objects: &[usize]) -> Result<(), Busy> {
+pub fn put(objects: &[usize]) -> Result<(), Reentered> {
     let mut rest = objects;
     while let Some(&first) = rest.first() {
         let class = match first {
@@ -157,10 +157,8 @@ pub fn put(objects: &[usize]) -> Result<(), Busy> {
             _ => page_map::class_at(first),
         };
         let run = match class {
-            0 => {
-                put_stray(first);
-                1
-            }
+            0 if first != 0 => fail(Misuse::ForeignPointer, first),
+            0 => 1,
             _ => rest.iter().take_while(|&&o| o != 0 && page_map::class_at(o) == class).count(),
         };
         if class != 0 {
@@ -172,18 +170,9 @@ pub fn put(objects: &[usize]) -> Result<(), Busy> {
     Ok(())
 }
 
-/// A pointer that no slab knows: null, or a mapping that served a small request in need (see
-/// `engine::allocate_object`).
-#[cold]
-fn put_stray(object: usize) {
-    if object != 0 && HUGE.release(object) == Ok(false) {
-        fail(Misuse::ForeignPointer, object);
-    }
-}
-
-fn put_run(class: Class, objects: &[usize]) -> Result<(), Busy> {
+fn put_run(class: Class, objects: &[usize]) -> Result<(), Reentered> {
     let slabs = &SLABS[class];
-    let guard = slabs.lock.acquire(Rank::slab(class))?;
+    let guard = slabs.lock.acquire()?;
     for &object in objects {
         put_one(slabs, class, object);
     }
@@ -236,14 +225,15 @@ fn release(slabs: &SlabClass, slab: &PageEntry) {
     unlink(slabs, slab);
     slabs.slabs.set(slabs.slabs.get() - 1);
     page_map::set_class_at(page, 0);
+    slab.set_kind(Kind::None);
     // SAFETY: all objects are home, so the slab is ours alone.
     unsafe { PAGE_HEAP.release(page, slab.pages.get() as usize) };
 }
 
 /// Releases the kept empty slabs of all classes.
 pub fn release_empty() {
-    for (class, slabs) in SLABS.iter().enumerate() {
-        let Ok(_guard) = slabs.lock.acquire(Rank::slab(class)) else { continue };
+    for slabs in &SLABS {
+        let Ok(_guard) = slabs.lock.acquire() else { continue };
         while let Some(slab) = entry_ref(slabs.bins[BINS - 1].get()) {
             release(slabs, slab);
         }
@@ -307,6 +297,6 @@ pub fn is_object_start(object: usize, class: Class) -> bool {
 }
 
 /// The class locks in rank order, for fork.
-pub fn for_each_lock(mut f: impl FnMut(&Lock, Rank)) {
-    SLABS.iter().enumerate().for_each(|(class, slabs)| f(&slabs.lock, Rank::slab(class)));
+pub fn for_each_lock(mut f: impl FnMut(&Lock)) {
+    SLABS.iter().for_each(|slabs| f(&slabs.lock));
 }

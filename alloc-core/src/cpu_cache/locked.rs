@@ -89,14 +89,6 @@ pub fn push_quickly(class: Class, object: usize) -> bool {
 }
 
 impl LockedShard {
-    /// The shard's region, if it has one.
-    fn born(&self) -> Option<&'static Region> {
-        // Ordering: Acquire pairs with the Release in `bear`.
-        let region = self.region.load(Ordering::Acquire);
-        // SAFETY: regions live for ever.
-        unsafe { region.as_ref() }
-    }
-
     /// The shard's region, born on first use. The lock is held.
     #[inline]
     fn region(&self) -> Option<&'static Region> {
@@ -116,62 +108,44 @@ impl LockedShard {
 }
 
 /// Runs `f` on each locked shard that exists, holding its lock; skips those that stay busy.
-pub fn for_each(mut f: impl FnMut(&Locked)) {
+pub fn for_each(f: impl FnMut(&Locked)) {
+    for_each_by(TryLock::acquire_patiently, f);
+}
+
+/// As [`for_each`] for those whose lock is free: the others may wait for a lock that the caller holds.
+pub fn for_each_idle(f: impl FnMut(&Locked)) {
+    for_each_by(TryLock::try_acquire, f);
+}
+
+fn for_each_by(
+    take: impl Fn(&'static TryLock) -> Option<TryGuard<'static>>,
+    mut f: impl FnMut(&Locked),
+) {
     for shard in &LOCKED {
-        if let (Some(region), Some(guard)) = (shard.born(), shard.lock.acquire_patiently()) {
+        // Ordering: Acquire pairs with the Release in `region`.
+        let region = shard.region.load(Ordering::Acquire);
+        // SAFETY: regions live for ever.
+        if let Some(region) = unsafe { region.as_ref() }
+            && let Some(guard) = take(&shard.lock)
+        {
             f(&Locked { region, _guard: guard });
         }
     }
 }
 
-/// Locked shards that the caller holds all at once, for fork and for the validator: a bit each.
-#[derive(Clone, Copy)]
-pub struct Held(u64);
-
-const _: () = assert!(LOCKED_MAX <= u64::BITS as usize);
-
-impl Held {
-    /// Takes all locks that do not stay busy (held below a handler by the calling thread itself).
-    pub fn all() -> Held {
-        let mut bits = 0;
-        for (index, shard) in LOCKED.iter().enumerate() {
-            if let Some(guard) = shard.lock.acquire_patiently() {
-                TryLock::forget(guard);
-                bits |= 1 << index;
-            }
-        }
-        Held(bits)
-    }
-
-    /// From and to a word, for keeping across fork.
-    pub fn from_bits(bits: u64) -> Held {
-        Held(bits)
-    }
-
-    /// See [`Held::from_bits`].
-    pub fn bits(self) -> u64 {
-        self.0
-    }
-
-    /// The regions of those that are held.
-    pub fn regions(self) -> impl Iterator<Item = &'static Region> {
-        self.shards().filter_map(LockedShard::born)
-    }
-
-    /// Gives the locks up.
-    pub fn release(self) {
-        self.shards().for_each(|shard| shard.lock.release());
-    }
-
-    fn shards(self) -> impl Iterator<Item = &'static LockedShard> {
-        let is_held = move |(index, _): &(usize, _)| self.0 >> index & 1 == 1;
-        LOCKED.iter().enumerate().filter(is_held).map(|(_, shard)| shard)
-    }
-}
-
 /// The regions that exist, for statistics.
 pub fn regions() -> impl Iterator<Item = &'static Region> {
-    LOCKED.iter().filter_map(LockedShard::born)
+    LOCKED.iter().filter_map(|shard| {
+        // Ordering: Acquire pairs with the Release in `LockedShard::region`.
+        let region = shard.region.load(Ordering::Acquire);
+        // SAFETY: regions live for ever.
+        unsafe { region.as_ref() }
+    })
+}
+
+/// The locks, for fork.
+pub fn locks() -> impl Iterator<Item = &'static TryLock> {
+    LOCKED.iter().map(|shard| &shard.lock)
 }
 
 /// Slow-path operations of the atomic path since start.

@@ -18,9 +18,9 @@ use crate::depot::DEPOT;
 use crate::rseq::registration;
 use crate::rseq::{ABORTED, FULL, NO_SHARD, Sections};
 use crate::shard::{Counter, Region};
-use crate::size_class::{CLASS, CLASSES, Class};
+use crate::size_class::{CLASS, Class};
 use crate::slab;
-use crate::sync::Busy;
+use crate::sync::Reentered;
 use crate::units::MAGAZINE_MAX;
 use locked::Locked;
 
@@ -133,7 +133,7 @@ fn supply(class: Class, buffer: &mut [usize; MAGAZINE_MAX]) -> (usize, bool) {
     match slab::take(class, &mut buffer[..CLASS[class].batch]) {
         Ok(taken) => (taken.count, taken.zeroed),
         // The thread was interrupted inside this class: a larger object serves as well.
-        Err(Busy) => take_one(class).map_or((0, false), |object| {
+        Err(Reentered) => take_one(class).map_or((0, false), |object| {
             buffer[0] = object.address;
             (1, object.zeroed)
         }),
@@ -183,18 +183,16 @@ fn give_back_to_slab(class: Class, objects: &[usize]) {
 }
 
 /// One object straight from a slab, for a thread that has no cache at this moment. If the slab tier of
-/// the class can't be waited for, a larger class of at least the same natural alignment serves.
+/// the class is held by the calling thread itself, a larger class serves.
 fn take_one(class: Class) -> Option<Object> {
     let mut one = [0; 1];
-    let align = 1 << CLASS[class].size.trailing_zeros();
-    let serves = |&other: &Class| CLASS[other].size.is_multiple_of(align);
-    for class in (class..CLASSES).filter(serves) {
+    for class in class..crate::size_class::CLASSES {
         match slab::take(class, &mut one) {
             Ok(taken) if taken.count == 1 => {
                 return Some(Object { address: one[0], zeroed: taken.zeroed });
             }
             Ok(_) => return None,
-            Err(Busy) => {}
+            Err(Reentered) => {}
         }
     }
     None

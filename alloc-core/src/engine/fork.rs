@@ -6,13 +6,12 @@
 //! lock. What other threads had in hand (cpu_cache I3) is lost to the child: one magazine each.
 //! Called by libc's fork; calls every tier that has a lock.
 
-use crate::cpu_cache::locked::Held;
-use crate::cpu_cache::shards;
+use crate::cpu_cache::{locked, shards};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::slab;
-use crate::sync::{Lock, Rank, held, set_held};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Lock, TryLock};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Registers the handlers.
 pub fn install() {
@@ -23,26 +22,31 @@ pub fn install() {
     }
 }
 
-fn for_each_lock(mut f: impl FnMut(&Lock, Rank)) {
-    f(shards::raw_lock(), Rank::STOP);
+fn for_each_lock(mut f: impl FnMut(&Lock)) {
+    f(shards::raw_lock());
     slab::for_each_lock(&mut f);
+    f(HUGE.raw_lock());
     PAGE_HEAP.for_each_lock(&mut f);
-    f(HUGE.raw_lock(), Rank::HUGE);
 }
 
-/// The locked shards that `prepare` holds and the rank that the thread held before. Written between
-/// `prepare` and `release` only, which libc serialises.
-static SHARDS: AtomicU64 = AtomicU64::new(0);
-static RANK: AtomicU32 = AtomicU32::new(0);
+/// The locked shards that `prepare` holds, a bit each. Written between `prepare` and `release` only,
+/// which libc serialises.
+static HELD: AtomicU64 = AtomicU64::new(0);
+const _: () = assert!(locked::LOCKED_MAX <= 64);
 
 unsafe extern "C" fn prepare() {
+    let mut held = 0;
+    for (index, lock) in locked::locks().enumerate() {
+        if let Some(guard) = lock.acquire_patiently() {
+            TryLock::forget(guard);
+            held |= 1 << index;
+        }
+    }
     // Ordering: Relaxed, read by this thread or its copy in the child.
-    SHARDS.store(Held::all().bits(), Ordering::Relaxed);
-    // Ordering: Relaxed, as above.
-    RANK.store(held(), Ordering::Relaxed);
-    for_each_lock(|lock, rank| {
+    HELD.store(held, Ordering::Relaxed);
+    for_each_lock(|lock| {
         // A handler that forks on top of a holder: that lock stays with the holder, here and there.
-        if let Ok(guard) = lock.acquire(rank) {
+        if let Ok(guard) = lock.acquire() {
             Lock::forget(guard);
         }
     });
@@ -50,9 +54,9 @@ unsafe extern "C" fn prepare() {
 
 unsafe extern "C" fn release() {
     // The child's thread has the thread pointer of the one that forked, so it owns the locks too.
-    for_each_lock(|lock, _| lock.release_forgotten());
+    for_each_lock(Lock::release_forgotten);
     // Ordering: Relaxed, written by this thread or its original in the parent.
-    set_held(RANK.load(Ordering::Relaxed));
-    // Ordering: Relaxed, as above.
-    Held::from_bits(SHARDS.load(Ordering::Relaxed)).release();
+    let held = HELD.load(Ordering::Relaxed);
+    let mine = locked::locks().enumerate().filter(|(index, _)| held >> index & 1 == 1);
+    mine.for_each(|(_, lock)| lock.release());
 }

@@ -8,7 +8,7 @@ use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::page_heap::tract::{Kind, PageEntry};
-use crate::sync::Busy;
+use crate::sync::Reentered;
 use crate::units::{PAGE_BYTES, SPAN_MAX_PAGES, pages_of};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -29,7 +29,9 @@ pub fn allocate(size: usize, align: usize) -> Option<Object> {
         return HUGE.acquire(size.max(1), align).map(|address| Object { address, zeroed: true });
     }
     let span = PAGE_HEAP.acquire(pages, align_pages)?;
-    PAGE_HEAP.entry_at(span.address)?.set_kind(Kind::Large);
+    let entry = PAGE_HEAP.entry_at(span.address)?;
+    entry.pages.set(pages as u32);
+    entry.set_kind(Kind::Large);
     account(0, pages);
     Some(Object { address: span.address, zeroed: span.zeroed })
 }
@@ -38,6 +40,7 @@ pub fn allocate(size: usize, align: usize) -> Option<Object> {
 pub fn free(address: usize) {
     if let Some(entry) = entry_of(address) {
         let pages = entry.pages.get() as usize;
+        entry.set_kind(Kind::None);
         account(pages, 0);
         // SAFETY: the span was live and its owner gave it up.
         unsafe { PAGE_HEAP.release(address, pages) };
@@ -46,7 +49,7 @@ pub fn free(address: usize) {
     }
     match HUGE.release(address) {
         // A handler on top of its own thread's huge operation: the mapping stays, unused.
-        Ok(true) | Err(Busy) => {}
+        Ok(true) | Err(Reentered) => {}
         Ok(false) => misuse(address),
     }
 }
@@ -67,23 +70,25 @@ pub fn resize(address: usize, size: usize) -> Option<usize> {
     };
     let (old, new) = (entry.pages.get() as usize, pages_of(size));
     if new <= old {
-        shrink(address, old, new);
+        shrink(address, entry, old, new);
         return Some(address);
     }
     // SAFETY: the caller holds the span.
-    if new <= SPAN_MAX_PAGES && unsafe { PAGE_HEAP.extend(address, new - old) } {
+    if new <= SPAN_MAX_PAGES && unsafe { PAGE_HEAP.extend(address, old, new - old) } {
+        entry.pages.set(new as u32);
         account(old, new);
         return Some(address);
     }
     move_pages(address, old, size)
 }
 
-fn shrink(address: usize, old: usize, new: usize) {
+fn shrink(address: usize, entry: &PageEntry, old: usize, new: usize) {
     // A little slack saves the next growth.
     if old - new > old / 4 {
+        entry.pages.set(new as u32);
         account(old, new);
         // SAFETY: the tail of a span that the caller holds and gives up.
-        unsafe { PAGE_HEAP.release_tail(address, old, new) };
+        unsafe { PAGE_HEAP.release(address + new * PAGE_BYTES, old - new) };
         PAGE_HEAP.trim();
     }
 }

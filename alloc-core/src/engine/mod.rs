@@ -24,7 +24,6 @@ use crate::page_map;
 use crate::publish::{publish_stats, stats_wanted};
 use crate::size_class::{CLASS, class_of, class_of_aligned};
 use crate::stats::stats;
-use crate::sync::held;
 use crate::units::{OBJECT_MAX_BYTES, PAGE_BYTES};
 
 crate::rust_alloc! {
@@ -189,14 +188,9 @@ fn allocate_object(size: usize, align: usize) -> Option<Object> {
         class => cpu_cache::allocate(class),
     };
     allocate_once().or_else(|| {
-        // Memory may be idle in other shards and free spans: give it back and try again; not in a
-        // handler on top of a lock's holder, who could wait for nothing that this needs. What is left
-        // then is a mapping of its own.
-        let again = if held() == 0 { Some(release()).and_then(|_| allocate_once()) } else { None };
-        again.or_else(|| {
-            let size = size.max(CLASS[class].size).max(1);
-            HUGE.acquire(size, align).map(|address| Object { address, zeroed: true })
-        })
+        // Memory may be idle in other shards and free spans: give it back and try again.
+        release();
+        allocate_once()
     })
 }
 

@@ -14,12 +14,12 @@ pub mod tract;
 
 use crate::os::{self, Place};
 use crate::shard::HOT;
-use crate::sync::{Guard, Guarded, Lock, Rank};
+use crate::sync::{Guard, Guarded, Lock};
 use crate::units::{
     PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_SHIFT, WINDOW_TRACTS,
 };
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use tract::{HEADER_PAGES, Kind, PageEntry, Run, Tract};
+use tract::{HEADER_PAGES, PageEntry, Run, Tract};
 
 /// The most tracts of a process (16 TiB with 16,384 x 64 MiB being 1 TiB of small objects).
 const TRACTS_MAX: usize = 16_384;
@@ -54,8 +54,6 @@ pub struct PageHeap {
     dirty_limit: AtomicUsize,
     purged_total: AtomicUsize,
     mapped: AtomicUsize,
-    /// Spans whose release had to wait, linked through their entries.
-    postponed: AtomicPtr<PageEntry>,
     growth: Lock,
     window_next: Guarded,
 }
@@ -80,7 +78,8 @@ impl PageHeap {
                     }
                     continue;
                 }
-                let guard = if patient { tract.lock().ok() } else { tract.try_lock() };
+                let guard =
+                    if patient { tract.lock().ok() } else { tract.raw_lock().try_acquire() };
                 if let Some(guard) = guard
                     && let Some(span) = self.acquire_in(tract, pages, align_pages, guard)
                 {
@@ -147,10 +146,6 @@ impl PageHeap {
     /// Purges if more than the limit is dirty: half of what exceeds the base goes, so that the next
     /// purge is some way off. Called by those who released spans, when they hold no lock.
     pub fn trim(&self) {
-        // Ordering: Relaxed, a look; the swap acquires.
-        if !self.postponed.load(Ordering::Relaxed).is_null() {
-            self.release_postponed();
-        }
         let limit = self.limit();
         // Ordering: Relaxed, a statistic that steers purging.
         if self.dirty.load(Ordering::Relaxed) > limit {
@@ -164,7 +159,7 @@ impl PageHeap {
     #[cold]
     fn grow_and_acquire(&self, pages: usize, align_pages: usize) -> Option<Span> {
         let seen = self.tract_count();
-        let growth = self.growth.acquire(Rank::GROWTH).ok()?;
+        let growth = self.growth.acquire().ok()?;
         if self.tract_count() != seen {
             drop(growth);
             return self.acquire(pages, align_pages);
@@ -248,65 +243,18 @@ impl PageHeap {
     pub unsafe fn release(&self, address: usize, pages: usize) {
         let Some(tract) = self.tract_at(address) else { return };
         let first = (address - tract.base()) / PAGE_BYTES;
-        let entry = tract.entry(first);
-        entry.pages.set(pages as u32);
-        entry.set_kind(Kind::Moving);
-        let Ok(_guard) = tract.lock() else { return self.postpone(entry) };
-        // Ordering: Relaxed, statistics that steer purging; before the pages can be taken, so that the
-        // difference never falls below 0.
-        self.dirty.fetch_add(pages, Ordering::Relaxed);
-        self.held.fetch_sub(pages, Ordering::Relaxed);
-        tract.put(first, pages, false);
-        self.note_free(tract);
-    }
-
-    /// Takes the tail of a span back, all but its first `keep` pages.
-    ///
-    /// # Safety
-    /// 1. The caller holds the span of `pages` at `address` and gives up the tail.
-    pub unsafe fn release_tail(&self, address: usize, pages: usize, keep: usize) {
-        let tail = address + keep * PAGE_BYTES;
-        // The tail is a span before the head ends in front of it: observers always see whole spans.
-        if let (Some(head), Some(rest)) = (self.entry_at(address), self.entry_at(tail)) {
-            rest.pages.set((pages - keep) as u32);
-            rest.set_kind(Kind::Moving);
-            head.pages.set(keep as u32);
-        }
-        // SAFETY: duty 1.
-        unsafe { self.release(tail, pages - keep) };
-    }
-
-    /// Leaves a span for later that a handler on top of a tract's holder can't release now.
-    fn postpone(&self, entry: &'static PageEntry) {
-        let pointer = core::ptr::from_ref(entry).cast_mut();
-        // Ordering: Relaxed, the exchange confirms it.
-        let mut head = self.postponed.load(Ordering::Relaxed);
-        loop {
-            entry.next.set(head as usize);
-            // Ordering: Release publishes the entry to `release_postponed`; nobody pops single entries,
-            // so a head that comes back is no danger.
-            match self.postponed.compare_exchange_weak(
-                head,
-                pointer,
-                Ordering::Release,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return,
-                Err(seen) => head = seen,
+        match tract.lock() {
+            Ok(_guard) => {
+                // Ordering: Relaxed, statistics that steer purging; before the pages can be taken, so
+                // that the difference never falls below 0.
+                self.dirty.fetch_add(pages, Ordering::Relaxed);
+                self.held.fetch_sub(pages, Ordering::Relaxed);
+                tract.put(first, pages, false);
+                self.note_free(tract);
             }
-        }
-    }
-
-    /// Releases the spans that were left for later.
-    #[cold]
-    fn release_postponed(&self) {
-        // Ordering: Acquire pairs with the Release in `postpone`.
-        let mut at = self.postponed.swap(core::ptr::null_mut(), Ordering::Acquire);
-        // SAFETY: entries live as long as their tracts, for ever; the spans were given up.
-        while let Some(entry) = unsafe { at.as_ref() } {
-            at = entry.next.get() as *mut PageEntry;
-            // SAFETY: as above.
-            unsafe { self.release(entry.page(), entry.pages.get() as usize) };
+            // A signal handler on top of the tract's own holder: the pages stay held. The handler
+            // can't wait, and the next span of the holder is not worth a queue.
+            Err(_) => (),
         }
     }
 
@@ -319,12 +267,12 @@ impl PageHeap {
     /// Extends a held span in place.
     ///
     /// # Safety
-    /// 1. The caller holds the span at `address`.
-    pub unsafe fn extend(&self, address: usize, more: usize) -> bool {
+    /// 1. The caller holds the span of `pages` at `address`.
+    pub unsafe fn extend(&self, address: usize, pages: usize, more: usize) -> bool {
         let Some(tract) = self.tract_at(address) else { return false };
-        let first = (address - tract.base()) / PAGE_BYTES;
+        let end = (address - tract.base()) / PAGE_BYTES + pages;
         let Ok(_guard) = tract.lock() else { return false };
-        let Some(run) = tract.extend(first, more) else { return false };
+        let Some(run) = tract.extend(end, more) else { return false };
         self.account_taken(tract, run);
         true
     }
@@ -447,9 +395,9 @@ impl PageHeap {
     }
 
     /// The locks in rank order, for fork.
-    pub fn for_each_lock(&self, mut f: impl FnMut(&Lock, Rank)) {
-        f(&self.growth, Rank::GROWTH);
-        self.tracts().for_each(|tract| f(tract.raw_lock(), Rank::tract(tract.index())));
+    pub fn for_each_lock(&self, mut f: impl FnMut(&Lock)) {
+        f(&self.growth);
+        self.tracts().for_each(|tract| f(tract.raw_lock()));
     }
 }
 

@@ -14,7 +14,7 @@
 //! I3. No run of free pages is longer than `longest`.
 //! I4. A tract is never unmapped.
 
-use crate::sync::{Busy, Guard, Guarded, Guarded32, Guarded64, Lock, Rank};
+use crate::sync::{Guard, Guarded, Guarded32, Guarded64, Lock, Reentered};
 use crate::units::{PAGE_BYTES, SLAB_OBJECTS_MAX, TRACT_BYTES, TRACT_PAGES};
 
 /// 64-bit words of a slab's bitmap.
@@ -35,8 +35,6 @@ pub enum Kind {
     Slab = 1,
     /// A large span.
     Large = 2,
-    /// A span on its way between the page heap and a holder.
-    Moving = 3,
 }
 
 /// Metadata of one page; of the whole span if the page is its first. Guarded by the slab class's lock
@@ -70,7 +68,6 @@ impl PageEntry {
         match self.kind.get() {
             1 => Kind::Slab,
             2 => Kind::Large,
-            3 => Kind::Moving,
             _ => Kind::None,
         }
     }
@@ -162,13 +159,8 @@ impl Tract {
     }
 
     /// Takes the tract's lock.
-    pub fn lock(&self) -> Result<Guard<'_>, Busy> {
-        self.header().lock.acquire(Rank::tract(self.index()))
-    }
-
-    /// Takes the tract's lock if it is free.
-    pub fn try_lock(&self) -> Option<Guard<'_>> {
-        self.header().lock.try_acquire(Rank::tract(self.index()))
+    pub fn lock(&self) -> Result<Guard<'_>, Reentered> {
+        self.header().lock.acquire()
     }
 
     /// The lock itself, for fork.
@@ -220,7 +212,7 @@ impl Tract {
             let free = header.free[word].get();
             let warm = free & header.dirty[word].get();
             if warm != 0 {
-                return Some(self.take_span(word * 64 + warm.trailing_zeros() as usize, 1));
+                return Some(self.take_run(word * 64 + warm.trailing_zeros() as usize, 1));
             }
             if free != 0 && clean.is_none() {
                 clean = Some(word * 64 + free.trailing_zeros() as usize);
@@ -229,7 +221,7 @@ impl Tract {
         if clean.is_none() {
             header.longest.set(0);
         }
-        clean.map(|page| self.take_span(page, 1))
+        clean.map(|page| self.take_run(page, 1))
     }
 
     /// Takes the first run of `pages` pages that starts at a multiple of `align` pages (counted from
@@ -242,7 +234,7 @@ impl Tract {
             let end = next(&header.free, start, false).unwrap_or(TRACT_PAGES);
             let first = start.next_multiple_of(align);
             if first + pages <= end {
-                return Some(self.take_span(first, pages));
+                return Some(self.take_run(first, pages));
             }
             longest = longest.max(end - start);
             page = end;
@@ -251,15 +243,10 @@ impl Tract {
         None
     }
 
-    /// Adds the `more` pages behind the span at page `first` to it, if all are free. The lock is held.
-    pub fn extend(&self, first: usize, more: usize) -> Option<Run> {
-        let end = first + self.entry(first).pages.get() as usize;
+    /// Takes the `more` pages behind page `end` if all are free. The lock is held.
+    pub fn extend(&self, end: usize, more: usize) -> Option<Run> {
         let fits = end + more <= TRACT_PAGES && (end..end + more).all(|page| self.is_free(page));
-        fits.then(|| {
-            let span = self.entry(first);
-            span.pages.set(span.pages.get() + more as u32);
-            self.take_run(end, more)
-        })
+        fits.then(|| self.take_run(end, more))
     }
 
     /// Takes the first run of free dirty pages at or behind `from`. The lock is held.
@@ -268,14 +255,7 @@ impl Tract {
         let is_warm = |page: usize| self.is_free(page) && get(&header.dirty, page);
         let first = (from..TRACT_PAGES).find(|&page| is_warm(page))?;
         let pages = (first..TRACT_PAGES).take_while(|&page| is_warm(page)).count();
-        Some(self.take_span(first, pages))
-    }
-
-    /// Takes pages that become a span of their own.
-    fn take_span(&self, first: usize, pages: usize) -> Run {
-        self.entry(first).pages.set(pages as u32);
-        self.entry(first).set_kind(Kind::Moving);
-        self.take_run(first, pages)
+        Some(self.take_run(first, pages))
     }
 
     fn take_run(&self, first: usize, pages: usize) -> Run {
@@ -296,7 +276,6 @@ impl Tract {
     /// Takes pages back; `clean` if they read as zero. The lock is held.
     pub fn put(&self, first: usize, pages: usize, clean: bool) {
         let header = self.header();
-        self.entry(first).set_kind(Kind::None);
         for page in first..first + pages {
             set(&header.free, page);
             if clean {

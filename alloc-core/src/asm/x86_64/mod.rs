@@ -19,24 +19,6 @@ pub fn thread_pointer() -> usize {
     tp
 }
 
-/// The rank of the highest lock that the calling thread holds, see `sync::lock`: a word behind the
-/// thread's own rseq area.
-#[inline(always)]
-pub fn held_rank() -> &'static core::sync::atomic::AtomicU32 {
-    let address: usize;
-    // SAFETY: the address of a thread-local word: its offset, from the GOT, plus the thread pointer.
-    unsafe {
-        asm!("mov {0}, qword ptr [rip + rsalloc_rseq_area@GOTTPOFF]", "add {0}, fs:[0]",
-            out(reg) address, options(nostack, readonly, pure));
-        // SAFETY: 64 bytes are reserved there; 'static is as long as the thread runs, and the
-        // reference does not leave it.
-        &*((address + HELD_RANK_OFFSET) as *const core::sync::atomic::AtomicU32)
-    }
-}
-
-/// Where that word lies: behind the area (32 bytes) and the thread's state.
-const HELD_RANK_OFFSET: usize = 36;
-
 /// A system call that leaves errno alone; a negative errno on failure.
 ///
 /// # Safety
