@@ -19,7 +19,7 @@ use crate::rseq::registration;
 use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class, RECIPROCAL_SHIFT};
 use crate::slab::{self, SLABS};
-use crate::sync::{Guarded64, Lock};
+use crate::sync::{Guarded64, Lock, Rank};
 use crate::units::{PAGE_BYTES, TRACT_PAGES};
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -64,8 +64,9 @@ fn check_once() -> Verdict {
 /// With the shards stopped: takes every slab lock, walks, releases.
 fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
     // A locked shard may take a slab's lock, so it comes first; held by nobody while we walk.
-    slab::for_each_lock(|lock| {
-        if let Ok(guard) = lock.acquire() {
+    let before = Rank::held();
+    slab::for_each_lock(|lock, rank| {
+        if let Ok(guard) = lock.acquire(rank) {
             Lock::forget(guard);
         }
     });
@@ -74,7 +75,8 @@ fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
         walk.end();
         verdict
     });
-    slab::for_each_lock(Lock::release_forgotten);
+    slab::for_each_lock(|lock, _| lock.release_forgotten());
+    before.restore();
     verdict
 }
 

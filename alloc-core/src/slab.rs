@@ -14,7 +14,7 @@ use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::tract::{Kind, PageEntry};
 use crate::page_map;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo, RECIPROCAL_SHIFT};
-use crate::sync::{Guarded, Lock, Reentered};
+use crate::sync::{Guarded, Lock, Rank, Reentered};
 
 /// Lists by fullness, the fullest first; the last one has the empty slab.
 const BINS: usize = 9;
@@ -79,7 +79,7 @@ pub struct Taken {
 /// Takes up to `out.len()` objects of `class` in ascending order; none when the OS has no more memory.
 pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Reentered> {
     let slabs = &SLABS[class];
-    let guard = slabs.lock.acquire()?;
+    let guard = slabs.lock.acquire(Rank::slab(class))?;
     let mut count = 0;
     let mut zeroed = false;
     while count < out.len() {
@@ -172,7 +172,7 @@ pub fn put(objects: &[usize]) -> Result<(), Reentered> {
 
 fn put_run(class: Class, objects: &[usize]) -> Result<(), Reentered> {
     let slabs = &SLABS[class];
-    let guard = slabs.lock.acquire()?;
+    let guard = slabs.lock.acquire(Rank::slab(class))?;
     for &object in objects {
         put_one(slabs, class, object);
     }
@@ -232,8 +232,8 @@ fn release(slabs: &SlabClass, slab: &PageEntry) {
 
 /// Releases the kept empty slabs of all classes.
 pub fn release_empty() {
-    for slabs in &SLABS {
-        let Ok(_guard) = slabs.lock.acquire() else { continue };
+    for (class, slabs) in SLABS.iter().enumerate() {
+        let Ok(_guard) = slabs.lock.acquire(Rank::slab(class)) else { continue };
         while let Some(slab) = entry_ref(slabs.bins[BINS - 1].get()) {
             release(slabs, slab);
         }
@@ -297,6 +297,6 @@ pub fn is_object_start(object: usize, class: Class) -> bool {
 }
 
 /// The class locks in rank order, for fork.
-pub fn for_each_lock(mut f: impl FnMut(&Lock)) {
-    SLABS.iter().for_each(|slabs| f(&slabs.lock));
+pub fn for_each_lock(mut f: impl FnMut(&Lock, Rank)) {
+    SLABS.iter().enumerate().for_each(|(class, slabs)| f(&slabs.lock, Rank::slab(class)));
 }

@@ -10,7 +10,7 @@
 
 use crate::os::{self, Place};
 use crate::page_heap::map_aligned;
-use crate::sync::{Guarded, Lock, Reentered};
+use crate::sync::{Guarded, Lock, Rank, Reentered};
 use crate::units::PAGE_BYTES;
 
 /// One huge span; address 0 is a free slot, 1 a tombstone.
@@ -48,7 +48,7 @@ impl HugeSpans {
     /// Maps a span of at least `bytes` at a multiple of `align`, zeroed. None if the OS refuses.
     pub fn acquire(&self, bytes: usize, align: usize) -> Option<usize> {
         let len = bytes.checked_next_multiple_of(os::page_bytes())?;
-        let _guard = self.lock.acquire().ok()?;
+        let _guard = self.lock.acquire(Rank::HUGE).ok()?;
         if !self.make_room() {
             return None;
         }
@@ -62,7 +62,7 @@ impl HugeSpans {
 
     /// Unmaps the span at `address`; `Ok(false)` if there is none.
     pub fn release(&self, address: usize) -> Result<bool, Reentered> {
-        let _guard = self.lock.acquire()?;
+        let _guard = self.lock.acquire(Rank::HUGE)?;
         let Some(slot) = self.find(address) else { return Ok(false) };
         let len = slot.len.get();
         self.remove(slot);
@@ -75,7 +75,7 @@ impl HugeSpans {
     /// the OS refuses (the span is untouched then).
     pub fn resize(&self, address: usize, bytes: usize) -> Option<usize> {
         let len = bytes.checked_next_multiple_of(os::page_bytes())?;
-        let _guard = self.lock.acquire().ok()?;
+        let _guard = self.lock.acquire(Rank::HUGE).ok()?;
         if !self.make_room() {
             return None;
         }
@@ -89,7 +89,7 @@ impl HugeSpans {
 
     /// Length of the span at `address`, if it is a huge one.
     pub fn len_of(&self, address: usize) -> Option<usize> {
-        let _guard = self.lock.acquire().ok()?;
+        let _guard = self.lock.acquire(Rank::HUGE).ok()?;
         self.find(address).map(|slot| slot.len.get())
     }
 

@@ -14,7 +14,7 @@ pub mod tract;
 
 use crate::os::{self, Place};
 use crate::shard::HOT;
-use crate::sync::{Guard, Guarded, Lock};
+use crate::sync::{Guard, Guarded, Lock, Rank};
 use crate::units::{
     PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_SHIFT, WINDOW_TRACTS,
 };
@@ -79,7 +79,7 @@ impl PageHeap {
                     continue;
                 }
                 let guard =
-                    if patient { tract.lock().ok() } else { tract.raw_lock().try_acquire() };
+                    if patient { tract.lock().ok() } else { tract.try_lock() };
                 if let Some(guard) = guard
                     && let Some(span) = self.acquire_in(tract, pages, align_pages, guard)
                 {
@@ -159,7 +159,7 @@ impl PageHeap {
     #[cold]
     fn grow_and_acquire(&self, pages: usize, align_pages: usize) -> Option<Span> {
         let seen = self.tract_count();
-        let growth = self.growth.acquire().ok()?;
+        let growth = self.growth.acquire(Rank::GROWTH).ok()?;
         if self.tract_count() != seen {
             drop(growth);
             return self.acquire(pages, align_pages);
@@ -395,9 +395,9 @@ impl PageHeap {
     }
 
     /// The locks in rank order, for fork.
-    pub fn for_each_lock(&self, mut f: impl FnMut(&Lock)) {
-        f(&self.growth);
-        self.tracts().for_each(|tract| f(tract.raw_lock()));
+    pub fn for_each_lock(&self, mut f: impl FnMut(&Lock, Rank)) {
+        f(&self.growth, Rank::GROWTH);
+        self.tracts().for_each(|tract| f(tract.raw_lock(), tract.rank()));
     }
 }
 

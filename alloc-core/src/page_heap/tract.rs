@@ -14,7 +14,7 @@
 //! I3. No run of free pages is longer than `longest`.
 //! I4. A tract is never unmapped.
 
-use crate::sync::{Guard, Guarded, Guarded32, Guarded64, Lock, Reentered};
+use crate::sync::{Guard, Guarded, Guarded32, Guarded64, Lock, Rank, Reentered};
 use crate::units::{PAGE_BYTES, SLAB_OBJECTS_MAX, TRACT_BYTES, TRACT_PAGES};
 
 /// 64-bit words of a slab's bitmap.
@@ -160,7 +160,17 @@ impl Tract {
 
     /// Takes the tract's lock.
     pub fn lock(&self) -> Result<Guard<'_>, Reentered> {
-        self.header().lock.acquire()
+        self.header().lock.acquire(self.rank())
+    }
+
+    /// Takes the tract's lock if it is free.
+    pub fn try_lock(&self) -> Option<Guard<'_>> {
+        self.header().lock.try_acquire(self.rank())
+    }
+
+    /// The lock's place in the order.
+    pub fn rank(&self) -> Rank {
+        Rank::tract(self.index())
     }
 
     /// The lock itself, for fork.
