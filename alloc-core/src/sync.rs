@@ -70,6 +70,12 @@ impl Rank {
         Rank(asm::held_rank().load(Ordering::Relaxed))
     }
 
+    /// Whether the calling thread holds any lock: in code that takes none itself, whether it is a signal
+    /// handler on top of a holder.
+    pub fn is_any_held() -> bool {
+        Rank::held() > Rank(0)
+    }
+
     /// Says what the calling thread holds now that it has given up forgotten locks.
     pub fn restore(self) {
         compiler_fence(Ordering::SeqCst);

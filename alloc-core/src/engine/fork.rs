@@ -18,7 +18,7 @@ pub fn install() {
     // SAFETY: the handlers live for ever. Failure (out of memory at start) leaves fork from a
     // multi-threaded program as unprotected as without handlers.
     unsafe {
-        libc::pthread_atfork(Some(prepare), Some(release), Some(release));
+        libc::pthread_atfork(Some(prepare), Some(release), Some(release_in_child));
     }
 }
 
@@ -66,6 +66,14 @@ unsafe extern "C" fn prepare() {
             Lock::forget(guard);
         }
     });
+}
+
+unsafe extern "C" fn release_in_child() {
+    if FORK.is_forgotten_here() && NESTED.get() == 0 {
+        PAGE_HEAP.end_purges();
+    }
+    // SAFETY: called by libc in the place of `release`.
+    unsafe { release() };
 }
 
 unsafe extern "C" fn release() {
