@@ -2,37 +2,28 @@
 //! on for ever. Null is returned, nothing is lost, and everything works again afterwards.
 
 use alloc_core::os::faults;
-use std::sync::{Mutex, MutexGuard};
-
-static ALONE: Mutex<()> = Mutex::new(());
-
-/// The whole run is one program's life, so one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-const SIZES: [(usize, usize); 12] = [
-    (8, 8),
-    (100, 8),
-    (1000, 8),
-    (4096, 4096),
-    (20_000, 8),
-    (40_000, 8),
-    (200_000, 8),
-    (300_000, 8),
-    (1 << 20, 8),
-    (100, 1 << 20),
-    (40 << 20, 8),
-    (1 << 20, 32 << 20),
+/// Size, alignment, and how many: enough to need a new slab or a new tract now and then.
+const SIZES: [(usize, usize, usize); 12] = [
+    (8, 8, 9),
+    (100, 8, 20),
+    (1000, 8, 40),
+    (4096, 4096, 40),
+    (20_000, 8, 20),
+    (40_000, 8, 20),
+    (200_000, 8, 6),
+    (300_000, 8, 6),
+    (1 << 20, 8, 3),
+    (100, 1 << 20, 3),
+    (40 << 20, 8, 1),
+    (1 << 20, 32 << 20, 1),
 ];
 
 /// Allocates, grows, shrinks and frees objects of all kinds; how many requests got null.
 fn workload() -> usize {
     let mut refused = 0;
     let mut live = Vec::with_capacity(1000);
-    for (i, &(size, align)) in SIZES.iter().enumerate() {
-        // Enough to need a new slab or a new tract now and then.
-        for j in 0..if size < 50_000 { 40 } else { 6 } {
+    for (i, &(size, align, count)) in SIZES.iter().enumerate() {
+        for j in 0..count {
             let byte = (i * 16 + j) as u8;
             let object = match j % 2 {
                 0 => alloc_core::allocate_aligned(size, align),
@@ -46,8 +37,7 @@ fn workload() -> usize {
             if j % 2 == 1 {
                 assert!(holds(object, size, 0), "zeroed");
             }
-            // SAFETY: live.
-            unsafe { object.write_bytes(byte, size) };
+            fill(object, size, byte);
             live.push((object, size, align, byte));
         }
     }
@@ -62,8 +52,7 @@ fn workload() -> usize {
             continue;
         }
         assert!(holds(moved, size.min(wanted), byte), "contents of {size} -> {wanted}");
-        // SAFETY: live.
-        unsafe { moved.write_bytes(byte, wanted) };
+        fill(moved, wanted, byte);
         *entry = (moved, wanted, align, byte);
     }
     for (i, (object, size, align, byte)) in live.into_iter().enumerate() {
@@ -80,61 +69,84 @@ fn workload() -> usize {
     refused
 }
 
+/// The bytes of an object that are looked at: the first 1018, then every 509th, so each OS page.
+fn places(len: usize) -> impl Iterator<Item = usize> {
+    (0..len.min(1018)).chain((1018..len).step_by(509))
+}
+
+fn fill(object: *mut u8, len: usize, byte: u8) {
+    // SAFETY: inside a live object.
+    places(len).for_each(|place| unsafe { object.add(place).write(byte) });
+}
+
 fn holds(object: *const u8, len: usize, byte: u8) -> bool {
-    // SAFETY: a live object of at least that size.
-    unsafe { std::slice::from_raw_parts(object, len) }.iter().all(|&seen| seen == byte)
+    // SAFETY: inside a live object.
+    places(len).all(|place| unsafe { object.add(place).read() } == byte)
 }
 
-fn none() {
-    faults::refuse(u64::MAX, 0);
+/// Runs `life` in a child whose engine has not started, where calls `first..=last` to the OS fail.
+fn in_child(first: u64, last: u64, life: fn() -> u64) -> u64 {
+    let mut pipe = [0; 2];
+    // SAFETY: plain calls; the child ends here.
+    unsafe {
+        assert_eq!(libc::pipe(pipe.as_mut_ptr()), 0);
+        let child = libc::fork();
+        assert!(child >= 0);
+        if child == 0 {
+            faults::refuse(first, last);
+            let outcome = std::panic::catch_unwind(life);
+            if let Ok(result) = outcome {
+                libc::write(pipe[1], (&raw const result).cast(), 8);
+            }
+            libc::_exit(i32::from(outcome.is_err()));
+        }
+        libc::close(pipe[1]);
+        let (mut result, mut status) = (0, 0);
+        libc::read(pipe[0], (&raw mut result).cast(), 8);
+        libc::close(pipe[0]);
+        assert_eq!(libc::waitpid(child, &mut status, 0), child);
+        assert_eq!(status, 0, "the child in which calls {first}..={last} fail");
+        result
+    }
 }
 
-/// Calls to the OS that a workload makes on a warm heap.
+/// The calls of a whole life in which nothing fails.
 fn calls() -> u64 {
-    none();
-    assert_eq!(workload(), 0, "memory was there");
-    faults::count()
+    let calls = in_child(u64::MAX, 0, || {
+        assert_eq!(workload(), 0, "memory was there");
+        faults::count()
+    });
+    assert!(calls > 20, "only {calls} calls: nothing is tested");
+    calls
 }
 
-/// Live bytes with every cache empty.
-fn settled() -> u64 {
-    none();
+/// Lives through the refusals, then once more without: how many requests were refused.
+fn life() -> u64 {
+    let refused = workload();
+    faults::refuse(u64::MAX, 0);
+    settle();
+    assert_eq!(workload(), 0, "memory is back");
+    settle();
+    refused as u64
+}
+
+fn settle() {
     alloc_core::release();
     assert_eq!(alloc_core::check(), Ok(()));
-    alloc_core::stats().live_bytes
+    assert_eq!(alloc_core::stats().live_bytes, 0, "nothing is lost: {:?}", alloc_core::stats());
 }
 
 #[test]
 fn each_call_fails_once() {
-    let _alone = alone();
-    // SAFETY: live.
-    unsafe { alloc_core::free(alloc_core::allocate(1)) };
     let calls = calls();
-    let live = settled();
-    assert!(calls > 20, "only {calls} calls: nothing is tested");
-    let mut refused = 0;
-    for n in 0..calls {
-        faults::refuse(n, n);
-        refused += workload();
-        assert_eq!(settled(), live, "after the failure of call {n}");
-    }
+    let refused: u64 = (0..calls).map(|n| in_child(n, n, life)).sum();
     println!("{calls} calls; {refused} requests refused");
 }
 
 #[test]
 fn each_call_and_all_behind_it_fail() {
-    let _alone = alone();
-    // SAFETY: live.
-    unsafe { alloc_core::free(alloc_core::allocate(1)) };
     let calls = calls();
-    let live = settled();
-    let mut refused = 0;
-    for n in 0..calls {
-        faults::refuse(n, u64::MAX);
-        refused += workload();
-        assert_eq!(settled(), live, "after failures from call {n} on");
-        assert_eq!(workload(), 0, "memory is back");
-    }
+    let refused: u64 = (0..calls).map(|n| in_child(n, u64::MAX, life)).sum();
     println!("{calls} calls; {refused} requests refused");
     assert!(refused > 0, "nothing was ever refused");
 }
