@@ -3,7 +3,7 @@
 //! Promises: `Ok` means that each invariant below held at one instant; nothing is changed. Called by
 //! tests, `rsalloc` and programs on demand; must not be called from a signal handler.
 //!
-//! Checked: V1 each taken page belongs to one span, and the page map agrees. V2 a slab's free count is
+//! Checked: V1 each taken page belongs to one span (tract I5), and the page map agrees. V2 a slab's free count is
 //! the number of its set bits, none beyond its objects. V3 a slab is in the list that its fullness
 //! names, once, or in none if full. V4 a class's objects handed out add up. V5 each cached object is
 //! the start of an object of a slab of its class or a larger one, not free in the slab, and cached once.
@@ -13,13 +13,14 @@ use crate::cpu_cache::{Shard, locked, shards};
 use crate::depot::DEPOT;
 use crate::os::{self, Place};
 use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::huge::HUGE;
 use crate::page_heap::tract::{BITMAP_WORDS, HEADER_PAGES, Kind, PageEntry, Tract};
 use crate::page_map;
 use crate::rseq::registration;
 use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class, RECIPROCAL_SHIFT};
 use crate::slab::{self, SLABS};
-use crate::sync::{Guarded64, Lock};
+use crate::sync::{Guarded64, Lock, Rank};
 use crate::units::{PAGE_BYTES, TRACT_PAGES};
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -45,14 +46,9 @@ fn broken(what: &'static str, at: usize) -> Verdict {
     Err(Defect { what, at })
 }
 
-/// Validates the whole heap. Large objects that other threads are just taking look like pages without
-/// a span for an instant, so a defect counts only if it is there three times.
+/// Validates the whole heap while other threads use it.
 pub fn check() -> Verdict {
     crate::engine::init::ensure();
-    check_once().or_else(|_| check_once()).or_else(|_| check_once())
-}
-
-fn check_once() -> Verdict {
     if registration::sections().is_none() {
         return check_held(&mut core::iter::empty());
     }
@@ -64,8 +60,9 @@ fn check_once() -> Verdict {
 /// With the shards stopped: takes every slab lock, walks, releases.
 fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
     // A locked shard may take a slab's lock, so it comes first; held by nobody while we walk.
-    slab::for_each_lock(|lock| {
-        if let Ok(guard) = lock.acquire() {
+    let before = Rank::held();
+    slab::for_each_lock(|lock, rank| {
+        if let Ok(guard) = lock.acquire(rank) {
             Lock::forget(guard);
         }
     });
@@ -74,7 +71,8 @@ fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
         walk.end();
         verdict
     });
-    slab::for_each_lock(Lock::release_forgotten);
+    slab::for_each_lock(|lock, _| lock.release_forgotten());
+    before.restore();
     verdict
 }
 
@@ -150,7 +148,8 @@ impl Walk {
                     index += CLASS[class].pages;
                 }
                 Kind::Large if class != 0 => return broken("large span with a class", page),
-                Kind::Large => index += entry.pages.get() as usize,
+                Kind::Large | Kind::Deferred => index += entry.pages.get() as usize,
+                Kind::None if tract.is_purging(index) => index += 1,
                 Kind::None => return broken("taken page without a span", page),
             }
         }
@@ -229,6 +228,9 @@ impl Walk {
     /// V5.
     fn cached(&self, object: usize, class: Class) -> Verdict {
         let real = page_map::class_at(object);
+        if real == 0 && HUGE.len_of(object).is_some_and(|len| len >= CLASS[class].size) {
+            return Ok(()); // Allocated apart, freed by its class.
+        }
         if real < class || !slab::is_object_start(object, real) {
             return broken("cached pointer is not an object of its class", object);
         }

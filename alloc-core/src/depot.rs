@@ -119,9 +119,14 @@ impl Depot {
         let magazine = self.magazine(number);
         // SAFETY: I2: the magazine is in our hands.
         let slots = unsafe { &mut *magazine.objects.get() };
-        slots[..objects.len()].copy_from_slice(objects);
+        let mut count = 0;
+        // A sized free of null leaves a null in a cache.
+        for &object in objects.iter().filter(|&&object| object != 0) {
+            slots[count] = object;
+            count += 1;
+        }
         // Ordering: Relaxed, published by the push.
-        magazine.count.store(objects.len() as u32, Ordering::Relaxed);
+        magazine.count.store(count as u32, Ordering::Relaxed);
         // Ordering: Relaxed, a bound and a statistic.
         stack.count.fetch_add(1, Ordering::Relaxed);
         stack.push(self, number);

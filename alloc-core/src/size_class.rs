@@ -132,6 +132,12 @@ pub const fn class_of_aligned(size: usize, align: usize) -> Class {
     class_of(if size == 0 { align } else { size.next_multiple_of(align) })
 }
 
+/// The alignment that every object of `class` has.
+pub const fn natural_align(class: Class) -> usize {
+    let info = &CLASS[class];
+    if info.objects == 1 { PAGE_BYTES } else { 1 << info.size.trailing_zeros() }
+}
+
 /// Object size of `class` in bytes.
 pub const fn object_size(class: Class) -> usize {
     CLASS[class].size

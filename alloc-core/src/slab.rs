@@ -11,10 +11,11 @@
 
 use crate::fail::{Misuse, fail};
 use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::huge::HUGE;
 use crate::page_heap::tract::{Kind, PageEntry};
 use crate::page_map;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo, RECIPROCAL_SHIFT};
-use crate::sync::{Guarded, Lock, Reentered};
+use crate::sync::{Guarded, Lock, Rank, Reentered};
 
 /// Lists by fullness, the fullest first; the last one has the empty slab.
 const BINS: usize = 9;
@@ -79,7 +80,7 @@ pub struct Taken {
 /// Takes up to `out.len()` objects of `class` in ascending order; none when the OS has no more memory.
 pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Reentered> {
     let slabs = &SLABS[class];
-    let guard = slabs.lock.acquire()?;
+    let guard = slabs.lock.acquire(Rank::slab(class))?;
     let mut count = 0;
     let mut zeroed = false;
     while count < out.len() {
@@ -105,17 +106,15 @@ pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Reentered> {
 /// Adds a slab of `class` to the lists; whether it reads as zero. None when out of memory.
 fn new_slab(slabs: &SlabClass, class: Class) -> Option<bool> {
     let info = &CLASS[class];
-    let span = PAGE_HEAP.acquire(info.pages, 1)?;
+    let span = PAGE_HEAP.acquire(info.pages, 1, Kind::Slab)?;
     let entry = PAGE_HEAP.entry_at(span.address)?;
     entry.class.set(class as u32);
-    entry.pages.set(info.pages as u32);
     entry.free.set(info.objects as u32);
     entry.scan.set(0);
     for (index, word) in entry.bitmap().iter().enumerate().take(info.objects.div_ceil(64)) {
         let bits = (info.objects - index * 64).min(64);
         word.set(!0 >> (64 - bits));
     }
-    entry.set_kind(Kind::Slab);
     page_map::set_class_at(span.address, class);
     slabs.slabs.set(slabs.slabs.get() + 1);
     link(slabs, entry, bin_of(info, info.objects));
@@ -147,32 +146,35 @@ fn take_from(slab: &PageEntry, class: Class, out: &mut [usize]) -> usize {
     count
 }
 
-/// Puts objects back that the caller holds; nulls are skipped. The objects may be of any class, but
-/// runs of one class are cheapest.
-pub fn put(objects: &[usize]) -> Result<(), Reentered> {
-    let mut rest = objects;
-    while let Some(&first) = rest.first() {
-        let class = match first {
-            0 => 0,
-            _ => page_map::class_at(first),
-        };
-        let run = match class {
-            0 if first != 0 => fail(Misuse::ForeignPointer, first),
+/// Puts objects back that the caller holds: how many, the first ones, since a class may refuse. Nulls are
+/// skipped. The objects may be of any class, or apart in mappings of their own, but runs of one class are
+/// cheapest.
+pub fn put(objects: &[usize]) -> usize {
+    let mut done = 0;
+    while let Some(&first) = objects.get(done) {
+        done += match first {
             0 => 1,
-            _ => rest.iter().take_while(|&&o| o != 0 && page_map::class_at(o) == class).count(),
+            _ => match page_map::class_at(first) {
+                0 if HUGE.release(first) => 1,
+                0 => fail(Misuse::ForeignPointer, first),
+                class => {
+                    let is_same = |&&o: &&usize| o != 0 && page_map::class_at(o) == class;
+                    let run = objects[done..].iter().take_while(is_same).count();
+                    if put_run(class, &objects[done..done + run]).is_err() {
+                        break;
+                    }
+                    run
+                }
+            },
         };
-        if class != 0 {
-            put_run(class, &rest[..run])?;
-        }
-        rest = &rest[run..];
     }
     PAGE_HEAP.trim();
-    Ok(())
+    done
 }
 
 fn put_run(class: Class, objects: &[usize]) -> Result<(), Reentered> {
     let slabs = &SLABS[class];
-    let guard = slabs.lock.acquire()?;
+    let guard = slabs.lock.acquire(Rank::slab(class))?;
     for &object in objects {
         put_one(slabs, class, object);
     }
@@ -225,15 +227,14 @@ fn release(slabs: &SlabClass, slab: &PageEntry) {
     unlink(slabs, slab);
     slabs.slabs.set(slabs.slabs.get() - 1);
     page_map::set_class_at(page, 0);
-    slab.set_kind(Kind::None);
     // SAFETY: all objects are home, so the slab is ours alone.
-    unsafe { PAGE_HEAP.release(page, slab.pages.get() as usize) };
+    unsafe { PAGE_HEAP.release(page) };
 }
 
 /// Releases the kept empty slabs of all classes.
 pub fn release_empty() {
-    for slabs in &SLABS {
-        let Ok(_guard) = slabs.lock.acquire() else { continue };
+    for (class, slabs) in SLABS.iter().enumerate() {
+        let Ok(_guard) = slabs.lock.acquire(Rank::slab(class)) else { continue };
         while let Some(slab) = entry_ref(slabs.bins[BINS - 1].get()) {
             release(slabs, slab);
         }
@@ -297,6 +298,6 @@ pub fn is_object_start(object: usize, class: Class) -> bool {
 }
 
 /// The class locks in rank order, for fork.
-pub fn for_each_lock(mut f: impl FnMut(&Lock)) {
-    SLABS.iter().for_each(|slabs| f(&slabs.lock));
+pub fn for_each_lock(mut f: impl FnMut(&Lock, Rank)) {
+    SLABS.iter().enumerate().for_each(|(class, slabs)| f(&slabs.lock, Rank::slab(class)));
 }

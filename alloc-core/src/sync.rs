@@ -1,25 +1,97 @@
-//! A mutual-exclusion lock that knows its owner, for the shared tiers.
+//! Mutual-exclusion locks that no signal handler can wait on for ever, for the shared tiers.
 //!
-//! Promises: acquiring a lock that the calling thread already holds (its signal handler interrupted
-//! the holder) returns [`Reentered`] at once, so a handler never waits for itself. Ranks, in the order
-//! in which they may be nested: slab class, huge table, region growth, region, magazine pool.
-//! Called by slab, page_heap, huge, depot and the atomic path; calls os (futex).
+//! Promises: a thread waits for a lock only if its [`Rank`] is above that of every lock the thread holds.
+//! Whoever nests locks nests upwards, so a request from above a held lock of the same or a higher rank
+//! comes from a signal handler on top of the holder. It may only try: [`Reentered`]. Waiting upwards only,
+//! threads can't wait for each other in a circle, handlers included.
+//! Called by slab, page_heap, huge, shards and fork; calls os (futex) and asm (the thread's own word).
 //!
 //! Invariants:
-//! I1. `word` is 0 (free) or the owner's thread pointer, whose low bit is set if somebody may sleep.
-//! I2. The owner is written by the same instruction that takes the lock, so there is no instant at
-//!     which a handler could find its own thread's lock without an owner.
+//! I1. `word` is 0 (free) or the owner's thread pointer, whose lowest bits are marks.
+//! I2. The thread's word is at least the rank of each lock it holds, from before the lock is taken until
+//!     after it is given up, so there is no instant at which a handler could miss one.
+//! I3. Guards are dropped in the reverse order of their making.
 
+use crate::asm;
 use crate::asm::thread_pointer;
 use crate::os;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering, compiler_fence};
 
+/// Somebody may sleep.
 const SLEEPERS: usize = 1;
+/// The guard was forgotten, see [`Lock::forget`].
+const FORGOTTEN: usize = 2;
+const MARKS: usize = SLEEPERS | FORGOTTEN;
 const SPINS: u32 = 100;
+/// How often a lock is tried that may not be waited for, letting others run in between.
+const PATIENCE: u32 = 1_000;
 
-/// The calling thread holds the lock already.
+/// The lock is taken, and the caller may not wait for it: it runs on top of a holder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reentered;
+
+/// The place of a lock in the order of nesting.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Rank(u32);
+
+impl Rank {
+    /// Of the lock that lets one fork happen at a time.
+    pub const FORK: Rank = Rank(1);
+    /// Of the lock that gives birth to shards and stops them.
+    pub const SHARDS: Rank = Rank(2);
+    /// Of the table of huge spans.
+    pub const HUGE: Rank = Rank(1 << 10);
+    /// Of the page heap's growth.
+    pub const GROWTH: Rank = Rank(1 << 11);
+
+    /// Of the slabs of `class`.
+    pub const fn slab(class: usize) -> Rank {
+        Rank((1 << 9) + class as u32)
+    }
+
+    /// Of the tract with this number.
+    pub const fn tract(index: usize) -> Rank {
+        Rank((1 << 12) + index as u32)
+    }
+
+    /// As a plain number, to be kept in a static.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The inverse of [`Rank::number`].
+    pub const fn of_number(number: u32) -> Rank {
+        Rank(number)
+    }
+
+    /// The highest one that the calling thread holds, to be given to [`Rank::restore`].
+    pub fn held() -> Rank {
+        // Ordering: Relaxed, the thread's own word; its handlers leave it as they found it.
+        Rank(asm::held_rank().load(Ordering::Relaxed))
+    }
+
+    /// Whether the calling thread holds any lock: in code that takes none itself, whether it is a signal
+    /// handler on top of a holder.
+    pub fn is_any_held() -> bool {
+        Rank::held() > Rank(0)
+    }
+
+    /// Says what the calling thread holds now that it has given up forgotten locks.
+    pub fn restore(self) {
+        compiler_fence(Ordering::SeqCst);
+        // Ordering: Relaxed, the thread's own word, for its handlers; the fence above keeps the order.
+        asm::held_rank().store(self.0, Ordering::Relaxed);
+    }
+
+    /// Counts this rank as held (I2); what was held before.
+    fn enter(self) -> Rank {
+        let before = Rank::held();
+        // Ordering: Relaxed, as in `restore`.
+        asm::held_rank().store(self.max(before).0, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        before
+    }
+}
 
 /// The lock; all zeroes is free.
 #[derive(Default)]
@@ -31,6 +103,7 @@ pub struct Lock {
 /// Holds a [`Lock`] until dropped.
 pub struct Guard<'a> {
     lock: &'a Lock,
+    before: Rank,
 }
 
 impl Lock {
@@ -39,19 +112,45 @@ impl Lock {
         Lock { word: AtomicUsize::new(0) }
     }
 
-    /// Takes the lock, waiting for other threads but never for the caller itself.
+    /// Takes the lock, waiting for other threads if the order allows it.
     #[inline]
-    pub fn acquire(&self) -> Result<Guard<'_>, Reentered> {
-        match self.try_acquire() {
-            Some(guard) => Ok(guard),
-            None => self.acquire_slow(),
+    pub fn acquire(&self, rank: Rank) -> Result<Guard<'_>, Reentered> {
+        let before = rank.enter();
+        if !self.take(thread_pointer()) {
+            if rank <= before {
+                before.restore();
+                return Err(Reentered);
+            }
+            self.wait();
         }
+        Ok(Guard { lock: self, before })
     }
 
     /// Takes the lock if it is free.
     #[inline]
-    pub fn try_acquire(&self) -> Option<Guard<'_>> {
-        self.take(thread_pointer()).then(|| Guard { lock: self })
+    pub fn try_acquire(&self, rank: Rank) -> Option<Guard<'_>> {
+        let before = rank.enter();
+        if !self.take(thread_pointer()) {
+            before.restore();
+            return None;
+        }
+        Some(Guard { lock: self, before })
+    }
+
+    /// As [`Lock::acquire`]; where the caller may not wait, it tries for a good while: a holder that does
+    /// not wait for the caller will be done. None if the calling thread is the holder, or after that.
+    pub fn acquire_patiently(&self, rank: Rank) -> Option<Guard<'_>> {
+        if let Ok(guard) = self.acquire(rank) {
+            return Some(guard);
+        }
+        (0..PATIENCE).find_map(|_| {
+            // Ordering: Relaxed, a thread sees its own store.
+            if self.word.load(Ordering::Relaxed) & !MARKS == thread_pointer() {
+                return None;
+            }
+            os::yield_now();
+            self.try_acquire(rank)
+        })
     }
 
     #[inline]
@@ -61,16 +160,12 @@ impl Lock {
     }
 
     #[cold]
-    fn acquire_slow(&self) -> Result<Guard<'_>, Reentered> {
+    fn wait(&self) {
         let me = thread_pointer();
         for _ in 0..SPINS {
             // Ordering: Relaxed, only a hint; `take` acquires.
-            let seen = self.word.load(Ordering::Relaxed);
-            if seen & !SLEEPERS == me {
-                return Err(Reentered);
-            }
-            if seen == 0 && self.take(me) {
-                return Ok(Guard { lock: self });
+            if self.word.load(Ordering::Relaxed) == 0 && self.take(me) {
+                return;
             }
             core::hint::spin_loop();
         }
@@ -80,7 +175,7 @@ impl Lock {
             // Whoever has slept takes the lock with the mark set: others may still sleep.
             if seen == 0 {
                 if self.take(me | SLEEPERS) {
-                    return Ok(Guard { lock: self });
+                    return;
                 }
                 continue;
             }
@@ -102,24 +197,24 @@ impl Lock {
         }
     }
 
-    /// Makes the lock free whoever holds it.
-    ///
-    /// # Safety
-    /// 1. No other thread exists (the child of a fork), and what the lock protects is consistent.
-    pub unsafe fn reset(&self) {
-        // Ordering: Relaxed, there is no other thread.
-        self.word.store(0, Ordering::Relaxed);
-    }
-
-    /// Keeps the lock held past the guard, for fork; [`Lock::reset`] or [`Lock::release_forgotten`] undo it.
+    /// Keeps the lock held past the guard; [`Lock::release_forgotten`] and [`Rank::restore`] undo it.
     pub fn forget(guard: Guard<'_>) {
+        // Ordering: Relaxed, for this thread.
+        guard.lock.word.fetch_or(FORGOTTEN, Ordering::Relaxed);
         core::mem::forget(guard);
     }
 
-    /// Releases a lock whose guard was forgotten; does nothing if another thread holds it.
-    pub fn release_forgotten(&self) {
+    /// Whether the calling thread holds the lock by a forgotten guard.
+    pub fn is_forgotten_here(&self) -> bool {
         // Ordering: Relaxed, a thread sees its own store.
-        if self.word.load(Ordering::Relaxed) & !SLEEPERS == thread_pointer() {
+        let word = self.word.load(Ordering::Relaxed);
+        word & FORGOTTEN != 0 && word & !MARKS == thread_pointer()
+    }
+
+    /// Releases a lock whose guard the calling thread forgot, and no other: not one of another thread's,
+    /// nor of a holder below the handler that runs.
+    pub fn release_forgotten(&self) {
+        if self.is_forgotten_here() {
             self.release();
         }
     }
@@ -136,6 +231,7 @@ impl Drop for Guard<'_> {
     #[inline]
     fn drop(&mut self) {
         self.lock.release();
+        self.before.restore();
     }
 }
 
@@ -243,16 +339,51 @@ mod tests {
     use super::*;
     use core::cell::UnsafeCell;
 
+    const LOW: Rank = Rank::slab(1);
+    const HIGH: Rank = Rank::slab(2);
+
     #[test]
     fn reentry_is_reported() {
         let lock = Lock::new();
-        let guard = lock.acquire().ok().unwrap();
-        assert!(matches!(lock.acquire(), Err(Reentered)));
+        let guard = lock.acquire(LOW).ok().unwrap();
+        assert!(matches!(lock.acquire(LOW), Err(Reentered)));
         // A refused attempt must leave the lock held: twice, since a bug here freed it.
-        assert!(lock.try_acquire().is_none());
-        assert!(lock.try_acquire().is_none());
+        assert!(lock.try_acquire(LOW).is_none());
+        assert!(lock.try_acquire(LOW).is_none());
         drop(guard);
-        assert!(lock.acquire().is_ok());
+        assert!(lock.acquire(LOW).is_ok());
+        assert_eq!(Rank::held(), Rank(0));
+    }
+
+    /// Else two handlers on top of two holders could wait for each other's locks.
+    #[test]
+    fn nobody_waits_downwards() {
+        let (low, high) = (Lock::new(), Lock::new());
+        std::thread::scope(|scope| {
+            let _low = low.acquire(LOW).ok().unwrap();
+            let downwards = scope.spawn(|| {
+                let _high = high.acquire(HIGH).ok().unwrap();
+                low.acquire(LOW).is_err()
+            });
+            assert!(downwards.join().unwrap(), "refused, not waited for");
+            let _high = high.acquire(HIGH).ok().unwrap();
+            assert!(Lock::new().acquire(LOW).is_ok(), "a free lock is taken in any order");
+            assert_eq!(Rank::held(), HIGH);
+        });
+    }
+
+    /// Else a fork in a handler would free the lock of the holder below.
+    #[test]
+    fn only_forgotten_guards_are_released() {
+        let lock = Lock::new();
+        let guard = lock.acquire(LOW).ok().unwrap();
+        lock.release_forgotten();
+        assert!(lock.try_acquire(LOW).is_none());
+        drop(guard);
+        Lock::forget(lock.acquire(LOW).ok().unwrap());
+        lock.release_forgotten();
+        Rank(0).restore();
+        assert!(lock.try_acquire(LOW).is_some());
     }
 
     #[test]
@@ -267,7 +398,7 @@ mod tests {
                 scope.spawn(move || {
                     let shared: &Shared = shared;
                     for _ in 0..20_000 {
-                        let _guard = shared.0.acquire().ok().unwrap();
+                        let _guard = shared.0.acquire(LOW).ok().unwrap();
                         let counter = &shared.1;
                         // SAFETY: the lock is held.
                         unsafe { *counter.get() += 1 };

@@ -84,7 +84,7 @@ fn empty(cpus: &FakeCpus, count: usize) {
         for class in 1..CLASSES {
             let mut buffer = [0; 64];
             while let popped @ 1.. = cpus.pop_batch(class, &mut buffer) {
-                alloc_core::slab::put(&buffer[..popped as usize]).unwrap();
+                assert_eq!(alloc_core::slab::put(&buffer[..popped as usize]), popped as usize);
             }
         }
     }

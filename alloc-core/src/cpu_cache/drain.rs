@@ -32,11 +32,9 @@ fn drain_stopped(region: &Region) {
         let bottom = region.bottom(class) as *const usize;
         // SAFETY: shard I1: the slots above the sentinel hold objects; the region is ours alone.
         let objects = unsafe { core::slice::from_raw_parts(bottom.add(1), region.len(class)) };
-        if slab::put(objects).is_err() {
-            // A handler on top of its own thread's slab lock: the depot needs none.
-            for magazine in objects.chunks(MAGAZINE_MAX) {
-                DEPOT.put_unbounded(class, magazine);
-            }
+        // A handler on top of its own thread's slab lock: the depot needs none.
+        for magazine in objects[slab::put(objects)..].chunks(MAGAZINE_MAX) {
+            DEPOT.put_unbounded(class, magazine);
         }
     }
     region.reset();

@@ -18,7 +18,7 @@ use crate::depot::DEPOT;
 use crate::rseq::registration;
 use crate::rseq::{ABORTED, FULL, NO_SHARD, Sections};
 use crate::shard::{Counter, Region};
-use crate::size_class::{CLASS, Class};
+use crate::size_class::{CLASS, CLASSES, Class, natural_align};
 use crate::slab;
 use crate::sync::Reentered;
 use crate::units::MAGAZINE_MAX;
@@ -176,18 +176,20 @@ pub(crate) fn give_back(class: Class, objects: &[usize]) {
 }
 
 fn give_back_to_slab(class: Class, objects: &[usize]) {
-    if slab::put(objects).is_err() {
+    let rest = &objects[slab::put(objects)..];
+    if !rest.is_empty() {
         // A handler above its own thread's slab lock: leave them where no lock is needed.
-        DEPOT.put_unbounded(class, objects);
+        DEPOT.put_unbounded(class, rest);
     }
 }
 
 /// One object straight from a slab, for a thread that has no cache at this moment. If the slab tier of
-/// the class is held by the calling thread itself, a larger class serves.
+/// the class is held below the caller, a larger class serves whose objects are aligned as well.
 fn take_one(class: Class) -> Option<Object> {
     let mut one = [0; 1];
-    for class in class..crate::size_class::CLASSES {
-        match slab::take(class, &mut one) {
+    let align = natural_align(class);
+    for larger in (class..CLASSES).filter(|&larger| natural_align(larger) >= align) {
+        match slab::take(larger, &mut one) {
             Ok(taken) if taken.count == 1 => {
                 return Some(Object { address: one[0], zeroed: taken.zeroed });
             }

@@ -13,7 +13,7 @@ use crate::rseq::Sections;
 use crate::rseq::abi::membarrier;
 use crate::rseq::registration;
 use crate::shard::{HOT, Region, closed, region_of};
-use crate::sync::Lock;
+use crate::sync::{Lock, Rank};
 use crate::units::SHARDS_MAX;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -43,7 +43,7 @@ pub fn is_open(sections: Sections) -> bool {
     if index >= SHARDS_MAX || !REGIONS[index].load(Ordering::Relaxed).is_null() {
         return false;
     }
-    let Ok(_stop) = STOP.acquire() else { return false };
+    let Ok(_stop) = STOP.acquire(Rank::SHARDS) else { return false };
     // Ordering: Relaxed, the lock orders it.
     if REGIONS[index].load(Ordering::Relaxed).is_null()
         && let Some(region) = new_region()
@@ -72,7 +72,7 @@ pub fn new_region() -> Option<&'static Region> {
 pub fn while_stopped<R>(
     f: impl FnOnce(&mut dyn Iterator<Item = &'static Region>) -> R,
 ) -> Option<R> {
-    let Ok(_stop) = STOP.acquire() else { return None };
+    let Ok(_stop) = STOP.acquire(Rank::SHARDS) else { return None };
     for (index, _) in born() {
         // Ordering: SeqCst with the fence: a section that starts after it sees the closed region.
         HOT.table[index].store(closed(), Ordering::SeqCst);

@@ -10,7 +10,7 @@ use crate::cpu_cache::{locked, shards};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::slab;
-use crate::sync::{Lock, TryLock};
+use crate::sync::{Guarded, Guarded32, Lock, Rank, TryLock};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Registers the handlers.
@@ -18,23 +18,39 @@ pub fn install() {
     // SAFETY: the handlers live for ever. Failure (out of memory at start) leaves fork from a
     // multi-threaded program as unprotected as without handlers.
     unsafe {
-        libc::pthread_atfork(Some(prepare), Some(release), Some(release));
+        libc::pthread_atfork(Some(prepare), Some(release), Some(release_in_child));
     }
 }
 
-fn for_each_lock(mut f: impl FnMut(&Lock)) {
-    f(shards::raw_lock());
+/// One fork at a time: libc serialises the handlers of one fork, not two forks (glibc 2.36).
+static FORK: Lock = Lock::new();
+
+fn for_each_lock(mut f: impl FnMut(&Lock, Rank)) {
+    f(shards::raw_lock(), Rank::SHARDS);
     slab::for_each_lock(&mut f);
-    f(HUGE.raw_lock());
+    f(HUGE.raw_lock(), Rank::HUGE);
     PAGE_HEAP.for_each_lock(&mut f);
 }
 
-/// The locked shards that `prepare` holds, a bit each. Written between `prepare` and `release` only,
-/// which libc serialises.
+/// The locked shards that `prepare` holds, a bit each, and what the thread held before it. Written and
+/// read under `FORK`.
 static HELD: AtomicU64 = AtomicU64::new(0);
+static BEFORE: Guarded32 = Guarded32::new(0);
 const _: () = assert!(locked::LOCKED_MAX <= 64);
 
+/// Forks in handlers that came between `prepare` and `release` of the same thread.
+static NESTED: Guarded = Guarded::new(0);
+
 unsafe extern "C" fn prepare() {
+    let before = Rank::held();
+    let Some(fork) = FORK.acquire_patiently(Rank::FORK) else {
+        if FORK.is_forgotten_here() {
+            NESTED.set(NESTED.get() + 1);
+        }
+        return;
+    };
+    Lock::forget(fork);
+    BEFORE.set(before.number());
     let mut held = 0;
     for (index, lock) in locked::locks().enumerate() {
         if let Some(guard) = lock.acquire_patiently() {
@@ -44,19 +60,37 @@ unsafe extern "C" fn prepare() {
     }
     // Ordering: Relaxed, read by this thread or its copy in the child.
     HELD.store(held, Ordering::Relaxed);
-    for_each_lock(|lock| {
+    for_each_lock(|lock, rank| {
         // A handler that forks on top of a holder: that lock stays with the holder, here and there.
-        if let Ok(guard) = lock.acquire() {
+        if let Some(guard) = lock.acquire_patiently(rank) {
             Lock::forget(guard);
         }
     });
 }
 
+unsafe extern "C" fn release_in_child() {
+    if FORK.is_forgotten_here() && NESTED.get() == 0 {
+        PAGE_HEAP.end_purges();
+    }
+    // SAFETY: called by libc in the place of `release`.
+    unsafe { release() };
+}
+
 unsafe extern "C" fn release() {
     // The child's thread has the thread pointer of the one that forked, so it owns the locks too.
-    for_each_lock(Lock::release_forgotten);
+    if !FORK.is_forgotten_here() {
+        return;
+    }
+    if NESTED.get() > 0 {
+        NESTED.set(NESTED.get() - 1);
+        return;
+    }
+    for_each_lock(|lock, _| lock.release_forgotten());
     // Ordering: Relaxed, written by this thread or its original in the parent.
     let held = HELD.load(Ordering::Relaxed);
     let mine = locked::locks().enumerate().filter(|(index, _)| held >> index & 1 == 1);
     mine.for_each(|(_, lock)| lock.release());
+    let before = Rank::of_number(BEFORE.get());
+    FORK.release_forgotten();
+    before.restore();
 }

@@ -8,7 +8,7 @@ use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::page_heap::tract::{Kind, PageEntry};
-use crate::sync::Reentered;
+use crate::size_class::{Class, natural_align, object_size};
 use crate::units::{PAGE_BYTES, SPAN_MAX_PAGES, pages_of};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -28,29 +28,30 @@ pub fn allocate(size: usize, align: usize) -> Option<Object> {
     if pages > SPAN_MAX_PAGES || align_pages > SPAN_MAX_PAGES / 2 {
         return HUGE.acquire(size.max(1), align).map(|address| Object { address, zeroed: true });
     }
-    let span = PAGE_HEAP.acquire(pages, align_pages)?;
-    let entry = PAGE_HEAP.entry_at(span.address)?;
-    entry.pages.set(pages as u32);
-    entry.set_kind(Kind::Large);
+    let span = PAGE_HEAP.acquire(pages, align_pages, Kind::Large)?;
     account(0, pages);
     Some(Object { address: span.address, zeroed: span.zeroed })
+}
+
+/// Allocates an object of `class` in a mapping of its own: a last resort that needs no other tier. It
+/// may be freed by its class, so it has the size and the alignment of its kind.
+pub fn allocate_apart(class: Class, size: usize, align: usize) -> Option<Object> {
+    let natural = if class == 0 { 1 } else { natural_align(class) };
+    let bytes = size.max(object_size(class)).max(1);
+    HUGE.acquire(bytes, align.max(natural)).map(|address| Object { address, zeroed: true })
 }
 
 /// Frees the large object at `address`, or ends the process if there is none.
 pub fn free(address: usize) {
     if let Some(entry) = entry_of(address) {
-        let pages = entry.pages.get() as usize;
-        entry.set_kind(Kind::None);
-        account(pages, 0);
+        account(entry.pages.get() as usize, 0);
         // SAFETY: the span was live and its owner gave it up.
-        unsafe { PAGE_HEAP.release(address, pages) };
+        unsafe { PAGE_HEAP.release(address) };
         PAGE_HEAP.trim();
         return;
     }
-    match HUGE.release(address) {
-        // A handler on top of its own thread's huge operation: the mapping stays, unused.
-        Ok(true) | Err(Reentered) => {}
-        Ok(false) => misuse(address),
+    if !HUGE.release(address) {
+        misuse(address);
     }
 }
 
@@ -70,25 +71,22 @@ pub fn resize(address: usize, size: usize) -> Option<usize> {
     };
     let (old, new) = (entry.pages.get() as usize, pages_of(size));
     if new <= old {
-        shrink(address, entry, old, new);
+        shrink(address, old, new);
         return Some(address);
     }
     // SAFETY: the caller holds the span.
     if new <= SPAN_MAX_PAGES && unsafe { PAGE_HEAP.extend(address, old, new - old) } {
-        entry.pages.set(new as u32);
         account(old, new);
         return Some(address);
     }
     move_pages(address, old, size)
 }
 
-fn shrink(address: usize, entry: &PageEntry, old: usize, new: usize) {
+fn shrink(address: usize, old: usize, new: usize) {
     // A little slack saves the next growth.
-    if old - new > old / 4 {
-        entry.pages.set(new as u32);
+    // SAFETY: the tail of a span that the caller holds and gives up.
+    if old - new > old / 4 && unsafe { PAGE_HEAP.release_tail(address, new) } {
         account(old, new);
-        // SAFETY: the tail of a span that the caller holds and gives up.
-        unsafe { PAGE_HEAP.release(address + new * PAGE_BYTES, old - new) };
         PAGE_HEAP.trim();
     }
 }

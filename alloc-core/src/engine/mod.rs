@@ -19,11 +19,11 @@ pub mod large;
 pub mod slow;
 
 use crate::cpu_cache::{self, Object};
-use crate::page_heap::huge::HUGE;
 use crate::page_map;
 use crate::publish::{publish_stats, stats_wanted};
 use crate::size_class::{CLASS, class_of, class_of_aligned};
 use crate::stats::stats;
+use crate::sync::Rank;
 use crate::units::{OBJECT_MAX_BYTES, PAGE_BYTES};
 
 crate::rust_alloc! {
@@ -175,23 +175,26 @@ fn allocate_object(size: usize, align: usize) -> Option<Object> {
     if size > isize::MAX as usize {
         return None;
     }
+    let class = class_of_aligned(size, align);
     if !init::ensure() {
         // A handler on top of init: the one tier that needs nothing of it.
-        return HUGE.acquire(size.max(1), align).map(|address| Object { address, zeroed: true });
+        return large::allocate_apart(class, size, align);
     }
     if stats_wanted() {
         publish_stats(&stats());
     }
-    let class = if align <= 8 { class_of(size) } else { class_of_aligned(size, align) };
     let allocate_once = || match class {
         0 => large::allocate(size, align),
         class => cpu_cache::allocate(class),
     };
-    allocate_once().or_else(|| {
-        // Memory may be idle in other shards and free spans: give it back and try again.
-        release();
-        allocate_once()
-    })
+    allocate_once()
+        .or_else(|| {
+            // Memory may be idle in other shards and free spans: give it back and try again. Not on top
+            // of a holder, where the locks are the reason.
+            (!Rank::is_any_held()).then(release)?;
+            allocate_once()
+        })
+        .or_else(|| large::allocate_apart(class, size, align))
 }
 
 /// What the entries could not do for `free(ptr)`.

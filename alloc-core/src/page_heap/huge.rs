@@ -8,10 +8,12 @@
 //!     at most half full.
 //! I2. The table's memory is given up only when a larger one has replaced it, under the lock.
 
+use crate::fail::{Misuse, fail};
 use crate::os::{self, Place};
 use crate::page_heap::map_aligned;
-use crate::sync::{Guarded, Lock, Reentered};
+use crate::sync::{Guard, Guarded, Lock, Rank, Reentered};
 use crate::units::PAGE_BYTES;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// One huge span; address 0 is a free slot, 1 a tombstone.
 #[repr(C)]
@@ -44,38 +46,138 @@ pub static HUGE: HugeSpans = HugeSpans {
     bytes: Guarded::new(0),
 };
 
+/// Spans that a signal handler makes or gives up on top of a holder of the lock; 0 is a free slot, 1 one
+/// that somebody is at.
+struct Aside {
+    made: [AsideSlot; ASIDE],
+    /// Addresses of spans in the table, to be released by the next holder.
+    given_up: [AtomicUsize; ASIDE],
+}
+
+struct AsideSlot {
+    address: AtomicUsize,
+    len: AtomicUsize,
+}
+
+const ASIDE: usize = 64;
+
+static ASIDE_SPANS: Aside = Aside {
+    made: [const { AsideSlot { address: AtomicUsize::new(0), len: AtomicUsize::new(0) } }; ASIDE],
+    given_up: [const { AtomicUsize::new(0) }; ASIDE],
+};
+
+impl Aside {
+    fn insert(&self, address: usize, len: usize) -> bool {
+        let claimed = self.made.iter().find(|slot| claim(&slot.address, 0, TOMBSTONE));
+        if let Some(slot) = claimed {
+            // Ordering: Relaxed, published by the address.
+            slot.len.store(len, Ordering::Relaxed);
+            // Ordering: Release pairs with the Acquire in `find`.
+            slot.address.store(address, Ordering::Release);
+        }
+        claimed.is_some()
+    }
+
+    fn find(&self, address: usize) -> Option<&AsideSlot> {
+        // Ordering: Acquire pairs with the Release in `insert`.
+        self.made.iter().find(|slot| slot.address.load(Ordering::Acquire) == address)
+    }
+
+    /// Whether there was a span at `address`.
+    fn release(&self, address: usize) -> bool {
+        let Some(slot) = self.find(address) else { return false };
+        // Ordering: Relaxed, `find` acquired it.
+        let len = slot.len.load(Ordering::Relaxed);
+        if !claim(&slot.address, address, 0) {
+            return false;
+        }
+        // SAFETY: the span was live and its owner gave it up.
+        unsafe { os::unmap(address, len) };
+        true
+    }
+
+    /// Number and bytes.
+    fn totals(&self) -> (usize, usize) {
+        // Ordering: Relaxed, statistics.
+        let live = |slot: &&AsideSlot| slot.address.load(Ordering::Relaxed) > TOMBSTONE;
+        self.made.iter().filter(live).fold((0, 0), |(count, bytes), slot| {
+            (count + 1, bytes + slot.len.load(Ordering::Relaxed)) // Ordering: Relaxed, as above.
+        })
+    }
+}
+
+fn claim(word: &AtomicUsize, from: usize, to: usize) -> bool {
+    // Ordering: Acquire and Release, the word owns the rest of its slot.
+    word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+}
+
 impl HugeSpans {
     /// Maps a span of at least `bytes` at a multiple of `align`, zeroed. None if the OS refuses.
     pub fn acquire(&self, bytes: usize, align: usize) -> Option<usize> {
         let len = bytes.checked_next_multiple_of(os::page_bytes())?;
-        let _guard = self.lock.acquire().ok()?;
-        if !self.make_room() {
+        let guard = self.lock();
+        if guard.is_ok() && !self.make_room() {
             return None;
         }
         let address = match align <= os::page_bytes() {
             true => os::map(Place::Anywhere, len).ok()?,
             false => map_aligned(len, align.max(PAGE_BYTES))?,
         };
-        self.insert(address, len);
+        if guard.is_ok() {
+            self.insert(address, len);
+        } else if !ASIDE_SPANS.insert(address, len) {
+            // SAFETY: mapped above, known to nobody.
+            unsafe { os::unmap(address, len) };
+            return None;
+        }
         Some(address)
     }
 
-    /// Unmaps the span at `address`; `Ok(false)` if there is none.
-    pub fn release(&self, address: usize) -> Result<bool, Reentered> {
-        let _guard = self.lock.acquire()?;
-        let Some(slot) = self.find(address) else { return Ok(false) };
+    /// Unmaps the span at `address`; false if there is none.
+    pub fn release(&self, address: usize) -> bool {
+        if ASIDE_SPANS.release(address) {
+            return true;
+        }
+        let Ok(_guard) = self.lock() else {
+            // The table can't be looked into here; if there is no room either, the mapping stays, unused.
+            let _ = ASIDE_SPANS.given_up.iter().any(|slot| claim(slot, 0, address));
+            return true;
+        };
+        self.release_listed(address)
+    }
+
+    /// Takes the lock, and releases what handlers have given up.
+    fn lock(&self) -> Result<Guard<'_>, Reentered> {
+        let guard = self.lock.acquire(Rank::HUGE)?;
+        for slot in &ASIDE_SPANS.given_up {
+            // Ordering: Relaxed, the address is all there is.
+            let address = slot.load(Ordering::Relaxed);
+            if address != 0 {
+                // Ordering: Relaxed, as above.
+                slot.store(0, Ordering::Relaxed);
+                if !self.release_listed(address) {
+                    fail(Misuse::ForeignPointer, address);
+                }
+            }
+        }
+        Ok(guard)
+    }
+
+    /// The lock is held.
+    fn release_listed(&self, address: usize) -> bool {
+        let Some(slot) = self.find(address) else { return false };
         let len = slot.len.get();
         self.remove(slot);
         // SAFETY: the span was live and its owner gave it up.
         unsafe { os::unmap(address, len) };
-        Ok(true)
+        true
     }
 
     /// Resizes the span at `address`, moving it if needed; the new address. None if it is not huge or
     /// the OS refuses (the span is untouched then).
     pub fn resize(&self, address: usize, bytes: usize) -> Option<usize> {
         let len = bytes.checked_next_multiple_of(os::page_bytes())?;
-        let _guard = self.lock.acquire().ok()?;
+        let _guard = self.lock().ok()?;
         if !self.make_room() {
             return None;
         }
@@ -89,13 +191,18 @@ impl HugeSpans {
 
     /// Length of the span at `address`, if it is a huge one.
     pub fn len_of(&self, address: usize) -> Option<usize> {
-        let _guard = self.lock.acquire().ok()?;
+        if let Some(slot) = ASIDE_SPANS.find(address) {
+            // Ordering: Relaxed, `find` acquired it.
+            return Some(slot.len.load(Ordering::Relaxed));
+        }
+        let _guard = self.lock().ok()?;
         self.find(address).map(|slot| slot.len.get())
     }
 
     /// Number and bytes of live huge spans.
     pub fn totals(&self) -> (usize, usize) {
-        (self.live.get(), self.bytes.get())
+        let (count, bytes) = ASIDE_SPANS.totals();
+        (self.live.get() + count, self.bytes.get() + bytes)
     }
 
     /// The lock, for fork.

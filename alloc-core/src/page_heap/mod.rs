@@ -14,12 +14,12 @@ pub mod tract;
 
 use crate::os::{self, Place};
 use crate::shard::HOT;
-use crate::sync::{Guard, Guarded, Lock};
+use crate::sync::{Guard, Guarded, Lock, Rank};
 use crate::units::{
     PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_SHIFT, WINDOW_TRACTS,
 };
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use tract::{HEADER_PAGES, PageEntry, Run, Tract};
+use tract::{HEADER_PAGES, Kind, PageEntry, Run, Tract};
 
 /// The most tracts of a process (16 TiB with 16,384 x 64 MiB being 1 TiB of small objects).
 const TRACTS_MAX: usize = 16_384;
@@ -56,6 +56,8 @@ pub struct PageHeap {
     mapped: AtomicUsize,
     growth: Lock,
     window_next: Guarded,
+    /// Spans that were given up where the lock could not be had: the first one's entry, by address.
+    deferred: AtomicUsize,
 }
 
 /// The one page heap.
@@ -65,9 +67,10 @@ pub static PAGE_HEAP: PageHeap = const {
 };
 
 impl PageHeap {
-    /// Acquires a span of `pages` (at most `SPAN_MAX_PAGES`) at a multiple of `align_pages`; none when
-    /// the OS has no more memory.
-    pub fn acquire(&self, pages: usize, align_pages: usize) -> Option<Span> {
+    /// Acquires a span of `pages` (at most `SPAN_MAX_PAGES`) at a multiple of `align_pages`, whose entry
+    /// says that it is a `kind`; none when the OS has no more memory.
+    pub fn acquire(&self, pages: usize, align_pages: usize, kind: Kind) -> Option<Span> {
+        self.collect_deferred();
         for patient in [false, true] {
             // Ordering: Relaxed, a hint.
             let first = self.first_free.load(Ordering::Relaxed);
@@ -79,15 +82,15 @@ impl PageHeap {
                     continue;
                 }
                 let guard =
-                    if patient { tract.lock().ok() } else { tract.raw_lock().try_acquire() };
+                    if patient { tract.lock().ok() } else { tract.try_lock() };
                 if let Some(guard) = guard
-                    && let Some(span) = self.acquire_in(tract, pages, align_pages, guard)
+                    && let Some(span) = self.acquire_in(tract, pages, align_pages, kind, guard)
                 {
                     return Some(span);
                 }
             }
         }
-        self.grow_and_acquire(pages, align_pages)
+        self.grow_and_acquire(pages, align_pages, kind)
     }
 
     /// The tract at `seen` had no free page. It may have got one since: a release raises `longest`
@@ -107,6 +110,7 @@ impl PageHeap {
         tract: &Tract,
         pages: usize,
         align_pages: usize,
+        kind: Kind,
         _guard: Guard<'_>,
     ) -> Option<Span> {
         let run = match (pages, align_pages) {
@@ -114,6 +118,9 @@ impl PageHeap {
             _ => tract.take(pages, align_pages)?,
         };
         self.account_taken(tract, run);
+        let entry = tract.entry(run.first);
+        entry.pages.set(run.pages as u32);
+        entry.set_kind(kind);
         Some(span_of(tract, run))
     }
 
@@ -146,6 +153,7 @@ impl PageHeap {
     /// Purges if more than the limit is dirty: half of what exceeds the base goes, so that the next
     /// purge is some way off. Called by those who released spans, when they hold no lock.
     pub fn trim(&self) {
+        self.collect_deferred();
         let limit = self.limit();
         // Ordering: Relaxed, a statistic that steers purging.
         if self.dirty.load(Ordering::Relaxed) > limit {
@@ -157,18 +165,18 @@ impl PageHeap {
     }
 
     #[cold]
-    fn grow_and_acquire(&self, pages: usize, align_pages: usize) -> Option<Span> {
+    fn grow_and_acquire(&self, pages: usize, align_pages: usize, kind: Kind) -> Option<Span> {
         let seen = self.tract_count();
-        let growth = self.growth.acquire().ok()?;
+        let growth = self.growth.acquire(Rank::GROWTH).ok()?;
         if self.tract_count() != seen {
             drop(growth);
-            return self.acquire(pages, align_pages);
+            return self.acquire(pages, align_pages, kind);
         }
         let tract = self.grow(pages.next_multiple_of(align_pages) + align_pages)?;
         drop(growth);
         let guard = tract.lock().ok()?;
-        self.acquire_in(tract, pages, align_pages, guard)
-            .or_else(|| self.acquire(pages, align_pages))
+        self.acquire_in(tract, pages, align_pages, kind, guard)
+            .or_else(|| self.acquire(pages, align_pages, kind))
     }
 
     /// Maps one more tract with room for `pages` (the lock `growth` is held): in the window if it has
@@ -239,22 +247,77 @@ impl PageHeap {
     /// Takes a span back. The caller calls [`PageHeap::trim`] when it holds no lock.
     ///
     /// # Safety
-    /// 1. The caller holds `span` and gives it up.
-    pub unsafe fn release(&self, address: usize, pages: usize) {
+    /// 1. The caller holds the span at `address` and gives it up.
+    pub unsafe fn release(&self, address: usize) {
         let Some(tract) = self.tract_at(address) else { return };
         let first = (address - tract.base()) / PAGE_BYTES;
+        let entry = tract.entry(first);
         match tract.lock() {
             Ok(_guard) => {
-                // Ordering: Relaxed, statistics that steer purging; before the pages can be taken, so
-                // that the difference never falls below 0.
-                self.dirty.fetch_add(pages, Ordering::Relaxed);
-                self.held.fetch_sub(pages, Ordering::Relaxed);
-                tract.put(first, pages, false);
-                self.note_free(tract);
+                entry.set_kind(Kind::None);
+                self.take_back(tract, first, entry.pages.get() as usize);
             }
-            // A signal handler on top of the tract's own holder: the pages stay held. The handler
-            // can't wait, and the next span of the holder is not worth a queue.
-            Err(_) => (),
+            Err(_) => self.defer(entry),
+        }
+    }
+
+    /// Takes back what lies behind the first `keep` pages of a span; whether that could be done.
+    ///
+    /// # Safety
+    /// 1. The caller holds the span at `address` and gives those pages up.
+    pub unsafe fn release_tail(&self, address: usize, keep: usize) -> bool {
+        let Some(tract) = self.tract_at(address) else { return false };
+        let first = (address - tract.base()) / PAGE_BYTES;
+        let Ok(_guard) = tract.lock() else { return false };
+        let entry = tract.entry(first);
+        let pages = entry.pages.get() as usize;
+        entry.pages.set(keep as u32);
+        self.take_back(tract, first + keep, pages - keep);
+        true
+    }
+
+    /// The tract's lock is held.
+    fn take_back(&self, tract: &Tract, first: usize, pages: usize) {
+        // Ordering: Relaxed, statistics that steer purging; before the pages can be taken, so that the
+        // difference never falls below 0.
+        self.dirty.fetch_add(pages, Ordering::Relaxed);
+        self.held.fetch_sub(pages, Ordering::Relaxed);
+        tract.put(first, pages, false);
+        self.note_free(tract);
+    }
+
+    /// A signal handler on top of a holder can't wait for the tract's lock: the span is left for the
+    /// next one who comes along.
+    #[cold]
+    fn defer(&self, entry: &PageEntry) {
+        entry.set_kind(Kind::Deferred);
+        let this = core::ptr::from_ref(entry) as usize;
+        // Ordering: Relaxed, the exchange confirms it.
+        let mut head = self.deferred.load(Ordering::Relaxed);
+        loop {
+            entry.next.set(head);
+            // Ordering: Release publishes the entry to `collect_deferred`; nobody pops single ones, so
+            // a head that comes back means no harm.
+            match self.deferred.compare_exchange(head, this, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(seen) => head = seen,
+            }
+        }
+    }
+
+    fn collect_deferred(&self) {
+        // Ordering: Relaxed, a hint.
+        if self.deferred.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        // Ordering: Acquire pairs with the Release in `defer`.
+        let mut at = self.deferred.swap(0, Ordering::Acquire);
+        while at != 0 {
+            // SAFETY: `defer` puts addresses of entries there, which live for ever (tract I4).
+            let entry = unsafe { &*(at as *const PageEntry) };
+            at = entry.next.get();
+            // SAFETY: whoever deferred the span gave it up.
+            unsafe { self.release(entry.page()) };
         }
     }
 
@@ -274,6 +337,7 @@ impl PageHeap {
         let Ok(_guard) = tract.lock() else { return false };
         let Some(run) = tract.extend(end, more) else { return false };
         self.account_taken(tract, run);
+        tract.entry(end - pages).pages.set((pages + more) as u32);
         true
     }
 
@@ -394,10 +458,28 @@ impl PageHeap {
         )
     }
 
+    /// In the child of a fork: ends the purges of threads that are not there. The locks are held.
+    pub fn end_purges(&self) {
+        let mut dirty = 0;
+        for tract in self.tracts() {
+            tract.end_purges();
+            dirty += tract.free_pages().1;
+        }
+        // Ordering: Relaxed, there is no other thread.
+        self.dirty.store(dirty, Ordering::Relaxed);
+        self.first_free.store(0, Ordering::Relaxed);
+    }
+
+    /// The lock of growth, for tests.
+    #[doc(hidden)]
+    pub fn raw_growth_lock(&self) -> &Lock {
+        &self.growth
+    }
+
     /// The locks in rank order, for fork.
-    pub fn for_each_lock(&self, mut f: impl FnMut(&Lock)) {
-        f(&self.growth);
-        self.tracts().for_each(|tract| f(tract.raw_lock()));
+    pub fn for_each_lock(&self, mut f: impl FnMut(&Lock, Rank)) {
+        f(&self.growth, Rank::GROWTH);
+        self.tracts().for_each(|tract| f(tract.raw_lock(), tract.rank()));
     }
 }
 

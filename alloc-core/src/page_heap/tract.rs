@@ -13,8 +13,10 @@
 //! I2. A page without a `dirty` bit reads as zero.
 //! I3. No run of free pages is longer than `longest`.
 //! I4. A tract is never unmapped.
+//! I5. Under the lock, each page that is not free belongs to the span whose first entry's kind is not
+//!     `None`, or is being purged.
 
-use crate::sync::{Guard, Guarded, Guarded32, Guarded64, Lock, Reentered};
+use crate::sync::{Guard, Guarded, Guarded32, Guarded64, Lock, Rank, Reentered};
 use crate::units::{PAGE_BYTES, SLAB_OBJECTS_MAX, TRACT_BYTES, TRACT_PAGES};
 
 /// 64-bit words of a slab's bitmap.
@@ -35,10 +37,12 @@ pub enum Kind {
     Slab = 1,
     /// A large span.
     Large = 2,
+    /// A span that was given up where the tract's lock could not be had.
+    Deferred = 3,
 }
 
 /// Metadata of one page; of the whole span if the page is its first. Guarded by the slab class's lock
-/// (slabs) or by being the owner (large spans).
+/// (slabs) or by being the owner (large spans); `kind` and `pages` by the tract's lock (I5).
 #[repr(C, align(64))]
 #[derive(Default)]
 pub struct PageEntry {
@@ -68,6 +72,7 @@ impl PageEntry {
         match self.kind.get() {
             1 => Kind::Slab,
             2 => Kind::Large,
+            3 => Kind::Deferred,
             _ => Kind::None,
         }
     }
@@ -105,6 +110,8 @@ struct Header {
     index: Guarded32,
     free: [Guarded64; WORDS],
     dirty: [Guarded64; WORDS],
+    /// Taken by a purge, which puts them back.
+    purging: [Guarded64; WORDS],
 }
 
 /// A run of pages taken from a tract.
@@ -160,7 +167,17 @@ impl Tract {
 
     /// Takes the tract's lock.
     pub fn lock(&self) -> Result<Guard<'_>, Reentered> {
-        self.header().lock.acquire()
+        self.header().lock.acquire(self.rank())
+    }
+
+    /// Takes the tract's lock if it is free.
+    pub fn try_lock(&self) -> Option<Guard<'_>> {
+        self.header().lock.try_acquire(self.rank())
+    }
+
+    /// The lock's place in the order.
+    pub fn rank(&self) -> Rank {
+        Rank::tract(self.index())
     }
 
     /// The lock itself, for fork.
@@ -202,6 +219,17 @@ impl Tract {
     /// Whether page `index` is free.
     pub fn is_free(&self, index: usize) -> bool {
         get(&self.header().free, index)
+    }
+
+    /// Whether page `index` is held by a purge.
+    pub fn is_purging(&self, index: usize) -> bool {
+        get(&self.header().purging, index)
+    }
+
+    /// Puts back what a purge holds whose thread is gone. The lock is held.
+    pub fn end_purges(&self) {
+        let pages = (HEADER_PAGES..TRACT_PAGES).filter(|&page| self.is_purging(page));
+        pages.for_each(|page| self.put(page, 1, false));
     }
 
     /// Takes one page, a dirty one if there is any. The lock is held.
@@ -255,6 +283,7 @@ impl Tract {
         let is_warm = |page: usize| self.is_free(page) && get(&header.dirty, page);
         let first = (from..TRACT_PAGES).find(|&page| is_warm(page))?;
         let pages = (first..TRACT_PAGES).take_while(|&page| is_warm(page)).count();
+        (first..first + pages).for_each(|page| set(&header.purging, page));
         Some(self.take_run(first, pages))
     }
 
@@ -278,6 +307,7 @@ impl Tract {
         let header = self.header();
         for page in first..first + pages {
             set(&header.free, page);
+            clear(&header.purging, page);
             if clean {
                 clear(&header.dirty, page);
             }

@@ -65,6 +65,15 @@ pub fn own_area_offset() -> isize {
     offset
 }
 
+/// The word of the calling thread in which `sync` keeps the rank of the locks it holds; 0 at first.
+#[inline]
+pub fn held_rank() -> &'static core::sync::atomic::AtomicU32 {
+    let at = thread_pointer().wrapping_add_signed(own_area_offset()) + 36;
+    // SAFETY: `sections` reserves 64 bytes for each thread: the area of 32, the word of
+    // rseq::registration, and this one. 'static is as long as the thread runs, and nobody keeps it.
+    unsafe { &*(at as *const core::sync::atomic::AtomicU32) }
+}
+
 /// Clears what sections that ran before init have written to the unused word of the thread header, see
 /// `sections::rsalloc_rseq_offset`.
 pub fn forget_early_announcement() {

@@ -41,7 +41,7 @@ global_asm!(
     ".size rsalloc_rseq_area, 64",
     "rsalloc_rseq_area:",
     ".long 0, -1, 0, 0, 0, 0, 0, 0", // struct rseq: cpu_id_start, cpu_id, rseq_cs, flags, ids
-    ".long 0, 0, 0, 0, 0, 0, 0, 0",  // thread state of rseq::registration, then padding
+    ".long 0, 0, 0, 0, 0, 0, 0, 0",  // a word of rseq::registration, one of sync
     ".popsection",
     ".pushsection .data.rsalloc_rseq_offset, \"aw\", @progbits",
     ".balign 64",

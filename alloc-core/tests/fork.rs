@@ -1,0 +1,136 @@
+//! Forks while other threads allocate without pause, in each mode: every child has a complete heap.
+
+#[path = "support/modes.rs"]
+#[allow(dead_code, reason = "shared by tests that use other parts of it")]
+mod modes;
+#[path = "support/objects.rs"]
+#[allow(dead_code, reason = "as above")]
+mod objects;
+
+use modes::{ModeCase, in_each_mode};
+use objects::{Object, Random};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long each mode forks, and how long it may take in all before it counts as hung.
+const FORKING: Duration = Duration::from_millis(1500);
+const LIMIT: Duration = Duration::from_secs(60);
+const THREADS: u64 = 3;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+fn main() {
+    in_each_mode(LIMIT, fork_often);
+}
+
+fn fork_often(case: &ModeCase) {
+    objects::start();
+    case.confirm();
+    let forks = std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || work(Random(thread * 7 + 1), || STOP.load(Ordering::Relaxed)));
+        }
+        let begin = Instant::now();
+        let mut forks = 0;
+        while begin.elapsed() < FORKING {
+            fork_one(if forks % 4 == 0 { 2 } else { 1 });
+            forks += 1;
+        }
+        STOP.store(true, Ordering::Relaxed);
+        forks
+    });
+    alloc_core::release();
+    assert_eq!(alloc_core::check(), Ok(()), "in the parent");
+    println!("         {forks} forks");
+    assert!(forks > 20, "too few forks to have met anything");
+}
+
+/// Forks a child that uses the heap in every way and forks again, `depth` deep; waits for it.
+fn fork_one(depth: u32) {
+    // SAFETY: the child uses nothing that another thread could have left locked but the engine.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "fork");
+    if child == 0 {
+        // Hung or broken: the parent sees the signal.
+        // SAFETY: plain calls.
+        unsafe { libc::alarm(20) };
+        live_in_child(depth);
+        // SAFETY: ends the child, without destructors of threads that are not there.
+        unsafe { libc::_exit(0) };
+    }
+    let mut status = 0;
+    // SAFETY: our own child.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "child: {status:#x}");
+}
+
+fn live_in_child(depth: u32) {
+    expect(alloc_core::check() == Ok(()), "check before\n");
+    let mut rounds = 0;
+    work(Random(u64::from(depth) + 99), || {
+        rounds += 1;
+        rounds > 200
+    });
+    let thread = Thread::start();
+    if depth > 1 {
+        fork_one(depth - 1);
+    }
+    thread.join();
+    alloc_core::release();
+    expect(alloc_core::check() == Ok(()), "check after\n");
+}
+
+/// As `assert`, without the allocations of a panic's message: libc's heap may be locked in a child.
+fn expect(fine: bool, what: &str) {
+    if !fine {
+        // SAFETY: writes a text and ends the child.
+        unsafe {
+            libc::write(2, what.as_ptr().cast(), what.len());
+            libc::abort();
+        }
+    }
+}
+
+/// Allocates, checks and frees until `stop`. Keeps its objects on the stack.
+fn work(mut random: Random, mut stop: impl FnMut() -> bool) {
+    let mut kept = [None::<Object>; 64];
+    while !stop() {
+        let pick = random.next();
+        let slot = &mut kept[pick as usize % 64];
+        match slot.take() {
+            Some(object) => object.free(pick >> 32),
+            None => *slot = Object::allocate(random.next()),
+        }
+    }
+    kept.into_iter().flatten().for_each(|object| object.free(random.next()));
+}
+
+/// A thread by libc alone.
+struct Thread(libc::pthread_t);
+
+impl Thread {
+    fn start() -> Thread {
+        extern "C" fn body(_: *mut libc::c_void) -> *mut libc::c_void {
+            let mut rounds = 0;
+            work(Random(4711), || {
+                rounds += 1;
+                rounds > 50
+            });
+            std::ptr::null_mut()
+        }
+        // SAFETY: a plain thread, joined below.
+        unsafe {
+            let mut thread = std::mem::zeroed();
+            let status =
+                libc::pthread_create(&mut thread, std::ptr::null(), body, std::ptr::null_mut());
+            expect(status == 0, "pthread_create\n");
+            Thread(thread)
+        }
+    }
+
+    fn join(self) {
+        // SAFETY: started above, joined once.
+        let status = unsafe { libc::pthread_join(self.0, std::ptr::null_mut()) };
+        expect(status == 0, "pthread_join\n");
+    }
+}

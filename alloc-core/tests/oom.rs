@@ -1,0 +1,152 @@
+//! Out of memory at every call to the OS: for each n of a workload the n-th call fails, once or from then
+//! on for ever. Null is returned, nothing is lost, and everything works again afterwards.
+
+use alloc_core::os::faults;
+/// Size, alignment, and how many: enough to need a new slab or a new tract now and then.
+const SIZES: [(usize, usize, usize); 12] = [
+    (8, 8, 9),
+    (100, 8, 20),
+    (1000, 8, 40),
+    (4096, 4096, 40),
+    (20_000, 8, 20),
+    (40_000, 8, 20),
+    (200_000, 8, 6),
+    (300_000, 8, 6),
+    (1 << 20, 8, 3),
+    (100, 1 << 20, 3),
+    (40 << 20, 8, 1),
+    (1 << 20, 32 << 20, 1),
+];
+
+/// Allocates, grows, shrinks and frees objects of all kinds; how many requests got null.
+fn workload() -> usize {
+    let mut refused = 0;
+    let mut live = Vec::with_capacity(1000);
+    for (i, &(size, align, count)) in SIZES.iter().enumerate() {
+        for j in 0..count {
+            let byte = (i * 16 + j) as u8;
+            let object = match j % 2 {
+                0 => alloc_core::allocate_aligned(size, align),
+                _ => alloc_core::allocate_zeroed(size, align),
+            };
+            if object.is_null() {
+                refused += 1;
+                continue;
+            }
+            assert!((object as usize).is_multiple_of(align));
+            if j % 2 == 1 {
+                assert!(holds(object, size, 0), "zeroed");
+            }
+            fill(object, size, byte);
+            live.push((object, size, align, byte));
+        }
+    }
+    for (i, entry) in live.iter_mut().enumerate() {
+        let (object, size, align, byte) = *entry;
+        let wanted = if i % 3 == 0 { size / 2 + 1 } else { size * 2 };
+        // SAFETY: live, with its layout.
+        let moved = unsafe { alloc_core::reallocate_sized(object, size, align, wanted) };
+        if moved.is_null() {
+            refused += 1;
+            assert!(holds(object, size, byte), "a refused reallocate leaves the object alone");
+            continue;
+        }
+        assert!(holds(moved, size.min(wanted), byte), "contents of {size} -> {wanted}");
+        fill(moved, wanted, byte);
+        *entry = (moved, wanted, align, byte);
+    }
+    for (i, (object, size, align, byte)) in live.into_iter().enumerate() {
+        assert!(holds(object, size, byte), "contents of {size} at the end");
+        // SAFETY: live, with its layout.
+        unsafe {
+            match i % 2 {
+                0 => alloc_core::free(object),
+                _ => alloc_core::free_sized(object, size, align),
+            }
+        }
+    }
+    alloc_core::release();
+    refused
+}
+
+/// The bytes of an object that are looked at: the first 1018, then every 509th, so each OS page.
+fn places(len: usize) -> impl Iterator<Item = usize> {
+    (0..len.min(1018)).chain((1018..len).step_by(509))
+}
+
+fn fill(object: *mut u8, len: usize, byte: u8) {
+    // SAFETY: inside a live object.
+    places(len).for_each(|place| unsafe { object.add(place).write(byte) });
+}
+
+fn holds(object: *const u8, len: usize, byte: u8) -> bool {
+    // SAFETY: inside a live object.
+    places(len).all(|place| unsafe { object.add(place).read() } == byte)
+}
+
+/// Runs `life` in a child whose engine has not started, where calls `first..=last` to the OS fail.
+fn in_child(first: u64, last: u64, life: fn() -> u64) -> u64 {
+    let mut pipe = [0; 2];
+    // SAFETY: plain calls; the child ends here.
+    unsafe {
+        assert_eq!(libc::pipe(pipe.as_mut_ptr()), 0);
+        let child = libc::fork();
+        assert!(child >= 0);
+        if child == 0 {
+            faults::refuse(first, last);
+            let outcome = std::panic::catch_unwind(life);
+            if let Ok(result) = outcome {
+                libc::write(pipe[1], (&raw const result).cast(), 8);
+            }
+            libc::_exit(i32::from(outcome.is_err()));
+        }
+        libc::close(pipe[1]);
+        let (mut result, mut status) = (0, 0);
+        libc::read(pipe[0], (&raw mut result).cast(), 8);
+        libc::close(pipe[0]);
+        assert_eq!(libc::waitpid(child, &mut status, 0), child);
+        assert_eq!(status, 0, "the child in which calls {first}..={last} fail");
+        result
+    }
+}
+
+/// The calls of a whole life in which nothing fails.
+fn calls() -> u64 {
+    let calls = in_child(u64::MAX, 0, || {
+        assert_eq!(workload(), 0, "memory was there");
+        faults::count()
+    });
+    assert!(calls > 20, "only {calls} calls: nothing is tested");
+    calls
+}
+
+/// Lives through the refusals, then once more without: how many requests were refused.
+fn life() -> u64 {
+    let refused = workload();
+    faults::refuse(u64::MAX, 0);
+    settle();
+    assert_eq!(workload(), 0, "memory is back");
+    settle();
+    refused as u64
+}
+
+fn settle() {
+    alloc_core::release();
+    assert_eq!(alloc_core::check(), Ok(()));
+    assert_eq!(alloc_core::stats().live_bytes, 0, "nothing is lost: {:?}", alloc_core::stats());
+}
+
+#[test]
+fn each_call_fails_once() {
+    let calls = calls();
+    let refused: u64 = (0..calls).map(|n| in_child(n, n, life)).sum();
+    println!("{calls} calls; {refused} requests refused");
+}
+
+#[test]
+fn each_call_and_all_behind_it_fail() {
+    let calls = calls();
+    let refused: u64 = (0..calls).map(|n| in_child(n, u64::MAX, life)).sum();
+    println!("{calls} calls; {refused} requests refused");
+    assert!(refused > 0, "nothing was ever refused");
+}

@@ -1,0 +1,193 @@
+//! What a signal handler meets when it comes on top of a holder of a lock, played without signals: the
+//! test holds the lock and then asks for more. Nothing hangs, is lost, given out twice or misaligned.
+
+use alloc_core::cpu_cache::{free_on, locked};
+use alloc_core::page_heap::PAGE_HEAP;
+use alloc_core::page_heap::huge::HUGE;
+use alloc_core::size_class::{CLASS, Class, class_of, object_size};
+use alloc_core::slab::SLABS;
+use alloc_core::sync::{Guard, Rank};
+use std::sync::{Mutex, MutexGuard};
+use std::thread;
+
+#[path = "support/mod.rs"]
+mod support;
+use support::FakeCpus;
+
+/// The heap is the process's; the tests of this file hold its locks.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    let guard = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    // SAFETY: a live object.
+    unsafe { alloc_core::free(alloc_core::allocate(1)) };
+    alloc_core::release();
+    guard
+}
+
+fn hold_class(class: Class) -> Guard<'static> {
+    SLABS[class].raw_lock().acquire(Rank::slab(class)).expect("free")
+}
+
+fn free_all(objects: &[usize]) {
+    for &object in objects {
+        // SAFETY: live.
+        unsafe { alloc_core::free(object as *mut u8) };
+    }
+}
+
+fn assert_sound() {
+    alloc_core::release();
+    assert_eq!(alloc_core::check(), Ok(()));
+}
+
+#[test]
+fn a_larger_class_in_the_place_of_a_held_one_is_aligned_as_well() {
+    let _alone = alone();
+    for align in [32, 64, 256, 4096] {
+        let held = hold_class(class_of(align));
+        let objects: Vec<usize> =
+            (0..300).map(|_| alloc_core::allocate_aligned(align, align) as usize).collect();
+        drop(held);
+        for &object in &objects {
+            assert!(object != 0 && object.is_multiple_of(align), "{object:#x} at {align}");
+        }
+        free_all(&objects);
+    }
+    assert_sound();
+}
+
+/// A cache may hold objects of a larger class; when their class refuses, the others of the batch, which
+/// are home already, must not be kept as well.
+#[test]
+fn a_batch_that_came_home_in_part_is_not_kept_whole() {
+    let _alone = alone();
+    let cpus = FakeCpus::new(1);
+    let (low, high) = (class_of(4096), class_of(4608));
+    let count = CLASS[low].slots_max + 10;
+    let mut objects: Vec<usize> = Vec::new();
+    for i in 0..count {
+        let size = if i % 2 == 0 { 4096 } else { 4608 };
+        objects.push(alloc_core::allocate(size) as usize);
+    }
+    alloc_core::release();
+    let held = hold_class(high);
+    objects.iter().for_each(|&object| free_on(&cpus, low, object));
+    drop(held);
+    let mut rest = [0; 64];
+    while let popped @ 1.. = alloc_core::cpu_cache::Shard::pop_batch(&cpus, low, &mut rest) {
+        assert_eq!(alloc_core::slab::put(&rest[..popped as usize]), popped as usize);
+    }
+    assert_sound();
+}
+
+#[test]
+fn all_sizes_are_served_above_any_lock() {
+    let _alone = alone();
+    let growth = PAGE_HEAP.raw_growth_lock().acquire(Rank::GROWTH).expect("free");
+    let tracts: Vec<_> = PAGE_HEAP.tracts().map(|tract| tract.lock().expect("free")).collect();
+    let sizes = [1, 64, 1000, 5000, 40_000, 300_000, 5 << 20, 40 << 20];
+    let mut objects = Vec::new();
+    for size in sizes {
+        // More than the caches can have.
+        let count = if size < 100_000 { 40 } else { 2 };
+        for _ in 0..count {
+            let object = alloc_core::allocate(size) as usize;
+            assert!(object != 0, "{size} B");
+            // SAFETY: a live object of that size.
+            unsafe { (object as *mut u8).write_bytes(1, size) };
+            objects.push((object, size));
+        }
+    }
+    tracts.into_iter().rev().for_each(drop);
+    drop(growth);
+    for (object, size) in objects {
+        // By size: what was served apart is put into a cache of its class.
+        // SAFETY: live, with its layout.
+        unsafe { alloc_core::free_sized(object as *mut u8, size, 1) };
+    }
+    assert_eq!(alloc_core::check(), Ok(()));
+    assert_sound();
+}
+
+#[test]
+fn what_is_freed_above_the_locks_comes_home_later() {
+    let _alone = alone();
+    let before = alloc_core::stats();
+    let sizes = [40_000, 300_000, 5 << 20, 40 << 20];
+    let objects: Vec<usize> =
+        sizes.iter().map(|&size| alloc_core::allocate(size) as usize).collect();
+    {
+        let _huge = HUGE.raw_lock().acquire(Rank::HUGE).expect("free");
+        let _tracts: Vec<_> =
+            PAGE_HEAP.tracts().map(|tract| tract.lock().expect("free")).collect();
+        free_all(&objects);
+        // Guards go in the reverse order of their making.
+        _tracts.into_iter().rev().for_each(drop);
+    }
+    assert_eq!(alloc_core::check(), Ok(()));
+    // The next one who takes the locks releases them.
+    free_all(&[alloc_core::allocate(300_000) as usize, alloc_core::allocate(40 << 20) as usize]);
+    assert_sound();
+    let after = alloc_core::stats();
+    assert_eq!((before.live_bytes, before.large_count), (after.live_bytes, after.large_count));
+}
+
+/// Forks in a handler on top of a holder: the holder must still hold its lock afterwards.
+#[test]
+fn a_fork_above_a_holder_leaves_it_its_lock() {
+    let _alone = alone();
+    let class = class_of(64);
+    let held = hold_class(class);
+    // SAFETY: the child ends at once.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(0) };
+    }
+    assert!(child > 0);
+    let taken = thread::scope(|scope| {
+        let try_it = || SLABS[class].raw_lock().try_acquire(Rank::slab(class)).is_some();
+        scope.spawn(try_it).join().expect("no panic")
+    });
+    assert!(!taken, "the fork gave up a lock that was not its own");
+    drop(held);
+    let mut status = 0;
+    // SAFETY: our own child.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_sound();
+}
+
+/// libc runs the handlers of two forks at once; each must give up what it took itself.
+#[test]
+fn forks_at_once_leave_every_lock_free() {
+    let _alone = alone();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    // SAFETY: the child ends at once.
+                    match unsafe { libc::fork() } {
+                        // SAFETY: ends the child.
+                        0 => unsafe { libc::_exit(0) },
+                        child => {
+                            assert!(child > 0);
+                            // SAFETY: our own child.
+                            assert_eq!(unsafe { libc::waitpid(child, &mut 0, 0) }, child);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let busy = locked::locks().filter(|lock| lock.try_acquire().is_none()).count();
+    assert_eq!(busy, 0, "locked shards that nobody will give up");
+    assert_sound();
+}
+
+/// An object that is larger than its class's objects in every way is what `larger` classes are.
+#[test]
+fn classes_of_the_tests_are_what_they_think() {
+    assert_eq!(object_size(class_of(4096)), 4096);
+    assert_eq!(object_size(class_of(4608)), 4608);
+}

@@ -1,0 +1,202 @@
+//! Conservation under everything at once: many threads, timers whose handlers allocate, migration,
+//! objects that change hands, shards stopped from outside; in each mode.
+//!
+//! Every object is given out once (a shadow knows), keeps its contents, and comes home in the end.
+
+#[path = "support/modes.rs"]
+mod modes;
+#[path = "support/objects.rs"]
+mod objects;
+
+use modes::{ModeCase, in_each_mode};
+use objects::{Object, Random};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long each mode is put under stress, and how long it may take in all before it counts as hung.
+const STRESS: Duration = Duration::from_millis(1500);
+const LIMIT: Duration = Duration::from_secs(60);
+const THREADS_PER_CPU: usize = 6;
+/// Each thread's timer.
+const PERIOD_NS: i64 = 300_000;
+/// Objects that a thread keeps, and slots through which objects change hands.
+const KEPT: usize = 200;
+const SLOTS: usize = 256;
+
+static EXCHANGE: [AtomicU64; SLOTS] = [const { AtomicU64::new(0) }; SLOTS];
+static STOP: AtomicBool = AtomicBool::new(false);
+static HANDLED: AtomicU64 = AtomicU64::new(0);
+static SEED: AtomicU64 = AtomicU64::new(88_172_645_463_325_252);
+
+fn main() {
+    in_each_mode(LIMIT, stress);
+}
+
+fn stress(case: &ModeCase) {
+    abort_on_panic();
+    objects::start();
+    case.confirm();
+    alloc_core::release();
+    let live = alloc_core::stats().live_bytes;
+    install_handler();
+    let threads = THREADS_PER_CPU * std::thread::available_parallelism().map_or(1, |n| n.get());
+    let checks = std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+        let observer = scope.spawn(observe);
+        std::thread::sleep(STRESS);
+        STOP.store(true, Ordering::Relaxed);
+        observer.join().expect("the observer")
+    });
+    for slot in &EXCHANGE {
+        give_up(slot.swap(0, Ordering::AcqRel), 0);
+    }
+    alloc_core::release();
+    assert_eq!(alloc_core::check(), Ok(()), "at the end");
+    let stats = alloc_core::stats();
+    assert_eq!(stats.live_bytes, live, "objects were lost: {stats:?}");
+    let handled = HANDLED.load(Ordering::Relaxed);
+    println!("         {handled} handlers, {} aborts, {checks} checks", stats.aborts);
+    assert!(handled > 1000, "the timers did not fire");
+    assert!(checks > 3, "the observer did not get through");
+    match case.has_sections() {
+        true => assert!(stats.aborts > 0, "no section was aborted: nothing was tested"),
+        false => assert!(stats.atomic_ops > 1000, "the atomic path was not used"),
+    }
+}
+
+/// Allocates, frees, resizes, passes on, and moves between CPUs until told to stop.
+fn work() {
+    let timer = Timer::start();
+    let mut random = seeded();
+    let mut kept = Vec::with_capacity(KEPT);
+    while !STOP.load(Ordering::Relaxed) {
+        let pick = random.next();
+        match pick % 16 {
+            0..=6 if kept.len() < KEPT => kept.push(Object::allocate(random.next()).expect("memory")),
+            0..=11 if !kept.is_empty() => {
+                let index = pick as usize / 16 % kept.len();
+                kept.swap_remove(index).free(pick >> 32);
+            }
+            12 if !kept.is_empty() => {
+                let index = pick as usize / 16 % kept.len();
+                kept[index] = kept[index].reallocate(pick >> 32);
+            }
+            _ => exchange(&mut random),
+        }
+        match pick >> 32 & 1023 {
+            0 => migrate(pick >> 48),
+            1..=3 => std::thread::yield_now(),
+            _ => {}
+        }
+    }
+    drop(timer);
+    kept.into_iter().for_each(|object: Object| object.free(random.next()));
+}
+
+/// Puts a fresh object into a slot and frees what was there, which another thread or handler made.
+fn exchange(random: &mut Random) {
+    let pick = random.next();
+    let fresh = Object::allocate(random.next()).expect("memory");
+    give_up(EXCHANGE[pick as usize % SLOTS].swap(fresh.0, Ordering::AcqRel), pick >> 32);
+}
+
+fn give_up(word: u64, pick: u64) {
+    if word != 0 {
+        Object(word).free(pick);
+    }
+}
+
+/// Stops the shards again and again, to drain them and to look at them.
+fn observe() -> usize {
+    let mut checks = 0;
+    while !STOP.load(Ordering::Relaxed) {
+        assert_eq!(alloc_core::check(), Ok(()), "while others work");
+        checks += 1;
+        std::thread::sleep(Duration::from_millis(3));
+        alloc_core::release();
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    checks
+}
+
+/// Goes to one CPU, or back to all.
+fn migrate(pick: u64) {
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+    // SAFETY: plain calls on a local set.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        match pick % 4 {
+            0 => (0..libc::CPU_SETSIZE as usize).for_each(|cpu| libc::CPU_SET(cpu, &mut set)),
+            _ => libc::CPU_SET(pick as usize / 4 % cpus, &mut set),
+        }
+        libc::sched_setaffinity(0, size_of_val(&set), &set);
+    }
+}
+
+/// What the timers run, on top of whatever the thread was doing.
+extern "C" fn handler(_signal: i32) {
+    // SAFETY: errno is the thread's own.
+    let errno = unsafe { *libc::__errno_location() };
+    let mut random = seeded();
+    exchange(&mut random);
+    let objects = [(); 3].map(|()| Object::allocate(random.next()).expect("memory in a handler"));
+    objects.into_iter().for_each(|object| object.free(random.next()));
+    HANDLED.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+fn seeded() -> Random {
+    let mut random = Random(SEED.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed) | 1);
+    random.next();
+    random
+}
+
+fn install_handler() {
+    // SAFETY: a handler that uses nothing but the engine and atomics.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_RESTART;
+        assert_eq!(libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()), 0);
+    }
+}
+
+/// A timer that signals the thread that started it.
+struct Timer(libc::timer_t);
+
+impl Timer {
+    fn start() -> Timer {
+        // SAFETY: a timer of this thread's own.
+        unsafe {
+            let mut event: libc::sigevent = std::mem::zeroed();
+            event.sigev_notify = libc::SIGEV_THREAD_ID;
+            event.sigev_signo = libc::SIGUSR1;
+            event.sigev_notify_thread_id = libc::gettid();
+            let mut timer = std::mem::zeroed();
+            assert_eq!(libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer), 0);
+            let period = libc::timespec { tv_sec: 0, tv_nsec: PERIOD_NS };
+            let setting = libc::itimerspec { it_interval: period, it_value: period };
+            assert_eq!(libc::timer_settime(timer, 0, &setting, std::ptr::null_mut()), 0);
+            Timer(timer)
+        }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // SAFETY: the thread's own timer.
+        unsafe { libc::timer_delete(self.0) };
+    }
+}
+
+/// A panic in a handler or a thread ends the process: the others would wait for ever.
+fn abort_on_panic() {
+    let begin = Instant::now();
+    std::panic::set_hook(Box::new(move |info| {
+        eprintln!("after {:?}: {info}", begin.elapsed());
+        std::process::abort();
+    }));
+}

@@ -1,0 +1,101 @@
+//! A test program that starts itself again in each mode the engine can run in.
+
+use alloc_core::Mode;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// A mode: how to ask for it, and what the report must say then.
+pub struct ModeCase {
+    /// For people.
+    pub name: &'static str,
+    environment: &'static [(&'static str, &'static str)],
+    mode: Mode,
+    mm_cid: bool,
+}
+
+const NO_RSEQ: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
+
+/// All of them.
+pub const MODES: [ModeCase; 4] = [
+    ModeCase { name: "libc", environment: &[], mode: Mode::RseqLibc, mm_cid: false },
+    ModeCase { name: "own", environment: &[NO_RSEQ], mode: Mode::RseqOwn, mm_cid: false },
+    ModeCase {
+        name: "mm_cid",
+        environment: &[("RSALLOC_CONF", "index:mm_cid")],
+        mode: Mode::RseqLibc,
+        mm_cid: true,
+    },
+    ModeCase {
+        name: "atomic",
+        environment: &[("RSALLOC_CONF", "mode:atomic")],
+        mode: Mode::Atomic,
+        mm_cid: false,
+    },
+];
+
+impl ModeCase {
+    /// Whether threads run sections in this mode.
+    pub fn has_sections(&self) -> bool {
+        self.mode != Mode::Atomic
+    }
+
+    /// Panics unless the engine runs in this mode.
+    pub fn confirm(&self) {
+        let report = alloc_core::report();
+        assert_eq!(report.mode, self.mode, "asked for {}", self.name);
+        assert_eq!(report.index_is_mm_cid != 0, self.mm_cid, "asked for {}", self.name);
+    }
+}
+
+/// Runs `body` in a process of its own for each mode (or the one named on the command line), and ends
+/// this one with an error if one of them fails or takes longer than `limit`.
+pub fn in_each_mode(limit: Duration, body: fn(&ModeCase)) {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "--list") {
+        return;
+    }
+    if let Some(name) = arguments.iter().find_map(|argument| argument.strip_prefix("mode=")) {
+        let case = MODES.iter().find(|case| case.name == name).expect("a mode");
+        return body(case);
+    }
+    let mut failed = 0;
+    for case in &MODES {
+        let begin = Instant::now();
+        let outcome = run(case, limit);
+        let seconds = begin.elapsed().as_secs_f64();
+        let verdict = outcome.as_ref().map_or_else(String::as_str, |()| "ok");
+        println!("{:<8} {seconds:>5.1} s  {verdict}", case.name);
+        failed += usize::from(outcome.is_err());
+    }
+    if failed > 0 {
+        std::process::exit(1);
+    }
+}
+
+fn run(case: &ModeCase, limit: Duration) -> Result<(), String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut child = Command::new(program)
+        .arg(format!("mode={}", case.name))
+        .env_remove("GLIBC_TUNABLES")
+        .env_remove("RSALLOC_CONF")
+        .envs(case.environment.iter().copied())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    wait(&mut child, limit)
+}
+
+fn wait(child: &mut Child, limit: Duration) -> Result<(), String> {
+    let begin = Instant::now();
+    loop {
+        match child.try_wait().map_err(|error| error.to_string())? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => return Err(format!("FAILED: {status}")),
+            None if begin.elapsed() > limit => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("FAILED: hangs (killed after {limit:?})"));
+            }
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
