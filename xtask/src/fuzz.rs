@@ -223,7 +223,7 @@ fn reason(text: &str) -> String {
         line.contains("panicked at") || line.starts_with("rsalloc: ") || line.contains("ERROR: lib")
     };
     let lines: Vec<_> = text.lines().collect();
-    let at = lines.iter().position(|line| says(&line)).unwrap_or(lines.len().saturating_sub(2));
+    let at = lines.iter().position(says).unwrap_or(lines.len().saturating_sub(2));
     lines[at..lines.len().min(at + 2)].join("\n")
 }
 

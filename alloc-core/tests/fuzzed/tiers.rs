@@ -145,9 +145,9 @@ impl Program<'_> {
     fn check_sums(&self) {
         let mut held = [0; CLASSES];
         self.objects.each(|object| held[class_of(object.usable)] += 1);
-        for class in 1..CLASSES {
+        for (class, info) in CLASS.iter().enumerate().skip(1) {
             let cached: usize = self.cpus.regions().iter().map(|region| region.len(class)).sum();
-            let depot = DEPOT.magazines(class) * CLASS[class].batch;
+            let depot = DEPOT.magazines(class) * info.batch;
             let out = SLABS[class].totals().1 - self.before.objects[class];
             assert_eq!(out, held[class] + cached + depot, "objects of class {class}");
         }
@@ -156,8 +156,8 @@ impl Program<'_> {
 
 fn check_region(region: &Region) {
     let mut budget = 0;
-    for class in 1..CLASSES {
-        let slots_max = CLASS[class].slots_max;
+    for (class, info) in CLASS.iter().enumerate().skip(1) {
+        let slots_max = info.slots_max;
         assert!(region.len(class) <= slots_max, "top of class {class} out of its bounds");
         assert!(region.capacity(class) <= slots_max, "end of class {class} out of its bounds");
         // SAFETY: the sentinel is a word of the region.
