@@ -216,7 +216,10 @@ pub fn read_environment() {
     }
 }
 
-fn parse(text: &[u8]) {
+/// Takes over the settings of `text`, as written in `RSALLOC_CONF`. For init and for tests, where
+/// nobody else reads or writes settings meanwhile.
+#[doc(hidden)]
+pub fn parse(text: &[u8]) {
     for item in text.split(|&byte| byte == b',').filter(|item| !item.is_empty()) {
         let mut parts = item.splitn(2, |&byte| byte == b':');
         let key = parts.next().unwrap_or(b"").trim_ascii();
@@ -255,6 +258,6 @@ fn keep_text(value: &[u8]) -> Option<usize> {
 fn complain(what: &str, item: &[u8], then: &str) {
     let mut line = Line::new();
     line.text("rsalloc: RSALLOC_CONF: ").text(what).text(" '");
-    line.bytes(&item[..item.len().min(64)]).text("': ").text(then).text("\n");
+    line.shown(&item[..item.len().min(64)]).text("': ").text(then).text("\n");
     line.write_to_stderr();
 }

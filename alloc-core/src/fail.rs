@@ -73,6 +73,16 @@ impl Line {
         self
     }
 
+    /// Appends bytes of unknown origin: what is not printable ASCII becomes a question mark, so that
+    /// the line stays one and no terminal obeys it.
+    pub fn shown(&mut self, bytes: &[u8]) -> &mut Self {
+        for &byte in bytes {
+            let printable = byte == b' ' || byte.is_ascii_graphic();
+            self.bytes(&[if printable { byte } else { b'?' }]);
+        }
+        self
+    }
+
     /// Appends `value` in hexadecimal.
     pub fn hex(&mut self, value: usize) -> &mut Self {
         let digits = (usize::BITS - value.leading_zeros()).div_ceil(4).max(1);

@@ -1,6 +1,7 @@
 //! The gates and the heavy tests as commands: `cargo xtask --help`.
 
 mod compare;
+mod fuzz;
 mod golden;
 mod layers;
 mod preflight;
@@ -22,6 +23,8 @@ enum Command {
     Preflight(preflight::Arguments),
     /// Runs every row on every allocator, interleaved, and prints medians and ratios.
     Compare(compare::Arguments),
+    /// Runs the fuzz targets; a crash is shown as a test to paste.
+    Fuzz(fuzz::Arguments),
     /// Checks the instructions of the hot paths against docs/golden.md and their limits.
     Golden(golden::Arguments),
     /// Checks which code stands where: the order of docs/layers.txt, unsafe, assembly, orderings.
@@ -34,6 +37,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Preflight(arguments) => preflight::main(&arguments),
         Command::Compare(arguments) => compare::main(arguments),
+        Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Golden(arguments) => golden::main(arguments),
         Command::Layers => layers::main(),
         Command::Programs(args) => programs::run(args),

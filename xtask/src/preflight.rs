@@ -45,10 +45,13 @@ const GATES: &[Gate] = &[
         &["compare", "--peers", "rsalloc,rsalloc-atomic", "--rounds", "1", "--seconds", "0.05"],
     ),
     xtask("programs", &["programs", "--quick", "--mode", "all"]),
+    cargo("refusals", &["test", "--package", "alloc-core", "--features", "faults"]),
+    xtask("fuzz-blind", &["fuzz", "--check-control"]),
+    xtask("fuzz", &["fuzz", "--seconds", "20"]),
 ];
 
 /// Debian packages of the gates themselves; `compare` and `programs` install their own.
-const PACKAGES: &[&str] = &["binutils"];
+const PACKAGES: &[&str] = &["binutils", "g++"];
 
 /// A gate that takes longer than this hangs. All of them together have 30 minutes.
 const MINUTES_EACH: u64 = 20;

@@ -43,7 +43,7 @@ pub fn parse_cpu_list(text: &[u8]) -> Option<usize> {
         let end = range.split(|&byte| byte == b'-').next_back()?;
         largest = largest.max(Some(parse_number(end)?));
     }
-    largest.map(|id| id + 1)
+    largest?.checked_add(1)
 }
 
 /// A decimal number with an optional suffix k, m or g (powers of 1024). None if malformed or too large.
@@ -78,6 +78,7 @@ mod tests {
         assert_eq!(parse_cpu_list(b"0-3,8-11\n"), Some(12));
         assert_eq!(parse_cpu_list(b""), None);
         assert_eq!(parse_cpu_list(b"x"), None);
+        assert_eq!(parse_cpu_list(b"0-18446744073709551615"), None);
     }
 
     #[test]

@@ -1,0 +1,111 @@
+//! Texts from outside: RSALLOC_CONF, the kernel's CPU lists, another process's published block.
+//!
+//! The settings that a text leaves are compared with those of a second, plain reading of its rules, and
+//! each item that is refused must be named in one line on standard error. Called by the fuzz target of
+//! this name and by `regressions.rs`.
+
+use crate::objects::{Defect, alone};
+use alloc_core::config::{self, Value};
+use alloc_core::os;
+use alloc_core::publish::Snapshot;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::{AsRawFd, FromRawFd};
+
+/// Each key as it is by default, which the second reading starts from.
+const START: &[u8] =
+    b"mode:auto,index:cpu_id,cache:2097152,dirty:1048576,stats_at_exit:off,verbose:0";
+const KEYS: [&str; 6] = ["mode", "index", "cache", "dirty", "stats_at_exit", "verbose"];
+
+/// Has the text read; panics if a promise is broken.
+pub fn replay(text: &[u8], defect: Option<Defect>) {
+    let _alone = alone();
+    assert_eq!(complaints_of(START), 0);
+    let mut expected = KEYS.map(config_value);
+    let mut refused = 0;
+    for item in text.split(|&byte| byte == b',').filter(|item| !item.is_empty()) {
+        match read(item) {
+            Some((key, value)) => expected[key] = value,
+            None => refused += 1,
+        }
+    }
+    let text = match defect {
+        Some(_) => text.trim_ascii_end().strip_suffix(b"m").unwrap_or(text),
+        None => text,
+    };
+    assert_eq!(complaints_of(text), refused, "lines about items that are refused");
+    assert_eq!(KEYS.map(config_value), expected);
+    let _ = os::parse_cpu_list(text);
+    let _ = Snapshot::parse(text);
+    assert_eq!(complaints_of(START), 0);
+}
+
+/// The key's number and the value's text, if the item is a good one.
+fn read(item: &[u8]) -> Option<(usize, String)> {
+    let item = std::str::from_utf8(item).ok()?;
+    let (key, value) = item.split_once(':')?;
+    let key = key.trim_matches(is_space);
+    let value = value.trim_matches(is_space);
+    let good = match key {
+        "mode" => ["auto", "atomic"].contains(&value).then(|| value.into()),
+        "index" => ["cpu_id", "mm_cid"].contains(&value).then(|| value.into()),
+        "cache" | "dirty" | "verbose" => number(value).map(|number| number.to_string()),
+        "stats_at_exit" => (1..=255).contains(&value.len()).then(|| value.into()),
+        _ => None,
+    };
+    Some((KEYS.iter().position(|&known| known == key)?, good?))
+}
+
+fn number(text: &str) -> Option<usize> {
+    let digits = text.trim_end_matches(|c: char| "kKmMgG".contains(c));
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "k" | "K" => 10,
+        "m" | "M" => 20,
+        "g" | "G" => 30,
+        _ => return None,
+    };
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let value: u128 = plain.then(|| digits.parse().unwrap_or(u128::MAX))?;
+    usize::try_from(value.checked_mul(1 << shift)?).ok()
+}
+
+fn is_space(c: char) -> bool {
+    c.is_ascii_whitespace()
+}
+
+fn config_value(key: &str) -> String {
+    let settings = config::settings();
+    let setting = settings.iter().find(|setting| setting.key == key).expect("a known key");
+    match setting.value {
+        Value::Word(text) | Value::Text(text) => text.into(),
+        Value::Number(number) => number.to_string(),
+    }
+}
+
+/// Parses `text`; how many lines that says on standard error.
+fn complaints_of(text: &[u8]) -> usize {
+    let mut heard = String::new();
+    let mut file = memory_file();
+    // SAFETY: descriptors only; standard error is put back.
+    unsafe {
+        let stderr = libc::dup(2);
+        assert!(stderr >= 0 && libc::dup2(file.as_raw_fd(), 2) == 2);
+        config::parse(text);
+        assert!(libc::dup2(stderr, 2) == 2 && libc::close(stderr) == 0);
+    }
+    file.rewind().and_then(|()| file.read_to_string(&mut heard)).expect("lines of text");
+    assert!(heard.is_empty() || heard.ends_with('\n'), "a line without an end: {heard:?}");
+    assert!(heard.lines().all(|line| line.starts_with("rsalloc: RSALLOC_CONF: ")), "{heard:?}");
+    assert!(heard.chars().all(|c| c == '\n' || !c.is_control()), "control characters: {heard:?}");
+    heard.lines().count()
+}
+
+fn memory_file() -> File {
+    // SAFETY: the descriptor is new and the file's own.
+    unsafe {
+        let fd = libc::memfd_create(c"stderr".as_ptr(), 0);
+        assert!(fd >= 0, "no memory file");
+        File::from_raw_fd(fd)
+    }
+}

@@ -1,0 +1,253 @@
+//! What a program holds, what must be in it, and what the heap must look like when all is given back.
+//!
+//! Promises that an object which overlaps another one, is misaligned or has lost its contents is
+//! noticed, and so is one that got lost between the tiers. Shared by the fuzz targets and by
+//! `regressions.rs`; knows no operation.
+
+#[cfg(feature = "faults")]
+use alloc_core::os::faults;
+use alloc_core::page_heap::PAGE_HEAP;
+use alloc_core::page_heap::tract::HEADER_PAGES;
+use alloc_core::size_class::CLASSES;
+use alloc_core::slab::SLABS;
+use alloc_core::units::PAGE_BYTES;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+
+/// The heap is the process's, and `check` wants it quiet: whoever replays holds this.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Waits for the other tests of the process.
+pub fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// A defect made on purpose: each must be found, or a check is blind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Defect {
+    /// A byte of a live object changes.
+    Contents,
+    /// An object is given out that is still held.
+    Overlap,
+    /// An object is neither held nor given back.
+    Lost,
+    /// A slab's count of free objects is wrong.
+    Count,
+}
+
+impl Defect {
+    /// The one that the environment names; all other words are wrong.
+    pub fn wanted(variable: &str) -> Option<Defect> {
+        let word = std::env::var(variable).ok()?;
+        let all = [Defect::Contents, Defect::Overlap, Defect::Lost, Defect::Count];
+        let named = all.into_iter().find(|defect| format!("{defect:?}") == word);
+        Some(named.unwrap_or_else(|| panic!("{variable}: there is no defect {word}")))
+    }
+}
+
+/// A live object.
+#[derive(Clone, Copy)]
+pub struct Object {
+    pub address: usize,
+    /// Bytes that the program may use.
+    pub usable: usize,
+    /// The layout it was asked for with.
+    pub size: usize,
+    pub align: usize,
+    seed: u8,
+}
+
+/// The live objects.
+#[derive(Default)]
+pub struct Objects {
+    live: BTreeMap<usize, Object>,
+    /// Their addresses, to pick one by a number.
+    numbered: Vec<usize>,
+    /// Usable bytes of all of them.
+    pub bytes: usize,
+    next: u8,
+    defect: Option<Defect>,
+}
+
+impl Objects {
+    /// None held.
+    pub fn new(defect: Option<Defect>) -> Self {
+        Objects { defect, ..Default::default() }
+    }
+
+    /// A fresh object: checked against the others, then stamped.
+    pub fn add(&mut self, address: usize, usable: usize, size: usize, align: usize) {
+        let address = match (self.defect, self.live.keys().next()) {
+            (Some(Defect::Overlap), Some(&first)) => first,
+            _ => address,
+        };
+        assert!(usable >= size, "{usable} usable bytes where {size} were asked for");
+        assert!(address.is_multiple_of(align), "{address:#x} is not a multiple of {align}");
+        if let Some((_, before)) = self.live.range(..=address).next_back() {
+            assert!(before.address + before.usable <= address, "overlaps the object before");
+        }
+        if let Some((&behind, _)) = self.live.range(address..).next() {
+            assert!(address + usable <= behind, "overlaps the object behind");
+        }
+        self.next = self.next.wrapping_add(1);
+        let object = Object { address, usable, size, align, seed: self.next };
+        offsets(usable).for_each(|at| object.byte(at, |byte, stamp| *byte = stamp));
+        if self.defect == Some(Defect::Contents) {
+            object.byte(0, |byte, _| *byte ^= 1);
+        }
+        self.live.insert(address, object);
+        self.numbered.push(address);
+        self.bytes += usable;
+    }
+
+    /// A live object by any number, if there is one.
+    pub fn pick(&self, number: usize) -> Option<Object> {
+        let address = self.numbered.get(number % self.len().max(1))?;
+        self.live.get(address).copied()
+    }
+
+    /// The object is no longer held: checks its contents; none if it shall be lost on purpose.
+    pub fn remove(&mut self, number: usize) -> Option<Object> {
+        let object = self.pick(number)?;
+        assert!(object.holds(object.address, object.usable), "contents changed");
+        self.forget(number);
+        (self.defect != Some(Defect::Lost)).then_some(object)
+    }
+
+    /// As [`Objects::remove`], for one that a reallocation has moved.
+    pub fn forget(&mut self, number: usize) {
+        let address = self.numbered.swap_remove(number % self.len());
+        let object = self.live.remove(&address).expect("each number has an object");
+        self.bytes -= object.usable;
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.numbered.len()
+    }
+
+    /// Shows each to `f`.
+    pub fn each(&self, f: impl FnMut(&Object)) {
+        self.live.values().for_each(f);
+    }
+
+    /// Validates the whole heap.
+    pub fn check(&self) {
+        if self.defect == Some(Defect::Count)
+            && let Some((_, slab)) = SLABS.iter().find_map(|class| class.partial().next())
+        {
+            slab.free.set(slab.free.get() + 1);
+        }
+        if let Err(defect) = alloc_core::check() {
+            panic!("check: {defect}");
+        }
+    }
+}
+
+impl Object {
+    /// Whether the first `len` bytes at `address` are what was stamped into this object.
+    pub fn holds(&self, address: usize, len: usize) -> bool {
+        let moved = Object { address, ..*self };
+        offsets(self.usable).filter(|&at| at < len).all(|at| {
+            let mut same = false;
+            moved.byte(at, |byte, stamp| same = *byte == stamp);
+            same
+        })
+    }
+
+    fn byte(&self, at: usize, f: impl FnOnce(&mut u8, u8)) {
+        // Never 0, so that a stamp left behind is noticed in memory that must be zero.
+        let stamp = self.seed.wrapping_mul(31).wrapping_add(at as u8) | 1;
+        // SAFETY: in the object, which is live; the heap's own structures lie elsewhere.
+        f(unsafe { &mut *((self.address + at) as *mut u8) }, stamp);
+    }
+}
+
+/// Whether `len` bytes at `address` read as zero: all of them, or of large objects the places that
+/// [`offsets`] stamps in objects at the same address.
+pub fn is_zero(address: usize, len: usize) -> bool {
+    let zero = |at: usize| {
+        // SAFETY: in a live object.
+        unsafe { *((address + at) as *const u8) == 0 }
+    };
+    match len {
+        0..=65_536 => (0..len).all(zero),
+        _ => (0..len).step_by(4096).chain(len - 64..len).all(zero),
+    }
+}
+
+/// The bytes of an object that are stamped: both ends, and some multiples of 4 KiB between them.
+fn offsets(len: usize) -> impl Iterator<Item = usize> {
+    let step = (len / 16).next_multiple_of(4096).max(4096);
+    let (head, tail) = (len.min(64), len.saturating_sub(64).max(len.min(64)));
+    (0..head).chain((step..tail).step_by(step)).chain(tail..len)
+}
+
+/// Calls that the OS refuses on demand. Needs alloc-core's feature `faults`.
+#[derive(Default)]
+pub struct Refusals {
+    first: Option<u64>,
+}
+
+#[cfg(feature = "faults")]
+impl Refusals {
+    /// `count` calls are refused, after `first` more that are not.
+    pub fn begin(&mut self, first: u64, count: u64) {
+        self.first = Some(first);
+        faults::refuse(first, first + count - 1);
+    }
+
+    /// The OS is willing again.
+    pub fn end(&mut self) {
+        self.first = None;
+        faults::refuse(u64::MAX, 0);
+    }
+
+    /// Whether a call was refused since `begin`.
+    pub fn happened(&self) -> bool {
+        self.first.is_some_and(|first| faults::count() > first)
+    }
+}
+
+#[cfg(not(feature = "faults"))]
+impl Refusals {
+    pub fn begin(&mut self, _first: u64, _count: u64) {
+        panic!("this sequence has refusals: run the test with --features faults");
+    }
+
+    pub fn end(&mut self) {
+        self.first = None;
+    }
+
+    pub fn happened(&self) -> bool {
+        self.first.is_some()
+    }
+}
+
+/// What is handed out: objects by class, large objects, pages.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Census {
+    pub objects: Vec<usize>,
+    large: (u64, u64),
+    held_pages: usize,
+}
+
+impl Census {
+    /// Gives back what lies in the tiers, then counts.
+    pub fn take() -> Census {
+        alloc_core::release();
+        let pages = PAGE_HEAP.tracts().map(|tract| {
+            let (free, dirty) = tract.free_pages();
+            (tract.mapped_pages() - HEADER_PAGES - free, dirty)
+        });
+        let (held_pages, dirty) = pages.fold((0, 0), |sum, page| (sum.0 + page.0, sum.1 + page.1));
+        let counted = PAGE_HEAP.totals().1 / PAGE_BYTES;
+        assert_eq!(counted, dirty, "the page heap's count of dirty pages is not their number");
+        let stats = alloc_core::stats();
+        Census {
+            objects: (0..CLASSES).map(|class| SLABS[class].totals().1).collect(),
+            large: (stats.large_count, stats.large_bytes),
+            held_pages,
+        }
+    }
+}

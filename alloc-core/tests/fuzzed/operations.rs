@@ -1,0 +1,197 @@
+//! Sequences of the public operations, held against the model of [`crate::objects`].
+//!
+//! Called by the fuzz target of this name and by `regressions.rs`, where a failing sequence is kept.
+
+use crate::objects::{Census, Defect, Object, Objects, Refusals, alone, is_zero};
+use alloc_core::config::{self, Key};
+
+/// What a program may do. `pick` is the number of a live object, modulo how many there are.
+#[derive(Clone, Copy, Debug)]
+pub enum Op {
+    Allocate {
+        size: usize,
+    },
+    Aligned {
+        size: usize,
+        shift: u32,
+    },
+    Zeroed {
+        size: usize,
+        shift: u32,
+    },
+    /// realloc(3).
+    Reallocate {
+        pick: usize,
+        size: usize,
+    },
+    /// Rust's, which keeps the alignment.
+    ReallocateSized {
+        pick: usize,
+        size: usize,
+    },
+    Free {
+        pick: usize,
+    },
+    FreeSized {
+        pick: usize,
+    },
+    Burst {
+        size: usize,
+        count: usize,
+    },
+    FreeMany {
+        pick: usize,
+        count: usize,
+    },
+    Release,
+    /// The budget of a shard.
+    Cache {
+        bytes: usize,
+    },
+    /// The OS refuses some calls from the `first` on.
+    Refuse {
+        first: u64,
+        count: u64,
+    },
+    Check,
+}
+
+/// What the program holds at most, so that a run stays short.
+const BYTES_MAX: usize = 128 << 20;
+const OBJECTS_MAX: usize = 4096;
+/// More than any machine has addresses for: only null will do.
+const IMPOSSIBLE: usize = 1 << 47;
+
+/// Runs the sequence and gives everything back; panics if a promise is broken.
+pub fn replay(ops: &[Op], defect: Option<Defect>) {
+    let _alone = alone();
+    let before = Census::take();
+    let mut program = Program { objects: Objects::new(defect), refusals: Refusals::default() };
+    for &op in ops {
+        program.step(op);
+    }
+    program.step(Op::Check);
+    program.free_many(0, usize::MAX);
+    assert_eq!(Census::take(), before, "not everything came home");
+    program.objects.check();
+    config::set_number(Key::Cache, 2 << 20);
+}
+
+struct Program {
+    objects: Objects,
+    refusals: Refusals,
+}
+
+impl Program {
+    fn step(&mut self, op: Op) {
+        match op {
+            Op::Allocate { size } => self.allocate(size),
+            Op::Aligned { size, shift } => self.aligned(size, 1 << shift, false),
+            Op::Zeroed { size, shift } => self.aligned(size, 1 << shift, true),
+            Op::Reallocate { pick, size } => self.reallocate(pick, size),
+            Op::ReallocateSized { pick, size } => self.reallocate_sized(pick, size),
+            Op::Free { pick } => self.free_many(pick, 1),
+            Op::FreeSized { pick } => self.free_sized(pick),
+            Op::Burst { size, count } => (0..count).for_each(|_| self.allocate(size)),
+            Op::FreeMany { pick, count } => self.free_many(pick, count),
+            Op::Release => drop(alloc_core::release()),
+            Op::Cache { bytes } => config::set_number(Key::Cache, bytes),
+            Op::Refuse { first, count } => self.refusals.begin(first, count),
+            Op::Check => {
+                self.refusals.end();
+                self.objects.check();
+            }
+        }
+    }
+
+    fn allocate(&mut self, size: usize) {
+        if self.has_room(size) {
+            self.receive(alloc_core::allocate(size), size, natural_align(size));
+        }
+    }
+
+    fn aligned(&mut self, size: usize, align: usize, zeroed: bool) {
+        if !self.has_room(size) {
+            return;
+        }
+        let object = match zeroed {
+            true => alloc_core::allocate_zeroed(size, align),
+            false => alloc_core::allocate_aligned(size, align),
+        };
+        let must_be_zero = zeroed && !object.is_null();
+        assert!(!must_be_zero || is_zero(object as usize, size), "not zeroed: {size}");
+        self.receive(object, size, align);
+    }
+
+    fn receive(&mut self, object: *mut u8, size: usize, align: usize) {
+        if self.is_given(object, size) {
+            self.objects.add(object as usize, usable(object), size, align);
+        }
+    }
+
+    /// Whether an object came; null must have a reason.
+    fn is_given(&self, object: *mut u8, size: usize) -> bool {
+        let possible = size < IMPOSSIBLE;
+        assert!(possible || object.is_null(), "{size} bytes given");
+        let excused = !possible || self.refusals.happened();
+        assert!(excused || !object.is_null(), "null for {size} bytes");
+        !object.is_null()
+    }
+
+    fn has_room(&self, size: usize) -> bool {
+        let bytes = self.objects.bytes.saturating_add(size);
+        size >= IMPOSSIBLE || (bytes <= BYTES_MAX && self.objects.len() < OBJECTS_MAX)
+    }
+
+    fn reallocate(&mut self, pick: usize, size: usize) {
+        let Some(old) = self.objects.pick(pick).filter(|_| self.has_room(size)) else { return };
+        // SAFETY: live.
+        let moved = unsafe { alloc_core::reallocate(old.address as *mut u8, size) };
+        self.moved(pick, old, moved, size, natural_align(size));
+    }
+
+    fn reallocate_sized(&mut self, pick: usize, size: usize) {
+        let Some(old) = self.objects.pick(pick).filter(|_| self.has_room(size)) else { return };
+        let pointer = old.address as *mut u8;
+        // SAFETY: live, with its layout.
+        let moved = unsafe { alloc_core::reallocate_sized(pointer, old.size, old.align, size) };
+        self.moved(pick, old, moved, size, old.align);
+    }
+
+    /// After a reallocation: the contents are where the object is now.
+    fn moved(&mut self, pick: usize, old: Object, object: *mut u8, size: usize, align: usize) {
+        if !self.is_given(object, size) {
+            assert!(old.holds(old.address, old.usable), "a failed reallocation changed contents");
+            return;
+        }
+        let kept = old.size.min(size);
+        assert!(old.holds(object as usize, kept), "contents lost by a reallocation to {size}");
+        self.objects.forget(pick);
+        self.objects.add(object as usize, usable(object), size, align);
+    }
+
+    fn free_sized(&mut self, pick: usize) {
+        if let Some(object) = self.objects.remove(pick) {
+            // SAFETY: live, with its layout.
+            unsafe { alloc_core::free_sized(object.address as *mut u8, object.size, object.align) };
+        }
+    }
+
+    fn free_many(&mut self, pick: usize, count: usize) {
+        for _ in 0..count.min(self.objects.len()) {
+            if let Some(object) = self.objects.remove(pick) {
+                // SAFETY: live.
+                unsafe { alloc_core::free(object.address as *mut u8) };
+            }
+        }
+    }
+}
+
+fn usable(object: *mut u8) -> usize {
+    // SAFETY: a live object.
+    unsafe { alloc_core::usable_size(object) }
+}
+
+fn natural_align(size: usize) -> usize {
+    if size <= 8 { 8 } else { 16 }
+}

@@ -1,0 +1,169 @@
+//! Sequences of operations of the tiers below the hot path, on CPUs that the sequence chooses.
+//!
+//! Called by the fuzz target of this name and by `regressions.rs`. What `check` can't see, the shards
+//! of the test, is checked here: their stacks, their budget, and that each object which the slabs have
+//! handed out is in the program's hands, in a shard or in the depot.
+
+use crate::objects::{Census, Defect, Objects, Refusals, alone};
+use crate::support::FakeCpus;
+use alloc_core::config::{self, Key};
+use alloc_core::cpu_cache::{Shard, allocate_on, free_on};
+use alloc_core::depot::DEPOT;
+use alloc_core::shard::{Counter, Region};
+use alloc_core::size_class::{CLASS, CLASSES, class_of, object_size};
+use alloc_core::slab::{self, SLABS};
+
+/// What a program on changing CPUs may do. `pick` is the number of a live object, modulo how many.
+#[derive(Clone, Copy, Debug)]
+pub enum Op {
+    Allocate {
+        size: usize,
+    },
+    Free {
+        pick: usize,
+    },
+    Burst {
+        size: usize,
+        count: usize,
+    },
+    FreeMany {
+        pick: usize,
+        count: usize,
+    },
+    Migrate {
+        cpu: usize,
+    },
+    /// Empties the shard of this CPU.
+    Drain,
+    /// Empties depot, slabs and page heap.
+    Release,
+    /// The budget of a shard.
+    Cache {
+        bytes: usize,
+    },
+    /// The OS refuses some calls from the `first` on.
+    Refuse {
+        first: u64,
+        count: u64,
+    },
+    Check,
+}
+
+/// CPUs of the test.
+pub const CPUS: usize = 4;
+const BYTES_MAX: usize = 16 << 20;
+const OBJECTS_MAX: usize = 4096;
+
+thread_local! {
+    // Regions live for ever, so they are made once.
+    static FAKE: FakeCpus = FakeCpus::new(CPUS);
+}
+
+/// Runs the sequence and gives everything back; panics if a promise is broken.
+pub fn replay(ops: &[Op], defect: Option<Defect>) {
+    let _alone = alone();
+    FAKE.with(|cpus| {
+        let before = Census::take();
+        let objects = Objects::new(defect);
+        let mut program = Program { cpus, objects, refusals: Refusals::default(), before };
+        for &op in ops {
+            program.step(op);
+        }
+        program.step(Op::Check);
+        program.free_many(0, usize::MAX);
+        for cpu in 0..CPUS {
+            program.step(Op::Migrate { cpu });
+            program.drain();
+            cpus.regions()[cpu].reset();
+        }
+        assert_eq!(Census::take(), program.before, "not everything came home");
+        program.step(Op::Check);
+    });
+    config::set_number(Key::Cache, 2 << 20);
+}
+
+struct Program<'a> {
+    cpus: &'a FakeCpus,
+    objects: Objects,
+    refusals: Refusals,
+    before: Census,
+}
+
+impl Program<'_> {
+    fn step(&mut self, op: Op) {
+        match op {
+            Op::Allocate { size } => self.allocate(size),
+            Op::Free { pick } => self.free_many(pick, 1),
+            Op::Burst { size, count } => (0..count).for_each(|_| self.allocate(size)),
+            Op::FreeMany { pick, count } => self.free_many(pick, count),
+            Op::Migrate { cpu } => self.cpus.migrate(cpu),
+            Op::Drain => self.drain(),
+            Op::Release => drop(alloc_core::release()),
+            Op::Cache { bytes } => config::set_number(Key::Cache, bytes),
+            Op::Refuse { first, count } => self.refusals.begin(first, count),
+            Op::Check => {
+                self.refusals.end();
+                self.objects.check();
+                self.cpus.regions().iter().for_each(|region| check_region(region));
+                self.check_sums();
+            }
+        }
+    }
+
+    fn allocate(&mut self, size: usize) {
+        if self.objects.bytes + size > BYTES_MAX || self.objects.len() >= OBJECTS_MAX {
+            return;
+        }
+        let class = class_of(size);
+        match allocate_on(self.cpus, class) {
+            Some(object) => {
+                let align = if class == 1 { 8 } else { 16 };
+                self.objects.add(object.address, object_size(class), size, align);
+            }
+            None => assert!(self.refusals.happened(), "nothing for {size} bytes"),
+        }
+    }
+
+    fn free_many(&mut self, pick: usize, count: usize) {
+        for _ in 0..count.min(self.objects.len()) {
+            if let Some(object) = self.objects.remove(pick) {
+                free_on(self.cpus, class_of(object.usable), object.address);
+            }
+        }
+    }
+
+    fn drain(&self) {
+        for class in 1..CLASSES {
+            let mut buffer = [0; 64];
+            while let popped @ 1.. = self.cpus.pop_batch(class, &mut buffer) {
+                slab::put(&buffer[..popped as usize]).expect("no handler here");
+            }
+        }
+    }
+
+    /// Each object that the slabs have handed out since the start is in exactly one place.
+    fn check_sums(&self) {
+        let mut held = [0; CLASSES];
+        self.objects.each(|object| held[class_of(object.usable)] += 1);
+        for (class, info) in CLASS.iter().enumerate().skip(1) {
+            let cached: usize = self.cpus.regions().iter().map(|region| region.len(class)).sum();
+            let depot = DEPOT.magazines(class) * info.batch;
+            let out = SLABS[class].totals().1 - self.before.objects[class];
+            assert_eq!(out, held[class] + cached + depot, "objects of class {class}");
+        }
+    }
+}
+
+fn check_region(region: &Region) {
+    let mut budget = 0;
+    for (class, info) in CLASS.iter().enumerate().skip(1) {
+        let slots_max = info.slots_max;
+        assert!(region.len(class) <= slots_max, "top of class {class} out of its bounds");
+        assert!(region.capacity(class) <= slots_max, "end of class {class} out of its bounds");
+        // SAFETY: the sentinel is a word of the region.
+        let sentinel = unsafe { *(region.bottom(class) as *const usize) };
+        assert_eq!(sentinel, 0, "sentinel of class {class}");
+        budget += region.capacity(class) * object_size(class);
+    }
+    assert_eq!(region.counter(Counter::Budget), budget, "budget is not the sum of the capacities");
+}

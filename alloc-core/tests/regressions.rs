@@ -1,0 +1,130 @@
+//! Sequences that once broke something, as the fuzz targets print them; see `cargo xtask fuzz`.
+//!
+//! To add one, paste the test that a failed run printed and name it after what broke. Sequences with
+//! `Refuse` go to the module `faults`, which needs the feature of that name.
+
+#[path = "fuzzed/conf.rs"]
+mod conf;
+#[allow(dead_code, reason = "shared with the fuzz targets")]
+#[path = "fuzzed/objects.rs"]
+mod objects;
+#[allow(dead_code, reason = "the kept sequences need not use every step")]
+#[path = "fuzzed/operations.rs"]
+mod operations;
+mod support;
+#[allow(dead_code, reason = "as above")]
+#[path = "fuzzed/tiers.rs"]
+mod tiers;
+
+#[test]
+fn sample_of_operations() {
+    use operations::{Op::*, replay};
+    replay(
+        &[
+            Burst { size: 40, count: 300 },
+            Zeroed { size: 300_000, shift: 16 },
+            Reallocate { pick: 300, size: 1_200_000 },
+            ReallocateSized { pick: 7, size: 100 },
+            FreeMany { pick: 3, count: 290 },
+            Release,
+            FreeSized { pick: 0 },
+            Aligned { size: 1, shift: 21 },
+        ],
+        None,
+    );
+}
+
+#[test]
+fn sample_of_tiers() {
+    use tiers::{Op::*, replay};
+    replay(
+        &[
+            Cache { bytes: 65_536 },
+            Burst { size: 40, count: 300 },
+            Migrate { cpu: 1 },
+            FreeMany { pick: 0, count: 200 },
+            Check,
+            Burst { size: 5000, count: 40 },
+            FreeMany { pick: 50, count: 100 },
+            Drain,
+            Migrate { cpu: 0 },
+            Allocate { size: 262_144 },
+            Release,
+        ],
+        None,
+    );
+}
+
+#[test]
+fn sample_of_conf() {
+    conf::replay(b"cache: 4m,mode:atomic , dirty:-1,,stats_at_exit:%p.json,mode", None);
+}
+
+/// A wrong item brought its line breaks along.
+#[test]
+fn complaints_are_one_printable_line() {
+    conf::replay(b"\n:\x1b[2J", None);
+}
+
+/// The largest number, plus one.
+#[test]
+fn cpu_lists_do_not_overflow() {
+    conf::replay(b"0-18446744073709551615", None);
+}
+
+#[cfg(feature = "faults")]
+mod faults {
+    use crate::operations;
+
+    #[test]
+    fn sample_of_refusals() {
+        use operations::{Op::*, replay};
+        replay(
+            &[
+                Refuse { first: 0, count: 1000 },
+                Burst { size: 300_000, count: 300 },
+                Allocate { size: 40 << 20 },
+                Check,
+                Allocate { size: 40 << 20 },
+            ],
+            None,
+        );
+    }
+}
+
+/// What finds a defect must find one that was made.
+mod controls {
+    use crate::objects::Defect;
+    use crate::{conf, operations, tiers};
+
+    fn turns_red(replay: impl FnOnce() + std::panic::UnwindSafe) -> bool {
+        std::panic::catch_unwind(replay).is_err()
+    }
+
+    const DEFECTS: [Defect; 3] = [Defect::Contents, Defect::Overlap, Defect::Lost];
+
+    #[test]
+    fn a_defect_of_the_parser_is_found() {
+        assert!(turns_red(|| conf::replay(b"cache:4m", Some(Defect::Contents))));
+    }
+
+    #[test]
+    fn defects_are_found() {
+        for defect in DEFECTS {
+            assert!(
+                turns_red(|| {
+                    use operations::{Op::*, replay};
+                    replay(&[Burst { size: 40, count: 2 }, Check], Some(defect));
+                }),
+                "{defect:?} in operations"
+            );
+            assert!(
+                turns_red(|| {
+                    use tiers::{Op::*, replay};
+                    replay(&[Burst { size: 40, count: 2 }, Check], Some(defect));
+                }),
+                "{defect:?} in tiers"
+            );
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! `cargo xtask fuzz`: runs the fuzz targets of `fuzz/` for a while each.
+//!
+//! Promises that a crash fails the command and is shown as a test to paste into
+//! `alloc-core/tests/regressions.rs`, after libFuzzer has made it smaller; that a target which ran
+//! nothing fails too; and, with `--check-control`, that a defect made on purpose is found. Called by
+//! hand and by `preflight`; calls cargo-fuzz, which it installs where it is missing.
+
+use crate::tools;
+use anyhow::{Context, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Arguments of the command.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// How long each run lasts
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// Run only these targets
+    #[arg(long, value_delimiter = ',')]
+    target: Vec<String>,
+    /// Make each known defect on purpose; succeed if every one is found
+    #[arg(long)]
+    check_control: bool,
+}
+
+struct Target {
+    name: &'static str,
+    /// Bytes of the longest input.
+    len_max: u32,
+    dictionary: Option<&'static str>,
+    /// One run with each.
+    confs: &'static [&'static str],
+    /// What the target can be asked to break, by `RSALLOC_FUZZ_DEFECT`.
+    defects: &'static [&'static str],
+}
+
+const TARGETS: &[Target] = &[
+    Target {
+        name: "operations",
+        len_max: 1000,
+        dictionary: None,
+        confs: &["mode:auto", "mode:atomic"],
+        defects: &["Contents", "Overlap", "Lost", "Count"],
+    },
+    Target {
+        name: "tiers",
+        len_max: 1000,
+        dictionary: None,
+        confs: &["mode:auto"],
+        defects: &["Contents", "Overlap", "Lost", "Count"],
+    },
+    Target {
+        name: "conf",
+        len_max: 600,
+        dictionary: Some("fuzz/conf.dict"),
+        confs: &["mode:auto"],
+        defects: &["Contents"],
+    },
+];
+
+/// How long a control may take to find its defect.
+const CONTROL_SECONDS: u64 = 30;
+/// How long a crash is made smaller.
+const SHRINK_SECONDS: u64 = 30;
+
+/// Runs the command.
+pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
+    for name in &arguments.target {
+        let known: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
+        ensure!(
+            known.contains(&name.as_str()),
+            "no target {name}; there are: {}",
+            known.join(", ")
+        );
+    }
+    install()?;
+    tools::run(fuzz("build", None).env("CARGO_TERM_QUIET", "true"))
+        .context("the fuzz targets do not build")?;
+    let wanted = &arguments.target;
+    let targets = TARGETS
+        .iter()
+        .filter(|target| wanted.is_empty() || wanted.iter().any(|n| n == target.name));
+    let mut faults = 0;
+    for target in targets {
+        faults += match arguments.check_control {
+            true => control(target)?,
+            false => search(target, arguments.seconds)?,
+        };
+    }
+    let what = if arguments.check_control { "defects not found" } else { "runs failed" };
+    ensure!(faults == 0, "{faults} {what}");
+    Ok(())
+}
+
+/// Makes sure that cargo-fuzz is there, and the C++ compiler that libFuzzer is built with.
+fn install() -> anyhow::Result<()> {
+    if !tools::has("c++") {
+        bail!("libFuzzer needs a C++ compiler; run as root: apt-get install g++");
+    }
+    let has = || tools::output(&mut tools::cargo(&["fuzz", "--version"])).is_ok();
+    if !has() {
+        eprintln!("cargo-fuzz is missing: cargo install cargo-fuzz");
+        tools::output(&mut tools::cargo(&["install", "--locked", "--quiet", "cargo-fuzz"]))
+            .context("cannot install cargo-fuzz; run: cargo install --locked cargo-fuzz")?;
+        ensure!(has(), "cargo-fuzz is installed, but cargo does not find it; mend the PATH");
+    }
+    Ok(())
+}
+
+/// Runs a target with each configuration; how many failed.
+fn search(target: &Target, seconds: u64) -> anyhow::Result<usize> {
+    let mut failed = 0;
+    for conf in target.confs {
+        let room = tempfile::tempdir()?;
+        let output = run(target, &room, seconds, &[("RSALLOC_CONF", conf)])?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        let name = format!("{} ({conf})", target.name);
+        let runs = statistic(&text, "number_of_executed_units").unwrap_or(0);
+        if output.status.success() && runs > 0 {
+            println!("{name:<26}{runs:>9} runs in {seconds} s");
+            continue;
+        }
+        failed += 1;
+        println!("{name:<26}FAILED");
+        match artifact(room.path()) {
+            Some(found) => show(target, &room, &found, conf, &text)?,
+            None => println!("{}", last_lines(&text, 20)),
+        }
+    }
+    Ok(failed)
+}
+
+/// Runs a target with each of its defects; how many it did not find.
+fn control(target: &Target) -> anyhow::Result<usize> {
+    let mut missed = 0;
+    for defect in target.defects {
+        let room = tempfile::tempdir()?;
+        let output = run(target, &room, CONTROL_SECONDS, &[("RSALLOC_FUZZ_DEFECT", defect)])?;
+        let found = !output.status.success() && artifact(room.path()).is_some();
+        println!("{:<12}{defect:<10}{}", target.name, if found { "found" } else { "NOT FOUND" });
+        missed += usize::from(!found);
+    }
+    Ok(missed)
+}
+
+fn run(
+    target: &Target,
+    room: &tempfile::TempDir,
+    seconds: u64,
+    env: &[(&str, &str)],
+) -> anyhow::Result<Output> {
+    let corpus = room.path().join("corpus");
+    std::fs::create_dir(&corpus).context("create a folder for the corpus")?;
+    let mut command = fuzz("run", Some(target.name));
+    command.arg(corpus).arg("--").envs(env.iter().copied());
+    command.args([
+        &format!("-max_total_time={seconds}"),
+        &format!("-artifact_prefix={}/", room.path().display()),
+        &format!("-max_len={}", target.len_max),
+        // Long sequences from the start.
+        "-len_control=0",
+        "-timeout=60",
+        "-print_final_stats=1",
+    ]);
+    command.args(target.dictionary.map(|file| format!("-dict={file}")));
+    command.output().context("cannot start cargo")
+}
+
+/// Prints what went wrong, and the smallest input that libFuzzer finds for it as a test.
+fn show(
+    target: &Target,
+    room: &tempfile::TempDir,
+    found: &Path,
+    conf: &str,
+    text: &str,
+) -> anyhow::Result<()> {
+    println!("{}", reason(text));
+    let small = room.path().join("small");
+    let mut shrink = fuzz("run", Some(target.name));
+    shrink.arg(found).arg("--").env("RSALLOC_CONF", conf).args([
+        "-minimize_crash=1",
+        &format!("-max_total_time={SHRINK_SECONDS}"),
+        &format!("-exact_artifact_path={}", small.display()),
+    ]);
+    // What can't be made smaller, or does not fail again in a fresh process, is shown as it is.
+    let _ = shrink.output();
+    let input = if small.exists() { &small } else { found };
+    let kept = tools::root().join("fuzz/artifacts").join(target.name);
+    std::fs::create_dir_all(&kept).context("create fuzz/artifacts")?;
+    let kept = kept.join(found.file_name().unwrap_or_default());
+    std::fs::copy(input, &kept).with_context(|| format!("write {}", kept.display()))?;
+    println!("The input is {}. As a test for alloc-core/tests/regressions.rs:\n", kept.display());
+    let output =
+        fuzz("fmt", Some(target.name)).arg(&kept).output().context("cannot start cargo")?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    println!("{}", words.find("#[test]").map_or(&*words, |at| words[at..].trim_end()));
+    Ok(())
+}
+
+/// `cargo fuzz COMMAND TARGET` without sanitizers: they would watch the fuzzer's own allocator, and
+/// without them a stable compiler does.
+fn fuzz(command: &str, target: Option<&str>) -> Command {
+    let mut fuzz = tools::cargo(&["fuzz", command, "--sanitizer", "none"]);
+    fuzz.args(target).stdin(Stdio::null());
+    fuzz
+}
+
+/// The file that libFuzzer left for a failure.
+fn artifact(room: &Path) -> Option<PathBuf> {
+    let mut files = std::fs::read_dir(room).ok()?.flatten().map(|entry| entry.path());
+    files.find(|path| path.is_file() && path.file_name().is_some_and(|name| name != "small"))
+}
+
+fn statistic(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("stat::{name}:")))?;
+    line.trim().parse().ok()
+}
+
+/// The line of the panic, of the allocator itself or of libFuzzer, and the one behind it.
+fn reason(text: &str) -> String {
+    let says = |line: &&str| {
+        line.contains("panicked at") || line.starts_with("rsalloc: ") || line.contains("ERROR: lib")
+    };
+    let lines: Vec<_> = text.lines().collect();
+    let at = lines.iter().position(says).unwrap_or(lines.len().saturating_sub(2));
+    lines[at..lines.len().min(at + 2)].join("\n")
+}
+
+fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A target that cargo-fuzz has but this command does not would never run.
+    #[test]
+    fn every_target_is_listed() {
+        let folder = std::fs::read_dir(tools::root().join("fuzz/fuzz_targets")).unwrap();
+        let mut files: Vec<_> =
+            folder.map(|file| file.unwrap().path().file_stem().unwrap().to_owned()).collect();
+        let mut names: Vec<std::ffi::OsString> =
+            TARGETS.iter().map(|target| target.name.into()).collect();
+        files.sort();
+        names.sort();
+        assert_eq!(files, names);
+    }
+
+    #[test]
+    fn statistics_and_reasons_are_found() {
+        let text =
+            "x\nthread panicked at a.rs:1:\ncontents changed\nstat::number_of_executed_units: 12\n";
+        assert_eq!(statistic(text, "number_of_executed_units"), Some(12));
+        assert_eq!(statistic(text, "peak_rss_mb"), None);
+        assert_eq!(reason(text), "thread panicked at a.rs:1:\ncontents changed");
+    }
+}
