@@ -10,6 +10,7 @@ use anyhow::{Result, ensure};
 
 use super::{Numbers, Program, digest, no_inputs, text};
 use crate::programs::trial::{Scale, Trial};
+use crate::tools;
 
 /// g++ on one large file.
 pub const GPP: Program = Program {
@@ -182,14 +183,12 @@ fn cargo(trial: &mut Trial) -> Result<String> {
         );
     }
     fs::write(folder.join("src/main.rs"), main + "}}\n")?;
-    // The toolchain's own cargo: rustup's stand-in would have to find its settings.
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let rustc = Path::new(&cargo).with_file_name("rustc");
-    let mut build = Command::new(&cargo);
+    // The toolchain's own programs: rustup's stand-ins would have to find its settings.
+    let sysroot = tools::output(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let tool = |name| Path::new(sysroot.trim()).join("bin").join(name);
+    let mut build = Command::new(tool("cargo"));
     build.args(["build", "--offline", "--release", "--jobs", "2"]).current_dir(&folder);
-    if rustc.is_file() {
-        build.env("RUSTC", rustc);
-    }
+    build.env("RUSTC", tool("rustc"));
     trial.run(&mut build)?;
     let program = folder.join("target/release/small");
     let digest = digest(trial, &[&program])?;

@@ -26,13 +26,16 @@ pub const REDIS: Program = Program {
 fn redis(trial: &mut Trial) -> Result<String> {
     let socket = trial.path("redis.sock");
     let mut start = Command::new("redis-server");
+    // Lazy: another thread frees. No io-threads: they spin, for minutes on a busy machine.
     start.args([
         "--port",
         "0",
         "--save",
         "",
-        "--io-threads",
-        "2",
+        "--lazyfree-lazy-user-del",
+        "yes",
+        "--lazyfree-lazy-user-flush",
+        "yes",
         "--enable-debug-command",
         "local",
     ]);

@@ -47,7 +47,8 @@ fn python(trial: &mut Trial) -> Result<String> {
     ];
     let modules = trial.scale.pick(&full[..], &quick[..]);
     // Test results go to standard output, what the tests provoke to standard error.
-    let said = trial.run(Command::new("/usr/bin/python3").args(["-m", "test"]).args(modules))?;
+    let said =
+        trial.run(Command::new("/usr/bin/python3").args(["-m", "test", "-j3"]).args(modules))?;
     let verdict = said.lines().find(|line| line.ends_with("tests OK."));
     Ok(verdict.with_context(|| format!("python3 -m test gave no verdict: {said}"))?.to_owned())
 }
