@@ -21,7 +21,7 @@ pub mod slow;
 use crate::cpu_cache::{self, Object};
 use crate::page_map;
 use crate::publish::{publish_stats, stats_wanted};
-use crate::size_class::{CLASS, class_of, class_of_aligned};
+use crate::size_class::{CLASS, class_of_aligned};
 use crate::stats::stats;
 use crate::sync::Rank;
 use crate::units::{OBJECT_MAX_BYTES, PAGE_BYTES};
@@ -76,20 +76,36 @@ pub unsafe fn free(ptr: *mut u8) {
 ///
 /// # Safety
 /// 1. `ptr` is null or a live object of this allocator.
+#[inline]
 pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
+    let old = CLASS[page_map::class_at(ptr as usize)].size;
+    // In place up to the class's size, and down to half of it.
+    if size <= old && size > old / 2 {
+        return ptr;
+    }
+    // SAFETY: duty 1.
+    unsafe { reallocate_slow(ptr, old, size) }
+}
+
+/// # Safety
+/// 1. `ptr` is null or a live object; `old` is the size of its class, 0 if it has none.
+unsafe fn reallocate_slow(ptr: *mut u8, old: usize, size: usize) -> *mut u8 {
     if ptr.is_null() {
         return allocate(size);
     }
-    let class = page_map::class_at(ptr as usize);
-    if class == 0 {
+    if old == 0 {
         // SAFETY: duty 1.
         return unsafe { reallocate_large(ptr, size, 1) };
     }
-    let old = CLASS[class].size;
-    if size <= old && class_of(size) == class {
-        return ptr;
-    }
+    // Who grows by a little will do so again: a quarter more saves the next copies.
+    let generous = old + old / 4;
+    let wanted = if size > old && size < generous { generous } else { size };
     // SAFETY: duty 1; the object has `old` bytes.
+    let moved = unsafe { move_object(ptr, old, wanted, 1) };
+    if !moved.is_null() || wanted == size {
+        return moved;
+    }
+    // SAFETY: as above; a failed move left it alone.
     unsafe { move_object(ptr, old, size, 1) }
 }
 
