@@ -31,7 +31,7 @@ impl Object {
         // SAFETY: inside a live object; dirt in the middle, for the next one to find.
         unsafe {
             self.address.write(1);
-            self.address.add(self.size / 2 & !4095).write(3);
+            self.address.add((self.size / 2) & !4095).write(3);
             self.address.add(self.size - 1).write(2);
         }
         self
