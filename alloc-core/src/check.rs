@@ -7,9 +7,9 @@
 //! the number of its set bits, none beyond its objects. V3 a slab is in the list that its fullness
 //! names, once, or in none if full. V4 a class's objects handed out add up. V5 each cached object is
 //! the start of an object of a slab of its class or a larger one, not free in the slab, and cached once.
-//! V6 stacks keep `bottom <= top <= bottom + slots_max` above a null sentinel.
+//! V6 stacks keep `bottom <= top <= bottom + slots_max` above a null sentinel, and ends stay below that.
 
-use crate::cpu_cache::{Shard, locked, shards};
+use crate::cpu_cache::{locked, shards};
 use crate::depot::DEPOT;
 use crate::os::{self, Place};
 use crate::page_heap::PAGE_HEAP;
@@ -57,9 +57,10 @@ pub fn check() -> Verdict {
         .unwrap_or_else(|| check_held(&mut core::iter::empty()))
 }
 
-/// With the shards stopped: takes every slab lock, walks, releases.
+/// With the shards stopped: takes the locked shards and every slab lock, walks, releases.
 fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
-    // A locked shard may take a slab's lock, so it comes first; held by nobody while we walk.
+    // Whoever holds a locked shard may wait for a slab's lock, so these come first.
+    let held = locked::hold_all();
     let before = Rank::held();
     slab::for_each_lock(|lock, rank| {
         if let Ok(guard) = lock.acquire(rank) {
@@ -67,12 +68,13 @@ fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
         }
     });
     let verdict = Walk::new().and_then(|walk| {
-        let verdict = walk.run(regions);
+        let verdict = walk.run(&mut regions.chain(locked::held_regions(held)));
         walk.end();
         verdict
     });
     slab::for_each_lock(|lock, _| lock.release_forgotten());
     before.restore();
+    locked::release_all(held);
     verdict
 }
 
@@ -112,11 +114,6 @@ impl Walk {
             self.region(region)?;
         }
         let mut verdict = Ok(());
-        locked::for_each_idle(|locked| {
-            if let (Ok(()), Some(region)) = (verdict, locked.region()) {
-                verdict = self.region(region);
-            }
-        });
         for class in 1..CLASSES {
             DEPOT.visit(class, |objects| {
                 for &object in objects {
@@ -212,6 +209,9 @@ impl Walk {
             let len = region.len(class);
             if len > info.slots_max {
                 return broken("top of a stack out of its bounds", class);
+            }
+            if region.capacity(class) > info.slots_max {
+                return broken("end of a stack out of its bounds", class);
             }
             // SAFETY: V6 was just checked: the slots are in the region, which is stopped or locked.
             let slots = unsafe { core::slice::from_raw_parts(bottom, len + 1) };

@@ -44,11 +44,9 @@ pub enum Counter {
     Flushes = 1,
     /// The kernel aborted a section.
     Aborts = 2,
-    /// Bytes by which all `end`s together stand above their bottoms.
-    Budget = 3,
 }
 /// Number of [`Counter`]s.
-pub const COUNTERS: usize = 4;
+pub const COUNTERS: usize = 3;
 
 const fn slot_starts() -> ([usize; CLASSES], usize) {
     let mut starts = [0; CLASSES];
@@ -111,8 +109,6 @@ impl Region {
             head.top.store(self.bottom(class), Ordering::Relaxed);
             head.end.store(0, Ordering::Relaxed);
         }
-        // Ordering: Relaxed, as above.
-        self.counters[Counter::Budget as usize].store(0, Ordering::Relaxed);
     }
 
     /// A counter's value, as one look can tell.

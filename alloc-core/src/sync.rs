@@ -78,8 +78,9 @@ impl Rank {
 
     /// Says what the calling thread holds now that it has given up forgotten locks.
     pub fn restore(self) {
+        // Ordering: SeqCst, for the compiler alone: nothing that came before moves behind the store.
         compiler_fence(Ordering::SeqCst);
-        // Ordering: Relaxed, the thread's own word, for its handlers; the fence above keeps the order.
+        // Ordering: Relaxed, the thread's own word, for its handlers.
         asm::held_rank().store(self.0, Ordering::Relaxed);
     }
 
@@ -88,6 +89,7 @@ impl Rank {
         let before = Rank::held();
         // Ordering: Relaxed, as in `restore`.
         asm::held_rank().store(self.max(before).0, Ordering::Relaxed);
+        // Ordering: SeqCst, for the compiler alone: the lock is not taken before.
         compiler_fence(Ordering::SeqCst);
         before
     }

@@ -10,7 +10,7 @@ use alloc_core::sync::{Guard, Rank};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
-#[path = "support/mod.rs"]
+#[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod support;
 use support::FakeCpus;
 

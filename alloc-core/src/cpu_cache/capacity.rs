@@ -9,7 +9,7 @@
 
 use super::{Shard, give_back};
 use crate::config;
-use crate::shard::{Counter, Region};
+use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::units::MAGAZINE_MAX;
 use core::sync::atomic::Ordering;
@@ -57,23 +57,23 @@ fn grow<S: Shard>(shard: &S, region: &Region, class: Class) -> bool {
 fn set_capacity<S: Shard>(shard: &S, region: &Region, class: Class, capacity: usize) -> bool {
     // Ordering: Relaxed, the section compares it again.
     let expected = region.heads[class].end.load(Ordering::Relaxed);
-    let before = region.capacity(class);
     let end = if capacity == 0 { 0 } else { region.bottom(class) + capacity * WORD };
     if shard.set_end(class, region, expected, end) != 0 {
         return false;
     }
-    let delta = (capacity * CLASS[class].size).wrapping_sub(before * CLASS[class].size);
-    let _ = shard.add(Counter::Budget, delta);
     true
 }
 
 /// Makes room for `bytes` more in the budget: a clock hand passes a few classes and takes half of what
 /// those have that did not miss since it last came by.
 fn find_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize) -> bool {
+    // Added up each time: a sum kept in the region would be corrected in another one by a thread that
+    // migrates in between, and go wrong for ever.
+    let bytes_of = |class: Class| region.capacity(class) * CLASS[class].size;
+    let mut wanted = (1..CLASSES).map(bytes_of).sum::<usize>() + bytes;
     let limit = config::cache_bytes();
-    let fits = || region.counter(Counter::Budget).saturating_add(bytes) <= limit;
     for _ in 0..HAND_STEPS {
-        if fits() {
+        if wanted <= limit {
             return true;
         }
         // Ordering: Relaxed, a hint of the policy.
@@ -87,13 +87,15 @@ fn find_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize)
         // Ordering: Relaxed, as above.
         let marks = region.marks[victim].load(Ordering::Relaxed);
         if marks & ACTIVE == 0 {
+            let before = bytes_of(victim);
             shrink(shard, region, victim, capacity / 2);
+            wanted -= before.saturating_sub(bytes_of(victim)).min(wanted);
         } else {
             // Ordering: Relaxed, as above.
             region.marks[victim].store(marks & !ACTIVE, Ordering::Relaxed);
         }
     }
-    fits()
+    wanted <= limit
 }
 
 fn shrink<S: Shard>(shard: &S, region: &Region, class: Class, capacity: usize) {

@@ -107,30 +107,47 @@ impl LockedShard {
     }
 }
 
+/// Takes the locks of all locked shards, and keeps them taken: a bit for each, to be handed to
+/// [`release_all`]. Those that stay busy are left out.
+pub fn hold_all() -> u64 {
+    let mut held = 0;
+    for (index, shard) in LOCKED.iter().enumerate() {
+        if let Some(guard) = shard.lock.acquire_patiently() {
+            TryLock::forget(guard);
+            held |= 1 << index;
+        }
+    }
+    held
+}
+const _: () = assert!(LOCKED_MAX <= 64);
+
+/// Undoes [`hold_all`].
+pub fn release_all(held: u64) {
+    let mine = LOCKED.iter().enumerate().filter(|(index, _)| held >> index & 1 == 1);
+    mine.for_each(|(_, shard)| shard.lock.release());
+}
+
 /// Runs `f` on each locked shard that exists, holding its lock; skips those that stay busy.
-pub fn for_each(f: impl FnMut(&Locked)) {
-    for_each_by(TryLock::acquire_patiently, f);
-}
-
-/// As [`for_each`] for those whose lock is free: the others may wait for a lock that the caller holds.
-pub fn for_each_idle(f: impl FnMut(&Locked)) {
-    for_each_by(TryLock::try_acquire, f);
-}
-
-fn for_each_by(
-    take: impl Fn(&'static TryLock) -> Option<TryGuard<'static>>,
-    mut f: impl FnMut(&Locked),
-) {
+pub fn for_each(mut f: impl FnMut(&Locked)) {
     for shard in &LOCKED {
         // Ordering: Acquire pairs with the Release in `region`.
         let region = shard.region.load(Ordering::Acquire);
         // SAFETY: regions live for ever.
         if let Some(region) = unsafe { region.as_ref() }
-            && let Some(guard) = take(&shard.lock)
+            && let Some(guard) = shard.lock.acquire_patiently()
         {
             f(&Locked { region, _guard: guard });
         }
     }
+}
+
+/// The regions of the shards in `held` (see [`hold_all`]) that exist.
+pub fn held_regions(held: u64) -> impl Iterator<Item = &'static Region> {
+    let mine = LOCKED.iter().enumerate().filter(move |(index, _)| held >> index & 1 == 1);
+    // Ordering: Acquire pairs with the Release in `LockedShard::region`.
+    let regions = mine.map(|(_, shard)| shard.region.load(Ordering::Acquire));
+    // SAFETY: regions live for ever.
+    regions.filter_map(|region| unsafe { region.as_ref() })
 }
 
 /// The regions that exist, for statistics.
@@ -143,7 +160,8 @@ pub fn regions() -> impl Iterator<Item = &'static Region> {
     })
 }
 
-/// The locks, for fork.
+/// The locks, for tests.
+#[doc(hidden)]
 pub fn locks() -> impl Iterator<Item = &'static TryLock> {
     LOCKED.iter().map(|shard| &shard.lock)
 }

@@ -10,7 +10,7 @@ use crate::cpu_cache::{locked, shards};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::slab;
-use crate::sync::{Guarded, Guarded32, Lock, Rank, TryLock};
+use crate::sync::{Guarded, Guarded32, Lock, Rank};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Registers the handlers.
@@ -36,7 +36,6 @@ fn for_each_lock(mut f: impl FnMut(&Lock, Rank)) {
 /// read under `FORK`.
 static HELD: AtomicU64 = AtomicU64::new(0);
 static BEFORE: Guarded32 = Guarded32::new(0);
-const _: () = assert!(locked::LOCKED_MAX <= 64);
 
 /// Forks in handlers that came between `prepare` and `release` of the same thread.
 static NESTED: Guarded = Guarded::new(0);
@@ -51,15 +50,8 @@ unsafe extern "C" fn prepare() {
     };
     Lock::forget(fork);
     BEFORE.set(before.number());
-    let mut held = 0;
-    for (index, lock) in locked::locks().enumerate() {
-        if let Some(guard) = lock.acquire_patiently() {
-            TryLock::forget(guard);
-            held |= 1 << index;
-        }
-    }
     // Ordering: Relaxed, read by this thread or its copy in the child.
-    HELD.store(held, Ordering::Relaxed);
+    HELD.store(locked::hold_all(), Ordering::Relaxed);
     for_each_lock(|lock, rank| {
         // A handler that forks on top of a holder: that lock stays with the holder, here and there.
         if let Some(guard) = lock.acquire_patiently(rank) {
@@ -87,9 +79,7 @@ unsafe extern "C" fn release() {
     }
     for_each_lock(|lock, _| lock.release_forgotten());
     // Ordering: Relaxed, written by this thread or its original in the parent.
-    let held = HELD.load(Ordering::Relaxed);
-    let mine = locked::locks().enumerate().filter(|(index, _)| held >> index & 1 == 1);
-    mine.for_each(|(_, lock)| lock.release());
+    locked::release_all(HELD.load(Ordering::Relaxed));
     let before = Rank::of_number(BEFORE.get());
     FORK.release_forgotten();
     before.restore();

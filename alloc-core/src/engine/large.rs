@@ -4,7 +4,6 @@
 //! moves page tables instead of bytes where it must. Called by engine; calls page_heap and huge.
 
 use crate::fail::{Misuse, fail};
-use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::page_heap::tract::{Kind, PageEntry};
@@ -66,8 +65,7 @@ pub fn usable_size(address: usize) -> usize {
 /// Resizes without copying, if that can be done: in place, or by moving page tables. The new address.
 pub fn resize(address: usize, size: usize) -> Option<usize> {
     let Some(entry) = entry_of(address) else {
-        let stays_huge = pages_of(size) > SPAN_MAX_PAGES;
-        return stays_huge.then(|| HUGE.resize(address, size)).flatten();
+        return (size >= MOVE_MIN_BYTES).then(|| HUGE.resize(address, size)).flatten();
     };
     let (old, new) = (entry.pages.get() as usize, pages_of(size));
     if new <= old {
@@ -91,20 +89,17 @@ fn shrink(address: usize, old: usize, new: usize) {
     }
 }
 
-/// Moves a span's memory to a larger span by page tables.
+/// Moves a span's memory by page tables into a mapping of its own: inside a tract it would be a kernel
+/// area of its own for ever, of which a process may have 65,530 (vm.max_map_count).
 fn move_pages(address: usize, old: usize, size: usize) -> Option<usize> {
     let len = old * PAGE_BYTES;
     if len < MOVE_MIN_BYTES {
         return None;
     }
-    let target = allocate(size, 1)?;
-    // SAFETY: both spans are held by the caller; the target is fresh.
-    if unsafe { os::move_memory(address, target.address, len) }.is_err() {
-        free(target.address);
-        return None;
-    }
+    // SAFETY: the caller holds the span.
+    let moved = unsafe { HUGE.take_over(address, len, size) }?;
     free(address);
-    Some(target.address)
+    Some(moved)
 }
 
 fn entry_of(address: usize) -> Option<&'static PageEntry> {

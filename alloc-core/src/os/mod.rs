@@ -97,16 +97,17 @@ pub unsafe fn remap(address: usize, old_len: usize, len: usize) -> Result<usize,
     outcome(unsafe { syscall(libc::SYS_mremap as usize, [address, old_len, len, flags, 0, 0]) })
 }
 
-/// Moves the memory behind `len` bytes from one range of ours to another, leaving zeroes behind
-/// (MREMAP_DONTUNMAP, Linux 5.7).
+/// Moves the memory behind `len` bytes to a new mapping, leaving zeroes behind; its address
+/// (MREMAP_DONTUNMAP, Linux 5.7). Not to a given address: up to Linux 6.16 what is mapped there is gone
+/// when the move is refused after all.
 ///
 /// # Safety
-/// 1. Both ranges are ours, mapped, disjoint; the target holds nothing of value.
-pub unsafe fn move_memory(from: usize, to: usize, len: usize) -> Result<(), Errno> {
+/// 1. The range is a mapping of ours.
+pub unsafe fn move_away(from: usize, len: usize) -> Result<usize, Errno> {
     faults::check(faults::Call::Remap)?;
-    let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP) as usize;
+    let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP) as usize;
     // SAFETY: duty 1.
-    outcome(unsafe { syscall(libc::SYS_mremap as usize, [from, len, len, flags, to, 0]) }).map(drop)
+    outcome(unsafe { syscall(libc::SYS_mremap as usize, [from, len, len, flags, 0, 0]) })
 }
 
 /// Sleeps while `*word == expected`; may wake for no reason.

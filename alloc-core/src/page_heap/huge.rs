@@ -189,6 +189,41 @@ impl HugeSpans {
         Some(moved)
     }
 
+    /// Moves the memory of `old_bytes` at `address`, which stays mapped and reads as zero, into a new huge
+    /// span of at least `bytes`. None if the OS refuses; nothing has changed then.
+    ///
+    /// # Safety
+    /// 1. The caller holds that memory.
+    pub unsafe fn take_over(
+        &self,
+        address: usize,
+        old_bytes: usize,
+        bytes: usize,
+    ) -> Option<usize> {
+        let len = bytes.checked_next_multiple_of(os::page_bytes())?;
+        let _guard = self.lock().ok()?;
+        if !self.make_room() {
+            return None;
+        }
+        // SAFETY: duty 1.
+        let moved = unsafe { os::move_away(address, old_bytes) }.ok()?;
+        // SAFETY: a mapping of its own, made above.
+        match unsafe { os::remap(moved, old_bytes, len) } {
+            Ok(grown) => {
+                self.insert(grown, len);
+                Some(grown)
+            }
+            Err(_) => {
+                // SAFETY: both ranges are ours, mapped and apart; the new one is known to nobody.
+                unsafe {
+                    (address as *mut u8).copy_from_nonoverlapping(moved as *const u8, old_bytes);
+                    os::unmap(moved, old_bytes);
+                }
+                None
+            }
+        }
+    }
+
     /// Length of the span at `address`, if it is a huge one.
     pub fn len_of(&self, address: usize) -> Option<usize> {
         if let Some(slot) = ASIDE_SPANS.find(address) {

@@ -1,0 +1,93 @@
+//! Large objects that grow and shrink at random: contents stay, and the kernel's list of areas stays short,
+//! since a process may have 65,530 of them.
+
+use std::fs;
+
+const ROUNDS: u32 = 20_000;
+const LIVE: usize = 60;
+
+fn areas() -> usize {
+    fs::read_to_string("/proc/self/maps").expect("/proc").lines().count()
+}
+
+/// An object that says at its start and its end what it is.
+struct Object {
+    address: *mut u8,
+    size: usize,
+}
+
+impl Object {
+    fn new(size: usize) -> Object {
+        let address = alloc_core::allocate_zeroed(size, 8);
+        assert!(!address.is_null());
+        for place in (0..size).step_by(4000) {
+            // SAFETY: inside a live object.
+            assert_eq!(unsafe { address.add(place).read() }, 0, "{size} B at {place}");
+        }
+        Object { address, size }.mark()
+    }
+
+    fn mark(self) -> Object {
+        // SAFETY: inside a live object; dirt in the middle, for the next one to find.
+        unsafe {
+            self.address.write(1);
+            self.address.add((self.size / 2) & !4095).write(3);
+            self.address.add(self.size - 1).write(2);
+        }
+        self
+    }
+
+    fn resize(self, size: usize) -> Object {
+        // SAFETY: live; the marks that a smaller size keeps are inside it.
+        unsafe {
+            let address = alloc_core::reallocate(self.address, size);
+            assert_eq!(address.read(), 1, "start of {} -> {size}", self.size);
+            if size >= self.size {
+                assert_eq!(address.add(self.size - 1).read(), 2, "end of {} -> {size}", self.size);
+            }
+            Object { address, size }.mark()
+        }
+    }
+
+    fn free(self) {
+        // SAFETY: live.
+        unsafe { alloc_core::free(self.address) };
+    }
+}
+
+#[test]
+fn large_objects_keep_their_contents_and_the_kernel_its_areas() {
+    let before = areas();
+    let mut state = 12_345u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as usize
+    };
+    let mut live: Vec<Object> = Vec::new();
+    for round in 0..ROUNDS {
+        if live.len() < LIVE && random() % 2 == 0 {
+            live.push(Object::new(300_000 + random() % 3_000_000));
+        } else if !live.is_empty() {
+            let object = live.swap_remove(random() % live.len());
+            match random() % 4 {
+                0 => object.free(),
+                1 => live.push(object.resize(300_000 + random() % 3_000_000)),
+                _ if object.size > 20_000_000 => object.free(),
+                _ => {
+                    let size = object.size + random() % 2_000_000;
+                    live.push(object.resize(size));
+                }
+            }
+        }
+        if round % 4000 == 0 {
+            assert_eq!(alloc_core::check(), Ok(()));
+        }
+    }
+    let areas = areas();
+    assert!(areas < before + 2 * LIVE + 20, "{areas} areas, {before} at first");
+    live.into_iter().for_each(Object::free);
+    alloc_core::release();
+    assert_eq!(alloc_core::check(), Ok(()));
+}
