@@ -169,8 +169,8 @@ pub fn set_number(key: Key, value: usize) {
 }
 
 fn store(index: usize, value: usize, origin: Origin) {
-    // Ordering: Relaxed, values that stand alone.
-    VALUES[index].store(value, Ordering::Relaxed);
+    // Ordering: Release publishes the text behind `IS_TEXT` to `settings`.
+    VALUES[index].store(value, Ordering::Release);
     // Ordering: Relaxed, as above.
     ORIGINS[index].store(origin as u8, Ordering::Relaxed);
 }
@@ -179,9 +179,9 @@ fn store(index: usize, value: usize, origin: Origin) {
 pub fn settings() -> [Setting; KEYS] {
     core::array::from_fn(|index| {
         let info = &INFO[index];
-        // Ordering: Relaxed, values that stand alone.
-        let value = VALUES[index].load(Ordering::Relaxed);
-        // Ordering: Relaxed, as above.
+        // Ordering: Acquire pairs with the Release in `store`, for the text.
+        let value = VALUES[index].load(Ordering::Acquire);
+        // Ordering: Relaxed, a word that stands alone.
         let origin = match ORIGINS[index].load(Ordering::Relaxed) {
             0 => Origin::Default,
             1 => Origin::Environment,
@@ -198,7 +198,7 @@ pub fn settings() -> [Setting; KEYS] {
 }
 
 fn text() -> &'static str {
-    // Ordering: Relaxed, set by init.
+    // Ordering: Relaxed, whoever saw `IS_TEXT` acquired it.
     let len = TEXT.1.load(Ordering::Relaxed);
     // SAFETY: written once by init, before `IS_TEXT` was stored.
     let bytes: &'static [u8; TEXT_MAX + 1] = unsafe { &*TEXT.0.get() };
@@ -249,7 +249,7 @@ fn keep_text(value: &[u8]) -> Option<usize> {
     }
     // SAFETY: init runs alone, and nobody reads before `IS_TEXT` is stored.
     unsafe { (&mut *TEXT.0.get())[..value.len()].copy_from_slice(value) };
-    // Ordering: Relaxed, init publishes everything.
+    // Ordering: Relaxed, published with `IS_TEXT`.
     TEXT.1.store(value.len(), Ordering::Relaxed);
     Some(IS_TEXT)
 }

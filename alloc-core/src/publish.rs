@@ -65,14 +65,14 @@ pub fn stats_wanted() -> bool {
 /// Publishes statistics and takes the request back. Lock-free; two at once may mix their words.
 pub fn publish_stats(stats: &Stats) {
     let block = &rsalloc_report;
-    // Ordering: Relaxed throughout; the reader is another process that reads whole bytes by a
-    // system call and takes the generation as a sign, not as a lock (I2).
+    // Ordering: Relaxed but for the generation; the reader is another process that reads whole words by
+    // a system call and takes the generation as a sign, not as a lock (I2).
     block.request.store(0, Ordering::Relaxed);
     for (word, value) in block.stats.iter().zip(stats.words()) {
         word.store(value, Ordering::Relaxed); // Ordering: Relaxed, as above.
     }
-    // Ordering: Relaxed, as above.
-    block.generation.fetch_add(1, Ordering::Relaxed);
+    // Ordering: Release, so that whoever sees the sign finds the words behind it.
+    block.generation.fetch_add(1, Ordering::Release);
 }
 
 /// Publishes how allocations are served: once at the start, and whenever that changes.

@@ -67,8 +67,9 @@ pub fn stats() -> Stats {
     shards::regions().for_each(&mut add);
     locked::regions().for_each(&mut add);
     let (large_count, large_bytes) = large::totals();
-    let (mapped, dirty, purged) = PAGE_HEAP.totals();
+    // In this order: the bytes of a tract are added before it is counted.
     let headers = PAGE_HEAP.tracts().count() * HEADER_PAGES * PAGE_BYTES;
+    let (mapped, dirty, purged) = PAGE_HEAP.totals();
     stats.mapped_bytes = (mapped - headers) as u64 + large::huge_bytes() as u64;
     stats.metadata_bytes =
         (headers + DEPOT.metadata_bytes() + regions * size_of::<Region>()) as u64;

@@ -76,6 +76,30 @@ fn cpu_lists_do_not_overflow() {
 mod faults {
     use crate::operations;
 
+    /// A mapping that stands in for an object came back through the cache of its class and was given
+    /// out where the class's alignment was asked for. How many refusals lead there depends on the heap.
+    #[test]
+    fn stand_ins_have_the_alignment_of_their_class() {
+        use operations::{Op::*, replay};
+        for count in 16..24 {
+            replay(
+                &[
+                    Exhaust,
+                    Refuse { first: 0, count },
+                    Allocate { size: 32_768 },
+                    Check,
+                    Free { pick: 1 },
+                    Allocate { size: 32_768 },
+                    FreeSized { pick: 0 },
+                    Allocate { size: 32_768 },
+                    FreeSized { pick: 1 },
+                    Aligned { size: 32_768, shift: 15 },
+                ],
+                None,
+            );
+        }
+    }
+
     #[test]
     fn sample_of_refusals() {
         use operations::{Op::*, replay};

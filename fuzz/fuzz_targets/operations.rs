@@ -33,7 +33,8 @@ impl Step for Op {
                 let (first, count) = refusal(u)?;
                 Op::Refuse { first, count }
             }
-            _ => Op::Check,
+            31 if bool::arbitrary(u)? => Op::Exhaust,
+        _ => Op::Check,
         })
     }
 }

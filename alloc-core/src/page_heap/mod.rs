@@ -236,10 +236,10 @@ impl PageHeap {
         }
         // Ordering: Release publishes the tract to `tracts`.
         self.tracts[count].store(pointer, Ordering::Release);
+        // Ordering: Relaxed, a statistic; before the count, so that who counts a tract finds its bytes.
+        self.mapped.fetch_add(len, Ordering::Relaxed);
         // Ordering: Release, after the entry, for readers of the count.
         self.count.store(count + 1, Ordering::Release);
-        // Ordering: Relaxed, a statistic.
-        self.mapped.fetch_add(len, Ordering::Relaxed);
         Some(tract)
     }
 

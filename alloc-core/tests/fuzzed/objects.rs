@@ -100,10 +100,15 @@ impl Objects {
         self.bytes += usable;
     }
 
-    /// A live object by any number, if there is one.
+    /// A live object by any number, counted from the youngest, if there is one.
     pub fn pick(&self, number: usize) -> Option<Object> {
-        let address = self.numbered.get(number % self.len().max(1))?;
+        let address = self.numbered.get(self.index(number))?;
         self.live.get(address).copied()
+    }
+
+    fn index(&self, number: usize) -> usize {
+        let len = self.len().max(1);
+        len - 1 - number % len
     }
 
     /// The object is no longer held: checks its contents; none if it shall be lost on purpose.
@@ -116,7 +121,7 @@ impl Objects {
 
     /// As [`Objects::remove`], for one that a reallocation has moved.
     pub fn forget(&mut self, number: usize) {
-        let address = self.numbered.swap_remove(number % self.len());
+        let address = self.numbered.swap_remove(self.index(number));
         let object = self.live.remove(&address).expect("each number has an object");
         self.bytes -= object.usable;
     }
@@ -194,7 +199,7 @@ impl Refusals {
     /// `count` calls are refused, after `first` more that are not.
     pub fn begin(&mut self, first: u64, count: u64) {
         self.first = Some(first);
-        faults::refuse(first, first + count - 1);
+        faults::refuse(first, first.saturating_add(count - 1));
     }
 
     /// The OS is willing again.

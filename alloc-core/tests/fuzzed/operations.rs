@@ -5,7 +5,7 @@
 use crate::objects::{Census, Defect, Object, Objects, Refusals, alone, is_zero};
 use alloc_core::config::{self, Key};
 
-/// What a program may do. `pick` is the number of a live object, modulo how many there are.
+/// What a program may do. `pick` is the number of a live object from the youngest, modulo how many.
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
     Allocate {
@@ -53,11 +53,13 @@ pub enum Op {
         first: u64,
         count: u64,
     },
+    /// Takes all free pages that the heap has, so that a refusal is felt.
+    Exhaust,
     Check,
 }
 
 /// What the program holds at most, so that a run stays short.
-const BYTES_MAX: usize = 128 << 20;
+const BYTES_MAX: usize = 256 << 20;
 const OBJECTS_MAX: usize = 4096;
 /// More than any machine has addresses for: only null will do.
 const IMPOSSIBLE: usize = 1 << 47;
@@ -97,6 +99,7 @@ impl Program {
             Op::Release => drop(alloc_core::release()),
             Op::Cache { bytes } => config::set_number(Key::Cache, bytes),
             Op::Refuse { first, count } => self.refusals.begin(first, count),
+            Op::Exhaust => self.exhaust(),
             Op::Check => {
                 self.refusals.end();
                 self.objects.check();
@@ -108,6 +111,17 @@ impl Program {
         if self.has_room(size) {
             self.receive(alloc_core::allocate(size), size, natural_align(size));
         }
+    }
+
+    fn exhaust(&mut self) {
+        self.refusals.begin(0, u64::MAX);
+        for size in [4 << 20, 512 << 10, 64 << 10] {
+            let mut before = usize::MAX;
+            while std::mem::replace(&mut before, self.objects.len()) != self.objects.len() {
+                self.allocate(size);
+            }
+        }
+        self.refusals.end();
     }
 
     fn aligned(&mut self, size: usize, align: usize, zeroed: bool) {

@@ -13,7 +13,8 @@ use alloc_core::shard::{Counter, Region};
 use alloc_core::size_class::{CLASS, CLASSES, class_of, object_size};
 use alloc_core::slab::{self, SLABS};
 
-/// What a program on changing CPUs may do. `pick` is the number of a live object, modulo how many.
+/// What a program on changing CPUs may do. `pick` is the number of a live object from the
+/// youngest, modulo how many there are.
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
     Allocate {
