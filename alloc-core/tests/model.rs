@@ -181,7 +181,8 @@ fn sections_do_what_their_twins_do() {
         assert_eq!(a, b, "step {step}");
         assert_eq!(region.len(class), twin.regions()[0].len(class), "step {step}");
     }
-    while sections.pop(class) > 0 {}
+    // An aborted pop is no empty class: what the test pushed must not stay in a real shard.
+    while retry(|| sections.pop(class)) > 0 {}
     assert!(CLASS[class].slots_max >= 40);
 }
 
