@@ -158,7 +158,7 @@ fn sections_do_what_their_twins_do() {
     // Pinned to one CPU the thread has one shard, which the test brings to the twin's state first.
     pin();
     let mut drained = [0; 64];
-    while sections.pop_batch(class, &mut drained) != 0 {}
+    while retry(|| sections.pop_batch(class, &mut drained)) != 0 {}
     let region = shards_region(sections);
     let end = region.bottom(class) + 40 * 8;
     set_both(sections, &twin, region, class, end);
@@ -181,7 +181,7 @@ fn sections_do_what_their_twins_do() {
         assert_eq!(a, b, "step {step}");
         assert_eq!(region.len(class), twin.regions()[0].len(class), "step {step}");
     }
-    // An aborted pop is no empty class: what the test pushed must not stay in a real shard.
+    // The objects were made up: none may stay.
     while retry(|| sections.pop(class)) > 0 {}
     assert!(CLASS[class].slots_max >= 40);
 }

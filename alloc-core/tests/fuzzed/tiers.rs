@@ -13,8 +13,7 @@ use alloc_core::shard::Region;
 use alloc_core::size_class::{CLASS, CLASSES, class_of, object_size};
 use alloc_core::slab::{self, SLABS};
 
-/// What a program on changing CPUs may do. `pick` is the number of a live object from the
-/// youngest, modulo how many there are.
+/// What a program on changing CPUs may do. `pick` is the number of a live object, modulo how many.
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
     Allocate {
@@ -137,7 +136,8 @@ impl Program<'_> {
         for class in 1..CLASSES {
             let mut buffer = [0; 64];
             while let popped @ 1.. = self.cpus.pop_batch(class, &mut buffer) {
-                assert_eq!(slab::put(&buffer[..popped as usize]), popped as usize);
+                let home = slab::put(&buffer[..popped as usize]);
+                assert_eq!(home, popped as usize, "no handler here");
             }
         }
     }
@@ -156,6 +156,7 @@ impl Program<'_> {
 }
 
 fn check_region(region: &Region) {
+    let mut budget = 0;
     for (class, info) in CLASS.iter().enumerate().skip(1) {
         let slots_max = info.slots_max;
         assert!(region.len(class) <= slots_max, "top of class {class} out of its bounds");
@@ -163,5 +164,7 @@ fn check_region(region: &Region) {
         // SAFETY: the sentinel is a word of the region.
         let sentinel = unsafe { *(region.bottom(class) as *const usize) };
         assert_eq!(sentinel, 0, "sentinel of class {class}");
+        budget += region.capacity(class) * object_size(class);
     }
+    assert!(budget <= config::cache_bytes(), "capacities for {budget} bytes");
 }
