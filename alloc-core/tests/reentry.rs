@@ -119,8 +119,7 @@ fn what_is_freed_above_the_locks_comes_home_later() {
         sizes.iter().map(|&size| alloc_core::allocate(size) as usize).collect();
     {
         let _huge = HUGE.raw_lock().acquire(Rank::HUGE).expect("free");
-        let _tracts: Vec<_> =
-            PAGE_HEAP.tracts().map(|tract| tract.lock().expect("free")).collect();
+        let _tracts: Vec<_> = PAGE_HEAP.tracts().map(|tract| tract.lock().expect("free")).collect();
         free_all(&objects);
         // Guards go in the reverse order of their making.
         _tracts.into_iter().rev().for_each(drop);

@@ -74,7 +74,9 @@ fn work() {
     while !STOP.load(Ordering::Relaxed) {
         let pick = random.next();
         match pick % 16 {
-            0..=6 if kept.len() < KEPT => kept.push(Object::allocate(random.next()).expect("memory")),
+            0..=6 if kept.len() < KEPT => {
+                kept.push(Object::allocate(random.next()).expect("memory"))
+            }
             0..=11 if !kept.is_empty() => {
                 let index = pick as usize / 16 % kept.len();
                 kept.swap_remove(index).free(pick >> 32);

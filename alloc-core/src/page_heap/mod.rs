@@ -81,8 +81,7 @@ impl PageHeap {
                     }
                     continue;
                 }
-                let guard =
-                    if patient { tract.lock().ok() } else { tract.try_lock() };
+                let guard = if patient { tract.lock().ok() } else { tract.try_lock() };
                 if let Some(guard) = guard
                     && let Some(span) = self.acquire_in(tract, pages, align_pages, kind, guard)
                 {

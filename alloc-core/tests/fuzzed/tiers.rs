@@ -137,7 +137,7 @@ impl Program<'_> {
         for class in 1..CLASSES {
             let mut buffer = [0; 64];
             while let popped @ 1.. = self.cpus.pop_batch(class, &mut buffer) {
-                slab::put(&buffer[..popped as usize]).expect("no handler here");
+                assert_eq!(slab::put(&buffer[..popped as usize]), popped as usize);
             }
         }
     }

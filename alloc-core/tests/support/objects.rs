@@ -101,9 +101,9 @@ impl Object {
         shadow_give(self.address());
         let wanted = LAYOUTS[other].0;
         // SAFETY: live, with its layout.
-        let moved = unsafe {
-            alloc_core::reallocate_sized(self.address() as *mut u8, size, align, wanted)
-        } as usize;
+        let moved =
+            unsafe { alloc_core::reallocate_sized(self.address() as *mut u8, size, align, wanted) }
+                as usize;
         assert!(moved != 0, "reallocate gave null");
         shadow_take(moved);
         let kept = size.min(wanted).min(8);
