@@ -60,6 +60,24 @@ fn sample_of_conf() {
     conf::replay(b"cache: 4m,mode:atomic , dirty:-1,,stats_at_exit:%p.json,mode", None);
 }
 
+/// A sized free of a size of 0 took the class of 0 bytes, whatever the alignment, and put a large span
+/// among the objects of 8 bytes.
+#[test]
+fn nothing_at_a_large_alignment_is_freed_as_what_it_is() {
+    use operations::{Op::*, replay};
+    replay(
+        &[
+            Allocate { size: 0 },
+            Aligned { size: 0, shift: 19 },
+            FreeSized { pick: 0 },
+            Aligned { size: 0, shift: 6 },
+            FreeSized { pick: 0 },
+            Check,
+        ],
+        None,
+    );
+}
+
 /// A wrong item brought its line breaks along.
 #[test]
 fn complaints_are_one_printable_line() {

@@ -27,6 +27,7 @@ impl Step for Op {
             20..=22 => Op::FreeSized { pick: pick(u)? },
             23..=24 => Op::Burst { size: size(u)?, count: u.int_in_range(2..=600)? },
             25..=26 => Op::FreeMany { pick: pick(u)?, count: u.int_in_range(2..=600)? },
+            27 if bool::arbitrary(u)? => Op::FreeNull { size: size(u)? },
             27 => Op::Release,
             28 => Op::Cache { bytes: cache(u)? },
             29..=30 => {
@@ -34,7 +35,7 @@ impl Step for Op {
                 Op::Refuse { first, count }
             }
             31 if bool::arbitrary(u)? => Op::Exhaust,
-        _ => Op::Check,
+            _ => Op::Check,
         })
     }
 }

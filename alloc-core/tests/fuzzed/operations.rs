@@ -35,6 +35,10 @@ pub enum Op {
     FreeSized {
         pick: usize,
     },
+    /// free(NULL) and free_sized(NULL, size).
+    FreeNull {
+        size: usize,
+    },
     Burst {
         size: usize,
         count: usize,
@@ -94,6 +98,7 @@ impl Program {
             Op::ReallocateSized { pick, size } => self.reallocate_sized(pick, size),
             Op::Free { pick } => self.free_many(pick, 1),
             Op::FreeSized { pick } => self.free_sized(pick),
+            Op::FreeNull { size } => free_null(size),
             Op::Burst { size, count } => (0..count).for_each(|_| self.allocate(size)),
             Op::FreeMany { pick, count } => self.free_many(pick, count),
             Op::Release => drop(alloc_core::release()),
@@ -198,6 +203,14 @@ impl Program {
                 unsafe { alloc_core::free(object.address as *mut u8) };
             }
         }
+    }
+}
+
+fn free_null(size: usize) {
+    // SAFETY: the entries take null as C's do.
+    unsafe {
+        alloc_core::free(std::ptr::null_mut());
+        alloc_core::free_sized(std::ptr::null_mut(), size, 8);
     }
 }
 
