@@ -31,6 +31,7 @@ fn objects_go_home_by_their_layout() {
             }
             // SAFETY: live.
             for object in tiny {
+                // SAFETY: live.
                 unsafe { alloc_core::free(object) };
             }
         }
