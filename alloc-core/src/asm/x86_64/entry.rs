@@ -93,7 +93,9 @@ macro_rules! __rsalloc_text {
     // As in `rust_alloc`: the size rounded up to a multiple of the alignment gives the class.
     (large_align) => {
         concat!(
-            "61: lea rax, [rsi + rdx - 1]\n",
+            "61: cmp rsi, 1\n",
+            "adc rsi, 0\n", // 0 counts as 1
+            "lea rax, [rsi + rdx - 1]\n",
             "mov rcx, rdx\n",
             "neg rcx\n",
             "and rax, rcx\n",
