@@ -30,10 +30,7 @@ fn objects_go_home_by_their_layout() {
                 unsafe { alloc_core::free_sized(object, size, align) };
             }
             // SAFETY: live.
-            for object in tiny {
-                // SAFETY: live.
-                unsafe { alloc_core::free(object) };
-            }
+            tiny.into_iter().for_each(|object| unsafe { alloc_core::free(object) });
         }
         assert_eq!(alloc_core::check(), Ok(()), "after alignment {align}");
     }

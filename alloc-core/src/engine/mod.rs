@@ -16,6 +16,7 @@
 pub mod fork;
 pub mod init;
 pub mod large;
+mod pin;
 pub mod slow;
 
 use crate::cpu_cache::{self, Object};

@@ -54,6 +54,33 @@ pub fn libc_rseq() -> Option<(isize, u32)> {
     Some(unsafe { (*offset, *size) })
 }
 
+/// `dladdr(3)`.
+pub type DlAddr = unsafe extern "C" fn(*const libc::c_void, *mut libc::Dl_info) -> libc::c_int;
+/// `dlopen(3)`.
+pub type DlOpen = unsafe extern "C" fn(*const libc::c_char, libc::c_int) -> *mut libc::c_void;
+
+/// The dynamic linker's functions, if the program has them: a static one should not grow by them.
+pub fn libc_dl() -> Option<(DlAddr, DlOpen)> {
+    let (dladdr, dlopen): (usize, usize);
+    // SAFETY: loads two GOT entries, which are null when the symbol is absent.
+    unsafe {
+        asm!(".weak dladdr", ".weak dlopen",
+            "mov {0}, qword ptr [rip + dladdr@GOTPCREL]",
+            "mov {1}, qword ptr [rip + dlopen@GOTPCREL]",
+            out(reg) dladdr, out(reg) dlopen, options(nostack, preserves_flags));
+    }
+    if dladdr == 0 || dlopen == 0 {
+        return None;
+    }
+    // SAFETY: not null, so libc's functions of these names.
+    Some(unsafe {
+        (
+            core::mem::transmute::<usize, DlAddr>(dladdr),
+            core::mem::transmute::<usize, DlOpen>(dlopen),
+        )
+    })
+}
+
 /// Offset from the thread pointer of this library's own area, see [`sections`].
 pub fn own_area_offset() -> isize {
     let offset: isize;

@@ -1,0 +1,10 @@
+//! A plugin with an allocator of its own, which `tests/unload.rs` loads and unloads.
+
+#[global_allocator]
+static GLOBAL: alloc_global::RsAlloc = alloc_global::RsAlloc;
+
+/// Allocates and frees.
+#[unsafe(no_mangle)]
+pub extern "C" fn work() -> usize {
+    (1..1000).map(|size| std::hint::black_box(vec![1u8; size]).len()).sum()
+}
