@@ -12,21 +12,20 @@ use crate::shard::{Counter, Region};
 use crate::size_class::Class;
 use crate::sync::{TryGuard, TryLock};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use crossbeam_utils::CachePadded;
 
 /// The most locked shards.
 pub const LOCKED_MAX: usize = 64;
 const ATTEMPTS: usize = 4;
 
 /// One shard behind a lock.
-#[repr(align(64))]
 pub struct LockedShard {
     lock: TryLock,
     region: AtomicPtr<Region>,
 }
 
-static LOCKED: [LockedShard; LOCKED_MAX] =
-    [const { LockedShard { lock: TryLock::new(), region: AtomicPtr::new(core::ptr::null_mut()) } };
-        LOCKED_MAX];
+static LOCKED: [CachePadded<LockedShard>; LOCKED_MAX] =
+    [const { CachePadded::new(LockedShard::new()) }; LOCKED_MAX];
 
 static COUNT: AtomicUsize = AtomicUsize::new(1);
 static OPERATIONS: AtomicUsize = AtomicUsize::new(0);
@@ -89,6 +88,10 @@ pub fn push_quickly(class: Class, object: usize) -> bool {
 }
 
 impl LockedShard {
+    const fn new() -> Self {
+        LockedShard { lock: TryLock::new(), region: AtomicPtr::new(core::ptr::null_mut()) }
+    }
+
     /// The shard's region, born on first use. The lock is held.
     #[inline]
     fn region(&self) -> Option<&'static Region> {
