@@ -125,6 +125,8 @@ pub struct Hot {
     pub shards: AtomicU32,
     /// Bound on `mm_cid` in the sections of that mode; 0 closes them.
     pub shards_cid: AtomicU32,
+    /// Aborts of the entries' sections, counted on the way to the slow twins.
+    pub aborts: AtomicUsize,
     /// Start of the window; 0 until it is chosen.
     pub window: AtomicUsize,
     /// Twice the class of sizes up to `TINY_MAX_BYTES`: heads are two words wide.

@@ -7,10 +7,11 @@ use crate::depot::DEPOT;
 use crate::engine::large;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::tract::HEADER_PAGES;
-use crate::shard::{Counter, Region};
+use crate::shard::{Counter, HOT, Region};
 use crate::size_class::{CLASS, CLASSES};
 use crate::slab::SLABS;
 use crate::units::PAGE_BYTES;
+use core::sync::atomic::Ordering;
 
 /// What the allocator holds at this moment, in bytes and counts.
 #[derive(Clone, Copy, Default, Debug)]
@@ -56,6 +57,8 @@ pub fn stats() -> Stats {
         stats.cached_bytes += (DEPOT.magazines(class) * info.batch * info.size) as u64;
     }
     let mut regions = 0;
+    // Ordering: Relaxed, a statistic.
+    stats.aborts = HOT.aborts.load(Ordering::Relaxed) as u64;
     let mut add = |region: &Region| {
         regions += 1;
         let cached: usize = (1..CLASSES).map(|class| region.len(class) * CLASS[class].size).sum();

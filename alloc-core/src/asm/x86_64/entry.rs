@@ -113,8 +113,11 @@ macro_rules! __rsalloc_text {
         )
     };
     (leave) => {
-        // Aborted, empty, full, large; or no shard.
-        concat!("40:\n", "41: jmp {slow}\n")
+        concat!(
+            "lock inc qword ptr [r11 + {aborts}]\n", // behind the abort handler: counted
+            "40:\n",                                 // empty, full, large
+            "41: jmp {slow}\n",                      // no shard
+        )
     };
 }
 
@@ -151,6 +154,7 @@ macro_rules! c_malloc {
                 hot = sym $crate::shard::HOT,
                 slow = sym $slow,
                 shards = const ::core::mem::offset_of!($crate::shard::Hot, shards),
+                aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
                 table = const ::core::mem::offset_of!($crate::shard::Hot, table),
                 tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),
                 medium = const ::core::mem::offset_of!($crate::shard::Hot, medium),
@@ -213,6 +217,7 @@ macro_rules! rust_alloc {
                 hot = sym $crate::shard::HOT,
                 slow = sym $crate::engine::slow::alloc,
                 shards = const ::core::mem::offset_of!($crate::shard::Hot, shards),
+                aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
                 table = const ::core::mem::offset_of!($crate::shard::Hot, table),
                 tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),
                 medium = const ::core::mem::offset_of!($crate::shard::Hot, medium),
@@ -254,6 +259,7 @@ macro_rules! c_free {
                 hot = sym $crate::shard::HOT,
                 slow = sym $crate::engine::slow::free,
                 shards = const ::core::mem::offset_of!($crate::shard::Hot, shards),
+                aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
                 table = const ::core::mem::offset_of!($crate::shard::Hot, table),
                 window = const ::core::mem::offset_of!($crate::shard::Hot, window),
                 pages = const ::core::mem::offset_of!($crate::shard::Hot, pages),
@@ -321,6 +327,7 @@ macro_rules! __rsalloc_free_sized {
                 hot = sym $crate::shard::HOT,
                 slow = sym $slow,
                 shards = const ::core::mem::offset_of!($crate::shard::Hot, shards),
+                aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
                 table = const ::core::mem::offset_of!($crate::shard::Hot, table),
                 tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),
                 medium = const ::core::mem::offset_of!($crate::shard::Hot, medium),
