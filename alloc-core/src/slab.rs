@@ -16,12 +16,12 @@ use crate::page_heap::tract::{Kind, PageEntry};
 use crate::page_map;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo, RECIPROCAL_SHIFT};
 use crate::sync::{Guarded, Lock, Rank, Reentered};
-use crossbeam_utils::CachePadded;
 
 /// Lists by fullness, the fullest first; the last one has the empty slab.
 const BINS: usize = 9;
 
 /// The slabs of one class.
+#[repr(align(128))] // As in `cpu_cache::locked`.
 pub struct SlabClass {
     lock: Lock,
     /// Addresses of the first entries of the lists.
@@ -33,8 +33,7 @@ pub struct SlabClass {
 }
 
 /// All slab classes, by class.
-pub static SLABS: [CachePadded<SlabClass>; CLASSES] =
-    [const { CachePadded::new(SlabClass::new()) }; CLASSES];
+pub static SLABS: [SlabClass; CLASSES] = [const { SlabClass::new() }; CLASSES];
 
 impl SlabClass {
     const fn new() -> Self {

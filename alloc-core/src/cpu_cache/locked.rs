@@ -12,20 +12,21 @@ use crate::shard::{Counter, Region};
 use crate::size_class::Class;
 use crate::sync::{TryGuard, TryLock};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
-use crossbeam_utils::CachePadded;
 
 /// The most locked shards.
 pub const LOCKED_MAX: usize = 64;
 const ATTEMPTS: usize = 4;
 
 /// One shard behind a lock.
+// 128: the stride in which x86-64 fetches lines. Not crossbeam-utils' CachePadded: in a workspace where
+// some other crate switches on its `std`, librsalloc.so could not be built without std.
+#[repr(align(128))]
 pub struct LockedShard {
     lock: TryLock,
     region: AtomicPtr<Region>,
 }
 
-static LOCKED: [CachePadded<LockedShard>; LOCKED_MAX] =
-    [const { CachePadded::new(LockedShard::new()) }; LOCKED_MAX];
+static LOCKED: [LockedShard; LOCKED_MAX] = [const { LockedShard::new() }; LOCKED_MAX];
 
 static COUNT: AtomicUsize = AtomicUsize::new(1);
 static OPERATIONS: AtomicUsize = AtomicUsize::new(0);
