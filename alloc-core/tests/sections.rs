@@ -1,0 +1,138 @@
+//! The sections as the kernel sees them, and what a stop promises about those in flight.
+
+use alloc_core::cpu_cache::shards;
+use alloc_core::rseq::abi::{CriticalSection, SIGNATURE};
+use alloc_core::rseq::registration;
+use alloc_core::size_class::class_of;
+use alloc_core::{rseq, slab};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+unsafe extern "C" {
+    // The linker's names for the bounds of the section of descriptors.
+    #[link_name = "__start___rseq_cs"]
+    static FIRST: CriticalSection;
+    #[link_name = "__stop___rseq_cs"]
+    static END: CriticalSection;
+}
+
+fn descriptors() -> &'static [CriticalSection] {
+    let (first, end) = (&raw const FIRST, &raw const END);
+    // SAFETY: the linker puts nothing but descriptors between the two.
+    unsafe { std::slice::from_raw_parts(first, end.offset_from(first) as usize) }
+}
+
+/// The `len` bytes of code that end at `address`.
+fn code_before(address: u64, len: usize) -> &'static [u8] {
+    // SAFETY: inside the program's code: each section is preceded by instructions.
+    unsafe { std::slice::from_raw_parts((address as usize - len) as *const u8, len) }
+}
+
+/// `mov qword ptr fs:[r9 + 8], r10`, the store into `rseq_cs`.
+const ANNOUNCE: &[u8] = &[0x64, 0x4D, 0x89, 0x51, 0x08];
+/// The stores that commit: `mov [region + 2 * class * 8], top`, a head's `end`, or `add [r11 + rdi], rsi`.
+const COMMITS: [&[u8]; 6] = [
+    &[0x4E, 0x89, 0x14, 0xC1],       // mov [rcx + r8*8], r10
+    &[0x4A, 0x89, 0x04, 0xC1],       // mov [rcx + r8*8], rax
+    &[0x49, 0x89, 0x14, 0xFB],       // mov [r11 + rdi*8], rdx
+    &[0x4D, 0x89, 0x04, 0xFB],       // mov [r11 + rdi*8], r8
+    &[0x49, 0x89, 0x4C, 0xFB, 0x08], // mov [r11 + rdi*8 + 8], rcx
+    &[0x49, 0x01, 0x34, 0x3B],       // add [r11 + rdi], rsi
+];
+
+#[test]
+fn every_descriptor_is_as_the_kernel_wants_it() {
+    assert!(!alloc_core::allocate(1).is_null());
+    // Two indices, six sections; and the entries.
+    assert!(descriptors().len() >= 12 + 2, "{} descriptors", descriptors().len());
+    for section in descriptors() {
+        let (start, len) = (section.start_ip, section.post_commit_offset);
+        let end = start + len;
+        assert_eq!((section.version, section.flags), (0, 0), "{section:x?}");
+        assert!(len > 0 && len < 256, "{section:x?}");
+        assert!(!(start..end).contains(&section.abort_ip), "{section:x?}");
+        assert_eq!(code_before(section.abort_ip, 4), SIGNATURE.to_ne_bytes(), "{section:x?}");
+        assert_eq!(
+            code_before(start, ANNOUNCE.len()),
+            ANNOUNCE,
+            "not announced last: {section:x?}"
+        );
+        let commits = |store: &&[u8]| code_before(end, store.len()) == *store;
+        assert!(COMMITS.iter().any(commits), "does not end in its commit: {section:x?}");
+        let stores = COMMITS.iter().map(|store| {
+            code_before(end, len as usize).windows(store.len()).filter(|code| code == store).count()
+        });
+        assert_eq!(stores.sum::<usize>(), 1, "commits twice: {section:x?}");
+    }
+}
+
+/// From the stop on, no section changes a region, also none that had its address already.
+#[test]
+fn a_stopped_region_stands_still() {
+    assert!(!alloc_core::allocate(1).is_null());
+    let sections = registration::sections().expect("this test needs rseq");
+    assert!(thread::available_parallelism().map_or(1, |n| n.get()) > 1, "needs two CPUs");
+    let class = class_of(64);
+    let over = AtomicBool::new(false);
+    let moved = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut objects = [0; 64];
+            let taken = slab::take(class, &mut objects).expect("no handler").count;
+            assert!(taken > 0);
+            let mut held = taken;
+            // Long sections: a magazine in, a magazine out.
+            while !over.load(Ordering::Relaxed) {
+                if let pushed @ 1.. = sections.push_batch(class, &objects[..held]) {
+                    held -= pushed as usize;
+                    moved.fetch_add(1, Ordering::Relaxed);
+                } else if held >= taken {
+                    // No capacity yet, or stopped: the policy gives some to whoever frees and allocates.
+                    // SAFETY: live.
+                    unsafe { alloc_core::free(alloc_core::allocate(64)) };
+                }
+                if let popped @ 1.. = sections.pop_batch(class, &mut objects[held..]) {
+                    held += popped as usize;
+                }
+            }
+            assert_eq!(slab::put(&objects[..held]), held);
+        });
+        for _ in 0..20_000 {
+            shards::while_stopped(|regions| {
+                for region in regions {
+                    let look = || region.heads[class].top.load(Ordering::Acquire);
+                    let first = look();
+                    for _ in 0..50 {
+                        assert_eq!(look(), first, "a section committed to a stopped region");
+                        std::hint::spin_loop();
+                    }
+                }
+            })
+            .expect("the kernel has the fence");
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(moved.load(Ordering::Relaxed) > 100, "nothing was in flight");
+    assert_eq!(alloc_core::check(), Ok(()));
+}
+
+/// A policy that looked at one shard must not set the end of another.
+#[test]
+fn an_end_is_set_in_the_region_that_was_meant() {
+    let sections = loop {
+        assert!(!alloc_core::allocate(64).is_null());
+        let sections = registration::sections().expect("this test needs rseq");
+        if shards::is_open(sections) {
+            break sections;
+        }
+    };
+    let class = class_of(64);
+    let other = shards::new_region().expect("memory");
+    for region in shards::regions() {
+        let end = region.heads[class].end.load(Ordering::Relaxed);
+        for _ in 0..100 {
+            let status = sections.set_end(class, other, end, other.bottom(class) + 8);
+            assert!([rseq::CHANGED, rseq::ABORTED].contains(&status), "{status}");
+        }
+    }
+}
