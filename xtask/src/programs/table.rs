@@ -56,7 +56,8 @@ fn page(rows: &[Row]) -> Result<String> {
          Made by `cargo xtask programs --mode all --write`. A row is ok if the program's own checks\n\
          hold, what it gave equals the run without the library, and the library was seen at work in\n\
          it. Wall time is one run and includes the row's clients and checks; peak RSS is the largest\n\
-         process of the row (`wait4`). They are there to show outliers, not to rank allocators.\n\n",
+         process of the row (`wait4`). They are there to show outliers, not to rank allocators: other\n\
+         work may have run beside. `cargo xtask programs --check-control` shows that each row can fail.\n\n",
     );
     writeln!(page, "{}, {}\n", machine()?, date()?)?;
     page.push_str("| program | mode | result | wall s | without | peak RSS MiB | without |\n");
