@@ -78,6 +78,13 @@ fn nothing_at_a_large_alignment_is_freed_as_what_it_is() {
     );
 }
 
+/// A budget that shrinks takes nothing away at once: the check itself was wrong.
+#[test]
+fn a_smaller_budget_leaves_capacities_for_now() {
+    use tiers::{Op::*, replay};
+    replay(&[Allocate { size: 9 }, Cache { bytes: 1 }], None);
+}
+
 /// A wrong item brought its line breaks along.
 #[test]
 fn complaints_are_one_printable_line() {

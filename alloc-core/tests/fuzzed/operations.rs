@@ -72,6 +72,7 @@ const IMPOSSIBLE: usize = 1 << 47;
 pub fn replay(ops: &[Op], defect: Option<Defect>) {
     let _alone = alone();
     let before = Census::take();
+    let cache = config::cache_bytes();
     let mut program = Program { objects: Objects::new(defect), refusals: Refusals::default() };
     for &op in ops {
         program.step(op);
@@ -80,7 +81,7 @@ pub fn replay(ops: &[Op], defect: Option<Defect>) {
     program.free_many(0, usize::MAX);
     assert_eq!(Census::take(), before, "not everything came home");
     program.objects.check();
-    config::set_number(Key::Cache, 2 << 20);
+    config::set_number(Key::Cache, cache);
 }
 
 struct Program {

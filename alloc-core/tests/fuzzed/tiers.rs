@@ -65,7 +65,9 @@ pub fn replay(ops: &[Op], defect: Option<Defect>) {
     FAKE.with(|cpus| {
         let before = Census::take();
         let objects = Objects::new(defect);
-        let mut program = Program { cpus, objects, refusals: Refusals::default(), before };
+        let cache = config::cache_bytes();
+        let refusals = Refusals::default();
+        let mut program = Program { cpus, objects, refusals, before, cache_max: cache };
         for &op in ops {
             program.step(op);
         }
@@ -78,8 +80,8 @@ pub fn replay(ops: &[Op], defect: Option<Defect>) {
         }
         assert_eq!(Census::take(), program.before, "not everything came home");
         program.step(Op::Check);
+        config::set_number(Key::Cache, cache);
     });
-    config::set_number(Key::Cache, 2 << 20);
 }
 
 struct Program<'a> {
@@ -87,6 +89,8 @@ struct Program<'a> {
     objects: Objects,
     refusals: Refusals,
     before: Census,
+    /// The largest budget since the start: a smaller one takes nothing away at once.
+    cache_max: usize,
 }
 
 impl Program<'_> {
@@ -99,12 +103,15 @@ impl Program<'_> {
             Op::Migrate { cpu } => self.cpus.migrate(cpu),
             Op::Drain => self.drain(),
             Op::Release => drop(alloc_core::release()),
-            Op::Cache { bytes } => config::set_number(Key::Cache, bytes),
+            Op::Cache { bytes } => {
+                config::set_number(Key::Cache, bytes);
+                self.cache_max = self.cache_max.max(bytes);
+            }
             Op::Refuse { first, count } => self.refusals.begin(first, count),
             Op::Check => {
                 self.refusals.end();
                 self.objects.check();
-                self.cpus.regions().iter().for_each(|region| check_region(region));
+                self.cpus.regions().iter().for_each(|region| check_region(region, self.cache_max));
                 self.check_sums();
             }
         }
@@ -155,7 +162,7 @@ impl Program<'_> {
     }
 }
 
-fn check_region(region: &Region) {
+fn check_region(region: &Region, cache_max: usize) {
     let mut budget = 0;
     for (class, info) in CLASS.iter().enumerate().skip(1) {
         let slots_max = info.slots_max;
@@ -166,5 +173,5 @@ fn check_region(region: &Region) {
         assert_eq!(sentinel, 0, "sentinel of class {class}");
         budget += region.capacity(class) * object_size(class);
     }
-    assert!(budget <= config::cache_bytes(), "capacities for {budget} bytes");
+    assert!(budget <= cache_max, "capacities for {budget} bytes");
 }
