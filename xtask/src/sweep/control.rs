@@ -72,12 +72,13 @@ fn sees(subject: &Subject, section: &Section, defect: &Defect) -> anyhow::Result
     let mm_cid = lint::uses_mm_cid(&subject.code, section);
     let environment = ENVIRONMENTS.iter().find(|e| e.mm_cid == mm_cid).context("no such mode")?;
     let at = if defect.at_commit { commit(subject, section)? } else { section.start };
-    let trap = Trap { section, at, treatment: defect.treatment };
+    let trap = Trap { section, at, treatment: defect.treatment, shake: subject.shake(section) };
     let run = |patches: &[Patch]| {
         tracer::run(&subject.library, environment, &trap, &subject.cpus, patches)
     };
-    if (defect.seen)(&run(&[])?) {
-        bail!("{}: red without a defect, so the control shows nothing", section.name);
+    let sound = run(&[])?;
+    if sound.hits == 0 || (defect.seen)(&sound) {
+        bail!("{}: not reached, or red without a defect: the control shows nothing", section.name);
     }
     Ok((defect.seen)(&run(&[(defect.patch)(subject, section)])?))
 }

@@ -136,7 +136,10 @@ mod tests {
 
     #[test]
     fn mangled_names_are_cut_to_the_function() {
-        assert_eq!(short("_ZN10alloc_core3asm4arch8sections7pop_cpu17h6be3e2f362c7d4fbE"), "pop_cpu");
+        assert_eq!(
+            short("_ZN10alloc_core3asm4arch8sections7pop_cpu17h6be3e2f362c7d4fbE"),
+            "pop_cpu"
+        );
         assert_eq!(short("_Znwm"), "_Znwm");
     }
 

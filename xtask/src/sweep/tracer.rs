@@ -18,10 +18,11 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 
 const INT3: u8 = 0xcc;
 
@@ -37,11 +38,15 @@ pub struct Trap<'a> {
     pub at: u64,
     /// What happens to the stopped thread.
     pub treatment: Treatment,
+    /// In shaken phases the thread is stopped here as well, which aborts the section that starts here.
+    pub shake: Option<u64>,
 }
 
 /// What a run showed.
 #[derive(Default)]
 pub struct Outcome {
+    /// Times that the thread ran into the trap.
+    pub hits: usize,
     /// Hits after which the thread went on at `abort_ip`.
     pub aborted: usize,
     /// Hits after which it went on after the commit.
@@ -50,13 +55,6 @@ pub struct Outcome {
     pub strayed: Vec<String>,
     /// What the victim found wrong with its objects, or how it died.
     pub broken: Option<String>,
-}
-
-impl Outcome {
-    /// Stops on the trap.
-    pub fn hits(&self) -> usize {
-        self.aborted + self.committed + self.strayed.len()
-    }
 }
 
 /// A change of the library in the victim's memory.
@@ -97,8 +95,9 @@ pub fn run(
         };
         victim.write(patch.at, &word.to_le_bytes())?;
     }
-    for _ in PHASES {
-        if !victim.phase(trap, cpus, &mut outcome)? {
+    for phase in PHASES {
+        let shake = trap.shake.filter(|_| phase.shaken);
+        if !victim.phase(trap, shake, cpus, &mut outcome)? {
             outcome.broken = Some(victim.ending());
             return Ok(outcome);
         }
@@ -114,6 +113,8 @@ pub fn run(
 struct Victim {
     pid: Pid,
     memory: File,
+    /// What it, or the library in it, says.
+    words: ChildStderr,
     /// Where the library is loaded.
     base: u64,
     exit: Option<i32>,
@@ -136,29 +137,37 @@ impl Victim {
         let mut command = Command::new(own);
         command.args(["sweep", "--victim"]).env("LD_PRELOAD", library);
         command.env_remove("RSALLOC_CONF").env_remove("GLIBC_TUNABLES");
-        command.envs(environment.variables.iter().copied()).stdin(Stdio::null());
+        command.envs(environment.variables.iter().copied());
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
         // SAFETY: between fork and exec only one system call is made.
         unsafe {
             command.pre_exec(|| ptrace::traceme().map_err(std::io::Error::from));
         }
-        let child = command.spawn().context("cannot start the victim under ptrace")?;
+        let mut child = command.spawn().context("cannot start the victim under ptrace")?;
         let pid = Pid::from_raw(child.id() as i32);
-        let memory = File::options().read(true).write(true).open(format!("/proc/{pid}/mem"));
         let stopped = waitpid(pid, None)?;
         if !matches!(stopped, WaitStatus::Stopped(_, Signal::SIGTRAP)) {
             bail!("the victim did not stop at its exec but {stopped:?}");
         }
         ptrace::setoptions(pid, ptrace::Options::PTRACE_O_EXITKILL)?;
-        // The exec has replaced the address space that was there at `spawn`.
-        drop(memory);
+        // Opened after the exec, which replaces the address space.
         let memory = File::options().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
-        Ok(Victim { pid, memory, base: 0, exit: None, signal: None, moves: 0 })
+        let words = child.stderr.take().context("the victim has no stderr")?;
+        Ok(Victim { pid, memory, words, base: 0, exit: None, signal: None, moves: 0 })
     }
 
     /// Lets one phase run into the trap a few times; false if the victim did not reach its end.
-    fn phase(&mut self, trap: &Trap, cpus: &[usize], outcome: &mut Outcome) -> anyhow::Result<bool> {
-        for _ in 0..HITS_PER_PHASE {
-            let saved = self.arm(&[trap.at])?;
+    fn phase(
+        &mut self,
+        trap: &Trap,
+        shake: Option<u64>,
+        cpus: &[usize],
+        outcome: &mut Outcome,
+    ) -> anyhow::Result<bool> {
+        let places: Vec<_> = shake.into_iter().chain([trap.at]).collect();
+        let mut hits = 0;
+        while hits < HITS_PER_PHASE {
+            let saved = self.arm(&places)?;
             self.go(None)?;
             match self.wait()? {
                 Event::Phase => {
@@ -167,8 +176,17 @@ impl Victim {
                 }
                 Event::Ended => return Ok(false),
                 Event::Trap(at) if at == trap.at => self.disarm(&saved)?,
-                Event::Trap(at) => bail!("the victim ran into a trap at {at:x} that is none of ours"),
+                Event::Trap(at) if Some(at) == shake => {
+                    // The kernel moves it to the abort handler before it could run into it again.
+                    self.disarm(&saved)?;
+                    continue;
+                }
+                Event::Trap(at) => {
+                    bail!("the victim ran into a trap at {at:x} that is none of ours")
+                }
             }
+            hits += 1;
+            outcome.hits += 1;
             match self.treat(trap, cpus)? {
                 Landing::Aborted(changed) => {
                     outcome.aborted += 1;
@@ -313,14 +331,20 @@ impl Victim {
         Ok(())
     }
 
-    fn ending(&self) -> String {
-        match (self.exit, self.signal) {
+    /// How it ended and what it said, once it has.
+    fn ending(&mut self) -> String {
+        let ending = match (self.exit, self.signal) {
             (Some(code), _) => VERDICTS
                 .iter()
                 .find(|(known, _)| *known == code)
                 .map_or_else(|| format!("it exited with {code}"), |(_, text)| (*text).to_owned()),
             (_, Some(signal)) => format!("it died of {signal}"),
-            _ => "it did not end when it should have".to_owned(),
+            _ => return "it did not end when it should have".to_owned(),
+        };
+        let mut words = String::new();
+        match self.words.read_to_string(&mut words) {
+            Ok(1..) => format!("{ending}: {}", words.trim()),
+            _ => ending,
         }
     }
 }
@@ -348,7 +372,7 @@ enum Landing {
 /// All general registers but the instruction pointer.
 fn general(r: &libc::user_regs_struct) -> [u64; 16] {
     [
-        r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
-        r.r14, r.r15,
+        r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12,
+        r.r13, r.r14, r.r15,
     ]
 }
