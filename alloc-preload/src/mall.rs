@@ -1,4 +1,4 @@
-//! glibc's own additions: mallopt(3), mallinfo(3), malloc_trim(3).
+//! glibc's own additions: mallopt(3), mallinfo(3), malloc_trim(3); and one of ours, the validator.
 //!
 //! Called by programs that watch or tune their heap. Reads `alloc_core::stats`; the printing ones
 //! are in `print`.
@@ -32,6 +32,13 @@ pub extern "C" fn malloc_trim(_pad: usize) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn mallopt(_param: c_int, _value: c_int) -> c_int {
     0
+}
+
+/// Of rsalloc: validates the whole heap; 0 if it is sound, 1 if not. Stops the shards meanwhile, so it
+/// is for tests and debuggers, and not for signal handlers.
+#[unsafe(no_mangle)]
+pub extern "C" fn rsalloc_check() -> c_int {
+    c_int::from(alloc_core::check().is_err())
 }
 
 /// See mallinfo2(3).

@@ -34,6 +34,7 @@ const EXPORTS: &[&str] = &[
     "pvalloc",
     "realloc",
     "reallocarray",
+    "rsalloc_check",
     "rsalloc_print_settings",
     "rsalloc_report",
     "valloc",

@@ -6,6 +6,7 @@ mod golden;
 mod layers;
 mod preflight;
 mod programs;
+mod sweep;
 mod tools;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +32,8 @@ enum Command {
     Layers,
     /// Runs real programs on the library and compares them with the run without it.
     Programs(programs::Args),
+    /// Stops a thread at every instruction of every restartable section and checks where it goes on.
+    Sweep(sweep::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -41,5 +44,6 @@ fn main() -> anyhow::Result<()> {
         Command::Golden(arguments) => golden::main(arguments),
         Command::Layers => layers::main(),
         Command::Programs(args) => programs::run(args),
+        Command::Sweep(arguments) => sweep::main(&arguments),
     }
 }

@@ -4,12 +4,13 @@
 //! docs/golden.md says, more than its limit, or anything that a hot path must not (a call, a locked
 //! instruction, the stack). Called by hand and by `preflight`; calls `path` for the walk.
 
-mod path;
+pub mod path;
 
 use crate::tools;
 use anyhow::{Context, bail};
 use path::{Cost, Disassembly};
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::Command;
 
 /// Arguments of the command.
@@ -34,19 +35,8 @@ const ENTRIES: &[Entry] = &[
 
 /// Runs the command.
 pub fn main(arguments: Arguments) -> anyhow::Result<()> {
-    if !cfg!(target_arch = "x86_64") {
-        bail!("the golden table is read from x86-64 code; run this on such a machine");
-    }
-    if !tools::has("objdump") {
-        bail!("objdump is missing; run as root: apt-get install binutils");
-    }
     tools::build_release(&["alloc-preload"])?;
-    let library = tools::release_dir()?.join("librsalloc.so");
-    let mut objdump = Command::new("objdump");
-    objdump.args(["--disassemble", "--no-show-raw-insn", "-M", "intel"]).arg(&library);
-    let mut nm = Command::new("nm");
-    nm.args(["--dynamic", "--defined-only"]).arg(&library);
-    let code = Disassembly::parse(&tools::output(&mut objdump)?, &tools::output(&mut nm)?);
+    let code = disassemble(&tools::release_dir()?.join("librsalloc.so"))?;
 
     let (table, mut faults) = examine(&code, ENTRIES);
     print!("{table}");
@@ -61,6 +51,21 @@ pub fn main(arguments: Arguments) -> anyhow::Result<()> {
         bail!("{}", faults.join("\n"));
     }
     Ok(())
+}
+
+/// Reads the code of a library with binutils.
+pub fn disassemble(library: &Path) -> anyhow::Result<Disassembly> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("the code is read as x86-64; run this on such a machine");
+    }
+    if !tools::has("objdump") {
+        bail!("objdump is missing; run as root: apt-get install binutils");
+    }
+    let mut objdump = Command::new("objdump");
+    objdump.args(["--disassemble", "--no-show-raw-insn", "-M", "intel"]).arg(library);
+    let mut nm = Command::new("nm");
+    nm.args(["--dynamic", "--defined-only"]).arg(library);
+    Ok(Disassembly::parse(&tools::output(&mut objdump)?, &tools::output(&mut nm)?))
 }
 
 /// The table of what each entry executes, and what is wrong with it.

@@ -1,10 +1,11 @@
 //! The hot path of a function, read from objdump's text.
 //!
 //! Promises to follow what the processor executes when every conditional branch falls through, from
-//! an entry to its first `ret`, over direct jumps. Called by `golden`.
+//! an entry to its first `ret`, over direct jumps. Called by `golden`; `sweep` reads instructions here too.
 
 use anyhow::{Context, bail};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 
 /// The code of a library: its instructions by address, its exported functions by name.
 pub struct Disassembly {
@@ -48,6 +49,26 @@ impl Disassembly {
         Disassembly { code: code.collect(), exported: exported.collect() }
     }
 
+    /// All instructions with their addresses, in order.
+    pub fn all(&self) -> impl Iterator<Item = (u64, &str)> {
+        self.range(0..u64::MAX)
+    }
+
+    /// The instructions that start in a range of addresses.
+    pub fn range(&self, addresses: Range<u64>) -> impl Iterator<Item = (u64, &str)> {
+        self.code.range(addresses).map(|(&at, text)| (at, text.as_str()))
+    }
+
+    /// The last instruction that starts before an address.
+    pub fn before(&self, address: u64) -> Option<(u64, &str)> {
+        self.code.range(..address).next_back().map(|(&at, text)| (at, text.as_str()))
+    }
+
+    /// The first instruction that starts after an address.
+    pub fn after(&self, address: u64) -> Option<(u64, &str)> {
+        self.range(address + 1..u64::MAX).next()
+    }
+
     /// Follows the hot path of `symbol`.
     pub fn walk(&self, symbol: &str) -> anyhow::Result<Cost> {
         let mut at = *self.exported.get(symbol).context("the library does not export it")?;
@@ -79,22 +100,18 @@ impl Cost {
         self.loads += usize::from(instruction.reads_memory());
         self.stores += usize::from(instruction.writes_memory());
         self.branches += usize::from(instruction.is_conditional_branch());
-        for (holds, reason) in [
-            (instruction.calls(), "calls"),
-            (instruction.is_locked(), "locks"),
-            (instruction.uses_stack(), "uses the stack"),
-        ] {
-            if holds {
-                self.forbidden.push(format!("{reason} at {at:x}: {}", instruction.text));
-            }
+        for reason in instruction.forbidden() {
+            self.forbidden.push(format!("{reason} at {at:x}: {}", instruction.text));
         }
     }
 }
 
-struct Instruction<'a> {
+/// One instruction, taken apart.
+pub struct Instruction<'a> {
     text: &'a str,
     locked: bool,
-    name: &'a str,
+    /// Its mnemonic, without prefixes.
+    pub name: &'a str,
     operands: Vec<&'a str>,
 }
 
@@ -106,7 +123,8 @@ enum Next {
 }
 
 impl<'a> Instruction<'a> {
-    fn read(text: &'a str) -> Self {
+    /// Takes apart what [`Disassembly`] holds.
+    pub fn read(text: &'a str) -> Self {
         let (mut rest, mut locked) = (text, false);
         let name = loop {
             let (word, tail) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -121,6 +139,21 @@ impl<'a> Instruction<'a> {
         Instruction { text, locked, name: name.0, operands: operands.collect() }
     }
 
+    /// Why neither a hot path nor a section may have it.
+    pub fn forbidden(&self) -> impl Iterator<Item = &'static str> {
+        let reasons = [
+            (self.calls(), "calls"),
+            (self.is_locked(), "locks"),
+            (self.uses_stack(), "uses the stack"),
+        ];
+        reasons.into_iter().filter_map(|(holds, reason)| holds.then_some(reason))
+    }
+
+    /// Whether it is a jump, conditional or not.
+    pub fn is_jump(&self) -> bool {
+        self.name == "jmp" || self.is_conditional_branch()
+    }
+
     fn next(&self) -> Next {
         match self.name {
             "ret" => Next::Ends,
@@ -131,7 +164,8 @@ impl<'a> Instruction<'a> {
         }
     }
 
-    fn target(&self) -> Option<u64> {
+    /// Where a direct jump or call goes.
+    pub fn target(&self) -> Option<u64> {
         u64::from_str_radix(self.operands.first()?, 16).ok()
     }
 
@@ -167,7 +201,8 @@ impl<'a> Instruction<'a> {
                 .any(|(i, o)| is_memory(o) && (i > 0 || first_is_read))
     }
 
-    fn writes_memory(&self) -> bool {
+    /// Whether it stores to memory.
+    pub fn writes_memory(&self) -> bool {
         let reads_only = ["cmp", "test", "bt", "jmp", "call", "push", "mul", "div", "idiv", "imul"];
         !self.touches_nothing()
             && !reads_only.contains(&self.name)

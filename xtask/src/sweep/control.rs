@@ -1,0 +1,106 @@
+//! The positive control: deliberate defects in the victim's copy of the descriptors.
+//!
+//! Promises to fail unless every defect of every section is seen, by the check that is there for it.
+//! The defects are written into the running victim, so the library that is tested is the one that is
+//! shipped. Called by `sweep --control`; calls `tracer`.
+
+use super::sections::{ABORT_IP, POST_COMMIT_OFFSET, Section};
+use super::tracer::{self, Outcome, Patch, Trap, Word};
+use super::{ENVIRONMENTS, Subject, Treatment, lint};
+use anyhow::{Context, bail};
+
+/// A defect, where it shows, and what must see it.
+struct Defect {
+    name: &'static str,
+    patch: fn(&Subject, &Section) -> Patch,
+    /// Traps at the commit; else at the start.
+    at_commit: bool,
+    treatment: Treatment,
+    seen: fn(&Outcome) -> bool,
+    applies: fn(&Section) -> bool,
+}
+
+const DEFECTS: &[Defect] = &[
+    Defect {
+        name: "the commit left out of the section; seen by where the thread goes on",
+        patch: without_commit,
+        at_commit: true,
+        treatment: Treatment::Stay,
+        seen: |outcome| !outcome.strayed.is_empty(),
+        applies: |_| true,
+    },
+    Defect {
+        name: "the abort handler of another section; seen by where the thread goes on",
+        patch: other_handler,
+        at_commit: false,
+        treatment: Treatment::Stay,
+        seen: |outcome| !outcome.strayed.is_empty(),
+        applies: |_| true,
+    },
+    Defect {
+        name: "the commit left out of the section; seen by the books of the victim alone",
+        patch: without_commit,
+        at_commit: true,
+        treatment: Treatment::Signal,
+        seen: |outcome| outcome.broken.is_some(),
+        applies: moves_objects,
+    },
+];
+
+/// Runs every defect on every section.
+pub fn main(subject: &Subject) -> anyhow::Result<()> {
+    let mut blind = Vec::new();
+    for defect in DEFECTS {
+        let (mut seen, mut tried) = (0, 0);
+        for section in subject.sections.iter().filter(|section| (defect.applies)(section)) {
+            tried += 1;
+            if sees(subject, section, defect)? {
+                seen += 1;
+            } else {
+                blind.push(format!("not seen in {}: {}", section.name, defect.name));
+            }
+        }
+        println!("{seen} of {tried} sections: {}", defect.name);
+    }
+    if blind.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", blind.join("\n"))
+}
+
+fn sees(subject: &Subject, section: &Section, defect: &Defect) -> anyhow::Result<bool> {
+    let mm_cid = lint::uses_mm_cid(&subject.code, section);
+    let environment = ENVIRONMENTS.iter().find(|e| e.mm_cid == mm_cid).context("no such mode")?;
+    let at = if defect.at_commit { commit(subject, section)? } else { section.start };
+    let trap = Trap { section, at, treatment: defect.treatment, shake: subject.shake(section) };
+    let run = |patches: &[Patch]| {
+        tracer::run(&subject.library, environment, &trap, &subject.cpus, patches)
+    };
+    let sound = run(&[])?;
+    if sound.hits == 0 || (defect.seen)(&sound) {
+        bail!("{}: not reached, or red without a defect: the control shows nothing", section.name);
+    }
+    Ok((defect.seen)(&run(&[(defect.patch)(subject, section)])?))
+}
+
+fn without_commit(subject: &Subject, section: &Section) -> Patch {
+    let len = commit(subject, section).map_or(0, |at| at - section.start);
+    Patch { at: section.descriptor + POST_COMMIT_OFFSET, word: Word::Plain(len) }
+}
+
+fn other_handler(subject: &Subject, section: &Section) -> Patch {
+    let other = subject.sections.iter().find(|other| other.abort != section.abort);
+    let other = other.map_or(section.start, |other| other.abort);
+    Patch { at: section.descriptor + ABORT_IP, word: Word::Address(other) }
+}
+
+/// Address of the commit, the last instruction.
+fn commit(subject: &Subject, section: &Section) -> anyhow::Result<u64> {
+    let last = subject.code.range(section.span()).last();
+    Ok(last.with_context(|| format!("{} has no code", section.name))?.0)
+}
+
+/// A counter or a capacity that goes wrong is no object lost.
+fn moves_objects(section: &Section) -> bool {
+    !section.name.starts_with("add_") && !section.name.starts_with("set_end_")
+}

@@ -1,0 +1,242 @@
+//! `cargo xtask sweep`: a thread is stopped at every instruction of every restartable section.
+//!
+//! Promises that each address of each section of the built library was hit under both registrations
+//! with the index that it is for, with the thread left alone, moved to another CPU and interrupted
+//! by a handler that allocates; that it went on at `abort_ip` before the commit and after the commit
+//! behind it; and that no object was lost or handed out twice. Exit 1 for any deviation, and for any
+//! address that was not reached. Called by hand and by `preflight`; `sections` finds the sections,
+//! `lint` reads their code, `tracer` stops `victim`, `control` shows that each check can fail.
+
+mod control;
+mod lint;
+mod sections;
+mod tracer;
+mod victim;
+
+use crate::golden::{self, path::Disassembly};
+use crate::tools;
+use anyhow::{Context, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+use sections::Section;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use tracer::Trap;
+
+/// Arguments of the command.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Sweep this library instead of building librsalloc.so
+    #[arg(long, value_name = "PATH")]
+    lib: Option<PathBuf>,
+    /// Break the sections of the running library on purpose: each check must see it
+    #[arg(long)]
+    control: bool,
+    /// Be the program that is stopped
+    #[arg(long, hide = true)]
+    victim: bool,
+}
+
+/// How the victim is made to run.
+pub struct Environment {
+    /// For the table.
+    pub name: &'static str,
+    /// What is set for it.
+    pub variables: &'static [(&'static str, &'static str)],
+    mm_cid: bool,
+}
+
+const OWN: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
+const CPU_ID: (&str, &str) = ("RSALLOC_CONF", "index:cpu_id");
+const MM_CID: (&str, &str) = ("RSALLOC_CONF", "index:mm_cid");
+
+/// Both registrations with both indices.
+const ENVIRONMENTS: &[Environment] = &[
+    Environment { name: "libc", variables: &[CPU_ID], mm_cid: false },
+    Environment { name: "own", variables: &[OWN, CPU_ID], mm_cid: false },
+    Environment { name: "libc-cid", variables: &[MM_CID], mm_cid: true },
+    Environment { name: "own-cid", variables: &[OWN, MM_CID], mm_cid: true },
+];
+
+/// What happens to the thread while it is stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Treatment {
+    /// Nothing but the stop itself.
+    Stay,
+    /// It is moved to another CPU.
+    Move,
+    /// A handler runs on top of it that allocates and frees objects of the same class.
+    Signal,
+}
+
+const TREATMENTS: &[Treatment] = &[Treatment::Stay, Treatment::Move, Treatment::Signal];
+
+/// Addresses that may stay unreached: function, instruction, why. None today.
+const UNREACHABLE: &[(&str, &str, &str)] = &[];
+
+/// Deviations that are printed in full.
+const SHOWN: usize = 20;
+
+/// What there is to sweep.
+struct Subject {
+    library: PathBuf,
+    code: Disassembly,
+    sections: Vec<Section>,
+    cpus: Vec<usize>,
+}
+
+/// What was seen of one section.
+#[derive(Default)]
+struct Row {
+    aborted: usize,
+    committed: usize,
+    environments: BTreeSet<&'static str>,
+}
+
+/// Runs the command.
+pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
+    if arguments.victim {
+        victim::main();
+    }
+    let subject = Subject::find(arguments.lib.as_deref())?;
+    if arguments.control { control::main(&subject) } else { sweep(&subject) }
+}
+
+fn sweep(subject: &Subject) -> anyhow::Result<()> {
+    let mut faults: Vec<_> =
+        subject.sections.iter().flat_map(|section| lint::examine(&subject.code, section)).collect();
+    if !faults.is_empty() {
+        // Stopping at addresses of a malformed section shows nothing more.
+        bail!("{}", faults.join("\n"));
+    }
+    let (mut runs, mut hits) = (0, 0);
+    let total = subject.runs().count();
+    let bar = ProgressBar::new(total as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} runs, {eta} left  {msg}")?);
+    let mut rows: Vec<_> = subject.sections.iter().map(|_| Row::default()).collect();
+    for (index, environment, at, treatment) in subject.runs() {
+        let section = &subject.sections[index];
+        let home = environment.mm_cid == lint::uses_mm_cid(&subject.code, section);
+        let place = || subject.place(section, at, environment, treatment);
+        bar.set_message(section.name.clone());
+        let trap = Trap { section, at, treatment, shake: subject.shake(section) };
+        let outcome = tracer::run(&subject.library, environment, &trap, &subject.cpus, &[])
+            .with_context(place)?;
+        let row = &mut rows[index];
+        row.aborted += outcome.aborted;
+        row.committed += outcome.committed;
+        if outcome.hits > 0 {
+            row.environments.insert(environment.name);
+        }
+        runs += 1;
+        hits += outcome.hits;
+        let unreached = (home && outcome.hits == 0 && !subject.is_unreachable(section, at))
+            .then(|| "never reached".to_owned());
+        let seen = outcome.strayed.into_iter().chain(outcome.broken).chain(unreached);
+        faults.extend(seen.map(|what| format!("{}: {what}", place())));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    print!("{}", subject.table(&rows));
+    println!("{runs} runs, {hits} stops, {} deviations", faults.len());
+    for (name, text, why) in UNREACHABLE {
+        println!("not reached: {name}: {text}: {why}");
+    }
+    if subject.cpus.len() < 2 {
+        println!("No thread was moved: this process may run on one CPU only.");
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let more = faults.len().saturating_sub(SHOWN);
+    faults.truncate(SHOWN);
+    let tail = if more > 0 { format!("\nand {more} more") } else { String::new() };
+    bail!("{}{tail}", faults.join("\n"))
+}
+
+impl Subject {
+    fn find(library: Option<&Path>) -> anyhow::Result<Subject> {
+        let library = match library {
+            Some(path) => path.to_owned(),
+            None => {
+                tools::build_release(&["alloc-preload"])?;
+                tools::release_dir()?.join("librsalloc.so")
+            }
+        };
+        let library = library.canonicalize().with_context(|| {
+            format!("no {}; build it: cargo build --release", library.display())
+        })?;
+        let sections = sections::read(&library).with_context(|| library.display().to_string())?;
+        let code = golden::disassemble(&library)?;
+        let allowed = sched_getaffinity(Pid::from_raw(0))?;
+        let cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu) == Ok(true)).collect();
+        ensure!(!sections.is_empty(), "{} has no sections", library.display());
+        Ok(Subject { library, code, sections, cpus })
+    }
+
+    /// Every section, environment, address and treatment. In an environment of the other index an entry
+    /// is left at its bound check and the functions are not called, so there nothing has to be reached.
+    fn runs(&self) -> impl Iterator<Item = (usize, &'static Environment, u64, Treatment)> {
+        self.sections.iter().enumerate().flat_map(move |(index, section)| {
+            ENVIRONMENTS.iter().flat_map(move |environment| {
+                self.addresses(section).flat_map(move |at| {
+                    self.treatments().map(move |treatment| (index, environment, at, treatment))
+                })
+            })
+        })
+    }
+
+    /// The section's instructions and the one after its commit.
+    fn addresses(&self, section: &Section) -> impl Iterator<Item = u64> {
+        self.code.range(section.start..section.post + 1).map(|(at, _)| at)
+    }
+
+    /// The start of `malloc`'s section, for all others; see `victim::Phase`.
+    fn shake(&self, section: &Section) -> Option<u64> {
+        let malloc = self.sections.iter().find(|other| other.name == "malloc")?;
+        (malloc.start != section.start).then_some(malloc.start)
+    }
+
+    fn treatments(&self) -> impl Iterator<Item = Treatment> {
+        let can_move = self.cpus.len() > 1;
+        TREATMENTS.iter().copied().filter(move |&t| t != Treatment::Move || can_move)
+    }
+
+    fn text(&self, at: u64) -> &str {
+        self.code.range(at..at + 1).next().map_or("?", |(_, text)| text)
+    }
+
+    fn is_unreachable(&self, section: &Section, at: u64) -> bool {
+        UNREACHABLE.iter().any(|(name, text, _)| *name == section.name && *text == self.text(at))
+    }
+
+    fn place(
+        &self,
+        section: &Section,
+        at: u64,
+        environment: &Environment,
+        treatment: Treatment,
+    ) -> String {
+        let text = self.text(at);
+        format!("{} at {at:x} ({text}), {}, {treatment:?}", section.name, environment.name)
+    }
+
+    fn table(&self, rows: &[Row]) -> String {
+        let mut text = String::from(
+            "| section | instructions | aborted | committed | modes |\n|---|--:|--:|--:|---|\n",
+        );
+        for (section, row) in self.sections.iter().zip(rows) {
+            let count = self.code.range(section.span()).count();
+            let modes: Vec<_> = row.environments.iter().copied().collect();
+            text += &format!(
+                "| `{}` | {count} | {} | {} | {} |\n",
+                section.name,
+                row.aborted,
+                row.committed,
+                modes.join(", ")
+            );
+        }
+        text
+    }
+}
