@@ -182,8 +182,9 @@ const UORDBLKS: usize = 7;
 extern "C" fn on_signal(_: i32) {
     let (malloc, free) = (MALLOC.load(Ordering::Relaxed), FREE.load(Ordering::Relaxed));
     // SAFETY: stored by `main` from functions of these types.
-    let (malloc, free): (Alloc, Free) =
-        unsafe { (std::mem::transmute(malloc), std::mem::transmute(free)) };
+    let (malloc, free): (Alloc, Free) = unsafe {
+        (std::mem::transmute::<usize, Alloc>(malloc), std::mem::transmute::<usize, Free>(free))
+    };
     let size = SIZE.load(Ordering::Relaxed);
     let (first, second) = (malloc(size), malloc(size));
     if first == 0 || second == 0 {
