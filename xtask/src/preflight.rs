@@ -46,6 +46,8 @@ const GATES: &[Gate] = &[
     ),
     xtask("programs", &["programs", "--quick", "--mode", "all"]),
     cargo("refusals", &["test", "--package", "alloc-core", "--features", "faults"]),
+    // 20 cycles: 5 in each of 4 modes.
+    xtask("criu", &["criu", "--cycles", "5"]),
     xtask("fuzz-blind", &["fuzz", "--check-control"]),
     xtask("fuzz", &["fuzz", "--seconds", "20"]),
 ];

@@ -66,6 +66,12 @@ impl Board {
         self.page().failures.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What a process said that is not judged.
+    pub fn forget_failures(&self) {
+        // Ordering: Relaxed, the process has ended.
+        self.page().failures.store(0, Ordering::Relaxed);
+    }
+
     /// The beats of all threads.
     pub fn beats(&self) -> [u64; THREADS] {
         // Ordering: Relaxed, numbers that stand alone.

@@ -34,6 +34,8 @@ pub struct Dump {
     pub wall: Duration,
     /// Bytes of all the images that a restore reads.
     pub bytes: u64,
+    /// Threads that CRIU found inside a section and sent to its abort handler.
+    pub caught: usize,
 }
 
 impl Criu {
@@ -83,7 +85,9 @@ impl Criu {
         let begin = Instant::now();
         self.run("dump", &images, &[&tree[..], options].concat())?;
         let wall = begin.elapsed();
-        Ok(Dump { images, wall, bytes: bytes(room)? })
+        let log = fs::read_to_string(images.join("log")).context("CRIU left no log")?;
+        let caught = log.lines().filter(|line| line.contains("in rseq critical section")).count();
+        Ok(Dump { wall, bytes: bytes(room)?, caught, images })
     }
 
     /// Restores what `images` holds, as a child of this process.
