@@ -1,6 +1,7 @@
 //! The gates and the heavy tests as commands: `cargo xtask --help`.
 
 mod compare;
+mod criu;
 mod fuzz;
 mod golden;
 mod layers;
@@ -24,6 +25,8 @@ enum Command {
     Preflight(preflight::Arguments),
     /// Runs every row on every allocator, interleaved, and prints medians and ratios.
     Compare(compare::Arguments),
+    /// Dumps and restores a process that hammers the allocator, again and again.
+    Criu(criu::Args),
     /// Runs the fuzz targets; a crash is shown as a test to paste.
     Fuzz(fuzz::Arguments),
     /// Checks the instructions of the hot paths against docs/golden.md and their limits.
@@ -40,6 +43,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Preflight(arguments) => preflight::main(&arguments),
         Command::Compare(arguments) => compare::main(arguments),
+        Command::Criu(args) => criu::run(args),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Golden(arguments) => golden::main(arguments),
         Command::Layers => layers::main(),

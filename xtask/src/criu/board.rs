@@ -1,0 +1,97 @@
+//! What the victim tells the harness: a page of a file that both have mapped.
+//!
+//! The file outlives every dump, so a restored victim counts on where the killed one stopped. Made
+//! by the harness (`process`), opened by the victim; nothing else is in the file.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result, ensure};
+
+/// Threads that hammer.
+pub const WORKERS: usize = 8;
+/// Threads that beat: the main thread trims.
+pub const THREADS: usize = WORKERS + 1;
+
+/// The mapped page.
+pub struct Board(NonNull<Page>);
+
+// SAFETY: the page holds nothing but atomics, and is never unmapped.
+unsafe impl Sync for Board {}
+// SAFETY: as above.
+unsafe impl Send for Board {}
+
+#[repr(C, align(4096))]
+struct Page {
+    beats: [AtomicU64; THREADS],
+    verified: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Board {
+    /// Makes the file, all zero, and maps it.
+    pub fn create(path: &Path) -> Result<Board> {
+        let file = File::create_new(path).with_context(|| format!("create {}", path.display()))?;
+        file.set_len(size_of::<Page>() as u64)?;
+        Board::open(path)
+    }
+
+    /// Maps the file.
+    pub fn open(path: &Path) -> Result<Board> {
+        let file = File::options().read(true).write(true).open(path);
+        let file = file.with_context(|| format!("open {}", path.display()))?;
+        let (len, prot) = (size_of::<Page>(), libc::PROT_READ | libc::PROT_WRITE);
+        ensure!(file.metadata()?.len() == len as u64, "{} is no board", path.display());
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let page = unsafe {
+            libc::mmap(std::ptr::null_mut(), len, prot, libc::MAP_SHARED, file.as_raw_fd(), 0)
+        };
+        ensure!(page != libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
+        Ok(Board(NonNull::new(page.cast()).context("mmap gave address 0")?))
+    }
+
+    /// Thread `index` has gone through all its objects, `verified` of them.
+    pub fn beat(&self, index: usize, verified: u64) {
+        // Ordering: Relaxed, numbers that stand alone.
+        self.page().verified.fetch_add(verified, Ordering::Relaxed);
+        self.page().beats[index].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An object did not hold what was written to it.
+    pub fn fail(&self) {
+        // Ordering: Relaxed, a number that stands alone.
+        self.page().failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What a process said that is not judged.
+    pub fn forget_failures(&self) {
+        // Ordering: Relaxed, the process has ended.
+        self.page().failures.store(0, Ordering::Relaxed);
+    }
+
+    /// The beats of all threads.
+    pub fn beats(&self) -> [u64; THREADS] {
+        // Ordering: Relaxed, numbers that stand alone.
+        std::array::from_fn(|index| self.page().beats[index].load(Ordering::Relaxed))
+    }
+
+    /// Objects whose contents were compared and right.
+    pub fn verified(&self) -> u64 {
+        // Ordering: Relaxed, a number that stands alone.
+        self.page().verified.load(Ordering::Relaxed)
+    }
+
+    /// Objects whose contents were wrong.
+    pub fn failures(&self) -> u64 {
+        // Ordering: Relaxed, a number that stands alone.
+        self.page().failures.load(Ordering::Relaxed)
+    }
+
+    fn page(&self) -> &Page {
+        // SAFETY: mapped for good, of the right size, and all-zero atomics are valid.
+        unsafe { self.0.as_ref() }
+    }
+}

@@ -1,0 +1,64 @@
+//! One cycle: the victim is dumped, dies, is restored, and must go on as if nothing had happened.
+//!
+//! Called by the command and, with a hand in it, by `control`.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::images::{Criu, Dump, Way};
+use super::kind::Kind;
+use super::process::{Identity, Process};
+
+/// What a cycle took.
+pub struct Taken {
+    /// The dump.
+    pub dump: Dump,
+    /// Time of the restore.
+    pub restore: Duration,
+}
+
+/// Something done to the images, and to the process once it is restored.
+pub struct Hand {
+    /// Before the restore.
+    pub images: fn(&Path) -> Result<()>,
+    /// After the restore.
+    pub process: fn(&Process),
+}
+
+/// No hand in it.
+pub const NONE: Hand = Hand { images: |_| Ok(()), process: |_| () };
+
+/// Dumps `process` in its `way`, restores it, and checks that it goes on with the same `identity`.
+pub fn turn(
+    criu: &Criu,
+    (process, kind, identity): (&mut Process, &Kind, &Identity),
+    way: Way,
+    hand: &Hand,
+) -> Result<Taken> {
+    let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
+    let dump = criu.dump(process.pid(), room.path(), way)?;
+    if way == Way::LeaveRunning {
+        // A thread that CRIU caught in a section runs on in its middle, without the kernel's
+        // protection: CRIU moves the instruction pointer only in the image (docs/proof.md).
+        if dump.caught == 0 {
+            process.goes_on().context("after the snapshot")?;
+            process.kill()?;
+        } else {
+            process.discard()?;
+        }
+    } else {
+        process.reap()?;
+    }
+    (hand.images)(&dump.images)?;
+    let begin = Instant::now();
+    criu.restore(&dump.images)?;
+    let restore = begin.elapsed();
+    process.has_come_back();
+    (hand.process)(process);
+    process.goes_on().context("after the restore")?;
+    let now = process.identity(kind).context("after the restore")?;
+    ensure!(now == *identity, "after the restore: {now:?} instead of {identity:?}");
+    Ok(Taken { dump, restore })
+}

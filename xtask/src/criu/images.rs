@@ -1,0 +1,143 @@
+//! CRIU's commands, and the folders of images they leave.
+//!
+//! Promises that a failure says what CRIU's log says. Made by `fetch`; called by `cycle` and `control`.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::tools;
+
+/// The program, with the loader and the libraries it is run through.
+pub struct Criu(Vec<OsString>);
+
+/// How a process is dumped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Way {
+    /// In one dump, which kills it.
+    Once,
+    /// A snapshot: the process goes on.
+    LeaveRunning,
+    /// Two pre-dumps while it runs, then a dump of what has changed since.
+    Chain,
+}
+
+/// A dump that was made.
+pub struct Dump {
+    /// The folder to restore from.
+    pub images: PathBuf,
+    /// Time of the command that ends the dump.
+    pub wall: Duration,
+    /// Bytes of all the images that a restore reads.
+    pub bytes: u64,
+    /// Threads that CRIU found inside a section and sent to its abort handler.
+    pub caught: usize,
+}
+
+impl Criu {
+    /// `program`, run through `loader` with `libraries`.
+    pub fn new(loader: PathBuf, libraries: PathBuf, program: PathBuf) -> Criu {
+        Criu(vec![loader.into(), "--library-path".into(), libraries.into(), program.into()])
+    }
+
+    /// CRIU's own check of the kernel.
+    pub fn check(&self) -> Result<()> {
+        tools::output(self.command("check").arg("-v1")).map(drop)
+    }
+
+    /// Whether this kernel knows which pages were written since a dump.
+    pub fn tracks_memory(&self) -> bool {
+        tools::output(self.command("check").args(["--feature", "mem_dirty_track"])).is_ok()
+    }
+
+    /// The version, as it says.
+    pub fn version(&self) -> Result<String> {
+        let text = tools::output(&mut self.command("--version"))?;
+        let version = text.lines().find_map(|line| line.strip_prefix("Version: "));
+        version.map(str::to_owned).context("criu --version names none")
+    }
+
+    /// Dumps process `pid` into folders under `room`.
+    pub fn dump(&self, pid: i32, room: &Path, way: Way) -> Result<Dump> {
+        let folder = |name: &str| -> Result<PathBuf> {
+            let folder = room.join(name);
+            fs::create_dir(&folder).with_context(|| format!("create {}", folder.display()))?;
+            Ok(folder)
+        };
+        let tree = ["--tree", &pid.to_string()];
+        let mut options: &[&str] = &[];
+        match way {
+            Way::Once => (),
+            Way::LeaveRunning => options = &["--leave-running"],
+            Way::Chain => {
+                let track = ["--track-mem", "--prev-images-dir"];
+                self.run("pre-dump", &folder("first")?, &[&tree[..], &track[..1]].concat())?;
+                let next = [&tree[..], &track, &["../first"]].concat();
+                self.run("pre-dump", &folder("second")?, &next)?;
+                options = &["--track-mem", "--prev-images-dir", "../second"];
+            }
+        }
+        let images = folder("images")?;
+        let begin = Instant::now();
+        self.run("dump", &images, &[&tree[..], options].concat())?;
+        let wall = begin.elapsed();
+        let log = fs::read_to_string(images.join("log")).context("CRIU left no log")?;
+        let caught = log.lines().filter(|line| line.contains("in rseq critical section")).count();
+        Ok(Dump { wall, bytes: bytes(room)?, caught, images })
+    }
+
+    /// Restores what `images` holds, as a child of this process.
+    pub fn restore(&self, images: &Path) -> Result<()> {
+        self.run("restore", images, &["--restore-detached"])
+    }
+
+    fn run(&self, verb: &str, images: &Path, options: &[&str]) -> Result<()> {
+        let mut command = self.command(verb);
+        command.args(["-v2", "--log-file", "log", "--images-dir"]).arg(images).args(options);
+        tools::output(&mut command).map(drop).map_err(|error| {
+            let log = fs::read_to_string(images.join("log")).unwrap_or_default();
+            let lines: Vec<_> = log.lines().filter(|line| line.contains("Error")).take(4).collect();
+            match lines.is_empty() {
+                true => error.context(format!("criu {verb} failed")),
+                false => anyhow!("criu {verb} failed: {}", lines.join("; ")),
+            }
+        })
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        // A damaged image can make it wait for ever.
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after=5", "60"]).args(&self.0).arg(verb);
+        command
+    }
+}
+
+/// The files that hold memory.
+pub fn pages(images: &Path) -> Result<Vec<PathBuf>> {
+    let files = fs::read_dir(images)?.map(|entry| entry.map(|entry| entry.path()));
+    let mut files = files.collect::<std::io::Result<Vec<_>>>()?;
+    files.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("pages-")
+    });
+    Ok(files)
+}
+
+fn bytes(folder: &Path) -> Result<u64> {
+    let mut sum = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // Links lead to the images before.
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            sum += bytes(&entry.path())?;
+        } else if kind.is_file() && entry.file_name() != "log" {
+            sum += entry.metadata()?.len();
+        }
+    }
+    Ok(sum)
+}

@@ -1,0 +1,170 @@
+//! The process that is dumped and restored: this program again, in a mode of its own.
+//!
+//! Eight threads call malloc, calloc, realloc and free without pause, pass objects to each other,
+//! and compare every byte of an object whenever they touch it; after each round a thread goes
+//! through all it holds, then beats. The main thread trims, so that remote caches are emptied too.
+//! A wrong byte is named on standard error and ends the process. Started by `process`.
+//!
+//! I1: an object begins with [`MARK`], by which the control finds objects in an image.
+//! I2: standard error is written to only on failure: a restore insists on the file's size.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::board::{Board, WORKERS};
+
+/// The first word of every object.
+pub const MARK: u64 = 0x6a5f_0b9d_c3e1_7742;
+/// The exit status after a wrong byte.
+pub const WRONG: i32 = 3;
+
+const SLOTS: usize = 500;
+const STEPS_PER_ROUND: usize = 2000;
+const PAUSE: Duration = Duration::from_millis(20);
+
+static EXCHANGE: [Mutex<Object>; 64] = [const { Mutex::new(Object::NONE) }; 64];
+
+/// Runs until it is killed, or process `harness` is gone.
+pub fn main(board: &Path, harness: i32) -> Result<()> {
+    let board: &Board = Box::leak(Box::new(Board::open(board)?));
+    for index in 0..WORKERS {
+        std::thread::spawn(move || hammer(board, index));
+    }
+    // SAFETY: signal 0 only asks whether the process exists.
+    while unsafe { libc::kill(harness, 0) } == 0 {
+        std::thread::sleep(PAUSE);
+        // SAFETY: no duties.
+        unsafe { libc::malloc_trim(0) };
+        board.beat(WORKERS, 0);
+    }
+    Ok(())
+}
+
+fn hammer(board: &Board, index: usize) -> ! {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (index as u64 + 1));
+    let mut objects = [Object::NONE; SLOTS];
+    loop {
+        let mut verified = 0;
+        for _ in 0..STEPS_PER_ROUND {
+            let object = &mut objects[random.below(SLOTS)];
+            verified += object.verify(board, index);
+            match random.below(4) {
+                _ if object.len == 0 => *object = Object::new(&mut random),
+                0 => object.resize(board, index, random.size()),
+                1 => {
+                    let other = &mut *EXCHANGE[random.below(64)].lock().expect("nobody panics");
+                    std::mem::swap(object, other);
+                }
+                _ => object.free(),
+            }
+        }
+        verified += objects.iter().map(|object| object.verify(board, index)).sum::<u64>();
+        board.beat(index, verified);
+    }
+}
+
+/// Memory from malloc and what it must hold. `len` 0: none.
+#[derive(Clone, Copy)]
+struct Object {
+    address: usize,
+    len: usize,
+    seed: u64,
+}
+
+impl Object {
+    const NONE: Object = Object { address: 0, len: 0, seed: 0 };
+
+    fn new(random: &mut Random) -> Object {
+        let (len, seed) = (random.size(), random.next());
+        // SAFETY: no duties; the result is checked below.
+        let memory = unsafe {
+            match random.below(4) {
+                0 => libc::calloc(1, len),
+                _ => libc::malloc(len),
+            }
+        };
+        assert!(!memory.is_null(), "out of memory");
+        let mut object = Object { address: memory as usize, len, seed };
+        object.fill(0);
+        object
+    }
+
+    fn resize(&mut self, board: &Board, index: usize, len: usize) {
+        // SAFETY: the object is ours and live.
+        let memory = unsafe { libc::realloc(self.address as *mut _, len) };
+        assert!(!memory.is_null(), "out of memory");
+        let kept = Object { address: memory as usize, len: len.min(self.len), seed: self.seed };
+        kept.verify(board, index);
+        *self = Object { len, ..kept };
+        self.fill(kept.len);
+    }
+
+    fn free(&mut self) {
+        // SAFETY: the object is ours and live, and forgotten in the next line.
+        unsafe { libc::free(self.address as *mut _) };
+        *self = Object::NONE;
+    }
+
+    /// Writes the words from byte `from` on.
+    fn fill(&mut self, from: usize) {
+        // SAFETY: `len` bytes at `address` are ours, aligned to 16.
+        let words =
+            unsafe { std::slice::from_raw_parts_mut(self.address as *mut u64, self.len / 8) };
+        for (i, word) in words.iter_mut().enumerate().skip(from / 8) {
+            *word = self.word(i);
+        }
+    }
+
+    /// Compares all words; how many objects that were. Does not come back if one is wrong.
+    fn verify(&self, board: &Board, index: usize) -> u64 {
+        if self.len == 0 {
+            return 0;
+        }
+        // SAFETY: as in `fill`, which wrote them.
+        let words = unsafe { std::slice::from_raw_parts(self.address as *const u64, self.len / 8) };
+        if let Some(i) = (0..words.len()).find(|&i| words[i] != self.word(i)) {
+            board.fail();
+            let (found, right) = (words[i], self.word(i));
+            eprintln!(
+                "thread {index}: object of {} bytes at {:#x}: word {i} is {found:#x}, not {right:#x}",
+                self.len, self.address
+            );
+            // SAFETY: ends the process at once, without the heap that is in doubt.
+            unsafe { libc::_exit(WRONG) };
+        }
+        1
+    }
+
+    fn word(&self, i: usize) -> u64 {
+        if i == 0 { MARK } else { self.seed.wrapping_add(i as u64).wrapping_mul(MARK | 1) }
+    }
+}
+
+/// xorshift64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    /// A multiple of 8: mostly small, some of many pages, a few beyond the largest class.
+    fn size(&mut self) -> usize {
+        let bound = match self.below(256) {
+            0 => 512 << 10,
+            1..8 => 16 << 10,
+            _ => 1 << 10,
+        };
+        16 + 8 * self.below(bound / 8)
+    }
+}
