@@ -53,7 +53,11 @@ fn run_finds_the_library_beside_itself_and_in_lib() {
             std::fs::create_dir(root.join(folder)).unwrap();
         }
         let command = root.join("bin/rsalloc");
-        std::fs::copy(env!("CARGO_BIN_EXE_rsalloc"), &command).unwrap();
+        // By another process: a descriptor of ours, open for writing while another test forks, would
+        // make the copy "busy" when it is to run.
+        let mut copy = Command::new("cp");
+        copy.arg(env!("CARGO_BIN_EXE_rsalloc")).arg(&command);
+        assert!(copy.status().unwrap().success(), "cp failed");
         let line = error(Command::new(&command).args(["run", "true"]), 3);
         assert!(line.contains("librsalloc.so") && line.contains("--lib"), "{line}");
         let copy = root.join(place).join("librsalloc.so");

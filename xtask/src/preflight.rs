@@ -48,7 +48,6 @@ const GATES: &[Gate] = &[
     ),
     xtask("programs", &["programs", "--quick", "--mode", "all"]),
     cargo("refusals", &["test", "--package", "alloc-core", "--features", "faults"]),
-    // 20 cycles: 5 in each of 4 modes.
     xtask("fuzz-blind", &["fuzz", "--check-control"]),
     xtask("fuzz", &["fuzz", "--seconds", "20"]),
 ];
