@@ -104,3 +104,32 @@ pub fn tree(pid: i32) -> Vec<i32> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// The verdict on this very process, with a stand-in for `rsalloc` that gives `answer`.
+    fn verdict(answer: &str) -> String {
+        let room = tempfile::tempdir().expect("a temporary folder");
+        let inspector = room.path().join("rsalloc");
+        fs::write(&inspector, format!("#!/bin/sh\necho '{answer}'\n")).expect("a script");
+        fs::set_permissions(&inspector, PermissionsExt::from_mode(0o755)).expect("executable");
+        let library = Library { path: room.path().join("x.so"), inspector: Some(inspector) };
+        let mut witness = Witness::new(&library, Mode::Own);
+        let name = fs::read_to_string("/proc/self/comm").expect("a name");
+        witness.want(name.trim_end());
+        witness.look(std::process::id() as i32);
+        witness.verdict().map_or_else(|error| error.to_string(), |()| "at work".to_owned())
+    }
+
+    #[test]
+    fn only_the_mode_that_was_asked_for_counts() {
+        let published = |mode| format!(r#"{{"active":true,"report":{{"mode":"{mode}"}}}}"#);
+        assert_eq!(verdict(&published("rseq_own")), "at work");
+        assert!(verdict(&published("atomic")).contains("in mode atomic instead of own"));
+        assert!(verdict(r#"{"active":false,"report":null}"#).contains("was not seen"));
+        assert!(verdict("no JSON").contains("was not seen"));
+    }
+}

@@ -85,7 +85,7 @@ pub fn run(args: Args) -> Result<()> {
     let small = args.quick || args.check_control;
     let bench = Bench {
         scale: if small { Scale::Quick } else { Scale::Full },
-        limit: Duration::from_secs(if small { 60 } else { 900 }),
+        limit: Duration::from_secs(if small { 120 } else { 900 }),
         room: room.path().to_owned(),
     };
     if args.keep {
