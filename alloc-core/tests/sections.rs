@@ -3,6 +3,7 @@
 use alloc_core::cpu_cache::shards;
 use alloc_core::rseq::abi::{CriticalSection, SIGNATURE};
 use alloc_core::rseq::registration;
+use alloc_core::shard::Region;
 use alloc_core::size_class::class_of;
 use alloc_core::{rseq, slab};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -75,7 +76,15 @@ fn a_stopped_region_stands_still() {
     let class = class_of(64);
     let over = AtomicBool::new(false);
     let moved = AtomicUsize::new(0);
+    // A panic below must not leave the other thread at work for ever.
+    struct Over<'a>(&'a AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     thread::scope(|scope| {
+        let _over = Over(&over);
         scope.spawn(|| {
             let mut objects = [0; 64];
             let taken = slab::take(class, &mut objects).expect("no handler").count;
@@ -99,18 +108,20 @@ fn a_stopped_region_stands_still() {
         });
         for _ in 0..20_000 {
             shards::while_stopped(|regions| {
-                for region in regions {
-                    let look = || region.heads[class].top.load(Ordering::Acquire);
-                    let first = look();
-                    for _ in 0..50 {
-                        assert_eq!(look(), first, "a section committed to a stopped region");
-                        std::hint::spin_loop();
+                // All at once, as soon as possible: what is in flight now lands soon.
+                let tops = |regions: &mut dyn Iterator<Item = &'static Region>| {
+                    let mut tops = [0; 64];
+                    for (top, region) in tops.iter_mut().zip(regions) {
+                        *top = region.heads[class].top.load(Ordering::Acquire);
                     }
-                }
+                    tops
+                };
+                let first = tops(regions);
+                (0..20).for_each(|_| std::hint::spin_loop());
+                assert_eq!(tops(&mut shards::regions()), first, "a commit to a stopped region");
             })
             .expect("the kernel has the fence");
         }
-        over.store(true, Ordering::Relaxed);
     });
     assert!(moved.load(Ordering::Relaxed) > 100, "nothing was in flight");
     assert_eq!(alloc_core::check(), Ok(()));
