@@ -28,6 +28,11 @@ fn main() {
 }
 
 fn fork_often(case: &ModeCase) {
+    // A panic ends the process: the other threads would work for ever.
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("{info}");
+        std::process::abort();
+    }));
     objects::start();
     case.confirm();
     let forks = std::thread::scope(|scope| {

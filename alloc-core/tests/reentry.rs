@@ -68,7 +68,7 @@ fn a_batch_that_came_home_in_part_is_not_kept_whole() {
     let count = CLASS[low].slots_max + 40 * CLASS[low].batch;
     let mut objects: Vec<usize> = Vec::new();
     for i in 0..count {
-        let size = if i % 2 == 0 { 4096 } else { 4608 };
+        let size = if i % 3 > 0 { 4096 } else { 4608 };
         objects.push(alloc_core::allocate(size) as usize);
     }
     alloc_core::release();
