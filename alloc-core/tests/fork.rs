@@ -7,6 +7,9 @@ mod modes;
 #[allow(dead_code, reason = "as above")]
 mod objects;
 
+use alloc_core::page_heap::PAGE_HEAP;
+use alloc_core::page_heap::tract::{HEADER_PAGES, Tract};
+use alloc_core::units::TRACT_PAGES;
 use modes::{ModeCase, in_each_mode};
 use objects::{Object, Random};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,12 +28,27 @@ fn main() {
 }
 
 fn fork_often(case: &ModeCase) {
+    // A panic ends the process: the other threads would work for ever.
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("{info}");
+        std::process::abort();
+    }));
     objects::start();
     case.confirm();
     let forks = std::thread::scope(|scope| {
         for thread in 0..THREADS {
             scope.spawn(move || work(Random(thread * 7 + 1), || STOP.load(Ordering::Relaxed)));
         }
+        // Purges all the time: a fork in the middle must not cost the child the pages.
+        scope.spawn(|| {
+            while !STOP.load(Ordering::Relaxed) {
+                let sizes = [300_000, 1_000_000, 3_000_000];
+                let spans = sizes.map(|size| alloc_core::allocate_zeroed(size, 8));
+                // SAFETY: live.
+                spans.into_iter().for_each(|span| unsafe { alloc_core::free(span) });
+                alloc_core::release();
+            }
+        });
         let begin = Instant::now();
         let mut forks = 0;
         while forks < FORKS || begin.elapsed() < FORKING {
@@ -66,6 +84,8 @@ fn fork_one(depth: u32) {
 
 fn live_in_child(depth: u32) {
     expect(alloc_core::check() == Ok(()), "check before\n");
+    let is_purging = |tract: &Tract| (HEADER_PAGES..TRACT_PAGES).any(|page| tract.is_purging(page));
+    expect(!PAGE_HEAP.tracts().any(is_purging), "pages that nobody will put back\n");
     let mut rounds = 0;
     work(Random(u64::from(depth) + 99), || {
         rounds += 1;

@@ -64,10 +64,11 @@ fn a_batch_that_came_home_in_part_is_not_kept_whole() {
     let _alone = alone();
     let cpus = FakeCpus::new(1);
     let (low, high) = (class_of(4096), class_of(4608));
-    let count = CLASS[low].slots_max + 10;
+    // More than the cache and the depot take.
+    let count = CLASS[low].slots_max + 40 * CLASS[low].batch;
     let mut objects: Vec<usize> = Vec::new();
     for i in 0..count {
-        let size = if i % 2 == 0 { 4096 } else { 4608 };
+        let size = if i % 3 > 0 { 4096 } else { 4608 };
         objects.push(alloc_core::allocate(size) as usize);
     }
     alloc_core::release();

@@ -1,12 +1,14 @@
 //! The sections as the kernel sees them, and what a stop promises about those in flight.
 
 use alloc_core::cpu_cache::shards;
-use alloc_core::rseq::abi::{CriticalSection, SIGNATURE};
+use alloc_core::rseq::abi::{CriticalSection, SIGNATURE, membarrier};
 use alloc_core::rseq::registration;
+use alloc_core::shard::Region;
 use alloc_core::size_class::class_of;
 use alloc_core::{rseq, slab};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 unsafe extern "C" {
     // The linker's names for the bounds of the section of descriptors.
@@ -31,13 +33,14 @@ fn code_before(address: u64, len: usize) -> &'static [u8] {
 /// `mov qword ptr fs:[r9 + 8], r10`, the store into `rseq_cs`.
 const ANNOUNCE: &[u8] = &[0x64, 0x4D, 0x89, 0x51, 0x08];
 /// The stores that commit: `mov [region + 2 * class * 8], top`, a head's `end`, or `add [r11 + rdi], rsi`.
-const COMMITS: [&[u8]; 6] = [
+const COMMITS: [&[u8]; 7] = [
     &[0x4E, 0x89, 0x14, 0xC1],       // mov [rcx + r8*8], r10
     &[0x4A, 0x89, 0x04, 0xC1],       // mov [rcx + r8*8], rax
     &[0x49, 0x89, 0x14, 0xFB],       // mov [r11 + rdi*8], rdx
     &[0x4D, 0x89, 0x04, 0xFB],       // mov [r11 + rdi*8], r8
     &[0x49, 0x89, 0x4C, 0xFB, 0x08], // mov [r11 + rdi*8 + 8], rcx
     &[0x49, 0x01, 0x34, 0x3B],       // add [r11 + rdi], rsi
+    &[0x48, 0x89, 0x37],             // mov [rdi], rsi, in the section of this file
 ];
 
 #[test]
@@ -66,6 +69,15 @@ fn every_descriptor_is_as_the_kernel_wants_it() {
     }
 }
 
+/// Stops the other thread of a test, also when this one panics.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// From the stop on, no section changes a region, also none that had its address already.
 #[test]
 fn a_stopped_region_stands_still() {
@@ -76,6 +88,7 @@ fn a_stopped_region_stands_still() {
     let over = AtomicBool::new(false);
     let moved = AtomicUsize::new(0);
     thread::scope(|scope| {
+        let _over = Over(&over);
         scope.spawn(|| {
             let mut objects = [0; 64];
             let taken = slab::take(class, &mut objects).expect("no handler").count;
@@ -97,23 +110,76 @@ fn a_stopped_region_stands_still() {
             }
             assert_eq!(slab::put(&objects[..held]), held);
         });
-        for _ in 0..20_000 {
+        for _ in 0..5_000 {
             shards::while_stopped(|regions| {
-                for region in regions {
-                    let look = || region.heads[class].top.load(Ordering::Acquire);
-                    let first = look();
-                    for _ in 0..50 {
-                        assert_eq!(look(), first, "a section committed to a stopped region");
-                        std::hint::spin_loop();
+                // All at once, as soon as possible: what is in flight now lands soon.
+                let tops = |regions: &mut dyn Iterator<Item = &'static Region>| {
+                    let mut tops = [0; 64];
+                    for (top, region) in tops.iter_mut().zip(regions) {
+                        *top = region.heads[class].top.load(Ordering::Acquire);
                     }
-                }
+                    tops
+                };
+                let first = tops(regions);
+                (0..20).for_each(|_| std::hint::spin_loop());
+                assert_eq!(tops(&mut shards::regions()), first, "a commit to a stopped region");
             })
             .expect("the kernel has the fence");
         }
-        over.store(true, Ordering::Relaxed);
     });
     assert!(moved.load(Ordering::Relaxed) > 100, "nothing was in flight");
     assert_eq!(alloc_core::check(), Ok(()));
+}
+
+/// Stores `value` to `word` by a section that takes its time; 0, or -1 if it was aborted.
+#[unsafe(naked)]
+unsafe extern "C" fn store_slowly(word: *const AtomicUsize, value: usize, turns: usize) -> isize {
+    std::arch::naked_asm!(
+        alloc_core::__rsalloc_text!(descriptor),
+        alloc_core::__rsalloc_text!(announce),
+        "12: sub rdx, 1",
+        "jnz 12b",
+        "mov [rdi], rsi", // COMMIT
+        "20: xor eax, eax",
+        "ret",
+        alloc_core::__rsalloc_text!(abort),
+        "mov rax, -1",
+        "ret",
+    )
+}
+
+/// What a stop rests on: the fence aborts the sections that are running, on every CPU.
+#[test]
+fn the_fence_aborts_what_is_in_flight() {
+    assert!(!alloc_core::allocate(1).is_null());
+    registration::sections().expect("this test needs rseq");
+    let (word, begun, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    let mut in_flight = 0;
+    thread::scope(|scope| {
+        let _over = Over(&over);
+        scope.spawn(|| {
+            for attempt in 1.. {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                begun.store(attempt, Ordering::SeqCst);
+                // SAFETY: the word lives; about 0.3 ms.
+                unsafe { store_slowly(&word, attempt, 500_000) };
+            }
+        });
+        for _ in 0..300 {
+            let last = begun.load(Ordering::SeqCst);
+            assert!(membarrier::fence(None), "the kernel has the fence");
+            let before = word.load(Ordering::SeqCst);
+            in_flight += usize::from(before < last);
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_millis(1) {
+                let now = word.load(Ordering::SeqCst);
+                assert!(now == before || now > last, "attempt {now} committed behind the fence");
+            }
+        }
+    });
+    assert!(in_flight > 10, "nothing was in flight");
 }
 
 /// A policy that looked at one shard must not set the end of another.
