@@ -8,3 +8,9 @@ static GLOBAL: alloc_global::RsAlloc = alloc_global::RsAlloc;
 pub extern "C" fn work() -> usize {
     (1..1000).map(|size| std::hint::black_box(vec![1u8; size]).len()).sum()
 }
+
+/// Whether the engine has started.
+#[unsafe(no_mangle)]
+pub extern "C" fn has_started() -> bool {
+    alloc_global::report().mode != alloc_global::Mode::Unset
+}

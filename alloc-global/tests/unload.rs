@@ -20,6 +20,10 @@ fn a_closed_plugin_stays() {
         unsafe {
             let handle = libc::dlopen(name.as_ptr(), libc::RTLD_NOW);
             assert!(!handle.is_null(), "{} is missing: build the examples", path.display());
+            let started = libc::dlsym(handle, c"has_started".as_ptr());
+            assert!(!started.is_null());
+            let started: extern "C" fn() -> bool = std::mem::transmute(started);
+            assert!(started(), "a thread could be in an entry before init: docs/adr/0003");
             let work = libc::dlsym(handle, c"work".as_ptr());
             assert!(!work.is_null());
             let work: extern "C" fn() -> usize = std::mem::transmute(work);

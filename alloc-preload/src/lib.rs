@@ -22,17 +22,6 @@ mod mall;
 mod posix;
 mod print;
 
-#[used]
-#[unsafe(link_section = ".init_array")]
-static AT_START: extern "C" fn() = start;
-
-/// Has the engine start even in a program that never allocates, so that a wrong RSALLOC_CONF is
-/// named, `rsalloc check` finds a mode and `stats_at_exit` is obeyed there too.
-extern "C" fn start() {
-    // SAFETY: freed once, by its own allocator.
-    unsafe { alloc_core::free(alloc_core::allocate(1)) }
-}
-
 // I1. The libc crate links libc only while no other crate of the build asks for its `std` feature;
 // without this line the command's dependencies would leave the library with unversioned symbols.
 #[link(name = "c")]

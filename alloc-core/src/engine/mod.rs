@@ -16,7 +16,7 @@
 pub mod fork;
 pub mod init;
 pub mod large;
-mod pin;
+mod load;
 pub mod slow;
 
 use crate::cpu_cache::{self, Object};
