@@ -110,7 +110,15 @@ fn a_stopped_region_stands_still() {
             }
             assert_eq!(slab::put(&objects[..held]), held);
         });
-        for _ in 0..5_000 {
+        let begin = Instant::now();
+        let mut stops = 0;
+        // On a busy machine the other thread may be late.
+        while stops < 5_000 || moved.load(Ordering::Relaxed) < 100 {
+            assert!(begin.elapsed() < Duration::from_secs(60), "nothing is in flight");
+            if stops % 100 == 0 {
+                thread::sleep(Duration::from_micros(100));
+            }
+            stops += 1;
             shards::while_stopped(|regions| {
                 // All at once, as soon as possible: what is in flight now lands soon.
                 let tops = |regions: &mut dyn Iterator<Item = &'static Region>| {
@@ -127,7 +135,6 @@ fn a_stopped_region_stands_still() {
             .expect("the kernel has the fence");
         }
     });
-    assert!(moved.load(Ordering::Relaxed) > 100, "nothing was in flight");
     assert_eq!(alloc_core::check(), Ok(()));
 }
 
