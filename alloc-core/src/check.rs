@@ -18,7 +18,7 @@ use crate::page_heap::tract::{BITMAP_WORDS, HEADER_PAGES, Kind, PageEntry, Tract
 use crate::page_map;
 use crate::rseq::registration;
 use crate::shard::Region;
-use crate::size_class::{CLASS, CLASSES, Class, RECIPROCAL_SHIFT};
+use crate::size_class::{CLASS, CLASSES, Class};
 use crate::slab::{self, SLABS};
 use crate::sync::{Guarded64, Lock, Rank};
 use crate::units::{PAGE_BYTES, TRACT_PAGES};
@@ -231,14 +231,12 @@ impl Walk {
         if real == 0 && HUGE.len_of(object).is_some_and(|len| len >= CLASS[class].size) {
             return Ok(()); // Allocated apart, freed by its class.
         }
-        if real < class || !slab::is_object_start(object, real) {
-            return broken("cached pointer is not an object of its class", object);
-        }
         let Some(slab) = PAGE_HEAP.entry_at(object) else {
             return broken("cached pointer outside the heap", object);
         };
-        let offset = (object - slab.page()) as u64;
-        let bit = ((offset * CLASS[real].reciprocal) >> RECIPROCAL_SHIFT) as usize;
+        let Some(bit) = slab::index_of(slab, real, object).filter(|_| real >= class) else {
+            return broken("cached pointer is not an object of its class", object);
+        };
         if slab.bitmap()[bit / 64].get() >> (bit % 64) & 1 == 1 {
             return broken("object both cached and free in its slab", object);
         }

@@ -103,7 +103,7 @@ static INFO: [KeyInfo; KEYS] = [
         name: "cache",
         shape: Shape::Number,
         default: 8 << 20,
-        help: "bytes that one shard may cache; by default 64 MiB over all CPUs, 2 to 8 MiB for each",
+        help: "bytes that one shard may cache; by default 64 MiB over all CPUs, 2 to 8 MiB for each, or an eighth of what is in use",
     },
     KeyInfo {
         name: "dirty",
@@ -155,10 +155,15 @@ pub fn cache_bytes() -> usize {
     get(Key::Cache)
 }
 
+/// Whether somebody has set `key`.
+pub fn is_set(key: Key) -> bool {
+    // Ordering: Relaxed, a word that stands alone.
+    ORIGINS[key as usize].load(Ordering::Relaxed) != Origin::Default as u8
+}
+
 /// Sets the default of a number that init finds out, if nobody has set it.
 pub fn set_default(key: Key, value: usize) {
-    // Ordering: Relaxed, values that stand alone.
-    if ORIGINS[key as usize].load(Ordering::Relaxed) == Origin::Default as u8 {
+    if !is_set(key) {
         store(key as usize, value, Origin::Default);
     }
 }

@@ -146,6 +146,14 @@ fn take_from(slab: &PageEntry, class: Class, out: &mut [usize]) -> usize {
     count
 }
 
+/// Which object of a slab of `class` starts at `object`, an address in the slab's first page.
+pub fn index_of(slab: &PageEntry, class: Class, object: usize) -> Option<usize> {
+    let info = &CLASS[class];
+    let offset = object.checked_sub(slab.page())?;
+    let index = ((offset as u64 * info.reciprocal) >> RECIPROCAL_SHIFT) as usize;
+    (index * info.size == offset && index < info.objects).then_some(index)
+}
+
 /// Puts objects back that the caller holds: how many, the first ones, since a class may refuse. Nulls are
 /// skipped. The objects may be of any class, or apart in mappings of their own, but runs of one class are
 /// cheapest.
@@ -186,11 +194,7 @@ fn put_run(class: Class, objects: &[usize]) -> Result<(), Reentered> {
 fn put_one(slabs: &SlabClass, class: Class, object: usize) {
     let info = &CLASS[class];
     let Some(slab) = PAGE_HEAP.entry_at(object) else { fail(Misuse::ForeignPointer, object) };
-    let offset = object - slab.page();
-    let index = ((offset as u64 * info.reciprocal) >> RECIPROCAL_SHIFT) as usize;
-    if index * info.size != offset || index >= info.objects {
-        fail(Misuse::InnerPointer, object);
-    }
+    let Some(index) = index_of(slab, class, object) else { fail(Misuse::InnerPointer, object) };
     let word = &slab.bitmap()[index / 64];
     let bit = 1 << (index % 64);
     if word.get() & bit != 0 {
@@ -287,14 +291,6 @@ fn unlink(slabs: &SlabClass, slab: &PageEntry) {
 fn entry_ref(address: usize) -> Option<&'static PageEntry> {
     // SAFETY: lists hold 0 or addresses of entries, which live as long as their tracts: for ever.
     unsafe { (address as *const PageEntry).as_ref() }
-}
-
-/// Whether `object` is a live address of a slab: the start of an object that is handed out.
-pub fn is_object_start(object: usize, class: Class) -> bool {
-    let info = &CLASS[class];
-    let Some(slab) = PAGE_HEAP.entry_at(object) else { return false };
-    let offset = object - slab.page();
-    offset.is_multiple_of(info.size) && offset / info.size < info.objects
 }
 
 /// The class locks in rank order, for fork.

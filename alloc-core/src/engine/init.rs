@@ -6,7 +6,7 @@
 
 use crate::asm::thread_pointer;
 use crate::config::{self, Key};
-use crate::cpu_cache::locked;
+use crate::cpu_cache::{capacity, locked};
 use crate::fail::Line;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
@@ -117,7 +117,9 @@ fn open_shards(adoption: &Adoption) -> Report {
     let possible = possible_cpus();
     let allowed = os::affinity_count().clamp(1, possible);
     locked::set_count(allowed * 4);
-    config::set_default(Key::Cache, (CACHE_TOTAL / allowed).clamp(CACHE_MIN, CACHE_MAX));
+    let sharers = if adoption.mode == Mode::Atomic { locked::count() } else { allowed };
+    capacity::set_sharers(sharers);
+    config::set_default(Key::Cache, (CACHE_TOTAL / sharers).clamp(CACHE_MIN, CACHE_MAX));
     let wants_cid = config::get(Key::Index) == 1 && registration::has_mm_cid(adoption);
     let index = if wants_cid { Index::MmCid } else { Index::CpuId };
     let mut fence = false;

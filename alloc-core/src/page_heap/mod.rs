@@ -447,6 +447,12 @@ impl PageHeap {
         self.dirty_limit.store(pages, Ordering::Relaxed);
     }
 
+    /// Bytes in spans that somebody holds.
+    pub fn held_bytes(&self) -> usize {
+        // Ordering: Relaxed, a statistic that steers caches.
+        self.held.load(Ordering::Relaxed) * PAGE_BYTES
+    }
+
     /// Bytes mapped in tracts, bytes free and dirty, bytes purged since start.
     pub fn totals(&self) -> (usize, usize, usize) {
         // Ordering: Relaxed, statistics.
