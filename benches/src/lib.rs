@@ -1,12 +1,14 @@
 //! Loads on an allocator, one row of the comparison each, and how they are measured.
 //!
 //! The loads call the C functions (`malloc`, `free`, ...), so `LD_PRELOAD` decides which allocator
-//! is measured. The `workload` program runs one row; `cargo xtask compare` runs it on every peer.
+//! is measured. The `workload` program runs one row; `cargo xtask compare` runs it on every peer. Rust programs on
+//! a `#[global_allocator]` are in benches/front.
 //!
 //! One way down: `rows` (the table) -> `loads` (what they do) -> `client`, `slots`, `rng`;
 //! beside them `measure` (runs a row) -> `process` (what the kernel says about us).
 #![deny(unsafe_code)]
 
+pub mod cli;
 pub mod client;
 pub mod loads;
 pub mod measure;

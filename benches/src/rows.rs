@@ -86,7 +86,8 @@ pub static ROWS: &[Row] = &[
     ),
 ];
 
-const fn row(
+/// A row.
+pub const fn row(
     name: &'static str,
     unit: &'static str,
     what: &'static str,
@@ -95,7 +96,8 @@ const fn row(
     Row { name, unit, what, loads }
 }
 
-fn one(load: impl Load + 'static) -> Vec<Box<dyn Load>> {
+/// The loads of a row with one thread.
+pub fn one(load: impl Load + 'static) -> Vec<Box<dyn Load>> {
     vec![Box::new(load)]
 }
 

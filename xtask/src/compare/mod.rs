@@ -2,9 +2,10 @@
 //!
 //! Promises that the samples of one row and round lie next to each other in time (interleaved), each
 //! in a process of its own, and that the allocator meant is the one that served it. Calls `peers`
-//! (who), `sample` (one process), `report` (tables), `plot`.
+//! or `front` (who), `sample` (one process), `report` (tables), `plot`.
 
 mod crates;
+mod front;
 mod peers;
 mod plot;
 mod report;
@@ -43,6 +44,9 @@ pub struct Arguments {
     /// Write plots into this folder
     #[arg(long)]
     plots: Option<PathBuf>,
+    /// Compare Rust programs on a `#[global_allocator]`, not the C functions
+    #[arg(long)]
+    front: bool,
     /// Write tables, samples and plots to docs/benchmarks.md and docs/benchmarks/
     #[arg(long)]
     write: bool,
@@ -54,13 +58,20 @@ pub fn main(mut arguments: Arguments) -> anyhow::Result<()> {
         bail!("--rounds 0 measures nothing");
     }
     let docs = tools::root().join("docs");
+    let part = if arguments.front { report::FRONT } else { report::C };
     if arguments.write {
-        arguments.csv.get_or_insert_with(|| docs.join("benchmarks/compare.csv"));
-        arguments.plots.get_or_insert_with(|| docs.join("benchmarks"));
+        let folder = docs.join(report::plots_folder(part));
+        arguments.csv.get_or_insert_with(|| folder.join("compare.csv"));
+        arguments.plots.get_or_insert(folder);
     }
-    tools::build_release(&["benches", "alloc-preload"])?;
-    let peers = peers::select(&arguments.peers)?;
-    let rows = sample::select_rows(&arguments.rows)?;
+    let peers = if arguments.front {
+        front::select(&arguments.peers)?
+    } else {
+        tools::build_release(&["benches", "alloc-preload"])?;
+        peers::select(&arguments.peers)?
+    };
+    let program = &peers.first().context("no allocator")?.program;
+    let rows = sample::select_rows(program, &arguments.rows)?;
     let results = measure(&arguments, rows, peers)?;
 
     println!("{}", results.tables());
@@ -71,7 +82,7 @@ pub fn main(mut arguments: Arguments) -> anyhow::Result<()> {
         plot::write(&results, folder)?;
     }
     if arguments.write {
-        results.write_markdown(&docs.join("benchmarks.md"))?;
+        results.write_markdown(&docs.join("benchmarks.md"), part)?;
     }
     results.verdict(arguments.limit)
 }

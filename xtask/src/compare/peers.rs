@@ -22,6 +22,10 @@ pub struct Peer {
     pub preload: Option<PathBuf>,
     /// The environment it needs.
     pub environment: &'static [(&'static str, &'static str)],
+    /// The program that runs the rows.
+    pub program: PathBuf,
+    /// What the program says about who served it; none: what `preload` says.
+    pub says: Option<&'static str>,
 }
 
 struct Entry {
@@ -197,5 +201,7 @@ fn find(entry: &Entry) -> anyhow::Result<Peer> {
         bail!("{} is not there; was the build stopped?", path.display());
     }
     let ours = matches!(entry.source, Source::Ours);
-    Ok(Peer { name: entry.name, version, ours, preload, environment: entry.environment })
+    let program = tools::release_dir()?.join("workload");
+    let environment = entry.environment;
+    Ok(Peer { name: entry.name, version, ours, preload, environment, program, says: None })
 }

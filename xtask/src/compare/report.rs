@@ -155,16 +155,18 @@ impl Results {
     }
 
     /// Puts the tables, the machine and the command into the generated part of `path`.
-    pub fn write_markdown(&self, path: &Path) -> anyhow::Result<()> {
+    /// `part` names it, and the folder of the plots.
+    pub fn write_markdown(&self, path: &Path, part: &str) -> anyhow::Result<()> {
         make_folder_of(path)?;
         let old = std::fs::read_to_string(path).unwrap_or_else(|_| "# Benchmarks\n".to_owned());
+        let folder = plots_folder(part);
         let new = format!(
-            "{}\n\n![Time as a multiple of the best peer's](benchmarks/time.svg)\n\
-             ![Peak RSS as a multiple of the leanest peer's](benchmarks/peak-rss.svg)\n{}",
+            "{}\n\n![Time as a multiple of the best peer's]({folder}/time.svg)\n\
+             ![Peak RSS as a multiple of the leanest peer's]({folder}/peak-rss.svg)\n{}",
             self.origin()?,
             self.tables()
         );
-        std::fs::write(path, replace_generated(&old, &new))
+        std::fs::write(path, replace_generated(&old, &new, part))
             .with_context(|| format!("write {}", path.display()))
     }
 
@@ -263,15 +265,24 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// `old` with what stands between the marks replaced by `new`; the marks are added if missing.
-fn replace_generated(old: &str, new: &str) -> String {
-    const BEGIN: &str = "<!-- compare: begin -->";
-    const END: &str = "<!-- compare: end -->";
-    let (before, after) = match (old.split_once(BEGIN), old.split_once(END)) {
+/// Where the plots of `part` lie, below docs.
+pub fn plots_folder(part: &str) -> &'static str {
+    if part == FRONT { "benchmarks/front" } else { "benchmarks" }
+}
+
+/// The part of the tables with the Rust front.
+pub const FRONT: &str = "compare-front";
+/// The part with the C functions.
+pub const C: &str = "compare";
+
+/// `old` with what stands between the marks of `part` replaced by `new`; the marks are added if missing.
+fn replace_generated(old: &str, new: &str, part: &str) -> String {
+    let (begin, end) = (format!("<!-- {part}: begin -->"), format!("<!-- {part}: end -->"));
+    let (before, after) = match (old.split_once(&begin), old.split_once(&end)) {
         (Some((before, _)), Some((_, after))) => (before.to_owned(), after),
         _ => (format!("{}\n\n", old.trim_end()), "\n"),
     };
-    format!("{before}{BEGIN}\n{}\n{END}{after}", new.trim())
+    format!("{before}{begin}\n{}\n{end}{after}", new.trim())
 }
 
 fn make_folder_of(path: &Path) -> anyhow::Result<()> {
@@ -292,11 +303,13 @@ mod tests {
 
     #[test]
     fn only_the_generated_part_is_replaced() {
-        let first = replace_generated("# Benchmarks\n\nWords.\n", "one");
+        let first = replace_generated("# Benchmarks\n\nWords.\n", "one", C);
         assert!(first.starts_with("# Benchmarks\n\nWords.\n") && first.contains("\none\n"));
         let with_tail = first + "More words.\n";
-        let second = replace_generated(&with_tail, "two");
+        let second = replace_generated(&with_tail, "two", C);
         assert_eq!(second, with_tail.replace("one", "two"));
+        let both = replace_generated(&second, "three", FRONT);
+        assert!(both.starts_with(second.trim_end()) && both.contains("\nthree\n"));
     }
 
     fn results(times: &[(&'static str, bool, Option<f64>)]) -> Results {
@@ -306,6 +319,8 @@ mod tests {
             version: String::new(),
             preload: None,
             environment: &[],
+            program: Default::default(),
+            says: None,
         });
         let row = Row { name: "row".into(), unit: "pair".into(), what: "it".into() };
         let mut results = Results::new(vec![row], peers.collect());

@@ -42,9 +42,9 @@ pub struct Sample {
     pub minor_faults: u64,
 }
 
-/// The rows of these names in the order of the table, all if there are none.
-pub fn select_rows(names: &[String]) -> anyhow::Result<Vec<Row>> {
-    let list = tools::output(Command::new(program()?).arg("--list"))?;
+/// The rows of these names in the order of the program's table, all if there are none.
+pub fn select_rows(program: &Path, names: &[String]) -> anyhow::Result<Vec<Row>> {
+    let list = tools::output(Command::new(program).arg("--list"))?;
     let all: Vec<Row> = serde_json::from_str(&list).context("the list of rows")?;
     for name in names {
         if !all.iter().any(|row| row.name == *name) {
@@ -65,10 +65,14 @@ pub fn take(row: &str, peer: &Peer, seconds: f64, rest: f64) -> anyhow::Result<S
     if let Some(library) = &peer.preload {
         command.arg(format!("LD_PRELOAD={}", library.display()));
     }
-    command.arg(program()?).arg(row);
+    command.arg(&peer.program).arg(row);
     command.args(["--seconds", &seconds.to_string(), "--rest", &rest.to_string()]);
     let sample: Sample = serde_json::from_str(&tools::output(&mut command)?)?;
-    served_by(&sample.allocator, peer.preload.as_deref())?;
+    match peer.says {
+        Some(name) if sample.allocator == name => {}
+        Some(name) => bail!("{} served it, not {name}", sample.allocator),
+        None => served_by(&sample.allocator, peer.preload.as_deref())?,
+    }
     Ok(sample)
 }
 
@@ -86,10 +90,6 @@ fn served_by(allocator: &str, preload: Option<&Path>) -> anyhow::Result<()> {
 
 fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
-}
-
-fn program() -> anyhow::Result<std::path::PathBuf> {
-    Ok(tools::release_dir()?.join("workload"))
 }
 
 #[cfg(test)]

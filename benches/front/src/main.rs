@@ -1,0 +1,42 @@
+//! `front ROW`: as `workload`, for Rust programs on a `#[global_allocator]` chosen by a feature.
+//!
+//! One way down: this (who serves) -> `rows` (the table) -> `heap` (calls one by one) and `programs`.
+
+mod heap;
+mod programs;
+mod rows;
+
+macro_rules! serve {
+    ($($feature:literal: $allocator:path;)*) => {
+        $(
+            #[cfg(feature = $feature)]
+            #[global_allocator]
+            static GLOBAL: $allocator = $allocator;
+        )*
+        /// Who serves this program.
+        const ALLOCATOR: &str = {
+            #[allow(unused_mut, unused_assignments)]
+            let mut name = "system";
+            $(
+                #[cfg(feature = $feature)]
+                {
+                    name = $feature;
+                }
+            )*
+            name
+        };
+    };
+}
+
+serve! {
+    "rsalloc": alloc_global::RsAlloc;
+    "mimalloc": mimalloc::MiMalloc;
+    "jemalloc": tikv_jemallocator::Jemalloc;
+    "snmalloc": snmalloc_rs::SnMalloc;
+    "rpmalloc": rpmalloc::RpMalloc;
+    "tcmalloc": tcmalloc_better::TCMalloc;
+}
+
+fn main() -> anyhow::Result<()> {
+    benches::cli::main(rows::ROWS, || ALLOCATOR.to_owned())
+}

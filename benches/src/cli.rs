@@ -1,0 +1,52 @@
+//! The command line of the programs that run one row: `workload` and `front`.
+
+use crate::measure::{Budget, run};
+use crate::rows::Row;
+use anyhow::Context;
+use clap::Parser;
+use std::time::Duration;
+
+#[derive(Parser)]
+#[command(about = "One row of the comparison on the allocator of this process")]
+struct Arguments {
+    /// The row to run
+    #[arg(required_unless_present = "list")]
+    row: Option<String>,
+    /// Print the rows as one line of JSON and stop
+    #[arg(long)]
+    list: bool,
+    /// Seconds within the clock
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Operations within the clock, in place of seconds
+    #[arg(long, conflicts_with = "seconds")]
+    iters: Option<u64>,
+    /// Seconds of idleness before the final memory is read
+    #[arg(long, default_value_t = 0.0)]
+    rest: f64,
+}
+
+/// Runs the row that the command line asks for; `allocator` says who served it.
+pub fn main(rows: &[Row], allocator: fn() -> String) -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let Some(name) = arguments.row.filter(|_| !arguments.list) else {
+        println!("{}", serde_json::to_string(rows)?);
+        return Ok(());
+    };
+    let row = rows
+        .iter()
+        .find(|row| row.name == name)
+        .with_context(|| format!("no row {name}; `--list` names them"))?;
+    let budget = match arguments.iters {
+        Some(count) => Budget::Operations(count),
+        None => Budget::Time(seconds(arguments.seconds)?),
+    };
+    let mut measurement = run(row, budget, seconds(arguments.rest)?)?;
+    measurement.allocator = allocator();
+    println!("{}", serde_json::to_string(&measurement)?);
+    Ok(())
+}
+
+fn seconds(value: f64) -> anyhow::Result<Duration> {
+    Duration::try_from_secs_f64(value).with_context(|| format!("{value} is no number of seconds"))
+}
