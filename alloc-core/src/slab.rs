@@ -159,13 +159,22 @@ fn take_from(slab: &PageEntry, class: Class, out: &mut [usize]) -> usize {
     count
 }
 
-/// As [`put`], of objects that were cached as such of `class`: a larger one serves there as well, a smaller
-/// one is the trace of a sized free with a wrong size.
+/// As [`put`], of objects that were cached as such of `class`.
 pub fn put_cached(class: Class, objects: &[usize]) -> usize {
     for &object in objects {
-        deny((1..class).contains(&page_map::class_at(object)), Misuse::WrongSize, object);
+        deny(is_smaller(object, class), Misuse::WrongSize, object);
     }
     put(objects)
+}
+
+/// Whether `object` is smaller than those of `class`: the trace of a sized free with a wrong size, while a
+/// larger one serves as well.
+pub fn is_smaller(object: usize, class: Class) -> bool {
+    match page_map::class_at(object) {
+        0 if guard::owns(object) => guard::size_of(object, Misuse::DoubleFree) < CLASS[class].size,
+        0 => false,
+        real => real < class,
+    }
 }
 
 /// Puts objects back that the caller holds: how many, the first ones, since a class may refuse. Nulls are
@@ -214,14 +223,10 @@ fn put_one(slabs: &SlabClass, class: Class, object: usize) {
     let Some(slab) = PAGE_HEAP.entry_at(object) else { fail(Misuse::ForeignPointer, object) };
     let offset = object - slab.page();
     let index = ((offset as u64 * info.reciprocal) >> RECIPROCAL_SHIFT) as usize;
-    if index * info.size != offset || index >= info.objects {
-        fail(Misuse::InnerPointer, object);
-    }
+    deny(index * info.size != offset || index >= info.objects, Misuse::InnerPointer, object);
     let word = &slab.bitmap()[index / 64];
     let bit = 1 << (index % 64);
-    if word.get() & bit != 0 {
-        fail(Misuse::DoubleFree, object);
-    }
+    deny(word.get() & bit != 0, Misuse::DoubleFree, object);
     word.set(word.get() | bit);
     slab.scan.set(slab.scan.get().min((index / 64) as u32));
     let free = slab.free.get() as usize + 1;

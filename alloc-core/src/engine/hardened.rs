@@ -13,8 +13,9 @@ use super::{allocate_plain, large, page_map};
 use crate::canary::{self, Canary, State, WORD_BYTES};
 use crate::config::{self, Key};
 use crate::cpu_cache::{self, Object};
-use crate::fail::{Misuse, deny, fail};
+use crate::fail::{Misuse, deny};
 use crate::guard;
+use crate::os;
 use crate::size_class::{CLASS, class_of_aligned};
 use crate::slab;
 use crate::units::OBJECT_MAX_BYTES;
@@ -94,9 +95,7 @@ fn canary_at(address: usize, of_freed: Misuse) -> Option<(usize, Canary)> {
     let bytes = match class {
         0 => large::bytes_at(address, of_freed)?,
         class => {
-            if !slab::is_object_start(address, class) {
-                fail(Misuse::InnerPointer, address);
-            }
+            deny(!slab::is_object_start(address, class), Misuse::InnerPointer, address);
             CLASS[class].size
         }
     };
@@ -148,8 +147,13 @@ fn check_layout(address: usize, size: usize, layout: Option<(usize, usize)>) {
 /// Whether the object may have been allocated with this alignment: not if its address is no multiple, nor if
 /// its class is smaller than such an allocation's. (A larger class can be the stand-in for a busy one.)
 fn is_aligned(address: usize, size: usize, align: usize) -> bool {
-    let (class, asked) = (page_map::class_at(address), class_of_aligned(size + WORD_BYTES, align));
-    address.is_multiple_of(align) && (class == 0 || asked <= class && asked != 0)
+    let asked = class_of_aligned(size + WORD_BYTES, align);
+    address.is_multiple_of(align)
+        && match page_map::class_at(address) {
+            0 if guard::owns(address) => align <= os::page_bytes(),
+            0 => true,
+            class => (1..=class).contains(&asked),
+        }
 }
 
 /// As the engine's, for an object at `address` and the size that the program says it has, if it does.
@@ -162,13 +166,7 @@ pub fn reallocate(address: usize, named: Option<usize>, align: usize, size: usiz
     let Some((class, canary)) = canary_at(address, Misuse::ResizeOfFreed) else {
         return core::ptr::null_mut();
     };
-    let old = match canary.state() {
-        _ if class == 0 && canary.is_unsealed() => canary.room(),
-        State::Live(old) => old,
-        State::Free => fail(Misuse::ResizeOfFreed, address),
-        State::Fresh => fail(Misuse::NeverAllocated, address),
-        State::Broken => fail(Misuse::PastEnd, address),
-    };
+    let old = live_size(address, class, &canary, Misuse::ResizeOfFreed);
     if !canary.is_unsealed() {
         deny(!canary.is_slack_whole(old), Misuse::PastEnd, address);
         check_layout(address, old, named.map(|named| (named, align)));
@@ -190,7 +188,7 @@ fn resize_large(address: usize, old: usize, align: usize, size: usize) -> *mut u
         return core::ptr::null_mut();
     }
     if size + WORD_BYTES > OBJECT_MAX_BYTES
-        && align <= crate::os::page_bytes()
+        && align <= os::page_bytes()
         && let Some(moved) = large::resize(address, size + WORD_BYTES)
     {
         canary_at(moved, Misuse::Corrupt).inspect(|(_, canary)| canary.seal(size));
@@ -215,11 +213,17 @@ pub fn usable_size(address: usize) -> usize {
         return guard::size_of(address, Misuse::SizeOfFreed);
     }
     let Some((class, canary)) = canary_at(address, Misuse::SizeOfFreed) else { return 0 };
+    live_size(address, class, &canary, Misuse::SizeOfFreed)
+}
+
+/// Bytes that the program asked for; ends the process if it does not have the object.
+fn live_size(address: usize, class: usize, canary: &Canary, of_freed: Misuse) -> usize {
     match canary.state() {
-        _ if class == 0 && canary.is_unsealed() => canary.room(),
-        State::Live(size) => size,
-        State::Free => fail(Misuse::SizeOfFreed, address),
-        State::Fresh => fail(Misuse::NeverAllocated, address),
-        State::Broken => fail(Misuse::PastEnd, address),
+        _ if class == 0 && canary.is_unsealed() => {}
+        State::Live(size) => return size,
+        State::Free => deny(true, of_freed, address),
+        State::Fresh => deny(true, Misuse::NeverAllocated, address),
+        State::Broken => deny(true, Misuse::PastEnd, address),
     }
+    canary.room()
 }

@@ -3,7 +3,7 @@
 //! Promises: memory fresh from the kernel is known to be zero; growth stays in place where it can and
 //! moves page tables instead of bytes where it must. Called by engine; calls page_heap and huge.
 
-use crate::fail::{Misuse, fail};
+use crate::fail::{Misuse, deny, fail};
 use crate::guard;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
@@ -142,12 +142,8 @@ pub fn huge_bytes() -> usize {
 
 #[cold]
 fn misuse(address: usize, of_freed: Misuse) -> ! {
-    fail(
-        match PAGE_HEAP.entry_at(address) {
-            Some(_) if !PAGE_HEAP.is_held(address) => of_freed,
-            None if !HUGE.covers(address) => Misuse::ForeignPointer,
-            _ => Misuse::InnerPointer,
-        },
-        address,
-    )
+    let is_ours = PAGE_HEAP.entry_at(address).is_some();
+    deny(is_ours && !PAGE_HEAP.is_held(address), of_freed, address);
+    deny(is_ours || HUGE.covers(address), Misuse::InnerPointer, address);
+    fail(Misuse::ForeignPointer, address)
 }

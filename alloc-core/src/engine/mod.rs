@@ -26,6 +26,7 @@ use crate::fail::{Misuse, deny};
 use crate::page_map;
 use crate::publish::{publish_stats, stats_wanted};
 use crate::size_class::{CLASSES, class_of_aligned};
+use crate::slab;
 use crate::stats::stats;
 use crate::sync::Rank;
 use crate::units::{OBJECT_MAX_BYTES, PAGE_BYTES};
@@ -271,9 +272,8 @@ pub(crate) fn free_sized_slow(address: usize, size: usize, align: usize) {
     if address != 0 && canary::is_on() {
         return hardened::free(address, Some((size, align)));
     }
-    // A smaller object than was named: its next owner would write past it.
-    let real = page_map::class_at(address);
-    deny(real != 0 && real < class_of_aligned(size, align), Misuse::WrongSize, address);
+    let named = class_of_aligned(size, align);
+    deny(slab::is_smaller(address, named), Misuse::WrongSize, address);
     free_slow(address);
 }
 

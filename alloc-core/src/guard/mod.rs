@@ -184,13 +184,10 @@ pub fn size_of(address: usize, of_freed: Misuse) -> usize {
     let state = slot.state.load(Ordering::Acquire);
     // Ordering: Relaxed, acquired by the state.
     let object = slot.object.load(Ordering::Relaxed);
-    match state {
-        UNUSED => fail(Misuse::NeverAllocated, address),
-        _ if object != address => fail(Misuse::InnerPointer, address),
-        // Ordering: Relaxed, as above.
-        LIVE => slot.size.load(Ordering::Relaxed),
-        _ => fail(of_freed, address),
-    }
+    deny(state == UNUSED, Misuse::NeverAllocated, address);
+    deny(object != address, Misuse::InnerPointer, address);
+    deny(state != LIVE, of_freed, address);
+    slot.size.load(Ordering::Relaxed) // Ordering: Relaxed, as above.
 }
 
 /// Frees the object at `address`, which the pool owns; ends the process if there is none.
