@@ -64,9 +64,9 @@ fn dealloc_of_another_alignment() {
         // SAFETY: none: this is the misuse. The class of the wrong layout has room, so the free is not a slow
         // call, which would be named by default too.
         unsafe {
-            let _warm = GLOBAL.alloc(layout(1000, 32 << 10));
+            let _warm = GLOBAL.alloc(layout(1000, 4096));
             let p = GLOBAL.alloc(layout(1000, 64));
-            GLOBAL.dealloc(p, layout(1000, 32 << 10));
+            GLOBAL.dealloc(p, layout(1000, 4096));
             std::process::exit(0);
         }
     });

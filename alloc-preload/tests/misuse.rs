@@ -548,8 +548,8 @@ fn table_text() -> String {
     for case in CASES {
         let outcomes = [case.default, case.hardened, case.guard];
         let mut texts: Vec<_> = outcomes.iter().flatten().map(|(_, text)| *text).collect();
-        texts.dedup();
-        texts.retain(|text| !text.is_empty());
+        let mut said = std::collections::BTreeSet::new();
+        texts.retain(|text| !text.is_empty() && said.insert(*text));
         let [default, hardened, guard] =
             outcomes.map(|outcome| outcome.map_or("not found", |(when, _)| when));
         let messages = texts.iter().map(|text| format!("`{text}`")).collect::<Vec<_>>().join(", ");

@@ -108,7 +108,8 @@ pub fn allocate(size: usize, align: usize) -> Option<usize> {
         return None;
     }
     // At the end of its page, in the next turn at the start.
-    let room = if (turn + index).is_multiple_of(2) { (page - size) & !(align - 1) } else { 0 };
+    let room =
+        if (turn + index).is_multiple_of(2) { (page - size.max(1)) & !(align - 1) } else { 0 };
     let slot = &POOL[index];
     // Ordering: Relaxed, published by the state.
     slot.object.store(start + room, Ordering::Relaxed);
@@ -195,7 +196,8 @@ pub fn free(address: usize) {
     size_of(address, Misuse::DoubleFree);
     let Some(index) = slot_at(address) else { return };
     if !change(index, LIVE, BUSY) {
-        fail(Misuse::DoubleFree, address);
+        // Another thread was first since the look.
+        return deny(true, Misuse::DoubleFree, address);
     }
     let (slot, page) = (&POOL[index], page_of(index));
     let [before, behind] = surroundings(slot, page);
