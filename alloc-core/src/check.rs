@@ -11,6 +11,7 @@
 
 use crate::cpu_cache::{locked, shards};
 use crate::depot::DEPOT;
+use crate::guard;
 use crate::os::{self, Place};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
@@ -228,7 +229,12 @@ impl Walk {
     /// V5.
     fn cached(&self, object: usize, class: Class) -> Verdict {
         let real = page_map::class_at(object);
-        if real == 0 && HUGE.len_of(object).is_some_and(|len| len >= CLASS[class].size) {
+        if real == 0 && guard::owns(object) {
+            return Ok(()); // Guarded, freed by its size.
+        }
+        if real == 0
+            && HUGE.len_of(object).ok().flatten().is_some_and(|len| len >= CLASS[class].size)
+        {
             return Ok(()); // Allocated apart, freed by its class.
         }
         let Some(slab) = PAGE_HEAP.entry_at(object) else {

@@ -69,9 +69,13 @@ pub enum Key {
     StatsAtExit = 4,
     /// 1: say at start what mode the process runs in.
     Verbose = 5,
+    /// 1: check every object when it is freed, and every free one when it is handed out.
+    Hardened = 6,
+    /// One of how many slow calls gets an object between guard pages; 0: none.
+    Guard = 7,
 }
 
-const KEYS: usize = 6;
+const KEYS: usize = 8;
 
 enum Shape {
     Words(&'static [&'static str]),
@@ -123,6 +127,18 @@ static INFO: [KeyInfo; KEYS] = [
         default: 0,
         help: "1: say at start which mode the process runs in",
     },
+    KeyInfo {
+        name: "hardened",
+        shape: Shape::Words(&["0", "1"]),
+        default: 0,
+        help: "1: check each object when it is freed and handed out (slower); sets guard:1000",
+    },
+    KeyInfo {
+        name: "guard",
+        shape: Shape::Number,
+        default: 0,
+        help: "one of so many slow calls gives an object between guard pages, with a SIGSEGV handler; 0: none",
+    },
 ];
 
 static VALUES: [AtomicUsize; KEYS] = [
@@ -132,6 +148,8 @@ static VALUES: [AtomicUsize; KEYS] = [
     AtomicUsize::new(INFO[3].default),
     AtomicUsize::new(INFO[4].default),
     AtomicUsize::new(INFO[5].default),
+    AtomicUsize::new(INFO[6].default),
+    AtomicUsize::new(INFO[7].default),
 ];
 static ORIGINS: [AtomicU8; KEYS] = [const { AtomicU8::new(0) }; KEYS];
 

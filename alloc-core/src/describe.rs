@@ -83,7 +83,12 @@ pub fn report_text(out: &mut impl Write, r: &Report) -> Result {
     writeln!(out, "kernel's rseq:   {}", Size(r.kernel_feature_size))?;
     let membarrier = if r.membarrier != 0 { "registered" } else { "not registered" };
     writeln!(out, "membarrier:      {membarrier}")?;
-    writeln!(out, "OS page:         {} bytes", r.os_page_bytes)
+    writeln!(out, "OS page:         {} bytes", r.os_page_bytes)?;
+    writeln!(out, "hardened:        {}", if r.hardened != 0 { "yes" } else { "no" })?;
+    match r.guard {
+        0 => writeln!(out, "guard pages:     no"),
+        every => writeln!(out, "guard pages:     for one of {every} slow calls"),
+    }
 }
 
 /// Statistics, a line each.
@@ -99,7 +104,8 @@ pub fn report_json(out: &mut impl Write, r: &Report) -> Result {
     write!(out, r#""shard_index":"{index}","shards":{},"#, r.shards)?;
     write!(out, r#""libc_rseq_size":{},"#, r.libc_rseq_size)?;
     write!(out, r#""kernel_feature_size":{},"#, r.kernel_feature_size)?;
-    write!(out, r#""membarrier":{},"os_page_bytes":{}}}"#, r.membarrier != 0, r.os_page_bytes)
+    write!(out, r#""membarrier":{},"os_page_bytes":{},"#, r.membarrier != 0, r.os_page_bytes)?;
+    write!(out, r#""hardened":{},"guard":{}}}"#, r.hardened != 0, r.guard)
 }
 
 /// `{"mapped_bytes":...,...}`.

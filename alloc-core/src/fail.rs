@@ -5,7 +5,7 @@
 
 use crate::os;
 
-/// What was found.
+/// What was found. docs/misuse.md says in which mode and when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Misuse {
     /// The pointer is not from this allocator.
@@ -14,19 +14,90 @@ pub enum Misuse {
     InnerPointer,
     /// The object is free already.
     DoubleFree,
+    /// The address is that of an object which was never handed out.
+    NeverAllocated,
+    /// A freed object is to be resized.
+    ResizeOfFreed,
+    /// A freed object is asked for its size.
+    SizeOfFreed,
+    /// A sized free or resize names another size than the allocation.
+    WrongSize,
+    /// A sized free or resize names an alignment that the object does not have.
+    WrongAlign,
+    /// The bytes behind an object, or its guard page, were written to.
+    PastEnd,
+    /// The bytes in front of an object, or its guard page, were written to.
+    BeforeStart,
+    /// A free object has changed.
+    WriteAfterFree,
+    /// A freed object's guarded page was touched.
+    UseAfterFree,
     /// The allocator's own structures are not as they must be.
     Corrupt,
 }
 
 impl Misuse {
+    /// All of them.
+    pub const ALL: [Misuse; 13] = [
+        Misuse::ForeignPointer,
+        Misuse::InnerPointer,
+        Misuse::DoubleFree,
+        Misuse::NeverAllocated,
+        Misuse::ResizeOfFreed,
+        Misuse::SizeOfFreed,
+        Misuse::WrongSize,
+        Misuse::WrongAlign,
+        Misuse::PastEnd,
+        Misuse::BeforeStart,
+        Misuse::WriteAfterFree,
+        Misuse::UseAfterFree,
+        Misuse::Corrupt,
+    ];
+
     /// The fixed text.
     pub const fn text(self) -> &'static str {
         match self {
             Misuse::ForeignPointer => "free of a pointer that rsalloc did not allocate",
             Misuse::InnerPointer => "free of a pointer into the middle of an object",
             Misuse::DoubleFree => "double free",
+            Misuse::NeverAllocated => "free of an object that was never allocated",
+            Misuse::ResizeOfFreed => "realloc of a freed object",
+            Misuse::SizeOfFreed => "malloc_usable_size of a freed object",
+            Misuse::WrongSize => "sized free with another size than allocated",
+            Misuse::WrongAlign => "aligned free with another alignment than allocated",
+            Misuse::PastEnd => "write past the end of an object",
+            Misuse::BeforeStart => "write before the start of an object",
+            Misuse::WriteAfterFree => "write after free",
+            Misuse::UseAfterFree => "use after free",
             Misuse::Corrupt => "heap structures are corrupt",
         }
+    }
+}
+
+/// Ends the process by [`fail`] if `found`.
+#[inline]
+pub fn deny(found: bool, what: Misuse, at: usize) {
+    if found && !blind::is_to(what) {
+        fail(what, at);
+    }
+}
+
+/// The control of the checks: with the feature `blind`, `RSALLOC_BLIND` names the texts that [`deny`] lets
+/// pass, so a test can see that it turns red without that check.
+mod blind {
+    use super::Misuse;
+
+    #[cfg(not(feature = "blind"))]
+    #[inline(always)]
+    pub fn is_to(_what: Misuse) -> bool {
+        false
+    }
+
+    #[cfg(feature = "blind")]
+    pub fn is_to(what: Misuse) -> bool {
+        let mut buffer = [0; 1024];
+        let named = crate::os::environment(b"RSALLOC_BLIND=", &mut buffer);
+        named.is_some_and(|named| named == what.text().as_bytes())
     }
 }
 
@@ -89,6 +160,16 @@ impl Line {
         for digit in (0..digits).rev() {
             let nibble = (value >> (digit * 4)) & 15;
             self.bytes(&[b"0123456789abcdef"[nibble]]);
+        }
+        self
+    }
+
+    /// Appends `value` in decimal.
+    pub fn decimal(&mut self, value: usize) -> &mut Self {
+        let mut power = 10usize.pow(value.checked_ilog10().unwrap_or(0));
+        while power > 0 {
+            self.bytes(&[b'0' + (value / power % 10) as u8]);
+            power /= 10;
         }
         self
     }

@@ -6,7 +6,7 @@
 //! ```text
 //! engine -> cpu_cache -> depot -> slab -> page_heap -> os
 //!              |                   |         |
-//!            rseq -> os            +--- page_map
+//!            rseq -> os            +--- page_map, guard, canary
 //! leaves: units, config, size_class, sync, fail, shard, asm, report, publish, describe
 //! observers: stats, check
 //! ```
@@ -14,6 +14,7 @@
 
 #[doc(hidden)]
 pub mod asm;
+mod canary;
 mod check;
 pub mod config;
 pub mod cpu_cache;
@@ -22,6 +23,8 @@ pub mod describe;
 #[doc(hidden)]
 pub mod engine;
 pub mod fail;
+#[doc(hidden)]
+pub mod guard;
 pub mod os;
 pub mod page_heap;
 pub mod page_map;

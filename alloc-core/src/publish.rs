@@ -18,7 +18,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub const SECTION: &str = ".rsalloc_report";
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"rsalloc\0");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const REPORT_WORDS: usize = size_of::<Report>() / size_of::<u32>();
 const STATS_WORDS: usize = size_of::<Stats>() / size_of::<u64>();
 
@@ -195,6 +195,8 @@ mod tests {
             kernel_feature_size: 4,
             membarrier: 5,
             os_page_bytes: 6,
+            hardened: 7,
+            guard: 8,
         };
         let stats = Stats::from_words(core::array::from_fn(|i| 1 << (3 * i)));
         publish_report(&report);

@@ -54,4 +54,8 @@ pub struct Report {
     pub membarrier: u32,
     /// OS page size in bytes.
     pub os_page_bytes: u32,
+    /// 1 if each object is checked when it is freed and handed out.
+    pub hardened: u32,
+    /// One of how many slow calls gets an object between guard pages; 0: none.
+    pub guard: u32,
 }

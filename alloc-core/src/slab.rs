@@ -2,14 +2,16 @@
 //!
 //! Promises: an object is handed out once until put back; a double free is found when the object comes
 //! home; the fullest slabs are used first, and empty ones go back to the page heap. Called by
-//! cpu_cache (batches), depot overflow and the atomic path; calls page_heap and page_map.
+//! cpu_cache (batches), depot overflow and the atomic path; calls page_heap, page_map, guard and canary.
 //!
 //! Invariants, under the lock of the class:
 //! I1. A bit of a slab's bitmap is set if the object is in the slab, clear if it is handed out.
 //! I2. `free` is the number of set bits; a slab is in list `bin(free)`, in none if `free` is 0.
 //! I3. At most one empty slab of a class is kept; it is in the last list.
 
-use crate::fail::{Misuse, fail};
+use crate::canary::{self, Canary};
+use crate::fail::{Misuse, deny, fail};
+use crate::guard;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::page_heap::tract::{Kind, PageEntry};
@@ -115,10 +117,21 @@ fn new_slab(slabs: &SlabClass, class: Class) -> Option<bool> {
         let bits = (info.objects - index * 64).min(64);
         word.set(!0 >> (64 - bits));
     }
+    if canary::is_on() {
+        mark_fresh(span.address, info);
+    }
     page_map::set_class_at(span.address, class);
     slabs.slabs.set(slabs.slabs.get() + 1);
     link(slabs, entry, bin_of(info, info.objects));
     Some(span.zeroed && info.objects == 1)
+}
+
+/// canary I1 for the objects of a slab that is being born.
+fn mark_fresh(page: usize, info: &ClassInfo) {
+    for index in 0..info.objects {
+        // SAFETY: an object of the span, which is ours alone.
+        unsafe { Canary::new(page + index * info.size, info.size) }.mark_fresh();
+    }
 }
 
 fn take_from(slab: &PageEntry, class: Class, out: &mut [usize]) -> usize {
@@ -154,8 +167,31 @@ pub fn index_of(slab: &PageEntry, class: Class, object: usize) -> Option<usize> 
     (index * info.size == offset && index < info.objects).then_some(index)
 }
 
+/// Whether an object of `class` starts at `object`.
+pub fn is_object_start(object: usize, class: Class) -> bool {
+    PAGE_HEAP.entry_at(object).is_some_and(|slab| index_of(slab, class, object).is_some())
+}
+
+/// As [`put`], of objects that were cached as such of `class`.
+pub fn put_cached(class: Class, objects: &[usize]) -> usize {
+    for &object in objects {
+        deny(is_smaller(object, class), Misuse::WrongSize, object);
+    }
+    put(objects)
+}
+
+/// Whether `object` is smaller than those of `class`: the trace of a sized free with a wrong size, while a
+/// larger one serves as well.
+pub fn is_smaller(object: usize, class: Class) -> bool {
+    match page_map::class_at(object) {
+        0 if guard::owns(object) => guard::size_of(object, Misuse::DoubleFree) < CLASS[class].size,
+        0 => false,
+        real => real < class,
+    }
+}
+
 /// Puts objects back that the caller holds: how many, the first ones, since a class may refuse. Nulls are
-/// skipped. The objects may be of any class, or apart in mappings of their own, but runs of one class are
+/// skipped. The objects may be of any class, or apart in mappings of their own or guarded, but runs of one class are
 /// cheapest.
 pub fn put(objects: &[usize]) -> usize {
     let mut done = 0;
@@ -163,6 +199,10 @@ pub fn put(objects: &[usize]) -> usize {
         done += match first {
             0 => 1,
             _ => match page_map::class_at(first) {
+                0 if guard::owns(first) => {
+                    guard::free(first);
+                    1
+                }
                 0 if HUGE.release(first) => 1,
                 0 => fail(Misuse::ForeignPointer, first),
                 class => {
@@ -197,9 +237,7 @@ fn put_one(slabs: &SlabClass, class: Class, object: usize) {
     let Some(index) = index_of(slab, class, object) else { fail(Misuse::InnerPointer, object) };
     let word = &slab.bitmap()[index / 64];
     let bit = 1 << (index % 64);
-    if word.get() & bit != 0 {
-        fail(Misuse::DoubleFree, object);
-    }
+    deny(word.get() & bit != 0, Misuse::DoubleFree, object);
     word.set(word.get() | bit);
     slab.scan.set(slab.scan.get().min((index / 64) as u32));
     let free = slab.free.get() as usize + 1;

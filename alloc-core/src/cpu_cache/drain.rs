@@ -33,7 +33,7 @@ fn drain_stopped(region: &Region) {
         // SAFETY: shard I1: the slots above the sentinel hold objects; the region is ours alone.
         let objects = unsafe { core::slice::from_raw_parts(bottom.add(1), region.len(class)) };
         // A handler on top of its own thread's slab lock: the depot needs none.
-        for magazine in objects[slab::put(objects)..].chunks(MAGAZINE_MAX) {
+        for magazine in objects[slab::put_cached(class, objects)..].chunks(MAGAZINE_MAX) {
             DEPOT.put_unbounded(class, magazine);
         }
     }

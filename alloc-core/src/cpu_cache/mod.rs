@@ -15,6 +15,7 @@ pub mod locked;
 pub mod shards;
 
 use crate::depot::DEPOT;
+use crate::fail::{Misuse, deny};
 use crate::rseq::registration;
 use crate::rseq::{ABORTED, FULL, NO_SHARD, Sections};
 use crate::shard::{Counter, Region};
@@ -158,7 +159,10 @@ fn flush<S: Shard>(shard: &S, class: Class, object: usize) {
     if !capacity::grow_on_flush(shard, class) {
         let mut buffer = [0; MAGAZINE_MAX];
         if let popped @ 1.. = shard.pop_batch(class, &mut buffer[..CLASS[class].batch]) {
-            give_back(class, &buffer[..popped as usize]);
+            let batch = &buffer[..popped as usize];
+            // The last of the batch are what was freed last: the place to look for a double free.
+            deny(batch.contains(&object), Misuse::DoubleFree, object);
+            give_back(class, batch);
         }
     }
     if shard.push(class, object) != 0 {
@@ -176,7 +180,7 @@ pub(crate) fn give_back(class: Class, objects: &[usize]) {
 }
 
 fn give_back_to_slab(class: Class, objects: &[usize]) {
-    let rest = &objects[slab::put(objects)..];
+    let rest = &objects[slab::put_cached(class, objects)..];
     if !rest.is_empty() {
         // A handler above its own thread's slab lock: leave them where no lock is needed.
         DEPOT.put_unbounded(class, rest);

@@ -5,6 +5,7 @@
 //! page_heap, os.
 
 use crate::asm::thread_pointer;
+use crate::canary;
 use crate::config::{self, Key};
 use crate::cpu_cache::{capacity, locked};
 use crate::fail::Line;
@@ -32,16 +33,7 @@ static STATE: AtomicUsize = AtomicUsize::new(0);
 struct Slot(UnsafeCell<Report>);
 // SAFETY: written by init alone, before READY is stored; read-only afterwards.
 unsafe impl Sync for Slot {}
-static REPORT: Slot = Slot(UnsafeCell::new(Report {
-    mode: Mode::Unset,
-    reason: ModeReason::None,
-    index_is_mm_cid: 0,
-    shards: 0,
-    libc_rseq_size: 0,
-    kernel_feature_size: 0,
-    membarrier: 0,
-    os_page_bytes: 0,
-}));
+static REPORT: Slot = Slot(UnsafeCell::new(EMPTY));
 
 /// Makes sure that init has run; false if the calling thread is inside it (a signal handler).
 #[inline]
@@ -74,8 +66,9 @@ fn run() {
     CLOSED.reset();
     choose_window();
     PAGE_HEAP.set_dirty_limit(config::get(Key::Dirty) / PAGE_BYTES);
+    super::hardened::set_up(random_bytes());
     let adoption = registration::adopt(config::get(Key::Mode) == 1);
-    let report = open_shards(&adoption);
+    let report = open_shards(adoption);
     // SAFETY: init alone writes, before READY.
     unsafe { *REPORT.0.get() = report };
     // Ordering: Release publishes all of the above.
@@ -104,29 +97,37 @@ fn fill_tables() {
 /// so the whole window lies in the user half of a 47-bit space. Nothing is mapped; a range that is
 /// taken costs its slots, and a smaller address space all of them, see page_heap.
 fn choose_window() {
-    let random = os::auxv(libc::AT_RANDOM) as *const [u8; 16];
-    // SAFETY: the kernel puts 16 random bytes there, or the entry is absent.
-    let random = if random.is_null() { [0; 16] } else { unsafe { *random } };
+    let random = random_bytes();
     let spread = u32::from_le_bytes([random[8], random[9], random[10], 0]) as usize;
     let base = (16 << 40) + (spread << TRACT_SHIFT) % (32 << 40);
     // Ordering: Relaxed, published by READY.
     HOT.window.store(base, Ordering::Relaxed);
 }
 
-fn open_shards(adoption: &Adoption) -> Report {
+fn random_bytes() -> [u8; 16] {
+    let random = os::auxv(libc::AT_RANDOM) as *const [u8; 16];
+    // SAFETY: the kernel puts 16 random bytes there, or the entry is absent.
+    if random.is_null() { [0; 16] } else { unsafe { *random } }
+}
+
+fn open_shards(adoption: Adoption) -> Report {
     let possible = possible_cpus();
     let allowed = os::affinity_count().clamp(1, possible);
     locked::set_count(allowed * 4);
+    let has_cid = registration::has_mm_cid(&adoption);
+    // Hardened, every call comes to the slow twins: the entries stay closed, as they are under mm_cid.
+    let hardened = canary::is_on();
+    let wants_cid = (hardened || config::get(Key::Index) == 1) && has_cid;
+    let adoption = if hardened && !has_cid { registration::give_up(adoption) } else { adoption };
     let sharers = if adoption.mode == Mode::Atomic { locked::count() } else { allowed };
     capacity::set_sharers(sharers);
     config::set_default(Key::Cache, (CACHE_TOTAL / sharers).clamp(CACHE_MIN, CACHE_MAX));
-    let wants_cid = config::get(Key::Index) == 1 && registration::has_mm_cid(adoption);
     let index = if wants_cid { Index::MmCid } else { Index::CpuId };
     let mut fence = false;
     if adoption.mode != Mode::Atomic {
         fence = registration::register_fence();
         registration::open(index, possible);
-    } else {
+    } else if !hardened {
         locked::serve_alone();
     }
     Report {
@@ -138,6 +139,8 @@ fn open_shards(adoption: &Adoption) -> Report {
         kernel_feature_size: adoption.feature_size,
         membarrier: u32::from(fence),
         os_page_bytes: os::page_bytes() as u32,
+        hardened: u32::from(hardened),
+        guard: super::hardened::guard_every() as u32,
     }
 }
 
@@ -171,6 +174,8 @@ const EMPTY: Report = Report {
     kernel_feature_size: 0,
     membarrier: 0,
     os_page_bytes: 0,
+    hardened: 0,
+    guard: 0,
 };
 
 fn announce(report: &Report) {
@@ -186,5 +191,11 @@ fn announce(report: &Report) {
         ModeReason::Configured => " (configured)",
         _ => "",
     });
+    if report.hardened != 0 {
+        line.text(", hardened");
+    }
+    if report.guard != 0 {
+        line.text(", guard pages for one of ").decimal(report.guard as usize).text(" slow calls");
+    }
     line.text("\n").write_to_stderr();
 }

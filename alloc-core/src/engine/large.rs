@@ -3,11 +3,13 @@
 //! Promises: memory fresh from the kernel is known to be zero; growth stays in place where it can and
 //! moves page tables instead of bytes where it must. Called by engine; calls page_heap and huge.
 
-use crate::fail::{Misuse, fail};
+use crate::fail::{Misuse, deny, fail};
+use crate::guard;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::page_heap::tract::{Kind, PageEntry};
 use crate::size_class::{Class, natural_align, object_size};
+use crate::sync::Reentered;
 use crate::units::{PAGE_BYTES, SPAN_MAX_PAGES, pages_of};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -40,8 +42,11 @@ pub fn allocate_apart(class: Class, size: usize, align: usize) -> Option<Object>
     HUGE.acquire(bytes, align.max(natural)).map(|address| Object { address, zeroed: true })
 }
 
-/// Frees the large object at `address`, or ends the process if there is none.
+/// Frees the large or guarded object at `address`, or ends the process if there is none.
 pub fn free(address: usize) {
+    if guard::owns(address) {
+        return guard::free(address);
+    }
     if let Some(entry) = entry_of(address) {
         account(entry.pages.get() as usize, 0);
         // SAFETY: the span was live and its owner gave it up.
@@ -50,15 +55,23 @@ pub fn free(address: usize) {
         return;
     }
     if !HUGE.release(address) {
-        misuse(address);
+        misuse(address, Misuse::DoubleFree);
     }
 }
 
-/// Usable bytes of the large object at `address`; ends the process if there is none.
-pub fn usable_size(address: usize) -> usize {
+/// Usable bytes of the large or guarded object at `address`; none if a lock below this handler keeps them from
+/// being found. Ends the process if there is no such object, in the words of `of_freed` if there was one.
+pub fn bytes_at(address: usize, of_freed: Misuse) -> Option<usize> {
+    if guard::owns(address) {
+        return Some(guard::size_of(address, of_freed));
+    }
     match entry_of(address) {
-        Some(entry) => entry.pages.get() as usize * PAGE_BYTES,
-        None => HUGE.len_of(address).unwrap_or_else(|| misuse(address)),
+        Some(entry) => Some(entry.pages.get() as usize * PAGE_BYTES),
+        None => match HUGE.len_of(address) {
+            Ok(None) => misuse(address, of_freed),
+            Ok(bytes) => bytes,
+            Err(Reentered) => None,
+        },
     }
 }
 
@@ -128,10 +141,9 @@ pub fn huge_bytes() -> usize {
 }
 
 #[cold]
-fn misuse(address: usize) -> ! {
-    match PAGE_HEAP.entry_at(address) {
-        Some(entry) if entry.kind() != Kind::None => fail(Misuse::InnerPointer, address),
-        Some(_) => fail(Misuse::DoubleFree, address),
-        None => fail(Misuse::ForeignPointer, address),
-    }
+fn misuse(address: usize, of_freed: Misuse) -> ! {
+    let is_ours = PAGE_HEAP.entry_at(address).is_some();
+    deny(is_ours && !PAGE_HEAP.is_held(address), of_freed, address);
+    deny(is_ours || HUGE.covers(address), Misuse::InnerPointer, address);
+    fail(Misuse::ForeignPointer, address)
 }

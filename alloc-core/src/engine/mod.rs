@@ -14,18 +14,23 @@
 //! ```
 
 pub mod fork;
+mod hardened;
 pub mod init;
 pub mod large;
 mod load;
 pub mod slow;
 
+use crate::canary;
 use crate::cpu_cache::{self, Object};
+use crate::fail::{Misuse, deny};
 use crate::page_map;
 use crate::publish::{publish_stats, stats_wanted};
-use crate::size_class::{CLASS, class_of_aligned};
+use crate::size_class::{CLASSES, class_of_aligned};
+use crate::slab;
 use crate::stats::stats;
 use crate::sync::Rank;
 use crate::units::{OBJECT_MAX_BYTES, PAGE_BYTES};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 crate::rust_alloc! {
     /// Allocates `size` bytes aligned to `align`, a power of two. Null when out of memory.
@@ -72,6 +77,16 @@ pub unsafe fn free(ptr: *mut u8) {
     free_slow(ptr as usize);
 }
 
+/// The sizes of the classes, which their objects may be resized to where they are; all 0 if hardened, so
+/// that each object is looked at.
+static IN_PLACE: [AtomicU32; CLASSES] = [const { AtomicU32::new(0) }; CLASSES];
+
+/// Bytes that the object may use without another look; 0 if that takes one.
+fn plain_size(ptr: *const u8) -> usize {
+    // Ordering: Relaxed, filled by init before any object exists.
+    IN_PLACE[page_map::class_at(ptr as usize)].load(Ordering::Relaxed) as usize
+}
+
 /// Resizes `ptr` (null: allocates). Null when out of memory; `ptr` is untouched then. The alignment of
 /// the result is that of [`allocate`].
 ///
@@ -79,7 +94,7 @@ pub unsafe fn free(ptr: *mut u8) {
 /// 1. `ptr` is null or a live object of this allocator.
 #[inline]
 pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
-    let old = CLASS[page_map::class_at(ptr as usize)].size;
+    let old = plain_size(ptr);
     // In place up to the class's size, and down to half of it.
     if size <= old && size > old / 2 {
         return ptr;
@@ -93,6 +108,9 @@ pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
 unsafe fn reallocate_slow(ptr: *mut u8, old: usize, size: usize) -> *mut u8 {
     if ptr.is_null() {
         return allocate(size);
+    }
+    if canary::is_on() {
+        return hardened::reallocate(ptr as usize, None, 1, size);
     }
     if old == 0 {
         // SAFETY: duty 1.
@@ -120,6 +138,9 @@ pub unsafe fn reallocate_sized(
     align: usize,
     size: usize,
 ) -> *mut u8 {
+    if canary::is_on() {
+        return hardened::reallocate(ptr as usize, Some(old_size), align, size);
+    }
     let old_class = class_of_aligned(old_size, align);
     if old_class == 0 {
         // SAFETY: duty 1.
@@ -135,7 +156,9 @@ pub unsafe fn reallocate_sized(
 /// # Safety
 /// 1. `ptr` is a live large object, or the process ends.
 unsafe fn reallocate_large(ptr: *mut u8, size: usize, align: usize) -> *mut u8 {
-    let old = large::usable_size(ptr as usize);
+    let Some(old) = large::bytes_at(ptr as usize, Misuse::ResizeOfFreed) else {
+        return core::ptr::null_mut();
+    };
     // In place the alignment stays; a move keeps that of a page only.
     if size > OBJECT_MAX_BYTES
         && align <= crate::os::page_bytes()
@@ -159,17 +182,24 @@ unsafe fn move_object(ptr: *mut u8, old: usize, size: usize, align: usize) -> *m
     fresh
 }
 
-/// Bytes that the program may use at `ptr`, at least what it asked for; 0 for null.
+/// Bytes that the program may use at `ptr`, at least what it asked for; 0 for null, and for a huge object in a
+/// handler that came on top of the huge objects' own bookkeeping, where nobody can tell.
 ///
 /// # Safety
 /// 1. `ptr` is null or a live object of this allocator.
 pub unsafe fn usable_size(ptr: *const u8) -> usize {
-    if ptr.is_null() {
-        return 0;
+    match plain_size(ptr) {
+        0 => usable_size_slow(ptr),
+        size => size,
     }
-    match page_map::class_at(ptr as usize) {
-        0 => large::usable_size(ptr as usize),
-        class => CLASS[class].size,
+}
+
+#[cold]
+fn usable_size_slow(ptr: *const u8) -> usize {
+    match ptr as usize {
+        0 => 0,
+        address if canary::is_on() => hardened::usable_size(address),
+        address => large::bytes_at(address, Misuse::SizeOfFreed).unwrap_or(0),
     }
 }
 
@@ -192,14 +222,21 @@ fn allocate_object(size: usize, align: usize) -> Option<Object> {
     if size > isize::MAX as usize {
         return None;
     }
-    let class = class_of_aligned(size, align);
     if !init::ensure() {
         // A handler on top of init: the one tier that needs nothing of it.
-        return large::allocate_apart(class, size, align);
+        return large::allocate_apart(class_of_aligned(size, align), size, align);
     }
     if stats_wanted() {
         publish_stats(&stats());
     }
+    if hardened::is_watching() {
+        return hardened::allocate(size, align);
+    }
+    allocate_plain(size, align)
+}
+
+fn allocate_plain(size: usize, align: usize) -> Option<Object> {
+    let class = class_of_aligned(size, align);
     let allocate_once = || match class {
         0 => large::allocate(size, align),
         class => cpu_cache::allocate(class),
@@ -220,10 +257,24 @@ pub(crate) fn free_slow(address: usize) {
     if address == 0 {
         return;
     }
+    if canary::is_on() {
+        return hardened::free(address, None);
+    }
     match page_map::class_at(address) {
         0 => large::free(address),
         class => cpu_cache::free(class, address),
     }
+}
+
+/// What the entries could not do for `dealloc(ptr, size, align)`.
+#[cold]
+pub(crate) fn free_sized_slow(address: usize, size: usize, align: usize) {
+    if address != 0 && canary::is_on() {
+        return hardened::free(address, Some((size, align)));
+    }
+    let named = class_of_aligned(size, align);
+    deny(slab::is_smaller(address, named), Misuse::WrongSize, address);
+    free_slow(address);
 }
 
 /// Returns all cached and free memory of every shard and tier to the OS; bytes returned.

@@ -37,12 +37,15 @@ pub extern "C" fn free(ptr: *mut u8) {
     engine::free_slow(ptr as usize);
 }
 
-/// `free_sized`: full class, large size or an aborted section.
-pub extern "C" fn free_sized(ptr: *mut u8, _size: usize) {
-    free(ptr);
+/// `free_sized`: null, full class, large size or an aborted section.
+pub extern "C" fn free_sized(ptr: *mut u8, size: usize) {
+    dealloc(ptr, size, 1);
 }
 
 /// `dealloc`: as [`free_sized`], or a larger alignment.
-pub extern "C" fn dealloc(ptr: *mut u8, _size: usize, _align: usize) {
-    free(ptr);
+pub extern "C" fn dealloc(ptr: *mut u8, size: usize, align: usize) {
+    if locked::push_quickly(page_map::class_at(ptr as usize), ptr as usize) {
+        return;
+    }
+    engine::free_sized_slow(ptr as usize, size, align);
 }

@@ -52,6 +52,38 @@ pub fn map(place: Place, len: usize) -> Result<usize, Errno> {
     Ok(address)
 }
 
+/// Takes `len` bytes of address space that nobody can touch before [`unseal`].
+pub fn map_sealed(len: usize) -> Result<usize, Errno> {
+    faults::check(faults::Call::Map)?;
+    // SAFETY: a new private mapping replaces nothing (no MAP_FIXED).
+    outcome(unsafe { syscall(libc::SYS_mmap as usize, sealed_at(0, len, 0)) })
+}
+
+/// Makes a range unreadable and gives its memory back.
+///
+/// # Safety
+/// 1. The range is ours and holds nothing of value.
+pub unsafe fn seal(address: usize, len: usize) -> Result<(), Errno> {
+    faults::check(faults::Call::Map)?;
+    // SAFETY: duty 1. A fresh mapping in its place is both steps in one call.
+    outcome(unsafe { syscall(libc::SYS_mmap as usize, sealed_at(address, len, libc::MAP_FIXED)) })
+        .map(drop)
+}
+
+fn sealed_at(address: usize, len: usize, flags: i32) -> [usize; 6] {
+    let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    [address, len, libc::PROT_NONE as usize, flags as usize, usize::MAX, 0]
+}
+
+/// Makes a sealed range readable and writable; it reads as zero.
+pub fn unseal(address: usize, len: usize) -> Result<(), Errno> {
+    faults::check(faults::Call::Protect)?;
+    let prot = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+    // SAFETY: gives rights, takes none.
+    outcome(unsafe { syscall(libc::SYS_mprotect as usize, [address, len, prot, 0, 0, 0]) })
+        .map(drop)
+}
+
 /// Unmaps `len` bytes at `address`.
 ///
 /// # Safety
@@ -264,6 +296,8 @@ pub mod faults {
         Map,
         /// madvise.
         Advise,
+        /// mprotect.
+        Protect,
         /// mremap.
         Remap,
         /// rseq.

@@ -224,14 +224,21 @@ impl HugeSpans {
         }
     }
 
-    /// Length of the span at `address`, if it is a huge one.
-    pub fn len_of(&self, address: usize) -> Option<usize> {
+    /// Length of the span at `address`, if it is a huge one; nobody can tell on top of the lock's holder.
+    pub fn len_of(&self, address: usize) -> Result<Option<usize>, Reentered> {
         if let Some(slot) = ASIDE_SPANS.find(address) {
             // Ordering: Relaxed, `find` acquired it.
-            return Some(slot.len.load(Ordering::Relaxed));
+            return Ok(Some(slot.len.load(Ordering::Relaxed)));
         }
-        let _guard = self.lock().ok()?;
-        self.find(address).map(|slot| slot.len.get())
+        let _guard = self.lock.acquire_patiently(Rank::HUGE).ok_or(Reentered)?;
+        Ok(self.find(address).map(|slot| slot.len.get()))
+    }
+
+    /// Whether `address` lies in a span, as far as can be told: for the name of a misuse.
+    pub fn covers(&self, address: usize) -> bool {
+        let Ok(_guard) = self.lock() else { return false };
+        let inside = |slot: &Slot| address.wrapping_sub(slot.address.get()) < slot.len.get();
+        self.table().iter().any(|slot| slot.address.get() > TOMBSTONE && inside(slot))
     }
 
     /// Number and bytes of live huge spans.

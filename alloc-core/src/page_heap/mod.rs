@@ -424,6 +424,16 @@ impl PageHeap {
         (index >= HEADER_PAGES && index < tract.mapped_pages()).then(|| tract.entry(index))
     }
 
+    /// Whether the page of `address` belongs to a span that somebody holds, as one look can tell.
+    pub fn is_held(&self, address: usize) -> bool {
+        let Some(tract) = self.tract_at(address) else { return false };
+        let index = (address - tract.base()) / PAGE_BYTES;
+        (HEADER_PAGES..tract.mapped_pages()).contains(&index)
+            && !tract.is_free(index)
+            && !tract.is_purging(index)
+            && tract.entry(index).kind() != Kind::Deferred
+    }
+
     fn tract_count(&self) -> usize {
         // Ordering: Acquire pairs with the Release in `publish`.
         self.count.load(Ordering::Acquire)

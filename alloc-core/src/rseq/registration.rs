@@ -70,6 +70,18 @@ fn adopt_own() -> (Mode, ModeReason) {
     }
 }
 
+/// Takes the atomic path after all, where configuration asks for what the sections here can't do. For init,
+/// before they are opened.
+pub fn give_up(adoption: Adoption) -> Adoption {
+    // Ordering: Release, as in `adopt`.
+    MODE.store(Mode::Atomic as u32, Ordering::Release);
+    let reason = match adoption.mode {
+        Mode::Atomic => adoption.reason,
+        _ => ModeReason::Configured,
+    };
+    Adoption { mode: Mode::Atomic, reason, ..adoption }
+}
+
 /// The sections of this process; none in the atomic mode.
 #[inline]
 pub fn sections() -> Option<Sections> {

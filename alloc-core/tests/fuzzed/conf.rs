@@ -14,8 +14,9 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 /// Each key as it is by default, which the second reading starts from.
 const START: &[u8] =
-    b"mode:auto,index:cpu_id,cache:2097152,dirty:1048576,stats_at_exit:off,verbose:0";
-const KEYS: [&str; 6] = ["mode", "index", "cache", "dirty", "stats_at_exit", "verbose"];
+    b"mode:auto,index:cpu_id,cache:2097152,dirty:1048576,stats_at_exit:off,verbose:0,hardened:0,guard:0";
+const KEYS: [&str; 8] =
+    ["mode", "index", "cache", "dirty", "stats_at_exit", "verbose", "hardened", "guard"];
 
 /// Has the text read; panics if a promise is broken.
 pub fn replay(text: &[u8], defect: Option<Defect>) {
@@ -49,7 +50,8 @@ fn read(item: &[u8]) -> Option<(usize, String)> {
     let good = match key {
         "mode" => ["auto", "atomic"].contains(&value).then(|| value.into()),
         "index" => ["cpu_id", "mm_cid"].contains(&value).then(|| value.into()),
-        "cache" | "dirty" | "verbose" => number(value).map(|number| number.to_string()),
+        "hardened" => ["0", "1"].contains(&value).then(|| value.into()),
+        "cache" | "dirty" | "verbose" | "guard" => number(value).map(|number| number.to_string()),
         "stats_at_exit" => (1..=255).contains(&value.len()).then(|| value.into()),
         _ => None,
     };

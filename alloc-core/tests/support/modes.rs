@@ -16,7 +16,7 @@ pub struct ModeCase {
 const NO_RSEQ: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
 
 /// All of them.
-pub const MODES: [ModeCase; 4] = [
+pub const MODES: [ModeCase; 6] = [
     ModeCase { name: "libc", environment: &[], mode: Mode::RseqLibc, mm_cid: false },
     ModeCase { name: "own", environment: &[NO_RSEQ], mode: Mode::RseqOwn, mm_cid: false },
     ModeCase {
@@ -29,6 +29,18 @@ pub const MODES: [ModeCase; 4] = [
         name: "atomic",
         environment: &[("RSALLOC_CONF", "mode:atomic")],
         mode: Mode::Atomic,
+        mm_cid: false,
+    },
+    ModeCase {
+        name: "hardened",
+        environment: &[("RSALLOC_CONF", "hardened:1,guard:64")],
+        mode: Mode::RseqLibc,
+        mm_cid: true,
+    },
+    ModeCase {
+        name: "guard",
+        environment: &[("RSALLOC_CONF", "guard:4")],
+        mode: Mode::RseqLibc,
         mm_cid: false,
     },
 ];

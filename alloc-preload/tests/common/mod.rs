@@ -21,10 +21,14 @@ pub enum Mode {
     Rseq,
     OwnRegistration,
     Atomic,
+    Hardened,
+    Guarded,
 }
 
-pub const ON_RSALLOC: [Mode; 3] = [Mode::Rseq, Mode::OwnRegistration, Mode::Atomic];
-pub const ALL: [Mode; 4] = [Mode::Glibc, Mode::Rseq, Mode::OwnRegistration, Mode::Atomic];
+pub const ON_RSALLOC: [Mode; 5] =
+    [Mode::Rseq, Mode::OwnRegistration, Mode::Atomic, Mode::Hardened, Mode::Guarded];
+pub const ALL: [Mode; 6] =
+    [Mode::Glibc, Mode::Rseq, Mode::OwnRegistration, Mode::Atomic, Mode::Hardened, Mode::Guarded];
 
 /// Defines tests whose bodies run in a child in every mode.
 #[macro_export]
@@ -103,6 +107,12 @@ pub fn in_mode(command: &mut Command, mode: Mode) {
         Mode::Atomic => {
             command.env("RSALLOC_CONF", "mode:atomic");
         }
+        Mode::Hardened => {
+            command.env("RSALLOC_CONF", "hardened:1,guard:16");
+        }
+        Mode::Guarded => {
+            command.env("RSALLOC_CONF", "guard:2");
+        }
     }
 }
 
@@ -110,30 +120,26 @@ pub fn in_mode(command: &mut Command, mode: Mode) {
 /// with unwinding and so with std. `RSALLOC_TEST_PROFILE=dev` builds it with debug assertions.
 pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let profile = std::env::var("RSALLOC_TEST_PROFILE").unwrap_or_else(|_| "release".into());
-        let target = scratch().join("library");
-        let status = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--package",
-                "alloc-preload",
-                "--lib",
-                "--profile",
-                &profile,
-            ])
-            // Tests make cargo build with unwinding whatever the profile says; this is not a test.
-            .args(["--config", &format!("profile.{profile}.panic='abort'"), "--target-dir"])
-            .arg(&target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .env_remove("LD_PRELOAD")
-            .status()
-            .unwrap();
-        assert!(status.success(), "librsalloc.so does not build");
-        let folder = if profile == "dev" { "debug" } else { &profile };
-        target.join(folder).join("librsalloc.so")
-    })
+    LIBRARY.get_or_init(|| library_with(&[]))
+}
+
+/// As [`library`], with features of tests, in a folder of its own.
+pub fn library_with(features: &[&str]) -> PathBuf {
+    let profile = std::env::var("RSALLOC_TEST_PROFILE").unwrap_or_else(|_| "release".into());
+    let target = scratch().join(format!("library{}", features.join("-")));
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--package", "alloc-preload", "--lib", "--profile", &profile])
+        .args(["--features", &features.join(",")])
+        // Tests make cargo build with unwinding whatever the profile says; this is not a test.
+        .args(["--config", &format!("profile.{profile}.panic='abort'"), "--target-dir"])
+        .arg(&target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_remove("LD_PRELOAD")
+        .status()
+        .unwrap();
+    assert!(status.success(), "librsalloc.so does not build");
+    let folder = if profile == "dev" { "debug" } else { &profile };
+    target.join(folder).join("librsalloc.so")
 }
 
 /// A folder for what tests make.

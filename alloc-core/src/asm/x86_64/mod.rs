@@ -101,6 +101,14 @@ pub fn held_rank() -> &'static core::sync::atomic::AtomicU32 {
     unsafe { &*(at as *const core::sync::atomic::AtomicU32) }
 }
 
+/// The word of the calling thread in which `guard` counts down to the next guarded object; 0 at first.
+#[inline]
+pub fn guard_countdown() -> &'static core::sync::atomic::AtomicU32 {
+    let at = thread_pointer().wrapping_add_signed(own_area_offset()) + 40;
+    // SAFETY: as in `held_rank`: the next word of the 64 bytes.
+    unsafe { &*(at as *const core::sync::atomic::AtomicU32) }
+}
+
 /// Clears what sections that ran before init have written to the unused word of the thread header, see
 /// `sections::rsalloc_rseq_offset`.
 pub fn forget_early_announcement() {

@@ -41,7 +41,7 @@ global_asm!(
     ".size rsalloc_rseq_area, 64",
     "rsalloc_rseq_area:",
     ".long 0, -1, 0, 0, 0, 0, 0, 0", // struct rseq: cpu_id_start, cpu_id, rseq_cs, flags, ids
-    ".long 0, 0, 0, 0, 0, 0, 0, 0",  // a word of rseq::registration, one of sync
+    ".long 0, 0, 0, 0, 0, 0, 0, 0",  // a word of rseq::registration, of sync, of guard
     ".popsection",
     ".pushsection .data.rsalloc_rseq_offset, \"aw\", @progbits",
     ".balign 64",

@@ -1,0 +1,142 @@
+//! The handler of SIGSEGV that names a fault in the guarded pool.
+//!
+//! Promises: installed only with the pool; writes one line and lets the fault happen again without a
+//! handler, so the process dies of SIGSEGV at the instruction that did it. Any other fault goes to the
+//! handler that was there before, or does what it did. Async-signal-safe: a line on the stack, system calls.
+//!
+//! I1. `PREVIOUS` is written before the handler is installed and never again.
+
+use super::{LIVE, POOL, SLOTS, UNUSED, owns, page_of, slot_at};
+use crate::fail::{Line, Misuse};
+use crate::os;
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::sync::atomic::Ordering;
+use libc::{c_int, c_void, siginfo_t};
+
+struct Previous(UnsafeCell<MaybeUninit<libc::sigaction>>);
+// SAFETY: I1.
+unsafe impl Sync for Previous {}
+static PREVIOUS: Previous = Previous(UnsafeCell::new(MaybeUninit::zeroed()));
+
+type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
+
+/// Installs the handler in front of the one that is there.
+pub fn install() {
+    // SAFETY: zero is a valid sigaction; I1; the handler lives for ever.
+    unsafe {
+        let previous = (*PREVIOUS.0.get()).as_mut_ptr();
+        if libc::sigaction(libc::SIGSEGV, core::ptr::null(), previous) != 0 {
+            return;
+        }
+        let mut action: libc::sigaction = core::mem::zeroed();
+        action.sa_sigaction = on_fault as Handler as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        action.sa_mask = (*previous).sa_mask;
+        libc::sigaction(libc::SIGSEGV, &action, core::ptr::null_mut());
+    }
+}
+
+extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    // SAFETY: the kernel hands over a valid siginfo; the address is meaningful if the kernel made the signal.
+    let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
+    if code > 0 && owns(address) {
+        describe(address, access(context)).write_to_stderr();
+        die_by_default();
+    } else {
+        pass_on(signal, info, context, code);
+    }
+}
+
+/// The line for a fault at `address`, which the pool owns.
+fn describe(address: usize, access: &str) -> Line {
+    let (slot, what) = classify(address);
+    let slot = &POOL[slot];
+    // Ordering: Relaxed, a report about a program that has lost its way.
+    let (object, size) = (slot.object.load(Ordering::Relaxed), slot.size.load(Ordering::Relaxed));
+    let mut line = Line::new();
+    line.text("rsalloc: ");
+    match what {
+        Misuse::UseAfterFree => line.text(what.text()).text(" (").text(access).text(")"),
+        _ => line.text(access).text(match what {
+            Misuse::PastEnd => " past the end of an object",
+            _ => " before the start of an object",
+        }),
+    };
+    line.text(": 0x").hex(address).text(", object of ").decimal(size);
+    line.text(" bytes at 0x").hex(object).text("\n");
+    line
+}
+
+/// The slot that a fault belongs to, and what was done.
+fn classify(address: usize) -> (usize, Misuse) {
+    if let Some(slot) = slot_at(address) {
+        return (slot, Misuse::UseAfterFree);
+    }
+    // A sealed page: the nearest live object is meant, or the nearest freed one.
+    let right = (address + os::page_bytes() - page_of(0)) / (2 * os::page_bytes());
+    let candidates = [(right.wrapping_sub(1), Misuse::PastEnd), (right, Misuse::BeforeStart)];
+    let known = candidates.into_iter().filter(|&(slot, _)| slot < SLOTS);
+    let distance = |slot: usize, what: Misuse| {
+        let slot = &POOL[slot];
+        // Ordering: Relaxed, as in `describe`.
+        let state = slot.state.load(Ordering::Relaxed);
+        let object = slot.object.load(Ordering::Relaxed); // Ordering: Relaxed, as above.
+        let size = slot.size.load(Ordering::Relaxed); // Ordering: Relaxed, as above.
+        let bytes = match what {
+            Misuse::PastEnd => address.wrapping_sub(object + size),
+            _ => object.wrapping_sub(address),
+        };
+        (state == UNUSED, state != LIVE, bytes)
+    };
+    known.min_by_key(|&(slot, what)| distance(slot, what)).unwrap_or((0, Misuse::BeforeStart))
+}
+
+/// "read" or "write", where the machine says.
+#[cfg(target_arch = "x86_64")]
+fn access(context: *mut c_void) -> &'static str {
+    const WRITE: i64 = 2; // Intel SDM, page-fault error code, bit 1.
+    // SAFETY: the third argument of a SA_SIGINFO handler is the interrupted context.
+    let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+    let error = context.uc_mcontext.gregs[libc::REG_ERR as usize];
+    if error & WRITE != 0 { "write" } else { "read" }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn access(_context: *mut c_void) -> &'static str {
+    "access"
+}
+
+/// After the return the fault happens again, with no handler.
+fn die_by_default() {
+    // SAFETY: zero is a valid sigaction: SIG_DFL.
+    unsafe {
+        let action: libc::sigaction = core::mem::zeroed();
+        libc::sigaction(libc::SIGSEGV, &action, core::ptr::null_mut());
+    }
+}
+
+/// What would have happened without us.
+fn pass_on(signal: c_int, info: *mut siginfo_t, context: *mut c_void, code: c_int) {
+    // SAFETY: I1.
+    let previous = unsafe { (*PREVIOUS.0.get()).assume_init_ref() };
+    match previous.sa_sigaction {
+        libc::SIG_IGN if code <= 0 => {}
+        libc::SIG_DFL | libc::SIG_IGN => {
+            die_by_default();
+            if code <= 0 {
+                // Sent, not a fault: it does not come again by itself. Blocked until the return.
+                // SAFETY: no preconditions.
+                unsafe { libc::raise(signal) };
+            }
+        }
+        handler if previous.sa_flags & libc::SA_SIGINFO != 0 => {
+            // SAFETY: installed by the program as such a handler.
+            unsafe { core::mem::transmute::<usize, Handler>(handler)(signal, info, context) };
+        }
+        handler => {
+            // SAFETY: as above.
+            unsafe { core::mem::transmute::<usize, extern "C" fn(c_int)>(handler)(signal) };
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The guarded pool: a few objects, each on a page of its own between pages that nobody can touch.
+//!
+//! Promises: what reaches past such an object's page, or touches it after its free, faults at that very
+//! instruction, and [`fault`] names it; what stays inside the page is found when the object is freed. Made
+//! only on request (`guard:N`). Called by the engine and by slab (objects that come home by a sized free);
+//! calls os. Takes no lock, so handlers and fork need nothing: what is half way there is one slot lost.
+//!
+//! ```text
+//! | sealed | page 0: ....object | sealed | page 1: object.... | sealed | ...
+//! ```
+//!
+//! Invariants:
+//! I1. The page of a slot is open while its state is `LIVE` or `BUSY`, sealed otherwise.
+//! I2. The page's bytes outside a live object are `PATTERN`.
+//! I3. A slot rests at least half a turn of the pool before it is used again.
+
+mod fault;
+
+use crate::asm;
+use crate::fail::{Misuse, deny, fail};
+use crate::os;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+/// Slots of the pool.
+pub const SLOTS: usize = 128;
+/// Slots that one allocation looks at.
+const ATTEMPTS: usize = 8;
+const PATTERN: u8 = 0xAB;
+
+/// States of a slot; `REST` and above are `REST` plus the ticket at which it was freed.
+const UNUSED: usize = 0;
+const BUSY: usize = 1;
+const LIVE: usize = 2;
+const REST: usize = 3;
+
+struct Slot {
+    state: AtomicUsize,
+    object: AtomicUsize,
+    size: AtomicUsize,
+}
+
+static POOL: [Slot; SLOTS] = [const {
+    Slot { state: AtomicUsize::new(UNUSED), object: AtomicUsize::new(0), size: AtomicUsize::new(0) }
+}; SLOTS];
+
+/// Where the pool lies; 0: nowhere.
+static BASE: AtomicUsize = AtomicUsize::new(0);
+/// One of how many calls is served.
+static EVERY: AtomicUsize = AtomicUsize::new(0);
+/// Looks at slots since start.
+static TICKETS: AtomicUsize = AtomicUsize::new(0);
+
+/// Makes the pool and installs the handler; false if the OS refuses the memory. For init.
+pub fn open(every: usize) -> bool {
+    let Ok(base) = os::map_sealed(pool_bytes()) else { return false };
+    // Ordering: Relaxed, published by init's READY.
+    BASE.store(base, Ordering::Relaxed);
+    fault::install();
+    EVERY.store(every, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    true
+}
+
+fn pool_bytes() -> usize {
+    (2 * SLOTS + 1) * os::page_bytes()
+}
+
+/// Whether this call of the thread is one that gets a guarded object.
+#[inline]
+pub fn is_due() -> bool {
+    // Ordering: Relaxed, a constant by now.
+    let every = EVERY.load(Ordering::Relaxed);
+    every != 0 && count_down(every)
+}
+
+fn count_down(every: usize) -> bool {
+    let word = asm::guard_countdown();
+    // Ordering: Relaxed, the thread's own word; a handler in between costs or saves one sample.
+    let left = match word.load(Ordering::Relaxed) {
+        0 => distance(every),
+        left => left,
+    };
+    let next = if left == 1 { distance(every) } else { left - 1 };
+    word.store(next, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    left == 1
+}
+
+/// Calls to the next sample, `every` in the mean: not always as many, or a loop would show one place only.
+fn distance(every: usize) -> u32 {
+    // Ordering: Relaxed, any number does.
+    let seed = asm::thread_pointer() ^ TICKETS.load(Ordering::Relaxed) << 20;
+    let random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
+    (1 + random % (2 * every - 1)) as u32
+}
+
+/// An object of `size` bytes at `align` on a page of its own, which reads as zero; none if it does not fit
+/// a page, or all slots are in use or at rest.
+pub fn allocate(size: usize, align: usize) -> Option<usize> {
+    let page = os::page_bytes();
+    let align = align.max(if size <= 8 { 8 } else { 16 });
+    if size > page || align > page {
+        return None;
+    }
+    let (index, turn) = claim()?;
+    let start = page_of(index);
+    if os::unseal(start, page).is_err() {
+        // Ordering: Release, gives the slot back.
+        POOL[index].state.store(UNUSED, Ordering::Release);
+        return None;
+    }
+    // At the end of its page, in the next turn at the start.
+    let room =
+        if (turn + index).is_multiple_of(2) { (page - size.max(1)) & !(align - 1) } else { 0 };
+    let slot = &POOL[index];
+    // Ordering: Relaxed, published by the state.
+    slot.object.store(start + room, Ordering::Relaxed);
+    slot.size.store(size, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    let [before, behind] = surroundings(slot, start);
+    before.fill(PATTERN);
+    behind.fill(PATTERN);
+    // Ordering: Release publishes the above.
+    slot.state.store(LIVE, Ordering::Release);
+    Some(start + room)
+}
+
+/// A slot for the caller, and which turn of the pool this is.
+fn claim() -> Option<(usize, usize)> {
+    for _ in 0..ATTEMPTS {
+        // Ordering: Relaxed, a number.
+        let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
+        let (slot, turn) = (ticket % SLOTS, ticket / SLOTS);
+        // Ordering: Relaxed, the exchange acquires.
+        let state = POOL[slot].state.load(Ordering::Relaxed);
+        let rested = state >= REST && ticket.saturating_sub(state - REST) >= SLOTS / 2;
+        if (state == UNUSED || rested) && change(slot, state, BUSY) {
+            return Some((slot, turn));
+        }
+    }
+    None
+}
+
+fn change(slot: usize, from: usize, to: usize) -> bool {
+    let state = &POOL[slot].state;
+    // Ordering: AcqRel, the state owns the page and the rest of the slot; Relaxed on failure reads nothing.
+    state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+}
+
+fn page_of(slot: usize) -> usize {
+    // Ordering: Relaxed, a constant by now.
+    BASE.load(Ordering::Relaxed) + (2 * slot + 1) * os::page_bytes()
+}
+
+/// The bytes of the page in front of and behind the slot's object, which nobody but the pool uses.
+fn surroundings(slot: &Slot, page: usize) -> [&'static mut [u8]; 2] {
+    // Ordering: Relaxed, the caller owns the slot.
+    let (object, size) = (slot.object.load(Ordering::Relaxed), slot.size.load(Ordering::Relaxed));
+    let end = object + size;
+    let bytes = |from: usize, to: usize| {
+        // SAFETY: I1: the page is open, and the ranges are apart and not the object's.
+        unsafe { core::slice::from_raw_parts_mut(from as *mut u8, to - from) }
+    };
+    [bytes(page, object), bytes(end, page + os::page_bytes())]
+}
+
+/// Whether the address lies in the pool.
+#[inline]
+pub fn owns(address: usize) -> bool {
+    // Ordering: Relaxed, a constant by now.
+    let base = BASE.load(Ordering::Relaxed);
+    base != 0 && address.wrapping_sub(base) < pool_bytes()
+}
+
+/// The slot whose page `address`, in the pool, lies in; none for a sealed page between.
+fn slot_at(address: usize) -> Option<usize> {
+    // Ordering: Relaxed, a constant by now.
+    let page = (address - BASE.load(Ordering::Relaxed)) / os::page_bytes();
+    (page % 2 == 1).then_some(page / 2)
+}
+
+/// Bytes of the live object at `address`, which the pool owns; else ends the process: `of_freed`.
+pub fn size_of(address: usize, of_freed: Misuse) -> usize {
+    let Some(slot) = slot_at(address).map(|index| &POOL[index]) else {
+        fail(Misuse::InnerPointer, address)
+    };
+    // Ordering: Acquire pairs with the Release in `allocate`.
+    let state = slot.state.load(Ordering::Acquire);
+    // Ordering: Relaxed, acquired by the state.
+    let object = slot.object.load(Ordering::Relaxed);
+    deny(state == UNUSED, Misuse::NeverAllocated, address);
+    deny(object != address, Misuse::InnerPointer, address);
+    deny(state != LIVE, of_freed, address);
+    slot.size.load(Ordering::Relaxed) // Ordering: Relaxed, as above.
+}
+
+/// Frees the object at `address`, which the pool owns; ends the process if there is none.
+pub fn free(address: usize) {
+    size_of(address, Misuse::DoubleFree);
+    let Some(index) = slot_at(address) else { return };
+    if !change(index, LIVE, BUSY) {
+        // Another thread was first since the look.
+        return deny(true, Misuse::DoubleFree, address);
+    }
+    let (slot, page) = (&POOL[index], page_of(index));
+    let [before, behind] = surroundings(slot, page);
+    let is_whole = |bytes: &[u8]| bytes.iter().all(|&byte| byte == PATTERN);
+    deny(!is_whole(behind), Misuse::PastEnd, address);
+    deny(!is_whole(before), Misuse::BeforeStart, address);
+    // SAFETY: the page is the slot's, which is ours. If the OS refuses it stays open: found later, or not.
+    let _ = unsafe { os::seal(page, os::page_bytes()) };
+    // Ordering: Relaxed, a number.
+    let ticket = TICKETS.load(Ordering::Relaxed);
+    // Ordering: Release gives the slot up.
+    slot.state.store(REST + ticket, Ordering::Release);
+}

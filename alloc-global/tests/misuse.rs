@@ -1,0 +1,94 @@
+//! Misuse through `GlobalAlloc`, hardened: wrong layouts and freed objects are named at once.
+
+use alloc_global::RsAlloc;
+use std::alloc::{GlobalAlloc, Layout};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+#[global_allocator]
+static GLOBAL: RsAlloc = RsAlloc;
+
+const CHILD: &str = "RSALLOC_TEST_CHILD";
+
+fn layout(size: usize, align: usize) -> Layout {
+    Layout::from_size_align(size, align).unwrap()
+}
+
+/// Runs the test again in a hardened child, which must end by SIGABRT with the line, and, as a control, in a
+/// child that is not hardened, which must come to its end.
+fn is_named(test: &str, text: &str, misuse: fn()) {
+    if std::env::var_os(CHILD).is_some() {
+        misuse();
+        std::process::exit(0);
+    }
+    let run = |conf| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", test, "--nocapture", "--test-threads=1"]);
+        command.env(CHILD, "1").env("RSALLOC_CONF", conf).output().unwrap()
+    };
+    for conf in ["hardened:1", "hardened:1,mode:atomic", "hardened:1,guard:1"] {
+        let output = run(conf);
+        let line = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{conf}: {output:?}");
+        assert!(line.starts_with(&format!("rsalloc: {text}: 0x")), "{conf}: {line}");
+        assert_eq!(line.lines().count(), 1, "{conf}: {line}");
+    }
+    let output = run("");
+    assert_eq!(output.status.code(), Some(0), "control: {output:?}");
+}
+
+#[test]
+fn double_dealloc() {
+    is_named("double_dealloc", "double free", || {
+        // SAFETY: none: this is the misuse.
+        unsafe {
+            let p = GLOBAL.alloc(layout(40, 8));
+            GLOBAL.dealloc(p, layout(40, 8));
+            GLOBAL.dealloc(p, layout(40, 8));
+        }
+    });
+}
+
+#[test]
+fn dealloc_of_another_size() {
+    is_named("dealloc_of_another_size", "sized free with another size than allocated", || {
+        // SAFETY: none: this is the misuse.
+        unsafe { GLOBAL.dealloc(GLOBAL.alloc(layout(40, 8)), layout(39, 8)) }
+    });
+}
+
+#[test]
+fn dealloc_of_another_alignment() {
+    let text = "aligned free with another alignment than allocated";
+    is_named("dealloc_of_another_alignment", text, || {
+        // SAFETY: none: this is the misuse. The class of the wrong layout has room, so the free is not a slow
+        // call, which would be named by default too.
+        unsafe {
+            let _warm = GLOBAL.alloc(layout(1000, 4096));
+            let p = GLOBAL.alloc(layout(1000, 64));
+            GLOBAL.dealloc(p, layout(1000, 4096));
+            std::process::exit(0);
+        }
+    });
+}
+
+#[test]
+fn realloc_of_a_freed_object() {
+    is_named("realloc_of_a_freed_object", "realloc of a freed object", || {
+        // SAFETY: none: this is the misuse.
+        unsafe {
+            let p = GLOBAL.alloc(layout(40, 8));
+            GLOBAL.dealloc(p, layout(40, 8));
+            GLOBAL.realloc(p, layout(40, 8), 3000);
+        }
+    });
+}
+
+#[test]
+fn realloc_of_another_size() {
+    let text = "sized free with another size than allocated";
+    is_named("realloc_of_another_size", text, || {
+        // SAFETY: none: this is the misuse.
+        unsafe { GLOBAL.realloc(GLOBAL.alloc(layout(40, 8)), layout(20, 8), 3000) };
+    });
+}
