@@ -3,8 +3,8 @@
 //! Promises that a crash fails the command and is shown as a test to paste into
 //! `alloc-core/tests/regressions.rs`, after libFuzzer has made it smaller; that a target which ran
 //! nothing fails too; and, with `--check-control`, that a defect made on purpose is found. The long run
-//! of `--operations` is in `long`. Called by
-//! hand and by `preflight`; calls cargo-fuzz, which it installs where it is missing.
+//! of `--operations` is in `long`. Called by hand and by `preflight`; calls cargo-fuzz, which it installs
+//! where it is missing.
 
 mod long;
 

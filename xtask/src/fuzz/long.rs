@@ -6,7 +6,8 @@
 
 use crate::tools;
 use anyhow::{Context, bail};
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// Target and configuration of the rounds, in turn.
@@ -23,9 +24,12 @@ const SEEDS_OF_A_ROUND: u64 = 1 << 32;
 
 /// Runs rounds until `wanted` operations are done.
 pub fn run(wanted: u64, seed: u64) -> anyhow::Result<()> {
-    let manifest = tools::root().join("fuzz/Cargo.toml");
+    let release = tools::release_dir()?;
+    let target = release.parent().context("a build has a folder above it")?;
     let mut build = tools::cargo(&["build", "--release", "--quiet", "--example", "drive"]);
-    tools::run(build.arg("--manifest-path").arg(&manifest)).context("`drive` does not build")?;
+    build.arg("--manifest-path").arg(tools::root().join("fuzz/Cargo.toml"));
+    tools::run(build.arg("--target-dir").arg(target)).context("`drive` does not build")?;
+    let drive = release.join("examples/drive");
     let (mut done, mut cases) = ([0; WAYS.len()], 0);
     let begin = Instant::now();
     for round in 0.. {
@@ -37,7 +41,7 @@ pub fn run(wanted: u64, seed: u64) -> anyhow::Result<()> {
         let (target, conf) = WAYS[way];
         let seed = seed.wrapping_add(round * SEEDS_OF_A_ROUND);
         let (operations, sequences) =
-            one_round(&manifest, target, conf, seed, ROUND.min(wanted - total))?;
+            one_round(&drive, target, conf, seed, ROUND.min(wanted - total))?;
         done[way] += operations;
         cases += sequences;
         println!("{:>14} operations in {:.0} s", total + operations, begin.elapsed().as_secs_f64());
@@ -51,16 +55,15 @@ pub fn run(wanted: u64, seed: u64) -> anyhow::Result<()> {
 
 /// Operations and sequences of one process.
 fn one_round(
-    manifest: &std::path::Path,
+    drive: &Path,
     target: &str,
     conf: &str,
     seed: u64,
     wanted: u64,
 ) -> anyhow::Result<(u64, u64)> {
-    let mut drive = tools::cargo(&["run", "--release", "--quiet", "--example", "drive"]);
-    drive.arg("--manifest-path").arg(manifest).arg("--").env("RSALLOC_CONF", conf);
-    drive.args([target, &seed.to_string(), &wanted.to_string()]).stdin(Stdio::null());
-    let output = drive.output().context("cannot start cargo")?;
+    let mut drive = Command::new(drive);
+    drive.args([target, &seed.to_string(), &wanted.to_string()]).env("RSALLOC_CONF", conf);
+    let output = drive.stdin(Stdio::null()).output().context("cannot start `drive`")?;
     let text = String::from_utf8_lossy(&output.stdout);
     match (output.status.success(), counts(&text)) {
         (true, Some(counts)) => Ok(counts),
