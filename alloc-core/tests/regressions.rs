@@ -78,6 +78,27 @@ fn nothing_at_a_large_alignment_is_freed_as_what_it_is() {
     );
 }
 
+/// A reallocation left objects in classes that are aligned less than what they were freed as, so that the
+/// cache of 1024 bytes gave out an address that was no multiple of 1024.
+#[test]
+fn reallocated_objects_are_aligned_as_what_they_are_freed_as() {
+    use operations::{Op::*, replay};
+    // In place, and with room to grow.
+    for size in [1152, 896] {
+        replay(
+            &[
+                Allocate { size: 1000 },
+                Burst { size, count: 3 },
+                Burst { size: 1152, count: 3 },
+                Reallocate { pick: 4, size: 1000 },
+                FreeSized { pick: 0 },
+                Aligned { size: 1024, shift: 10 },
+            ],
+            None,
+        );
+    }
+}
+
 /// A budget that shrinks takes nothing away at once: the check itself was wrong.
 #[test]
 fn a_smaller_budget_leaves_capacities_for_now() {

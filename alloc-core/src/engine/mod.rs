@@ -22,7 +22,7 @@ pub mod slow;
 use crate::cpu_cache::{self, Object};
 use crate::page_map;
 use crate::publish::{publish_stats, stats_wanted};
-use crate::size_class::{CLASS, class_of_aligned};
+use crate::size_class::{CLASS, Class, class_of, class_of_aligned, natural_align};
 use crate::stats::stats;
 use crate::sync::Rank;
 use crate::units::{OBJECT_MAX_BYTES, PAGE_BYTES};
@@ -79,13 +79,21 @@ pub unsafe fn free(ptr: *mut u8) {
 /// 1. `ptr` is null or a live object of this allocator.
 #[inline]
 pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
-    let old = CLASS[page_map::class_at(ptr as usize)].size;
+    let class = page_map::class_at(ptr as usize);
+    let old = CLASS[class].size;
     // In place up to the class's size, and down to half of it.
-    if size <= old && size > old / 2 {
+    if size <= old && size > old / 2 && may_be_freed_as(class, size) {
         return ptr;
     }
     // SAFETY: duty 1.
     unsafe { reallocate_slow(ptr, old, size) }
+}
+
+/// Whether an object of `class` may come back as one of `size` bytes: C's `free_sized` puts it into the
+/// cache of that size, which promises the alignment of its own objects.
+fn may_be_freed_as(class: Class, size: usize) -> bool {
+    // A free of a size without a class looks for the object's own.
+    class == 0 || natural_align(class) >= natural_align(class_of(size))
 }
 
 /// # Safety
@@ -100,7 +108,8 @@ unsafe fn reallocate_slow(ptr: *mut u8, old: usize, size: usize) -> *mut u8 {
     }
     // Who grows by a little will do so again: a quarter more saves the next copies.
     let generous = old + old / 4;
-    let wanted = if size > old && size < generous { generous } else { size };
+    let fits = size > old && size < generous && may_be_freed_as(class_of(generous), size);
+    let wanted = if fits { generous } else { size };
     // SAFETY: duty 1; the object has `old` bytes.
     let moved = unsafe { move_object(ptr, old, wanted, 1) };
     if !moved.is_null() || wanted == size {
