@@ -8,11 +8,11 @@
 //! class grows; a thread that only allocates or only frees gains nothing and gets nothing.
 
 use super::{Shard, give_back};
+use crate::atomic::Ordering;
 use crate::config;
 use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::units::MAGAZINE_MAX;
-use core::sync::atomic::Ordering;
 
 const WORD: usize = size_of::<usize>();
 
