@@ -14,6 +14,8 @@ mod steps;
 pub mod support;
 #[path = "../../alloc-core/tests/fuzzed/tiers.rs"]
 pub mod tiers;
+#[path = "../../alloc-core/tests/fuzzed/twin.rs"]
+pub mod twin;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use std::fmt;

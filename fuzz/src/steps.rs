@@ -1,6 +1,6 @@
 //! Which steps the bytes of an input stand for, and how often each comes.
 
-use crate::{Step, cache, class_size, operations, pick, refusal, size, tiers};
+use crate::{Step, cache, class_size, operations, pick, refusal, size, tiers, twin};
 use arbitrary::{Arbitrary, Result, Unstructured};
 
 /// Objects above this size are heavy, see [`Step::is_heavy`].
@@ -77,5 +77,30 @@ impl Step for tiers::Op {
             Drain | Release => true,
             _ => false,
         }
+    }
+}
+
+impl Step for twin::Op {
+    const MODULE: &str = "twin";
+
+    fn read(u: &mut Unstructured) -> Result<Self> {
+        use twin::Op;
+        // Few classes, so that operations meet.
+        let class = u.int_in_range(0..=7)?;
+        let object = |u: &mut Unstructured| u.int_in_range(1..=usize::MAX / 2);
+        Ok(match u8::arbitrary(u)? % 16 {
+            0..=3 => Op::Pop { class },
+            4..=6 => Op::Push { class, object: object(u)? },
+            7..=8 => Op::PopBatch { class, count: u.int_in_range(0..=64)? },
+            9..=10 => Op::PushBatch { class, object: object(u)?, count: u.int_in_range(0..=64)? },
+            11..=12 => Op::SetEnd { class, slots: pick(u)?, wrong: bool::arbitrary(u)? },
+            13 => Op::Add { counter: class, delta: pick(u)? },
+            14 => Op::State { class, objects: pick(u)?, slots: pick(u)? },
+            _ => Op::Stopped { class },
+        })
+    }
+
+    fn is_heavy(&self) -> bool {
+        matches!(self, twin::Op::Stopped { .. })
     }
 }

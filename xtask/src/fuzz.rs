@@ -60,6 +60,13 @@ const TARGETS: &[Target] = &[
         defects: &["Contents", "Overlap", "Lost", "Count"],
     },
     Target {
+        name: "twin",
+        len_max: 1000,
+        dictionary: None,
+        confs: &["mode:auto"],
+        defects: &["Contents"],
+    },
+    Target {
         name: "conf",
         len_max: 600,
         dictionary: Some("fuzz/conf.dict"),
