@@ -13,7 +13,7 @@
 //! I1. While hardened, the word of each object of a slab is fresh, live or free from the birth of the slab on.
 //! I2. A free object's memory is poison, see [`Canary::poison`], until it is handed out again.
 
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Bytes of the word.
 pub const WORD_BYTES: usize = size_of::<usize>();

@@ -9,6 +9,7 @@
 //! the start of an object of a slab of its class or a larger one, not free in the slab, and cached once.
 //! V6 stacks keep `bottom <= top <= bottom + slots_max` above a null sentinel, and ends stay below that.
 
+use crate::atomic::{AtomicUsize, Ordering};
 use crate::cpu_cache::{locked, shards};
 use crate::depot::DEPOT;
 use crate::guard;
@@ -24,7 +25,6 @@ use crate::slab::{self, SLABS};
 use crate::sync::{Guarded64, Lock, Rank};
 use crate::units::{PAGE_BYTES, TRACT_PAGES};
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// The first broken invariant that was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,10 +4,10 @@
 //! a setuid program is not configured; each effective value knows where it came from. A leaf that
 //! calls os; read by every room.
 
+use crate::atomic::{AtomicU8, AtomicUsize, Ordering};
 use crate::fail::Line;
 use crate::os;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 /// Where a configuration value came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

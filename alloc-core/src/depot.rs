@@ -9,11 +9,11 @@
 //!     tag, so a head that was taken and put back in between is noticed (ABA).
 //! I2. A magazine is in exactly one place: a stack, the free stack, or a holder's hands.
 
+use crate::atomic::UnsafeCell;
+use crate::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::os::{self, Place};
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::units::MAGAZINE_MAX;
-use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// A batch of object pointers.
 #[repr(C, align(64))]

@@ -7,13 +7,14 @@
 //! engine -> cpu_cache -> depot -> slab -> page_heap -> os
 //!              |                   |         |
 //!            rseq -> os            +--- page_map, guard, canary
-//! leaves: units, config, size_class, sync, fail, shard, asm, report, publish, describe
+//! leaves: units, config, size_class, sync, fail, shard, asm, report, publish, describe, atomic
 //! observers: stats, check
 //! ```
 #![no_std]
 
 #[doc(hidden)]
 pub mod asm;
+mod atomic;
 mod canary;
 mod check;
 pub mod config;

@@ -7,13 +7,14 @@
 //! I1. The byte of a page is twice the class if a slab starts there, else 0. It is set before an object
 //!     of the slab is handed out and cleared before the span is released.
 
+use crate::atomic::Ordering;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::tract::Kind;
 use crate::shard::HOT;
 use crate::size_class::Class;
 use crate::units::{PAGE_SHIFT, WINDOW_PAGES};
-use core::sync::atomic::Ordering;
 
+#[inline]
 fn window_page(address: usize) -> Option<usize> {
     // Ordering: Relaxed, written once before any object exists.
     let page = address.wrapping_sub(HOT.window.load(Ordering::Relaxed)) >> PAGE_SHIFT;

@@ -10,9 +10,9 @@
 //! I2. Each word is valid at every instant. The words together are no snapshot, as `stats()` is
 //!     none either; so there is no lock that a fork could leave taken.
 
+use crate::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::report::{Mode, ModeReason, Report};
 use crate::stats::Stats;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Name of the ELF section that holds the block, and of the symbol without the dot.
 pub const SECTION: &str = ".rsalloc_report";

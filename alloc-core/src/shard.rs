@@ -20,9 +20,9 @@
 use crate::size_class::{CLASS, CLASSES, Class, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES};
 use crate::units::{SHARDS_MAX, WINDOW_PAGES};
 
+use crate::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 /// See `units`.
 pub use crate::units::SHARDS_MAX as SHARD_BOUND;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 /// The stack of one class in one shard. Addresses, not indices: the hot path adds nothing to them.
 #[repr(C)]

@@ -2,6 +2,7 @@
 //!
 //! Snapshots while others work: each number is right for some instant, their sums nearly.
 
+use crate::atomic::Ordering;
 use crate::cpu_cache::{locked, shards};
 use crate::depot::DEPOT;
 use crate::engine::large;
@@ -11,7 +12,6 @@ use crate::shard::{Counter, HOT, Region};
 use crate::size_class::{CLASS, CLASSES};
 use crate::slab::SLABS;
 use crate::units::PAGE_BYTES;
-use core::sync::atomic::Ordering;
 
 /// What the allocator holds at this moment, in bytes and counts.
 #[derive(Clone, Copy, Default, Debug)]

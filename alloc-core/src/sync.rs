@@ -14,17 +14,17 @@
 
 use crate::asm;
 use crate::asm::thread_pointer;
+use crate::atomic::{
+    AtomicU32, AtomicU64, AtomicUsize, Ordering, PATIENCE, SPINS, TRY_PATIENCE, compiler_fence,
+    spin_loop,
+};
 use crate::os;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering, compiler_fence};
 
 /// Somebody may sleep.
 const SLEEPERS: usize = 1;
 /// The guard was forgotten, see [`Lock::forget`].
 const FORGOTTEN: usize = 2;
 const MARKS: usize = SLEEPERS | FORGOTTEN;
-const SPINS: u32 = 100;
-/// How often a lock is tried that may not be waited for, letting others run in between.
-const PATIENCE: u32 = 1_000;
 
 /// The lock is taken, and the caller may not wait for it: it runs on top of a holder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -169,7 +169,7 @@ impl Lock {
             if self.word.load(Ordering::Relaxed) == 0 && self.take(me) {
                 return;
             }
-            core::hint::spin_loop();
+            spin_loop();
         }
         loop {
             // Ordering: Relaxed, only a hint.
@@ -266,7 +266,7 @@ impl TryLock {
     /// Takes the lock, letting others run until it is free; none after a good while, in case the
     /// holder is the calling thread itself, below a signal handler.
     pub fn acquire_patiently(&self) -> Option<TryGuard<'_>> {
-        (0..10_000).find_map(|_| {
+        (0..TRY_PATIENCE).find_map(|_| {
             self.try_acquire().or_else(|| {
                 os::yield_now();
                 None
@@ -332,7 +332,7 @@ guarded!(
 );
 guarded!(
     /// A bitmap word that some lock guards and observers may glance at.
-    Guarded64, core::sync::atomic::AtomicU64, u64
+    Guarded64, AtomicU64, u64
 );
 
 #[cfg(test)]

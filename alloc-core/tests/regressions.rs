@@ -15,6 +15,41 @@ mod support;
 #[allow(dead_code, reason = "as above")]
 #[path = "fuzzed/tiers.rs"]
 mod tiers;
+#[path = "fuzzed/twin.rs"]
+mod twin;
+
+use proptest::prelude::*;
+
+fn twin_op() -> impl Strategy<Value = twin::Op> {
+    use twin::Op::*;
+    // Few classes, small and large, so that operations meet.
+    let class = || prop_oneof![3 => 0..4usize, 1 => any::<usize>()];
+    let count = || 0..=64usize;
+    let object = || 1..usize::MAX / 2;
+    prop_oneof![
+        4 => class().prop_map(|class| Pop { class }),
+        4 => (class(), object()).prop_map(|(class, object)| Push { class, object }),
+        3 => (class(), count()).prop_map(|(class, count)| PopBatch { class, count }),
+        3 => (class(), object(), count())
+            .prop_map(|(class, object, count)| PushBatch { class, object, count }),
+        2 => (class(), 0..600usize, any::<bool>())
+            .prop_map(|(class, slots, wrong)| SetEnd { class, slots, wrong }),
+        1 => any::<(usize, usize)>().prop_map(|(counter, delta)| Add { counter, delta }),
+        2 => (class(), 0..600usize, 0..600usize)
+            .prop_map(|(class, objects, slots)| State { class, objects, slots }),
+        1 => class().prop_map(|class| Stopped { class }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..Default::default() })]
+
+    /// Whatever the state: the assembly does what its plain twin does, to the last word.
+    #[test]
+    fn sections_and_their_twins_do_the_same(ops in prop::collection::vec(twin_op(), 1..200)) {
+        twin::replay(&ops, None);
+    }
+}
 
 #[test]
 fn sample_of_operations() {
@@ -76,6 +111,27 @@ fn nothing_at_a_large_alignment_is_freed_as_what_it_is() {
         ],
         None,
     );
+}
+
+/// A reallocation left objects in classes that are aligned less than what they were freed as, so that the
+/// cache of 1024 bytes gave out an address that was no multiple of 1024.
+#[test]
+fn reallocated_objects_are_aligned_as_what_they_are_freed_as() {
+    use operations::{Op::*, replay};
+    // In place, and with room to grow.
+    for size in [1152, 896] {
+        replay(
+            &[
+                Allocate { size: 1000 },
+                Burst { size, count: 3 },
+                Burst { size: 1152, count: 3 },
+                Reallocate { pick: 4, size: 1000 },
+                FreeSized { pick: 0 },
+                Aligned { size: 1024, shift: 10 },
+            ],
+            None,
+        );
+    }
 }
 
 /// A budget that shrinks takes nothing away at once: the check itself was wrong.
@@ -144,7 +200,7 @@ mod faults {
 /// What finds a defect must find one that was made.
 mod controls {
     use crate::objects::Defect;
-    use crate::{conf, operations, tiers};
+    use crate::{conf, operations, tiers, twin};
 
     fn turns_red(replay: impl FnOnce() + std::panic::UnwindSafe) -> bool {
         std::panic::catch_unwind(replay).is_err()
@@ -155,6 +211,16 @@ mod controls {
     #[test]
     fn a_defect_of_the_parser_is_found() {
         assert!(turns_red(|| conf::replay(b"cache:4m", Some(Defect::Contents))));
+    }
+
+    #[test]
+    fn a_twin_that_differs_is_found() {
+        use twin::{Op::*, replay};
+        let ops = [State { class: 3, objects: 1, slots: 2 }, Push { class: 3, object: 16 }];
+        replay(&ops, None);
+        assert!(turns_red(|| {
+            replay(&ops, Some(Defect::Contents));
+        }));
     }
 
     #[test]

@@ -1,15 +1,10 @@
 //! Texts from outside, such as RSALLOC_CONF.
 #![no_main]
 
-#[path = "../../alloc-core/tests/fuzzed/conf.rs"]
-mod conf;
-#[allow(dead_code, reason = "shared: each target uses a part")]
-#[path = "../../alloc-core/tests/fuzzed/objects.rs"]
-mod objects;
-
 use arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use objects::Defect;
+use rsalloc_fuzz::conf;
+use rsalloc_fuzz::objects::Defect;
 use std::fmt;
 
 struct Text<'a>(&'a [u8]);

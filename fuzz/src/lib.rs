@@ -1,6 +1,21 @@
 //! What the fuzz targets share: how bytes become sequences, and how a sequence becomes a test.
 //!
-//! Called by the targets; `cargo xtask fuzz` runs them.
+//! Called by the targets and by the example `drive`; `cargo xtask fuzz` runs them. What replays a
+//! sequence and judges it lies with the tests of alloc-core.
+
+#[path = "../../alloc-core/tests/fuzzed/conf.rs"]
+pub mod conf;
+#[path = "../../alloc-core/tests/fuzzed/objects.rs"]
+pub mod objects;
+#[path = "../../alloc-core/tests/fuzzed/operations.rs"]
+pub mod operations;
+mod steps;
+#[path = "../../alloc-core/tests/support/mod.rs"]
+pub mod support;
+#[path = "../../alloc-core/tests/fuzzed/tiers.rs"]
+pub mod tiers;
+#[path = "../../alloc-core/tests/fuzzed/twin.rs"]
+pub mod twin;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use std::fmt;
@@ -18,6 +33,9 @@ pub trait Step: fmt::Debug + Sized {
 
     /// The step that comes next in the bytes.
     fn read(u: &mut Unstructured) -> Result<Self>;
+
+    /// Whether it costs page faults rather than work of the allocator: a long run takes few of them.
+    fn is_heavy(&self) -> bool;
 }
 
 /// A sequence of steps.

@@ -2,8 +2,11 @@
 //!
 //! Promises that a crash fails the command and is shown as a test to paste into
 //! `alloc-core/tests/regressions.rs`, after libFuzzer has made it smaller; that a target which ran
-//! nothing fails too; and, with `--check-control`, that a defect made on purpose is found. Called by
-//! hand and by `preflight`; calls cargo-fuzz, which it installs where it is missing.
+//! nothing fails too; and, with `--check-control`, that a defect made on purpose is found. The long run
+//! of `--operations` is in `long`. Called by hand and by `preflight`; calls cargo-fuzz, which it installs
+//! where it is missing.
+
+mod long;
 
 use crate::tools;
 use anyhow::{Context, bail, ensure};
@@ -22,6 +25,12 @@ pub struct Arguments {
     /// Make each known defect on purpose; succeed if every one is found
     #[arg(long)]
     check_control: bool,
+    /// Instead of fuzzing: random sequences until so many objects came and went
+    #[arg(long, conflicts_with = "check_control")]
+    operations: Option<u64>,
+    /// Number of the first random sequence
+    #[arg(long, default_value_t = 1, requires = "operations")]
+    seed: u64,
 }
 
 struct Target {
@@ -51,6 +60,13 @@ const TARGETS: &[Target] = &[
         defects: &["Contents", "Overlap", "Lost", "Count"],
     },
     Target {
+        name: "twin",
+        len_max: 1000,
+        dictionary: None,
+        confs: &["mode:auto"],
+        defects: &["Contents"],
+    },
+    Target {
         name: "conf",
         len_max: 600,
         dictionary: Some("fuzz/conf.dict"),
@@ -73,6 +89,9 @@ pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
             "no target {name}; there are: {}",
             known.join(", ")
         );
+    }
+    if let Some(operations) = arguments.operations {
+        return long::run(operations, arguments.seed);
     }
     install()?;
     tools::run(fuzz("build", None).env("CARGO_TERM_QUIET", "true"))

@@ -5,6 +5,7 @@ mod criu;
 mod fuzz;
 mod golden;
 mod layers;
+mod loom;
 mod preflight;
 mod programs;
 mod sweep;
@@ -33,6 +34,8 @@ enum Command {
     Golden(golden::Arguments),
     /// Checks which code stands where: the order of docs/layers.txt, unsafe, assembly, orderings.
     Layers,
+    /// Runs the lock-free protocols in every order of a few operations.
+    Loom(loom::Arguments),
     /// Runs real programs on the library and compares them with the run without it.
     Programs(programs::Args),
     /// Stops a thread at every instruction of every restartable section and checks where it goes on.
@@ -47,6 +50,7 @@ fn main() -> anyhow::Result<()> {
         Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Golden(arguments) => golden::main(arguments),
         Command::Layers => layers::main(),
+        Command::Loom(arguments) => loom::main(&arguments),
         Command::Programs(args) => programs::run(args),
         Command::Sweep(arguments) => sweep::main(&arguments),
     }

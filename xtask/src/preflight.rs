@@ -39,6 +39,8 @@ const GATES: &[Gate] = &[
     cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     xtask("layers", &["layers"]),
     xtask("golden", &["golden"]),
+    xtask("loom", &["loom"]),
+    xtask("loom-blind", &["loom", "--control"]),
     xtask("sweep", &["sweep"]),
     xtask("sweep-blind", &["sweep", "--control"]),
     // Short: the rows check what they read back, on both paths; the figures do not count here.

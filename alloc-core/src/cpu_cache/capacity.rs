@@ -8,12 +8,12 @@
 //! class grows; a thread that only allocates or only frees gains nothing and gets nothing.
 
 use super::{Shard, give_back};
+use crate::atomic::{AtomicUsize, Ordering};
 use crate::config::{self, Key};
 use crate::page_heap::PAGE_HEAP;
 use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::units::MAGAZINE_MAX;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 const WORD: usize = size_of::<usize>();
 

@@ -7,11 +7,11 @@
 use super::Shard;
 use super::shards;
 use crate::asm::thread_pointer;
+use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use crate::rseq::emulated;
 use crate::shard::{Counter, Region};
 use crate::size_class::Class;
 use crate::sync::{TryGuard, TryLock};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// The most locked shards.
 pub const LOCKED_MAX: usize = 64;

@@ -8,6 +8,7 @@
 //! fence's interrupt (Linux before 6.12.54) still sees the closed region at its next section, which
 //! costs the fast path nothing.
 
+use crate::atomic::{AtomicPtr, Ordering};
 use crate::os::{self, Place};
 use crate::rseq::Sections;
 use crate::rseq::abi::membarrier;
@@ -15,7 +16,6 @@ use crate::rseq::registration;
 use crate::shard::{HOT, Region, closed, region_of};
 use crate::sync::{Lock, Rank};
 use crate::units::SHARDS_MAX;
-use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// The regions by shard index; null if not born.
 static REGIONS: [AtomicPtr<Region>; SHARDS_MAX] =

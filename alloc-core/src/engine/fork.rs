@@ -6,12 +6,12 @@
 //! lock. What other threads had in hand (cpu_cache I3) is lost to the child: one magazine each.
 //! Called by libc's fork; calls every tier that has a lock.
 
+use crate::atomic::{AtomicU64, Ordering};
 use crate::cpu_cache::{locked, shards};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::slab;
 use crate::sync::{Guarded, Guarded32, Lock, Rank};
-use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Registers the handlers.
 pub fn install() {

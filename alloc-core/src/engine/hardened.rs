@@ -10,6 +10,7 @@
 //!     to that end (`bytes_at`), not what the program says.
 
 use super::{allocate_plain, large, page_map};
+use crate::atomic::{AtomicBool, Ordering};
 use crate::canary::{self, Canary, State, WORD_BYTES};
 use crate::config::{self, Key};
 use crate::cpu_cache::{self, Object};
@@ -19,7 +20,6 @@ use crate::os;
 use crate::size_class::{CLASS, class_of_aligned};
 use crate::slab;
 use crate::units::OBJECT_MAX_BYTES;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 /// `guard` in a hardened process that does not say otherwise: dear calls, and all calls are slow ones.
 const GUARD_EVERY: usize = 1000;
@@ -32,10 +32,7 @@ pub fn set_up(random: [u8; 16]) {
         config::set_default(Key::Guard, GUARD_EVERY);
         canary::arm(random);
     } else {
-        for (class, info) in CLASS.iter().enumerate() {
-            // Ordering: Relaxed, published by READY.
-            super::IN_PLACE[class].store(info.size as u32, Ordering::Relaxed);
-        }
+        super::open_in_place();
     }
     let guarded = guard_every() != 0 && guard::open(guard_every());
     // Ordering: Relaxed, published by READY.

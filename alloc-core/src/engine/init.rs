@@ -5,6 +5,7 @@
 //! page_heap, os.
 
 use crate::asm::thread_pointer;
+use crate::atomic::{AtomicUsize, Ordering};
 use crate::canary;
 use crate::config::{self, Key};
 use crate::cpu_cache::{capacity, locked};
@@ -19,7 +20,6 @@ use crate::shard::{CLOSED, HOT, SHARD_BOUND};
 use crate::size_class::{MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
 use crate::units::{PAGE_BYTES, TRACT_SHIFT};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// What all shards together may cache by default, and the bounds for one.
 const CACHE_TOTAL: usize = 64 << 20;

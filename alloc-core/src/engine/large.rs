@@ -3,6 +3,7 @@
 //! Promises: memory fresh from the kernel is known to be zero; growth stays in place where it can and
 //! moves page tables instead of bytes where it must. Called by engine; calls page_heap and huge.
 
+use crate::atomic::{AtomicUsize, Ordering};
 use crate::fail::{Misuse, deny, fail};
 use crate::guard;
 use crate::page_heap::PAGE_HEAP;
@@ -11,7 +12,6 @@ use crate::page_heap::tract::{Kind, PageEntry};
 use crate::size_class::{Class, natural_align, object_size};
 use crate::sync::Reentered;
 use crate::units::{PAGE_BYTES, SPAN_MAX_PAGES, pages_of};
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes and number of live large spans in tracts.
 static BYTES: AtomicUsize = AtomicUsize::new(0);

@@ -20,17 +20,17 @@ pub mod large;
 mod load;
 pub mod slow;
 
+use crate::atomic::{AtomicU64, Ordering};
 use crate::canary;
 use crate::cpu_cache::{self, Object};
 use crate::fail::{Misuse, deny};
 use crate::page_map;
 use crate::publish::{publish_stats, stats_wanted};
-use crate::size_class::{CLASSES, class_of_aligned};
+use crate::size_class::{CLASS, CLASSES, Class, class_of, class_of_aligned, natural_align};
 use crate::slab;
 use crate::stats::stats;
 use crate::sync::Rank;
 use crate::units::{OBJECT_MAX_BYTES, PAGE_BYTES};
-use core::sync::atomic::{AtomicU32, Ordering};
 
 crate::rust_alloc! {
     /// Allocates `size` bytes aligned to `align`, a power of two. Null when out of memory.
@@ -77,14 +77,30 @@ pub unsafe fn free(ptr: *mut u8) {
     free_slow(ptr as usize);
 }
 
-/// The sizes of the classes, which their objects may be resized to where they are; all 0 if hardened, so
-/// that each object is looked at.
-static IN_PLACE: [AtomicU32; CLASSES] = [const { AtomicU32::new(0) }; CLASSES];
+/// By class, the sizes that its objects may be resized to where they are: the least in the low half, how
+/// many in the high half. None at first, and none if hardened: each object is looked at then.
+static IN_PLACE: [AtomicU64; 128] = [const { AtomicU64::new(0) }; 128];
 
-/// Bytes that the object may use without another look; 0 if that takes one.
-fn plain_size(ptr: *const u8) -> usize {
+/// Up to the class's size, and down to half of it as long as it may be freed as what it is then.
+fn open_in_place() {
+    for class in 1..CLASSES {
+        let most = CLASS[class].size;
+        let below = (1..class).rev();
+        let above = below.take_while(|&smaller| {
+            CLASS[smaller].size > most / 2 && may_be_freed_as(class, CLASS[smaller].size)
+        });
+        let least = CLASS[above.last().unwrap_or(class) - 1].size.max(most / 2) + 1;
+        let sizes = (most - least + 1) << 32 | least;
+        // Ordering: Relaxed, published by READY.
+        IN_PLACE[class].store(sizes as u64, Ordering::Relaxed);
+    }
+}
+
+#[inline]
+fn may_stay(ptr: *const u8, size: usize) -> bool {
     // Ordering: Relaxed, filled by init before any object exists.
-    IN_PLACE[page_map::class_at(ptr as usize)].load(Ordering::Relaxed) as usize
+    let sizes = IN_PLACE[page_map::class_at(ptr as usize)].load(Ordering::Relaxed) as usize;
+    size.wrapping_sub(sizes & u32::MAX as usize) < sizes >> 32
 }
 
 /// Resizes `ptr` (null: allocates). Null when out of memory; `ptr` is untouched then. The alignment of
@@ -94,31 +110,39 @@ fn plain_size(ptr: *const u8) -> usize {
 /// 1. `ptr` is null or a live object of this allocator.
 #[inline]
 pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
-    let old = plain_size(ptr);
-    // In place up to the class's size, and down to half of it.
-    if size <= old && size > old / 2 {
+    if may_stay(ptr, size) {
         return ptr;
     }
     // SAFETY: duty 1.
-    unsafe { reallocate_slow(ptr, old, size) }
+    unsafe { reallocate_slow(ptr, size) }
+}
+
+/// Whether an object of `class` may come back as one of `size` bytes: C's `free_sized` puts it into the
+/// cache of that size, which promises the alignment of its own objects.
+fn may_be_freed_as(class: Class, size: usize) -> bool {
+    // A free of a size without a class looks for the object's own.
+    class == 0 || natural_align(class) >= natural_align(class_of(size))
 }
 
 /// # Safety
-/// 1. `ptr` is null or a live object; `old` is the size of its class, 0 if it has none.
-unsafe fn reallocate_slow(ptr: *mut u8, old: usize, size: usize) -> *mut u8 {
+/// 1. `ptr` is null or a live object.
+unsafe fn reallocate_slow(ptr: *mut u8, size: usize) -> *mut u8 {
     if ptr.is_null() {
         return allocate(size);
     }
     if canary::is_on() {
         return hardened::reallocate(ptr as usize, None, 1, size);
     }
-    if old == 0 {
+    let class = page_map::class_at(ptr as usize);
+    if class == 0 {
         // SAFETY: duty 1.
         return unsafe { reallocate_large(ptr, size, 1) };
     }
+    let old = CLASS[class].size;
     // Who grows by a little will do so again: a quarter more saves the next copies.
     let generous = old + old / 4;
-    let wanted = if size > old && size < generous { generous } else { size };
+    let fits = size > old && size < generous && may_be_freed_as(class_of(generous), size);
+    let wanted = if fits { generous } else { size };
     // SAFETY: duty 1; the object has `old` bytes.
     let moved = unsafe { move_object(ptr, old, wanted, 1) };
     if !moved.is_null() || wanted == size {
@@ -188,9 +212,9 @@ unsafe fn move_object(ptr: *mut u8, old: usize, size: usize, align: usize) -> *m
 /// # Safety
 /// 1. `ptr` is null or a live object of this allocator.
 pub unsafe fn usable_size(ptr: *const u8) -> usize {
-    match plain_size(ptr) {
-        0 => usable_size_slow(ptr),
-        size => size,
+    match page_map::class_at(ptr as usize) {
+        class if class != 0 && !canary::is_on() => CLASS[class].size,
+        _ => usable_size_slow(ptr),
     }
 }
 

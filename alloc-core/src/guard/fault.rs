@@ -7,11 +7,11 @@
 //! I1. `PREVIOUS` is written before the handler is installed and never again.
 
 use super::{LIVE, POOL, SLOTS, UNUSED, owns, page_of, slot_at};
+use crate::atomic::Ordering;
 use crate::fail::{Line, Misuse};
 use crate::os;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::sync::atomic::Ordering;
 use libc::{c_int, c_void, siginfo_t};
 
 struct Previous(UnsafeCell<MaybeUninit<libc::sigaction>>);

@@ -17,9 +17,9 @@
 mod fault;
 
 use crate::asm;
+use crate::atomic::{AtomicUsize, Ordering};
 use crate::fail::{Misuse, deny, fail};
 use crate::os;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// Slots of the pool.
 pub const SLOTS: usize = 128;

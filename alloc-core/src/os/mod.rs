@@ -9,7 +9,7 @@ mod text;
 pub use text::{parse_cpu_list, parse_number, read_file};
 
 use crate::asm::syscall;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// A positive errno value.
 pub type Errno = i32;
@@ -318,7 +318,7 @@ pub mod faults {
     #[cfg(feature = "faults")]
     mod on {
         use super::*;
-        use core::sync::atomic::{AtomicU64, Ordering};
+        use crate::atomic::{AtomicU64, Ordering};
 
         static COUNT: AtomicU64 = AtomicU64::new(0);
         static FIRST: AtomicU64 = AtomicU64::new(u64::MAX);

@@ -8,12 +8,12 @@
 //!     at most half full.
 //! I2. The table's memory is given up only when a larger one has replaced it, under the lock.
 
+use crate::atomic::{AtomicUsize, Ordering};
 use crate::fail::{Misuse, fail};
 use crate::os::{self, Place};
 use crate::page_heap::map_aligned;
 use crate::sync::{Guard, Guarded, Lock, Rank, Reentered};
 use crate::units::PAGE_BYTES;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// One huge span; address 0 is a free slot, 1 a tombstone.
 #[repr(C)]

@@ -12,13 +12,13 @@
 pub mod huge;
 pub mod tract;
 
+use crate::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::os::{self, Place};
 use crate::shard::HOT;
 use crate::sync::{Guard, Guarded, Lock, Rank};
 use crate::units::{
     PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_SHIFT, WINDOW_TRACTS,
 };
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use tract::{HEADER_PAGES, Kind, PageEntry, Run, Tract};
 
 /// The most tracts of a process (16 TiB with 16,384 x 64 MiB being 1 TiB of small objects).

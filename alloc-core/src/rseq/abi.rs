@@ -7,8 +7,8 @@
 //! I1. The only field of [`Area`] that user space writes is `rseq_cs`.
 //! I2. Both flag words stay 0, see [`CriticalSectionFlags::is_legal`].
 
+use crate::atomic::{AtomicU32, AtomicU64};
 use crate::os::{self, Errno};
-use core::sync::atomic::{AtomicU32, AtomicU64};
 
 /// The signature in the 4 bytes before each abort handler.
 #[cfg(target_arch = "x86_64")]

@@ -9,7 +9,7 @@ use crate::rseq::{CHANGED, FULL};
 use crate::shard::Region;
 // Ordering: Relaxed throughout. In the atomic path the shard's lock orders everything; in tests one
 // thread runs.
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use crate::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The word at `address`.
 ///

@@ -12,11 +12,11 @@
 use super::abi::{self, AREA_LEN, Area, RseqError};
 use super::{Index, Sections};
 use crate::asm;
+use crate::atomic::{AtomicU32, Ordering};
 use crate::os;
 use crate::report::{Mode, ModeReason};
 use crate::shard::{HOT, closed};
 use crate::units::SHARDS_MAX;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 /// What adoption found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -65,6 +65,8 @@ pub struct Objects {
     numbered: Vec<usize>,
     /// Usable bytes of all of them.
     pub bytes: usize,
+    /// Objects that came and went so far.
+    pub moves: u64,
     next: u8,
     defect: Option<Defect>,
 }
@@ -98,6 +100,7 @@ impl Objects {
         self.live.insert(address, object);
         self.numbered.push(address);
         self.bytes += usable;
+        self.moves += 1;
     }
 
     /// A live object by any number, counted from the youngest, if there is one.
@@ -124,6 +127,7 @@ impl Objects {
         let address = self.numbered.swap_remove(self.index(number));
         let object = self.live.remove(&address).expect("each number has an object");
         self.bytes -= object.usable;
+        self.moves += 1;
     }
 
     /// How many.

@@ -68,8 +68,9 @@ const OBJECTS_MAX: usize = 4096;
 /// More than any machine has addresses for: only null will do.
 const IMPOSSIBLE: usize = 1 << 47;
 
-/// Runs the sequence and gives everything back; panics if a promise is broken.
-pub fn replay(ops: &[Op], defect: Option<Defect>) {
+/// Runs the sequence and gives everything back; panics if a promise is broken. How many objects came
+/// and went.
+pub fn replay(ops: &[Op], defect: Option<Defect>) -> u64 {
     let _alone = alone();
     let before = Census::take();
     let cache = config::cache_bytes();
@@ -82,6 +83,7 @@ pub fn replay(ops: &[Op], defect: Option<Defect>) {
     assert_eq!(Census::take(), before, "not everything came home");
     program.objects.check();
     config::set_number(Key::Cache, cache);
+    program.objects.moves
 }
 
 struct Program {

@@ -59,8 +59,9 @@ thread_local! {
     static FAKE: FakeCpus = FakeCpus::new(CPUS);
 }
 
-/// Runs the sequence and gives everything back; panics if a promise is broken.
-pub fn replay(ops: &[Op], defect: Option<Defect>) {
+/// Runs the sequence and gives everything back; panics if a promise is broken. How many objects came
+/// and went.
+pub fn replay(ops: &[Op], defect: Option<Defect>) -> u64 {
     let _alone = alone();
     FAKE.with(|cpus| {
         let before = Census::take();
@@ -81,7 +82,8 @@ pub fn replay(ops: &[Op], defect: Option<Defect>) {
         assert_eq!(Census::take(), program.before, "not everything came home");
         program.step(Op::Check);
         config::set_number(Key::Cache, cache);
-    });
+        program.objects.moves
+    })
 }
 
 struct Program<'a> {

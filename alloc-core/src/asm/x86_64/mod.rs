@@ -94,19 +94,19 @@ pub fn own_area_offset() -> isize {
 
 /// The word of the calling thread in which `sync` keeps the rank of the locks it holds; 0 at first.
 #[inline]
-pub fn held_rank() -> &'static core::sync::atomic::AtomicU32 {
+pub fn held_rank() -> &'static crate::atomic::AtomicU32 {
     let at = thread_pointer().wrapping_add_signed(own_area_offset()) + 36;
     // SAFETY: `sections` reserves 64 bytes for each thread: the area of 32, the word of
     // rseq::registration, and this one. 'static is as long as the thread runs, and nobody keeps it.
-    unsafe { &*(at as *const core::sync::atomic::AtomicU32) }
+    unsafe { &*(at as *const crate::atomic::AtomicU32) }
 }
 
 /// The word of the calling thread in which `guard` counts down to the next guarded object; 0 at first.
 #[inline]
-pub fn guard_countdown() -> &'static core::sync::atomic::AtomicU32 {
+pub fn guard_countdown() -> &'static crate::atomic::AtomicU32 {
     let at = thread_pointer().wrapping_add_signed(own_area_offset()) + 40;
     // SAFETY: as in `held_rank`: the next word of the 64 bytes.
-    unsafe { &*(at as *const core::sync::atomic::AtomicU32) }
+    unsafe { &*(at as *const crate::atomic::AtomicU32) }
 }
 
 /// Clears what sections that ran before init have written to the unused word of the thread header, see

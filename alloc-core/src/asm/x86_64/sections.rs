@@ -56,7 +56,7 @@ global_asm!(
 
 unsafe extern "C" {
     /// Offset from the thread pointer of the rseq area that sections use. Written once by init.
-    pub static rsalloc_rseq_offset: core::sync::atomic::AtomicIsize;
+    pub static rsalloc_rseq_offset: crate::atomic::AtomicIsize;
 }
 
 macro_rules! section {

@@ -1,0 +1,16 @@
+//! Atomics, cells and waiting: the one place that the engine takes them from.
+//!
+//! Promises nothing of its own: all is core's. The models under `loom/` compile the engine's files with
+//! a room of this name that runs every order of the same operations, and gives up waiting sooner. The
+//! lowest leaf, used by every room.
+
+pub use core::cell::UnsafeCell;
+pub use core::hint::spin_loop;
+pub use core::sync::atomic::*;
+
+/// How often a taken lock is looked at before its waiter sleeps.
+pub const SPINS: u32 = 100;
+/// How often a lock is tried that may not be waited for, letting others run in between.
+pub const PATIENCE: u32 = 1_000;
+/// As above, for locks that are only ever tried.
+pub const TRY_PATIENCE: u32 = 10_000;

@@ -1,0 +1,239 @@
+//! The assembly and its plain twin side by side: the same operations from the same state.
+//!
+//! Promises that after each operation status, buffer and the class's stack are the same, and at the end
+//! all memory of the two regions that sections write. States are set from outside, any that the invariants
+//! of `shard` allow. Called by the fuzz target of this name and by `regressions.rs`.
+
+use crate::objects::{Defect, alone};
+use crate::support::FakeCpus;
+use alloc_core::cpu_cache::{Shard, shards};
+use alloc_core::rseq::{ABORTED, CHANGED, FULL, Sections, registration};
+use alloc_core::shard::{COUNTERS, Counter, Region};
+use alloc_core::size_class::{CLASS, CLASSES};
+use std::sync::atomic::Ordering::Relaxed;
+
+/// An operation of a shard, or of the test. Classes and counts are taken modulo what there is.
+#[derive(Clone, Copy, Debug)]
+pub enum Op {
+    Pop {
+        class: usize,
+    },
+    Push {
+        class: usize,
+        object: usize,
+    },
+    PopBatch {
+        class: usize,
+        count: usize,
+    },
+    PushBatch {
+        class: usize,
+        object: usize,
+        count: usize,
+    },
+    /// `wrong`: not the end that the section finds.
+    SetEnd {
+        class: usize,
+        slots: usize,
+        wrong: bool,
+    },
+    Add {
+        counter: usize,
+        delta: usize,
+    },
+    /// So many objects on the stack, and room for so many.
+    State {
+        class: usize,
+        objects: usize,
+        slots: usize,
+    },
+    /// The shard is stopped: every section finds its class empty and full.
+    Stopped {
+        class: usize,
+    },
+}
+
+const WORD: usize = size_of::<usize>();
+const COUNTS: [Counter; COUNTERS] = [Counter::Refills, Counter::Flushes, Counter::Aborts];
+
+thread_local! {
+    // Regions live for ever, so it is made once.
+    static PLAIN: FakeCpus = FakeCpus::new(1);
+}
+
+/// Runs the sequence on both; panics where they differ. How many operations.
+pub fn replay(ops: &[Op], defect: Option<Defect>) -> u64 {
+    let _alone = alone();
+    assert!(!alloc_core::allocate(1).is_null());
+    let _pinned = Pinned::here();
+    let sections = registration::sections().expect("this needs rseq");
+    assert!(shards::is_open(sections));
+    PLAIN.with(|plain| {
+        let real = shards::current(sections).expect("pinned and open");
+        alloc_core::release();
+        let pair = Pair { sections, real, plain, twin: plain.regions()[0], defect };
+        pair.clear();
+        ops.iter().for_each(|&op| pair.step(op));
+        pair.compare_all();
+    });
+    ops.len() as u64
+}
+
+struct Pair<'a> {
+    sections: Sections,
+    real: &'static Region,
+    plain: &'a FakeCpus,
+    twin: &'static Region,
+    defect: Option<Defect>,
+}
+
+impl Drop for Pair<'_> {
+    /// The objects were made up: none may stay, also where the two differ.
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl Pair<'_> {
+    fn step(&self, op: Op) {
+        let (mut a, mut b) = ([0; 64], [0; 64]);
+        let s = self.sections;
+        let (class, real, plain) = match op {
+            Op::Pop { class } => {
+                let class = class_of(class);
+                (class, again(|| s.pop(class)), self.plain.pop(class))
+            }
+            Op::Push { class, object } => {
+                let class = class_of(class);
+                let other = object ^ usize::from(self.defect.is_some());
+                (class, again(|| s.push(class, object)), self.plain.push(class, other))
+            }
+            Op::PopBatch { class, count } => {
+                let (class, n) = (class_of(class), count % 65);
+                let real = again(|| s.pop_batch(class, &mut a[..n]));
+                (class, real, self.plain.pop_batch(class, &mut b[..n]))
+            }
+            Op::PushBatch { class, object, count } => {
+                let class = class_of(class);
+                let objects: Vec<_> = (0..count % 65).map(|i| object.wrapping_add(i)).collect();
+                let real = again(|| s.push_batch(class, &objects));
+                (class, real, self.plain.push_batch(class, &objects))
+            }
+            Op::SetEnd { class, slots, wrong } => {
+                let class = class_of(class);
+                let slots = slots % (CLASS[class].slots_max + 1);
+                let set = |shard: &dyn Fn(usize, usize) -> isize, region: &Region| {
+                    let seen = region.heads[class].end.load(Relaxed) + usize::from(wrong);
+                    shard(seen, region.bottom(class) + slots * WORD)
+                };
+                let own = |seen, end| again(|| s.set_end(class, self.real, seen, end));
+                let plain = |seen, end| self.plain.set_end(class, self.twin, seen, end);
+                (class, set(&own, self.real), set(&plain, self.twin))
+            }
+            Op::Add { counter, delta } => {
+                let counter = COUNTS[counter % COUNTERS];
+                let real = again(|| s.add(counter as usize, delta));
+                (1, real, self.plain.add(counter, delta))
+            }
+            Op::State { class, objects, slots } => {
+                return self.set(class_of(class), objects, slots);
+            }
+            Op::Stopped { class } => return self.stopped(class_of(class)),
+        };
+        assert_eq!(real, plain, "status of {op:?}");
+        assert_eq!(a, b, "buffer of {op:?}");
+        assert_eq!(stack(self.real, class), stack(self.twin, class), "stack after {op:?}");
+    }
+
+    /// Nobody else works on the two regions: this thread is the only one, and on its CPU.
+    fn set(&self, class: usize, objects: usize, slots: usize) {
+        let slots = slots % (CLASS[class].slots_max + 1);
+        let objects = objects % (slots + 1);
+        for region in [self.real, self.twin] {
+            let bottom = region.bottom(class);
+            let first = first_slot(region, class);
+            (1..=objects).for_each(|i| region.slots[first + i].store(i * 16 + class, Relaxed));
+            region.heads[class].top.store(bottom + objects * WORD, Relaxed);
+            region.heads[class].end.store(bottom + slots * WORD, Relaxed);
+        }
+    }
+
+    fn stopped(&self, class: usize) {
+        let s = self.sections;
+        let done = shards::while_stopped(|_| {
+            assert_eq!(again(|| s.pop(class)), 0);
+            assert_eq!(again(|| s.push(class, 16)), FULL);
+            assert_eq!(again(|| s.pop_batch(class, &mut [0; 64])), 0);
+            assert_eq!(again(|| s.push_batch(class, &[16; 64])), 0);
+            assert_eq!(again(|| s.set_end(class, self.real, 0, 0)), CHANGED);
+        });
+        assert!(done.is_some(), "the kernel has the fence");
+    }
+
+    fn clear(&self) {
+        for region in [self.real, self.twin] {
+            region.reset();
+            region.slots.iter().for_each(|slot| slot.store(0, Relaxed));
+            region.counters.iter().for_each(|counter| counter.store(0, Relaxed));
+        }
+    }
+
+    fn compare_all(&self) {
+        for class in 0..CLASSES {
+            assert_eq!(stack(self.real, class), stack(self.twin, class), "class {class}");
+        }
+        let words = |region: &Region| -> Vec<usize> {
+            region.slots.iter().chain(&region.counters).map(|word| word.load(Relaxed)).collect()
+        };
+        assert!(words(self.real) == words(self.twin), "slots or counters differ");
+    }
+}
+
+fn class_of(number: usize) -> usize {
+    number % (CLASSES - 1) + 1
+}
+
+fn first_slot(region: &Region, class: usize) -> usize {
+    (region.bottom(class) - region.slots.as_ptr() as usize) / WORD
+}
+
+/// Where top and end are, from the bottom, and all slots.
+fn stack(region: &Region, class: usize) -> (usize, usize, Vec<usize>) {
+    let (head, bottom) = (&region.heads[class], region.bottom(class));
+    let first = first_slot(region, class);
+    let slots = &region.slots[first..=first + CLASS[class].slots_max];
+    (
+        head.top.load(Relaxed) - bottom,
+        head.end.load(Relaxed).saturating_sub(bottom),
+        slots.iter().map(|slot| slot.load(Relaxed)).collect(),
+    )
+}
+
+/// Runs a section until the kernel did not abort it.
+fn again(mut section: impl FnMut() -> isize) -> isize {
+    (0..1000).map(|_| section()).find(|&status| status != ABORTED).expect("not aborted for ever")
+}
+
+/// The thread stays on its CPU while this lives.
+struct Pinned(libc::cpu_set_t);
+
+impl Pinned {
+    fn here() -> Self {
+        // SAFETY: plain calls on local sets.
+        unsafe {
+            let mut before: libc::cpu_set_t = std::mem::zeroed();
+            let mut one: libc::cpu_set_t = std::mem::zeroed();
+            assert_eq!(libc::sched_getaffinity(0, size_of_val(&before), &mut before), 0);
+            libc::CPU_SET(libc::sched_getcpu() as usize, &mut one);
+            assert_eq!(libc::sched_setaffinity(0, size_of_val(&one), &one), 0);
+            Pinned(before)
+        }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { libc::sched_setaffinity(0, size_of_val(&self.0), &self.0) };
+    }
+}

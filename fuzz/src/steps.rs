@@ -1,0 +1,106 @@
+//! Which steps the bytes of an input stand for, and how often each comes.
+
+use crate::{Step, cache, class_size, operations, pick, refusal, size, tiers, twin};
+use arbitrary::{Arbitrary, Result, Unstructured};
+
+/// Objects above this size are heavy, see [`Step::is_heavy`].
+const LIGHT: usize = 16 << 10;
+
+impl Step for operations::Op {
+    const MODULE: &str = "operations";
+
+    fn read(u: &mut Unstructured) -> Result<Self> {
+        use operations::Op;
+        Ok(match u8::arbitrary(u)? % 32 {
+            0..=4 => Op::Allocate { size: size(u)? },
+            5..=7 => Op::Aligned { size: size(u)?, shift: u.int_in_range(0..=26)? },
+            8..=10 => Op::Zeroed { size: size(u)?, shift: u.int_in_range(0..=18)? },
+            11..=13 => Op::Reallocate { pick: pick(u)?, size: size(u)? },
+            14..=15 => Op::ReallocateSized { pick: pick(u)?, size: size(u)? },
+            16..=19 => Op::Free { pick: pick(u)? },
+            20..=22 => Op::FreeSized { pick: pick(u)? },
+            23..=24 => Op::Burst { size: size(u)?, count: u.int_in_range(2..=600)? },
+            25..=26 => Op::FreeMany { pick: pick(u)?, count: u.int_in_range(2..=600)? },
+            27 if bool::arbitrary(u)? => Op::FreeNull { size: size(u)? },
+            27 => Op::Release,
+            28 => Op::Cache { bytes: cache(u)? },
+            29..=30 => {
+                let (first, count) = refusal(u)?;
+                Op::Refuse { first, count }
+            }
+            31 if bool::arbitrary(u)? => Op::Exhaust,
+            _ => Op::Check,
+        })
+    }
+
+    fn is_heavy(&self) -> bool {
+        use operations::Op::*;
+        match *self {
+            Aligned { size, shift } | Zeroed { size, shift } => size > LIGHT || shift > 16,
+            Burst { size, count } => size.saturating_mul(count) > 16 * LIGHT,
+            Allocate { size } | Reallocate { size, .. } | ReallocateSized { size, .. } => {
+                size > LIGHT
+            }
+            Exhaust | Release => true,
+            _ => false,
+        }
+    }
+}
+
+impl Step for tiers::Op {
+    const MODULE: &str = "tiers";
+
+    fn read(u: &mut Unstructured) -> Result<Self> {
+        use tiers::{CPUS, Op};
+        Ok(match u8::arbitrary(u)? % 32 {
+            0..=6 => Op::Allocate { size: class_size(u)? },
+            7..=13 => Op::Free { pick: pick(u)? },
+            14..=17 => Op::Burst { size: class_size(u)?, count: u.int_in_range(2..=600)? },
+            18..=21 => Op::FreeMany { pick: pick(u)?, count: u.int_in_range(2..=600)? },
+            22..=25 => Op::Migrate { cpu: u.int_in_range(0..=CPUS - 1)? },
+            26 => Op::Drain,
+            27 => Op::Release,
+            28 => Op::Cache { bytes: cache(u)? },
+            29 => {
+                let (first, count) = refusal(u)?;
+                Op::Refuse { first, count }
+            }
+            _ => Op::Check,
+        })
+    }
+
+    fn is_heavy(&self) -> bool {
+        use tiers::Op::*;
+        match *self {
+            Allocate { size } => size > LIGHT,
+            Burst { size, count } => size * count > 16 * LIGHT,
+            Drain | Release => true,
+            _ => false,
+        }
+    }
+}
+
+impl Step for twin::Op {
+    const MODULE: &str = "twin";
+
+    fn read(u: &mut Unstructured) -> Result<Self> {
+        use twin::Op;
+        // Few classes, so that operations meet.
+        let class = u.int_in_range(0..=7)?;
+        let object = |u: &mut Unstructured| u.int_in_range(1..=usize::MAX / 2);
+        Ok(match u8::arbitrary(u)? % 16 {
+            0..=3 => Op::Pop { class },
+            4..=6 => Op::Push { class, object: object(u)? },
+            7..=8 => Op::PopBatch { class, count: u.int_in_range(0..=64)? },
+            9..=10 => Op::PushBatch { class, object: object(u)?, count: u.int_in_range(0..=64)? },
+            11..=12 => Op::SetEnd { class, slots: pick(u)?, wrong: bool::arbitrary(u)? },
+            13 => Op::Add { counter: class, delta: pick(u)? },
+            14 => Op::State { class, objects: pick(u)?, slots: pick(u)? },
+            _ => Op::Stopped { class },
+        })
+    }
+
+    fn is_heavy(&self) -> bool {
+        matches!(self, twin::Op::Stopped { .. })
+    }
+}

@@ -1,0 +1,119 @@
+//! The two plain instructions and the sections: their plain twins, run as sections by `machine`.
+//!
+//! Stands in for the engine's room of this name.
+
+use crate::atomic::AtomicU32;
+use crate::machine::{BLOCKS, Block, this_thread};
+
+pub const HAS_SECTIONS: bool = true;
+
+pub fn thread_pointer() -> usize {
+    std::ptr::from_ref(&BLOCKS[this_thread()]) as usize
+}
+
+pub fn held_rank() -> &'static AtomicU32 {
+    &BLOCKS[this_thread()].held_rank
+}
+
+pub fn libc_rseq() -> Option<(isize, u32)> {
+    Some((own_area_offset(), 32))
+}
+
+pub fn own_area_offset() -> isize {
+    core::mem::offset_of!(Block, area) as isize
+}
+
+pub fn forget_early_announcement() {}
+
+pub mod sections {
+    use crate::atomic::{AtomicIsize, Ordering};
+    use crate::machine::{self, BLOCKS, this_thread};
+    use crate::rseq::emulated;
+    use crate::shard::{HOT, Region};
+
+    pub const ABORTED: isize = -1;
+    pub const NO_SHARD: isize = -2;
+    pub const CHANGED: isize = -3;
+    pub const FULL: isize = -4;
+
+    #[allow(non_upper_case_globals)]
+    pub static rsalloc_rseq_offset: AtomicIsize = AtomicIsize::new(0);
+
+    /// What every section begins with.
+    fn on_shard(body: impl FnOnce(&Region) -> isize) -> isize {
+        let section = || {
+            let index = BLOCKS[this_thread()].area.cpu_id.load(Ordering::Relaxed) as usize;
+            // Acquire: plain loads of x86-64; see docs/ordering.md for other machines.
+            if index >= HOT.shards.load(Ordering::Acquire) as usize {
+                return NO_SHARD;
+            }
+            // SAFETY: entries below the bound name regions, which live for ever (shard I3).
+            body(unsafe { &*HOT.table[index].load(Ordering::Acquire) })
+        };
+        machine::section(section).unwrap_or(ABORTED)
+    }
+
+    // SAFETY, for each block: the processor is the caller's until the section is over.
+
+    /// # Safety
+    /// 1. `code` is twice a class.
+    pub unsafe fn pop_cpu(code: usize) -> isize {
+        // SAFETY: see above.
+        on_shard(|region| unsafe { emulated::pop(region, code / 2) })
+    }
+
+    /// # Safety
+    /// 1. `code` is twice a class.
+    pub unsafe fn push_cpu(code: usize, object: usize) -> isize {
+        // SAFETY: see above.
+        on_shard(|region| unsafe { emulated::push(region, code / 2, object) })
+    }
+
+    /// # Safety
+    /// 1. `code` is twice a class. 2. `out` has room for `n`.
+    pub unsafe fn pop_batch_cpu(code: usize, out: *mut usize, n: usize, _bottom: usize) -> isize {
+        // SAFETY: see above, and duty 2.
+        on_shard(|region| unsafe {
+            emulated::pop_batch(region, code / 2, core::slice::from_raw_parts_mut(out, n))
+        })
+    }
+
+    /// # Safety
+    /// 1. `code` is twice a class. 2. `objects` has `n`.
+    pub unsafe fn push_batch_cpu(code: usize, objects: *const usize, n: usize) -> isize {
+        // SAFETY: see above, and duty 2.
+        on_shard(|region| unsafe {
+            emulated::push_batch(region, code / 2, core::slice::from_raw_parts(objects, n))
+        })
+    }
+
+    /// # Safety
+    /// 1. `code` is twice a class; `end` is an address in its stack.
+    pub unsafe fn set_end_cpu(
+        code: usize,
+        region: *const Region,
+        expected: usize,
+        end: usize,
+    ) -> isize {
+        on_shard(|own| match std::ptr::eq(own, region) {
+            // SAFETY: see above.
+            true => unsafe { emulated::set_end(own, code / 2, expected, end) },
+            false => CHANGED,
+        })
+    }
+
+    /// # Safety
+    /// 1. `offset` is that of a counter.
+    pub unsafe fn add_cpu(offset: usize, delta: usize) -> isize {
+        let counter = (offset - core::mem::offset_of!(Region, counters)) / size_of::<usize>();
+        // SAFETY: see above.
+        on_shard(|region| unsafe { emulated::add(region, counter, delta) })
+    }
+
+    pub use add_cpu as add_cid;
+    pub use pop_batch_cpu as pop_batch_cid;
+    pub use pop_cpu as pop_cid;
+    pub use push_batch_cpu as push_batch_cid;
+    pub use push_cpu as push_cid;
+    pub use set_end_cpu as set_end_cid;
+}

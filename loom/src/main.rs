@@ -1,0 +1,59 @@
+//! The engine's own files under loom: every order of a few operations of two or three threads.
+//!
+//! `models NAME` runs one model, `models` lists them. The rooms below the protocols are the models' own:
+//! `atomic` (loom's atomics behind the engine's memory), `os` and `asm` (a machine whose sections can be
+//! aborted). Everything else is compiled from `alloc-core/src`. Called by `cargo xtask loom`.
+
+#![allow(dead_code, reason = "the engine is more than its protocols")]
+
+mod asm;
+mod atomic;
+mod machine;
+mod models;
+mod os;
+mod world;
+
+#[path = "../../alloc-core/src/config.rs"]
+mod config;
+#[path = "../../alloc-core/src/cpu_cache/mod.rs"]
+mod cpu_cache;
+#[path = "../../alloc-core/src/depot.rs"]
+mod depot;
+mod engine;
+#[path = "../../alloc-core/src/fail.rs"]
+mod fail;
+#[path = "../../alloc-core/src/page_heap/mod.rs"]
+mod page_heap;
+#[path = "../../alloc-core/src/page_map.rs"]
+mod page_map;
+#[path = "../../alloc-core/src/publish.rs"]
+mod publish;
+#[path = "../../alloc-core/src/report.rs"]
+mod report;
+#[path = "../../alloc-core/src/rseq/mod.rs"]
+mod rseq;
+#[path = "../../alloc-core/src/shard.rs"]
+mod shard;
+#[path = "../../alloc-core/src/size_class.rs"]
+mod size_class;
+#[path = "../../alloc-core/src/slab.rs"]
+mod slab;
+#[path = "../../alloc-core/src/stats.rs"]
+mod stats;
+#[path = "../../alloc-core/src/sync.rs"]
+mod sync;
+#[path = "../../alloc-core/src/units.rs"]
+mod units;
+
+fn main() {
+    match std::env::args().nth(1) {
+        None => models::ALL.iter().for_each(|model| println!("{}", model.name)),
+        Some(name) => match models::ALL.iter().find(|model| model.name == name) {
+            Some(model) => models::run(model),
+            None => {
+                eprintln!("no model {name}; `models` lists them");
+                std::process::exit(2);
+            }
+        },
+    }
+}

@@ -1,0 +1,193 @@
+//! The page heap, the page map and what is published: what another thread sees of a change.
+
+use super::{Found, Model, on, threads};
+use crate::atomic::{AtomicU64, Ordering};
+use crate::depot::DEPOT;
+use crate::os;
+use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::tract::{HEADER_PAGES, Kind, Tract};
+use crate::page_map;
+use crate::publish::{BLOCK_BYTES, publish_stats};
+use crate::shard::HOT;
+use crate::slab;
+use crate::stats::{Stats, stats};
+use crate::units::{MAGAZINE_MAX, PAGE_BYTES, TRACT_BYTES};
+use crate::world::{bytes_of, explore_only};
+
+const CLASS: usize = 4;
+/// Of the small tracts that the models' OS grants.
+const PAGES: usize = 16;
+
+/// What init does; the words of the header of a tract at `base` that no lock guards alone.
+fn start(window: bool, bases: &[usize]) {
+    HOT.window.store(if window { os::arena() } else { 0 }, Ordering::Relaxed);
+    PAGE_HEAP.set_dirty_limit(1000);
+    explore_only(bytes_of(&PAGE_HEAP));
+    bases.iter().for_each(|&base| explore_only(base..base + 20));
+}
+
+fn acquire() -> usize {
+    PAGE_HEAP.acquire(1, 1, Kind::Large).expect("memory").address
+}
+
+fn is_whole(tract: &Tract) {
+    assert_eq!(tract.mapped_pages(), PAGES, "a tract without its header");
+}
+
+/// Two threads acquire the first page of all, a third looks on.
+fn grow(base: usize) {
+    let found = Found::default();
+    let (one, two) = (found.clone(), found.clone());
+    threads(vec![
+        on(0, move || one.add([acquire()])),
+        on(1, move || {
+            PAGE_HEAP.tract_at(base).into_iter().for_each(is_whole);
+            PAGE_HEAP.tracts().for_each(is_whole);
+            let stats = stats();
+            assert!(stats.mapped_bytes < 4 * (PAGES * PAGE_BYTES) as u64);
+            two.add([acquire()]);
+        }),
+    ]);
+    let spans = found.sorted();
+    assert!(spans[0] + PAGE_BYTES <= spans[1], "a page given out twice");
+    for span in spans {
+        // SAFETY: the model's own spans.
+        unsafe { PAGE_HEAP.release(span) };
+    }
+    let free: usize = PAGE_HEAP.tracts().map(|tract| tract.free_pages().0).sum();
+    assert_eq!(free, PAGE_HEAP.tracts().count() * (PAGES - HEADER_PAGES));
+}
+
+/// In the window.
+pub const TRACTS: Model = Model {
+    name: "tracts",
+    preemptions: 2,
+    body: || {
+        start(true, &[os::arena()]);
+        grow(os::arena());
+    },
+};
+
+/// Outside of it, where tracts are found by a hash.
+pub const OUTSIDE: Model = Model {
+    name: "outside",
+    preemptions: 2,
+    body: || {
+        let base =
+            os::map(os::Place::Anywhere, 0).expect("an address").next_multiple_of(TRACT_BYTES);
+        start(false, &[base, base + TRACT_BYTES]);
+        grow(base);
+    },
+};
+
+/// A page comes home while another thread finds its tract empty: the hint must not pass it.
+pub const HINT: Model = Model {
+    name: "first-free",
+    preemptions: 3,
+    body: || {
+        start(true, &[os::arena(), os::arena() + TRACT_BYTES]);
+        let spans: Vec<_> = (HEADER_PAGES..PAGES).map(|_| acquire()).collect();
+        assert_eq!(PAGE_HEAP.tracts().count(), 1);
+        let span = spans[0];
+        threads(vec![
+            // SAFETY: the model's own span.
+            on(0, move || unsafe { PAGE_HEAP.release(span) }),
+            on(1, || {
+                acquire();
+            }),
+        ]);
+        let tracts = PAGE_HEAP.tracts().count();
+        let free: usize = PAGE_HEAP.tracts().map(|tract| tract.free_pages().0).sum();
+        (0..free).for_each(|_| {
+            acquire();
+        });
+        assert_eq!(PAGE_HEAP.tracts().count(), tracts, "a free page is behind the hint");
+    },
+};
+
+/// A span is given up on top of its tract's lock, and another thread comes along.
+pub const DEFERRED: Model = Model {
+    name: "deferred",
+    preemptions: 3,
+    body: || {
+        start(true, &[os::arena()]);
+        let spans = [acquire(), acquire()];
+        for span in spans {
+            explore_only(bytes_of(PAGE_HEAP.entry_at(span).expect("a page of ours")));
+        }
+        let give_up = |span: usize| {
+            move || {
+                let tract = PAGE_HEAP.tract_at(span).expect("a page of ours");
+                let guard = tract.lock();
+                // SAFETY: the model's own span.
+                unsafe { PAGE_HEAP.release(span) };
+                drop(guard);
+            }
+        };
+        threads(vec![
+            on(0, give_up(spans[0])),
+            on(1, || PAGE_HEAP.trim()),
+            on(1, give_up(spans[1])),
+        ]);
+        PAGE_HEAP.trim();
+        let free: usize = PAGE_HEAP.tracts().map(|tract| tract.free_pages().0).sum();
+        assert_eq!(free, PAGES - HEADER_PAGES, "a span got lost");
+    },
+};
+
+/// Who gets an object from another thread finds its class by its address.
+pub const PAGE_MAP: Model = Model {
+    name: "page-map",
+    preemptions: 3,
+    body: || {
+        HOT.window.store(os::arena(), Ordering::Relaxed);
+        PAGE_HEAP.set_dirty_limit(1000);
+        explore_only(bytes_of(&HOT.pages));
+        explore_only(bytes_of(&DEPOT));
+        let chunk = os::map(os::Place::Anywhere, 0).expect("an address");
+        explore_only(chunk..chunk + (1 << 20));
+        threads(vec![
+            on(0, || {
+                let mut one = [0];
+                assert_eq!(slab::take(CLASS, &mut one).expect("no handler").count, 1);
+                assert!(DEPOT.put_unbounded(CLASS, &one));
+            }),
+            on(1, || {
+                let mut out = [0; MAGAZINE_MAX];
+                if DEPOT.take(CLASS, &mut out) == 1 {
+                    assert_eq!(page_map::class_at(out[0]), CLASS);
+                    assert_eq!(slab::put(&out[..1]), 1);
+                }
+            }),
+        ]);
+        let cached = DEPOT.magazines(CLASS);
+        assert_eq!(slab::SLABS[CLASS].totals().1, cached);
+    },
+};
+
+unsafe extern "C" {
+    #[link_name = "rsalloc_report"]
+    static BLOCK: [AtomicU64; BLOCK_BYTES / 8];
+}
+/// See `publish`: the generation is the fourth word, the statistics are the last ones.
+const GENERATION: usize = 3;
+const FIRST: usize = BLOCK_BYTES / 8 - size_of::<Stats>() / 8;
+
+/// Who sees that statistics were published sees them.
+pub const REPORT: Model = Model {
+    name: "report",
+    preemptions: 3,
+    body: || {
+        threads(vec![
+            on(0, || publish_stats(&Stats { mapped_bytes: 7, atomic_ops: 8, ..Stats::default() })),
+            on(1, || {
+                // SAFETY: words of a static, written as atomics only.
+                let block = unsafe { &*(&raw const BLOCK) };
+                if block[GENERATION].load(Ordering::Acquire) == 1 {
+                    assert_eq!(block[FIRST].load(Ordering::Relaxed), 7);
+                    assert_eq!(block[BLOCK_BYTES / 8 - 1].load(Ordering::Relaxed), 8);
+                }
+            }),
+        ]);
+    },
+};

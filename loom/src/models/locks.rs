@@ -1,0 +1,109 @@
+//! The locks: mutual exclusion, sleeping and waking, signal handlers on top of holders, and the shards of
+//! the atomic path.
+
+use super::{Found, Model, on, threads};
+use crate::atomic::UnsafeCell;
+use crate::cpu_cache::Shard;
+use crate::cpu_cache::locked::Locked;
+use crate::machine;
+use crate::sync::{Lock, Rank};
+
+static LOW: Lock = Lock::new();
+static HIGH: Lock = Lock::new();
+const LOW_RANK: Rank = Rank::slab(1);
+const HIGH_RANK: Rank = Rank::slab(2);
+
+struct Counter(UnsafeCell<u32>);
+// SAFETY: touched under the lock, which the model is to show.
+unsafe impl Sync for Counter {}
+static COUNTER: Counter = Counter(UnsafeCell::new(0));
+
+fn count() {
+    let _guard = LOW.acquire(LOW_RANK).ok().expect("no handler runs");
+    // SAFETY: the lock is held.
+    unsafe { *COUNTER.0.get() += 1 };
+}
+
+/// Three threads and one lock: each gets it, one at a time, and no sleeper is forgotten.
+pub const FUTEX: Model = Model {
+    name: "lock-futex",
+    preemptions: 2,
+    body: || {
+        // SAFETY: no other thread runs.
+        unsafe { *COUNTER.0.get() = 0 };
+        threads(vec![on(0, count), on(1, count), on(1, count)]);
+        // SAFETY: as above.
+        assert_eq!(unsafe { *COUNTER.0.get() }, 3);
+        assert!(LOW.try_acquire(LOW_RANK).is_some(), "free again");
+    },
+};
+
+/// A handler, anywhere on top of a thread that takes and gives up the lock, wants it too.
+pub const REENTRY: Model = Model {
+    name: "lock-reentry",
+    preemptions: 3,
+    body: || {
+        machine::handle(1, || drop(LOW.acquire(LOW_RANK)));
+        threads(vec![
+            on(0, || {
+                drop(LOW.acquire(LOW_RANK));
+                assert!(!Rank::is_any_held());
+            }),
+            on(1, || machine::signal(1)),
+        ]);
+        assert!(LOW.try_acquire(LOW_RANK).is_some(), "free again");
+    },
+};
+
+/// Two handlers, on top of the holders of two locks, each want the other lock.
+pub const HANDLERS: Model = Model {
+    name: "lock-handlers",
+    preemptions: 2,
+    body: || {
+        machine::handle(1, || drop(HIGH.acquire(HIGH_RANK)));
+        machine::handle(2, || drop(LOW.acquire(LOW_RANK)));
+        threads(vec![
+            on(0, || drop(LOW.acquire(LOW_RANK))),
+            on(1, || drop(HIGH.acquire(HIGH_RANK))),
+            on(1, || {
+                machine::signal(1);
+                machine::signal(2);
+            }),
+        ]);
+        assert!(LOW.try_acquire(LOW_RANK).is_some() && HIGH.try_acquire(HIGH_RANK).is_some());
+    },
+};
+
+const CLASS: usize = 4;
+
+/// The atomic path: two threads on one locked shard, who go elsewhere when it is busy.
+pub const TRIED: Model = Model {
+    name: "locked-shard",
+    preemptions: 3,
+    body: || {
+        {
+            let shard = Locked::any().expect("a shard");
+            let region = shard.region().expect("a region");
+            let end = region.bottom(CLASS) + 4 * size_of::<usize>();
+            assert_eq!(shard.set_end(CLASS, region, 0, end), 0);
+            assert_eq!(shard.push(CLASS, 1), 0);
+        }
+        let found = Found::default();
+        let work = |object: usize, found: Found| {
+            move || {
+                let pushed = Locked::any().is_some_and(|shard| shard.push(CLASS, object) == 0);
+                if !pushed {
+                    found.add([object]);
+                }
+                let popped = Locked::any().map_or(0, |shard| shard.pop(CLASS));
+                found.add((popped != 0).then_some(popped as usize));
+            }
+        };
+        threads(vec![on(0, work(2, found.clone())), on(1, work(3, found.clone()))]);
+        let shard = Locked::any().expect("free again");
+        while let object @ 1.. = shard.pop(CLASS) {
+            found.add([object as usize]);
+        }
+        assert_eq!(found.sorted(), [1, 2, 3]);
+    },
+};

@@ -1,0 +1,155 @@
+//! The operating system of the models: mappings out of one arena, futexes and the fence of `machine`.
+//!
+//! Stands in for the engine's room of this name.
+
+use crate::atomic::{AtomicU32, Ordering};
+use crate::machine;
+use crate::units::{TRACT_BYTES, WINDOW_TRACTS};
+use crate::world;
+use std::cell::{Cell, RefCell};
+
+pub type Errno = i32;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    Anywhere,
+    Exactly(usize),
+}
+
+/// Tracts that the arena has room for, at its start; other mappings lie behind them.
+const TRACTS: usize = 4;
+/// The longest mapping that is granted: small tracts, few pages.
+const LEN_MAX: usize = 1 << 20;
+
+thread_local! {
+    static ARENA: Cell<usize> = const { Cell::new(0) };
+    static NEXT: Cell<usize> = const { Cell::new(0) };
+    static EXACT: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The arena, aligned like a tract; as long as the process lives.
+pub fn arena() -> usize {
+    if ARENA.get() == 0 {
+        let len = (2 * TRACTS + 2) * TRACT_BYTES;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) } as usize;
+        assert_ne!(start, usize::MAX, "the models need addresses");
+        ARENA.set(start.next_multiple_of(TRACT_BYTES));
+    }
+    ARENA.get()
+}
+
+/// Forgets all mappings.
+pub fn restore() {
+    NEXT.set(arena() + TRACTS * TRACT_BYTES);
+    EXACT.with_borrow_mut(Vec::clear);
+}
+
+pub fn map(place: Place, len: usize) -> Result<usize, Errno> {
+    // A search for an aligned place asks for one more tract.
+    if len > LEN_MAX + TRACT_BYTES || (len > LEN_MAX && len <= TRACT_BYTES) {
+        return Err(libc::ENOMEM);
+    }
+    match place {
+        Place::Anywhere => {
+            let at = NEXT.get();
+            let end = at + len.next_multiple_of(page_bytes());
+            if end > arena() + 2 * TRACTS * TRACT_BYTES {
+                return Err(libc::ENOMEM);
+            }
+            NEXT.set(end);
+            Ok(at)
+        }
+        Place::Exactly(at) => EXACT.with_borrow_mut(|taken| {
+            let fits = at >= arena() && at < arena() + TRACTS * TRACT_BYTES;
+            if !fits || taken.contains(&at) {
+                return Err(libc::EEXIST);
+            }
+            taken.push(at);
+            Ok(at)
+        }),
+    }
+}
+
+const _: () = assert!(WINDOW_TRACTS >= TRACTS);
+
+/// # Safety
+/// 1. None here: addresses are not used again.
+pub unsafe fn unmap(_address: usize, _len: usize) {}
+
+/// # Safety
+/// 1. None here.
+pub unsafe fn purge(_address: usize, _len: usize) -> Result<(), Errno> {
+    Ok(())
+}
+
+pub fn no_huge_pages(_address: usize, _len: usize) {}
+
+/// # Safety
+/// 1. None here.
+pub unsafe fn remap(_address: usize, _old_len: usize, _len: usize) -> Result<usize, Errno> {
+    Err(libc::ENOMEM)
+}
+
+/// # Safety
+/// 1. None here.
+pub unsafe fn move_away(_from: usize, _len: usize) -> Result<usize, Errno> {
+    Err(libc::ENOMEM)
+}
+
+/// The low half of a lock's word.
+pub fn futex_wait(word: &AtomicU32, expected: u32) {
+    let at = word.as_ptr() as usize;
+    machine::sleep(|| {
+        let lock = world::twin(at).expect("a lock that is waited for has a twin");
+        let lock = lock.downcast_ref::<loom::sync::atomic::AtomicUsize>().expect("a lock's word");
+        lock.load(Ordering::SeqCst) as u32 != expected
+    });
+}
+
+pub fn futex_wake(_word: &AtomicU32) {
+    machine::wake();
+}
+
+/// # Safety
+/// 1. None here.
+pub unsafe fn rseq(_area: usize, _len: u32, _flags: i32, _signature: u32) -> Result<(), Errno> {
+    Err(libc::EINVAL)
+}
+
+pub fn membarrier(_command: i32, _flags: u32, _cpu: u32) -> Result<usize, Errno> {
+    machine::fence();
+    Ok(0)
+}
+
+pub fn yield_now() {
+    if world::is_explored() {
+        loom::thread::yield_now();
+    }
+}
+
+pub fn abort() -> ! {
+    panic!("the engine ends the process")
+}
+
+pub fn write_stderr(bytes: &[u8]) {
+    eprint!("{}", String::from_utf8_lossy(bytes));
+}
+
+pub fn auxv(_key: u64) -> usize {
+    0
+}
+
+pub fn environment<'a>(_prefix: &[u8], _buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    None
+}
+
+pub fn parse_number(_text: &[u8]) -> Option<usize> {
+    None
+}
+
+pub fn page_bytes() -> usize {
+    4096
+}

@@ -1,0 +1,216 @@
+//! The defects that the models must find, and the copy of the engine that has them.
+//!
+//! Promises that each is a change of text which still applies, exactly once: a defect that has lost its
+//! place is an error, not a pass. All are in one copy, switched on one at a time, so it is built once.
+
+use anyhow::{Context, ensure};
+use std::path::Path;
+
+/// A defect of the engine.
+pub struct Defect {
+    pub name: &'static str,
+    /// The model that must find it.
+    pub model: &'static str,
+    /// Below `alloc-core/src`.
+    file: &'static str,
+    /// What the text is, and what takes its place; `BAD` in it says whether the defect is wanted.
+    changes: &'static [(&'static str, &'static str)],
+}
+
+/// The package of the copy: with the name of the original, cargo would take one for the other.
+pub const MODELS: &str = "rsalloc-loom-defects";
+
+/// All of them.
+pub const DEFECTS: &[Defect] = &[
+    Defect {
+        name: "tag-dropped",
+        model: "depot-aba",
+        file: "depot.rs",
+        changes: &[("((head >> 32) + 1) << 32", "(if BAD { 0 } else { (head >> 32) + 1 }) << 32")],
+    },
+    Defect {
+        name: "push-relaxed",
+        model: "depot-handover",
+        file: "depot.rs",
+        changes: &[(
+            "compare_exchange_weak(head, new, Ordering::Release, Ordering::Relaxed)",
+            "compare_exchange_weak(head, new, if BAD { Ordering::Relaxed } else { Ordering::Release }, Ordering::Relaxed)",
+        )],
+    },
+    Defect {
+        name: "fence-left-out",
+        model: "stop",
+        file: "cpu_cache/shards.rs",
+        changes: &[("membarrier::fence(None).then(", "(BAD || membarrier::fence(None)).then(")],
+    },
+    Defect {
+        name: "unlock-relaxed",
+        model: "lock-futex",
+        file: "sync.rs",
+        changes: &[(
+            "self.word.swap(0, Ordering::Release)",
+            "self.word.swap(0, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+        )],
+    },
+    Defect {
+        name: "sleeper-forgotten",
+        model: "lock-futex",
+        file: "sync.rs",
+        changes: &[("self.take(me | SLEEPERS)", "self.take(if BAD { me } else { me | SLEEPERS })")],
+    },
+    Defect {
+        name: "rank-ignored",
+        model: "lock-handlers",
+        file: "sync.rs",
+        changes: &[("if rank <= before {", "if !BAD && rank <= before {")],
+    },
+    Defect {
+        name: "unlock-order",
+        model: "lock-reentry",
+        file: "sync.rs",
+        changes: &[(
+            "self.lock.release();\n        self.before.restore();",
+            "if BAD { self.before.restore(); }\n        self.lock.release();\n        self.before.restore();",
+        )],
+    },
+    Defect {
+        name: "trylock-relaxed",
+        model: "locked-shard",
+        file: "sync.rs",
+        changes: &[(
+            "self.taken.store(0, Ordering::Release)",
+            "self.taken.store(0, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+        )],
+    },
+    Defect {
+        name: "tract-relaxed",
+        model: "tracts",
+        file: "page_heap/mod.rs",
+        changes: &[
+            (
+                "self.tracts[count].store(pointer, Ordering::Release)",
+                "self.tracts[count].store(pointer, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+            ),
+            (
+                "self.count.store(count + 1, Ordering::Release)",
+                "self.count.store(count + 1, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+            ),
+        ],
+    },
+    Defect {
+        name: "outside-relaxed",
+        model: "outside",
+        file: "page_heap/mod.rs",
+        changes: &[(
+            "self.outside[slot].store(pointer, Ordering::Release)",
+            "self.outside[slot].store(pointer, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+        )],
+    },
+    Defect {
+        name: "no-second-look",
+        model: "first-free",
+        file: "page_heap/mod.rs",
+        changes: &[(
+            "if self.tract(seen).is_some_and(|tract| tract.longest() > 0) {",
+            "if !BAD && self.tract(seen).is_some_and(|tract| tract.longest() > 0) {",
+        )],
+    },
+    Defect {
+        name: "defer-relaxed",
+        model: "deferred",
+        file: "page_heap/mod.rs",
+        changes: &[(
+            "self.deferred.compare_exchange(head, this, Ordering::Release, Ordering::Relaxed)",
+            "self.deferred.compare_exchange(head, this, if BAD { Ordering::Relaxed } else { Ordering::Release }, Ordering::Relaxed)",
+        )],
+    },
+    Defect {
+        name: "class-not-written",
+        model: "page-map",
+        file: "slab.rs",
+        changes: &[(
+            "page_map::set_class_at(span.address, class);",
+            "if !BAD { page_map::set_class_at(span.address, class); }",
+        )],
+    },
+    Defect {
+        name: "report-relaxed",
+        model: "report",
+        file: "publish.rs",
+        changes: &[(
+            "block.generation.fetch_add(1, Ordering::Release)",
+            "block.generation.fetch_add(1, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+        )],
+    },
+    Defect {
+        name: "birth-relaxed",
+        model: "birth",
+        file: "cpu_cache/shards.rs",
+        changes: &[(
+            "HOT.table[index].store(region, Ordering::Release)",
+            "HOT.table[index].store(region, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+        )],
+    },
+];
+
+/// Writes the engine with its defects, and the models, to `copy`.
+pub fn write(root: &Path, copy: &Path) -> anyhow::Result<()> {
+    for part in ["alloc-core/src", "loom"] {
+        copy_folder(&root.join(part), &copy.join(part))?;
+    }
+    for file in ["Cargo.toml", "Cargo.lock"] {
+        let file = copy.join("loom").join(file);
+        let text = read(&file)?.replace("\"rsalloc-loom\"", &format!("{MODELS:?}"));
+        std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+    }
+    for defect in DEFECTS {
+        let file = copy.join("alloc-core/src").join(defect.file);
+        let mut text = read(&file)?;
+        for (from, to) in defect.changes {
+            let name = defect.name;
+            let places = text.matches(from).count();
+            ensure!(places == 1, "{}: the place of {name} is there {places} times", defect.file);
+            text =
+                text.replace(from, &to.replace("BAD", &format!("crate::world::mutant({name:?})")));
+        }
+        std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+fn read(file: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
+}
+
+fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to).with_context(|| format!("create {}", to.display()))?;
+    for entry in std::fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_type()?.is_dir() {
+            true if entry.file_name() == "target" => {}
+            true => copy_folder(&from, &to)?,
+            false => drop(
+                std::fs::copy(&from, &to).with_context(|| format!("copy {}", from.display()))?,
+            ),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tools;
+
+    #[test]
+    fn each_defect_has_its_place() {
+        let copy = tempfile::tempdir().unwrap();
+        write(tools::root(), copy.path()).unwrap();
+        for defect in DEFECTS {
+            let text = read(&copy.path().join("alloc-core/src").join(defect.file)).unwrap();
+            let switches = text.matches(&format!("mutant({:?})", defect.name)).count();
+            assert_eq!(switches, defect.changes.len(), "{}", defect.name);
+        }
+    }
+}

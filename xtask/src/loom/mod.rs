@@ -1,0 +1,145 @@
+//! `cargo xtask loom`: the models of `loom/`, each in every order of its operations within its bound.
+//!
+//! Promises that a model which finds a broken order, or does not come to its end in time, fails the
+//! command; and, with `--control`, that each defect of [`defects::DEFECTS`], put into a copy of the engine,
+//! is found by its model. Called by hand and by `preflight`; calls cargo and the built models.
+
+mod defects;
+
+use crate::tools;
+use anyhow::{Context, ensure};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// Arguments of the command.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Put known defects into a copy of the engine; succeed if every one is found
+    #[arg(long)]
+    control: bool,
+    /// Run only these models
+    #[arg(long, value_delimiter = ',', conflicts_with = "control")]
+    model: Vec<String>,
+}
+
+/// The package of the models.
+const MODELS: &str = "rsalloc-loom";
+/// A model that takes longer has too many orders.
+const SECONDS_EACH: u32 = 300;
+/// Models that run at once.
+const AT_ONCE: usize = 2;
+/// Names the defect that a run shall have.
+const DEFECT: &str = "RSALLOC_LOOM_DEFECT";
+
+/// Runs the command.
+pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    let faults = if arguments.control { control()? } else { go_through(&arguments.model)? };
+    println!("{:.0} s", begin.elapsed().as_secs_f64());
+    let what = if arguments.control { "defects not found" } else { "models failed" };
+    ensure!(faults == 0, "{faults} {what}");
+    Ok(())
+}
+
+/// Runs the models; how many failed.
+fn go_through(wanted: &[String]) -> anyhow::Result<usize> {
+    let models = build(tools::root(), MODELS)?;
+    let list = tools::output(&mut Command::new(&models))?;
+    let names: Vec<&str> = list.lines().collect();
+    for name in wanted {
+        ensure!(names.contains(&&**name), "no model {name}; there are: {}", names.join(", "));
+    }
+    let names =
+        names.into_iter().filter(|name| wanted.is_empty() || wanted.iter().any(|n| n == name));
+    at_once(names.collect(), |name| {
+        let output = run(&models, name, None)?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        // A run that says nothing has gone through nothing.
+        if output.status.success() && text.contains("executions") {
+            print!("{text}");
+            return Ok(true);
+        }
+        println!("{name:<16}FAILED: {}\n{text}{}", output.status, reason(&output));
+        Ok(false)
+    })
+}
+
+/// Runs each defect's model with it; how many were not found.
+fn control() -> anyhow::Result<usize> {
+    let copy = tempfile::tempdir().context("create a folder for the copy")?;
+    defects::write(tools::root(), copy.path())?;
+    let models = build(copy.path(), defects::MODELS)?;
+    at_once(defects::DEFECTS.iter().collect(), |defect| {
+        let output = run(&models, defect.model, Some(defect.name))?;
+        // Found by a check of the model, not by the clock nor by a signal.
+        let found = output.status.code() == Some(1);
+        let verdict = if found { "found: " } else { "NOT FOUND" };
+        let reason = if found { reason(&output) } else { output.status.to_string() };
+        println!("{:<20}{:<16}{verdict}{reason}", defect.name, defect.model);
+        Ok(found)
+    })
+}
+
+/// Builds the models that lie in `root` as the package `name`; their program.
+fn build(root: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let release = tools::release_dir()?;
+    let target = release.parent().context("a build has a folder above it")?;
+    let mut build = tools::cargo(&["build", "--release", "--quiet", "--locked"]);
+    build.arg("--manifest-path").arg(root.join("loom/Cargo.toml"));
+    // What the engine has and no model needs is not worth a word here.
+    build.env("RUSTFLAGS", "--cap-lints=allow").arg("--target-dir").arg(target.join("loom"));
+    tools::run(&mut build).context("the models do not build")?;
+    Ok(target.join("loom/release").join(name))
+}
+
+fn run(models: &Path, name: &str, defect: Option<&str>) -> anyhow::Result<Output> {
+    let mut command = Command::new("timeout");
+    command.arg(SECONDS_EACH.to_string()).arg(models).arg(name).stdin(Stdio::null());
+    command.env_remove(DEFECT).envs(defect.map(|defect| (DEFECT, defect)));
+    command.output().context("cannot start `timeout`, which coreutils has")
+}
+
+/// Runs `each` on two threads; how many said no.
+fn at_once<T: Send>(
+    items: Vec<T>,
+    each: impl Fn(T) -> anyhow::Result<bool> + Sync,
+) -> anyhow::Result<usize> {
+    let queue = Mutex::new(items.into_iter());
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let Some(item) = queue.lock().unwrap().next() else { return };
+                    let result = each(item);
+                    results.lock().unwrap().push(result);
+                }
+            });
+        }
+    });
+    let results: anyhow::Result<Vec<bool>> = results.into_inner().unwrap().into_iter().collect();
+    let results = results?;
+    ensure!(!results.is_empty(), "there was nothing to run");
+    Ok(results.iter().filter(|&&good| !good).count())
+}
+
+/// What the panic said.
+fn reason(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let mut lines = text.lines().skip_while(|line| !line.contains("panicked at")).skip(1);
+    lines.next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_run_and_counted() {
+        assert_eq!(at_once(vec![1, 2, 3, 4, 5], |item| Ok(item != 3)).unwrap(), 1);
+        assert!(at_once(vec![(); 0], |()| Ok(true)).is_err());
+        assert!(at_once(vec![()], |()| anyhow::bail!("no")).is_err());
+    }
+}
