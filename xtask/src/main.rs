@@ -7,6 +7,7 @@ mod golden;
 mod layers;
 mod preflight;
 mod programs;
+mod storm;
 mod sweep;
 mod tools;
 
@@ -35,6 +36,8 @@ enum Command {
     Layers,
     /// Runs real programs on the library and compares them with the run without it.
     Programs(programs::Args),
+    /// Puts the process through forks, signals, crashes, refusals, many threads and hours.
+    Storm(storm::Args),
     /// Stops a thread at every instruction of every restartable section and checks where it goes on.
     Sweep(sweep::Arguments),
 }
@@ -48,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Command::Golden(arguments) => golden::main(arguments),
         Command::Layers => layers::main(),
         Command::Programs(args) => programs::run(args),
+        Command::Storm(args) => storm::run(&args),
         Command::Sweep(arguments) => sweep::main(&arguments),
     }
 }

@@ -9,7 +9,7 @@
 //! I1: no row is left out in silence: what cannot be installed or built ends the command.
 //! I2: servers listen on loopback or a unix socket; files live in one folder that is removed.
 
-mod active;
+pub mod active;
 mod child;
 mod control;
 mod mode;

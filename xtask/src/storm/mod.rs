@@ -1,0 +1,155 @@
+//! The process in a storm: `cargo xtask storm`.
+//!
+//! Each row is a small C program that does to the library what a hard life does to a process: forks,
+//! signals, crashes, refusals, threads, hours. It checks every object it has by marks and the heap by
+//! the validator; a row runs it in the modes of the library, and hears when it falls silent. Called by
+//! hand, with long forms, and by `preflight` with short ones; calls `victim` and the files of rows.
+//!
+//! I1: what can't be run is an error or is printed as NOT RUN, never a pass.
+
+mod hang;
+mod long;
+mod rss;
+mod victim;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::criu::kind::{Kind, MODES};
+use crate::tools;
+use victim::{Line, Run, Victim};
+
+/// The options of `cargo xtask storm`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only these rows
+    #[arg(value_parser = names())]
+    rows: Vec<String>,
+    /// Only these modes
+    #[arg(long, value_delimiter = ',', value_parser = MODES.map(|kind| kind.name))]
+    mode: Vec<String>,
+    /// As much of the row's unit as docs/proof.md has (minutes to an hour for each row and mode)
+    #[arg(long, conflicts_with = "amount")]
+    long: bool,
+    /// So much of the row's unit
+    #[arg(long)]
+    amount: Option<u64>,
+    /// Put what was measured over time into docs/storm
+    #[arg(long)]
+    write: bool,
+}
+
+/// A victim, how much of it, and how it is judged.
+struct Row {
+    name: &'static str,
+    unit: &'static str,
+    source: &'static str,
+    modes: &'static [&'static str],
+    short: u64,
+    long: u64,
+    /// After so many seconds without a word it hangs.
+    silence: u64,
+    judge: fn(&Trial) -> Result<String>,
+}
+
+const ALL: &[&str] = &["libc", "own", "mm_cid", "atomic"];
+
+const ROWS: &[Row] = &[Row {
+    name: "long",
+    unit: "seconds",
+    source: include_str!("victims/long.c"),
+    modes: &["libc"],
+    short: 15,
+    long: 3600,
+    silence: 20,
+    judge: long::judge,
+}];
+
+/// A row in one mode.
+struct Trial<'a> {
+    row: &'static Row,
+    victim: &'a Victim,
+    kind: &'static Kind,
+    amount: u64,
+    before: Option<&'a Path>,
+    write: bool,
+    bar: &'a ProgressBar,
+}
+
+fn names() -> Vec<&'static str> {
+    ROWS.iter().map(|row| row.name).collect()
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<()> {
+    ensure!(args.amount != Some(0), "--amount 0 would check nothing");
+    tools::build_release(&["alloc-preload"])?;
+    let room = tempfile::tempdir()?;
+    let (mut passed, mut failed) = (0, 0);
+    let wanted = |list: &[String], name: &str| list.is_empty() || list.iter().any(|n| n == name);
+    for row in ROWS.iter().filter(|row| wanted(&args.rows, row.name)) {
+        let victim = Victim::build(room.path(), row.name, row.source)?;
+        let amount = args.amount.unwrap_or(if args.long { row.long } else { row.short });
+        let kinds = MODES.iter().filter(|kind| wanted(&args.mode, kind.name));
+        for kind in kinds.filter(|kind| row.modes.contains(&kind.name)) {
+            let bar = bar(amount, row, kind);
+            let trial =
+                Trial { row, victim: &victim, kind, amount, before: None, write: args.write, bar: &bar };
+            let begin = Instant::now();
+            let result = (row.judge)(&trial);
+            bar.finish_and_clear();
+            let seconds = begin.elapsed().as_secs_f64();
+            let (verdict, text) = match &result {
+                Ok(text) => ("ok  ", text.clone()),
+                Err(error) => ("FAIL", format!("{error:#}")),
+            };
+            println!("{verdict} {:<8} {:<7} {seconds:>6.1} s  {text}", row.name, kind.name);
+            *if result.is_ok() { &mut passed } else { &mut failed } += 1;
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    ensure!(passed + failed > 0, "no row runs in that mode");
+    if failed > 0 {
+        bail!("{failed} failed; run a row alone: cargo xtask storm ROW --mode MODE");
+    }
+    Ok(())
+}
+
+fn bar(amount: u64, row: &Row, kind: &Kind) -> ProgressBar {
+    let template = "{elapsed_precise} {msg} {wide_bar} {pos}/{len}";
+    let style = ProgressStyle::with_template(template).expect("a constant template");
+    let bar = ProgressBar::new(amount).with_style(style);
+    bar.set_message(format!("{} {} ({})", row.name, kind.name, row.unit));
+    bar
+}
+
+impl Trial<'_> {
+    /// How to run its victim.
+    fn settings(&self) -> Run<'_> {
+        Run {
+            kind: self.kind,
+            amount: self.amount,
+            before: self.before,
+            setup: None,
+            silence: Duration::from_secs(self.row.silence),
+        }
+    }
+
+    /// Runs the victim once, showing how far it is.
+    fn run(&self, mut hear: impl FnMut(i32, &Line) -> Result<()>) -> Result<String> {
+        self.victim.run(&self.settings(), |pid, line| {
+            if let Line::At(number, _) = line {
+                self.bar.set_position(*number);
+            }
+            hear(pid, line)
+        })
+    }
+}
+
+/// The judge of rows whose victims say all there is to say.
+fn plain(trial: &Trial) -> Result<String> {
+    trial.run(|_, _| Ok(()))
+}
