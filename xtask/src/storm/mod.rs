@@ -11,6 +11,7 @@ mod hang;
 mod long;
 mod rss;
 mod victim;
+mod wide;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -57,16 +58,78 @@ struct Row {
 
 const ALL: &[&str] = &["libc", "own", "mm_cid", "atomic"];
 
-const ROWS: &[Row] = &[Row {
-    name: "long",
-    unit: "seconds",
-    source: include_str!("victims/long.c"),
-    modes: &["libc"],
-    short: 15,
-    long: 3600,
-    silence: 20,
-    judge: long::judge,
-}];
+const ROWS: &[Row] = &[
+    Row {
+        name: "fork",
+        unit: "forks",
+        source: include_str!("victims/fork.c"),
+        modes: ALL,
+        short: 60,
+        long: 100_000,
+        silence: 60,
+        judge: plain,
+    },
+    Row {
+        name: "spawn",
+        unit: "programs",
+        source: include_str!("victims/spawn.c"),
+        modes: ALL,
+        short: 100,
+        long: 20_000,
+        silence: 60,
+        judge: plain,
+    },
+    Row {
+        name: "vfork",
+        unit: "children",
+        source: include_str!("victims/vfork.c"),
+        modes: ALL,
+        short: 300,
+        long: 20_000,
+        silence: 60,
+        judge: plain,
+    },
+    Row {
+        name: "signals",
+        unit: "seconds",
+        source: include_str!("victims/signals.c"),
+        modes: ALL,
+        short: 3,
+        long: 180,
+        silence: 60,
+        judge: plain,
+    },
+    Row {
+        name: "crash",
+        unit: "crashes",
+        source: include_str!("victims/crash.c"),
+        modes: ALL,
+        short: 500,
+        long: 100_000,
+        silence: 60,
+        judge: plain,
+    },
+    Row {
+        name: "threads",
+        unit: "threads",
+        source: include_str!("victims/threads.c"),
+        modes: &["libc", "own", "atomic"],
+        short: 1500,
+        long: 10_000,
+        silence: 120,
+        judge: wide::judge,
+    },
+    Row {
+        name: "long",
+        unit: "seconds",
+        source: include_str!("victims/long.c"),
+        modes: &["libc"],
+        short: 12,
+        long: 3600,
+        silence: 120,
+        judge: long::judge,
+    },
+];
 
 /// A row in one mode.
 struct Trial<'a> {
@@ -133,6 +196,7 @@ impl Trial<'_> {
             kind: self.kind,
             amount: self.amount,
             before: self.before,
+            extra: None,
             setup: None,
             silence: Duration::from_secs(self.row.silence),
         }

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -181,6 +183,9 @@ __attribute__((unused)) static void validate(const char *when) {
     int (*check)(void) = (int (*)(void))(uintptr_t)dlsym(RTLD_DEFAULT, "rsalloc_check");
     if (check && check()) fail(when, 0);
 }
+
+/* The calling thread works on, but others come first. */
+__attribute__((unused)) static void leave_room(void) { setpriority(PRIO_PROCESS, 0, 10); }
 
 __attribute__((unused)) static pthread_t start(void *(*body)(void *), void *argument) {
     pthread_t thread;

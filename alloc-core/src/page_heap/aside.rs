@@ -1,0 +1,183 @@
+//! Huge spans that a signal handler makes or gives up where the table's lock can't be had.
+//!
+//! Promises: no lock, no waiting. What is made here moves into the table with the next holder of its
+//! lock, and what is given up goes with him, so the places serve again. Called by huge alone.
+//!
+//! Invariants:
+//! I1. `Made::address` is 0 (free), `BUSY`, or the span's address, with the mark `MOVING` while a holder
+//!     of the table's lock has entered it there. Whoever clears the word has the span.
+//! I2. The owner of a span finds it in the word or in the table at every instant: it is entered there
+//!     before it is cleared here.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+const PLACES: usize = 64;
+const BUSY: usize = 1;
+const MOVING: usize = 2;
+
+struct Made {
+    address: AtomicUsize,
+    len: AtomicUsize,
+}
+
+/// The two lists; all zeroes is valid.
+pub struct Aside {
+    made: [Made; PLACES],
+    /// Addresses of spans in the table.
+    given_up: [AtomicUsize; PLACES],
+}
+
+impl Aside {
+    /// Empty.
+    pub const fn new() -> Aside {
+        const FREE: AtomicUsize = AtomicUsize::new(0);
+        Aside {
+            made: [const { Made { address: FREE, len: FREE } }; PLACES],
+            given_up: [const { FREE }; PLACES],
+        }
+    }
+
+    /// Notes a span; false if there is no place.
+    pub fn insert(&self, address: usize, len: usize) -> bool {
+        let claimed = self.made.iter().find(|made| claim(&made.address, 0, BUSY));
+        if let Some(made) = claimed {
+            // Ordering: Relaxed, published by the address.
+            made.len.store(len, Ordering::Relaxed);
+            // Ordering: Release pairs with the Acquire in `find`.
+            made.address.store(address, Ordering::Release);
+        }
+        claimed.is_some()
+    }
+
+    /// Length of the span at `address`, for its owner.
+    pub fn len_of(&self, address: usize) -> Option<usize> {
+        self.find(address).map(|(_, _, len)| len)
+    }
+
+    /// Forgets the span at `address`, which is its owner's to unmap; its length.
+    pub fn remove(&self, address: usize) -> Option<usize> {
+        loop {
+            let (made, seen, len) = self.find(address)?;
+            if claim(&made.address, seen, 0) {
+                return Some(len);
+            }
+        }
+    }
+
+    /// Notes that the span at `address` is to be released; false if there is no place.
+    pub fn give_up(&self, address: usize) -> bool {
+        self.given_up.iter().any(|place| claim(place, 0, address))
+    }
+
+    /// The spans that were given up, each once. The table's lock is held.
+    pub fn given_up(&self) -> impl Iterator<Item = usize> {
+        // Ordering: Relaxed, the address is all there is, and only the lock's holder clears it.
+        let take = |place: &AtomicUsize| match place.load(Ordering::Relaxed) {
+            0 => None,
+            _ => Some(place.swap(0, Ordering::Relaxed)), // Ordering: Relaxed, as above.
+        };
+        self.given_up.iter().filter_map(take)
+    }
+
+    /// Moves what was made into the table: `enter` gives the entry, or none if there is no room;
+    /// `withdraw` undoes it if the owner has released the span meanwhile. The table's lock is held.
+    pub fn move_made<E>(
+        &self,
+        mut enter: impl FnMut(usize, usize) -> Option<E>,
+        mut withdraw: impl FnMut(E),
+    ) {
+        for made in &self.made {
+            // Ordering: Relaxed, a hint; `claim` acquires.
+            let address = made.address.load(Ordering::Relaxed);
+            if address <= BUSY || !claim(&made.address, address, address | MOVING) {
+                continue;
+            }
+            // Ordering: Relaxed, the claim acquired it.
+            match enter(address, made.len.load(Ordering::Relaxed)) {
+                None => drop(claim(&made.address, address | MOVING, address)),
+                Some(_) if claim(&made.address, address | MOVING, 0) => {}
+                Some(entry) => withdraw(entry),
+            }
+        }
+    }
+
+    /// Number and bytes of what was made, but for what is being moved.
+    pub fn totals(&self) -> (usize, usize) {
+        // Ordering: Relaxed, statistics.
+        let live = |made: &&Made| {
+            let address = made.address.load(Ordering::Relaxed);
+            address > BUSY && address & MOVING == 0
+        };
+        self.made.iter().filter(live).fold((0, 0), |(count, bytes), made| {
+            (count + 1, bytes + made.len.load(Ordering::Relaxed)) // Ordering: Relaxed, as above.
+        })
+    }
+
+    /// Where the span at `address` is, the word as it was seen, and the length.
+    fn find(&self, address: usize) -> Option<(&Made, usize, usize)> {
+        self.made.iter().find_map(|made| {
+            // Ordering: Acquire pairs with the Release in `insert`.
+            let seen = made.address.load(Ordering::Acquire);
+            if seen & !MOVING != address {
+                return None;
+            }
+            // Ordering: Acquire, before the second look: the place may serve another span by now.
+            let len = made.len.load(Ordering::Acquire);
+            // Ordering: Relaxed, as above. The owner's span is alive, so its address is not another's.
+            let again = made.address.load(Ordering::Relaxed);
+            (again & !MOVING == address).then_some((made, seen, len))
+        })
+    }
+}
+
+fn claim(word: &AtomicUsize, from: usize, to: usize) -> bool {
+    // Ordering: Acquire and Release, the word owns the rest of its place.
+    word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPAN: usize = 0x7000_0000_0000;
+
+    #[test]
+    fn a_span_moves_once() {
+        let aside = Aside::new();
+        assert!(aside.insert(SPAN, 4096));
+        assert_eq!((aside.len_of(SPAN), aside.totals()), (Some(4096), (1, 4096)));
+        aside.move_made(|_, _| None::<()>, |()| unreachable!());
+        assert_eq!(aside.len_of(SPAN), Some(4096), "no room in the table");
+        aside.move_made(|address, len| Some((address, len)), |_| unreachable!());
+        assert_eq!((aside.len_of(SPAN), aside.totals()), (None, (0, 0)));
+    }
+
+    /// As a handler on top of the one who moves it may.
+    #[test]
+    fn a_span_released_on_its_way_is_withdrawn() {
+        let aside = Aside::new();
+        aside.insert(SPAN, 4096);
+        let mut withdrawn = 0;
+        aside.move_made(
+            |address, _| {
+                assert_eq!(aside.len_of(address), Some(4096), "found on the way");
+                assert_eq!(aside.remove(address), Some(4096));
+                // The kernel gives the address again.
+                assert!(aside.insert(address, 8192));
+                Some(())
+            },
+            |()| withdrawn += 1,
+        );
+        assert_eq!((withdrawn, aside.len_of(SPAN)), (1, Some(8192)));
+    }
+
+    #[test]
+    fn places_run_out_and_come_back() {
+        let aside = Aside::new();
+        assert!((1..=PLACES).all(|n| aside.insert(n << 20, n) && aside.give_up(n << 20)));
+        assert!(!aside.insert(SPAN, 1) && !aside.give_up(SPAN));
+        assert_eq!(aside.given_up().count(), PLACES);
+        assert_eq!(aside.remove(3 << 20), Some(3));
+        assert!(aside.insert(SPAN, 1) && aside.give_up(SPAN));
+    }
+}
