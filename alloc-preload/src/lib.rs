@@ -21,6 +21,8 @@ mod errno;
 mod mall;
 mod posix;
 mod print;
+#[cfg(target_arch = "x86_64")]
+mod vfork;
 
 #[used]
 #[unsafe(link_section = ".init_array")]
