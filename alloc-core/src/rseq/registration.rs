@@ -65,7 +65,8 @@ fn adopt_own() -> (Mode, ModeReason) {
     KEY.store(key, Ordering::Relaxed);
     match register_thread() {
         Ok(()) => (Mode::RseqOwn, ModeReason::LibcDidNotRegister),
-        Err(RseqError::Missing) => (Mode::Atomic, ModeReason::KernelHasNone),
+        // A filter may answer with any error, to any call.
+        Err(_) if abi::query().is_err() => (Mode::Atomic, ModeReason::KernelHasNone),
         Err(_) => (Mode::Atomic, ModeReason::ForeignRegistration),
     }
 }

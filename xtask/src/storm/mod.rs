@@ -7,8 +7,10 @@
 //!
 //! I1: what can't be run is an error or is printed as NOT RUN, never a pass.
 
+mod control;
 mod hang;
 mod long;
+mod refuse;
 mod rss;
 mod victim;
 mod wide;
@@ -38,6 +40,9 @@ pub struct Args {
     /// So much of the row's unit
     #[arg(long)]
     amount: Option<u64>,
+    /// Load deliberate defects before the library; succeed if every one is seen
+    #[arg(long, conflicts_with_all = ["long", "amount", "mode"])]
+    control: bool,
     /// Put what was measured over time into docs/storm
     #[arg(long)]
     write: bool,
@@ -110,6 +115,16 @@ const ROWS: &[Row] = &[
         judge: plain,
     },
     Row {
+        name: "refuse",
+        unit: "rounds of all cases",
+        source: include_str!("victims/refuse.c"),
+        modes: ALL,
+        short: 1,
+        long: 10,
+        silence: 60,
+        judge: refuse::judge,
+    },
+    Row {
         name: "threads",
         unit: "threads",
         source: include_str!("victims/threads.c"),
@@ -138,6 +153,7 @@ struct Trial<'a> {
     kind: &'static Kind,
     amount: u64,
     before: Option<&'a Path>,
+    silence: Duration,
     write: bool,
     bar: &'a ProgressBar,
 }
@@ -151,16 +167,27 @@ pub fn run(args: &Args) -> Result<()> {
     ensure!(args.amount != Some(0), "--amount 0 would check nothing");
     tools::build_release(&["alloc-preload"])?;
     let room = tempfile::tempdir()?;
-    let (mut passed, mut failed) = (0, 0);
     let wanted = |list: &[String], name: &str| list.is_empty() || list.iter().any(|n| n == name);
+    if args.control {
+        return control::check(room.path(), |name| wanted(&args.rows, name));
+    }
+    let (mut passed, mut failed) = (0, 0);
     for row in ROWS.iter().filter(|row| wanted(&args.rows, row.name)) {
         let victim = Victim::build(room.path(), row.name, row.source)?;
         let amount = args.amount.unwrap_or(if args.long { row.long } else { row.short });
         let kinds = MODES.iter().filter(|kind| wanted(&args.mode, kind.name));
         for kind in kinds.filter(|kind| row.modes.contains(&kind.name)) {
             let bar = bar(amount, row, kind);
-            let trial =
-                Trial { row, victim: &victim, kind, amount, before: None, write: args.write, bar: &bar };
+            let trial = Trial {
+                row,
+                victim: &victim,
+                kind,
+                amount,
+                before: None,
+                silence: Duration::from_secs(row.silence),
+                write: args.write,
+                bar: &bar,
+            };
             let begin = Instant::now();
             let result = (row.judge)(&trial);
             bar.finish_and_clear();
@@ -198,7 +225,8 @@ impl Trial<'_> {
             before: self.before,
             extra: None,
             setup: None,
-            silence: Duration::from_secs(self.row.silence),
+            published: self.kind.published,
+            silence: self.silence,
         }
     }
 

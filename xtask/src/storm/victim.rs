@@ -39,6 +39,8 @@ pub struct Run<'a> {
     pub extra: Option<&'a str>,
     /// A library that is loaded before the allocator, as a control does.
     pub before: Option<&'a Path>,
+    /// The mode and index that it must tell; none for glibc.
+    pub published: Option<(&'static str, &'static str)>,
     /// Done in the victim between fork and exec.
     pub setup: Option<Setup>,
     /// After so long without a word it hangs.
@@ -114,7 +116,7 @@ impl Group {
             if let Some(text) = line.strip_prefix("at ") {
                 let (number, rest) = text.split_once(' ').unwrap_or((text, ""));
                 if !is_asked {
-                    expect_mode(pid, run.kind)?;
+                    expect_mode(pid, run.published)?;
                     is_asked = true;
                 }
                 hear(pid, &Line::At(number.parse().unwrap_or(0), rest))?;
@@ -154,9 +156,9 @@ fn lines_of(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     receive
 }
 
-/// An error unless process `pid` runs on `kind`, as it tells itself.
-pub fn expect_mode(pid: i32, kind: &Kind) -> Result<()> {
-    let Some(expected) = kind.published else { return Ok(()) };
+/// An error unless process `pid` tells this mode and index; `None`: it is not on the library.
+fn expect_mode(pid: i32, published: Option<(&str, &str)>) -> Result<()> {
+    let Some(expected) = published else { return Ok(()) };
     let inspector = tools::release_dir()?.join("rsalloc");
     // Its exit status is the mode; what matters is in the text.
     let answer = Command::new(inspector)

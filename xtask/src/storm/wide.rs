@@ -58,6 +58,7 @@ fn measure(
     let mut seen = Seen { asleep: 0.0, trimmed: 0.0 };
     let mut run = trial.settings();
     (run.kind, run.amount, run.extra) = (kind, amount, extra);
+    run.published = kind.published;
     trial.victim.run(&run, |pid, line| {
         match line {
             Line::At(_, "asleep") => seen.asleep = rss::of(pid)? as f64,
