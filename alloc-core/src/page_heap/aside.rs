@@ -11,7 +11,8 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-const PLACES: usize = 64;
+/// While somebody holds all locks, for a fork or the validator, handlers above holders have nothing else.
+const PLACES: usize = 1024;
 const BUSY: usize = 1;
 const MOVING: usize = 2;
 
@@ -25,6 +26,10 @@ pub struct Aside {
     made: [Made; PLACES],
     /// Addresses of spans in the table.
     given_up: [AtomicUsize; PLACES],
+    /// At least the number of places in use, so that nobody looks at the usual none: of `made`.
+    made_count: AtomicUsize,
+    /// The same of `given_up`.
+    given_up_count: AtomicUsize,
 }
 
 impl Aside {
@@ -34,12 +39,18 @@ impl Aside {
         Aside {
             made: [const { Made { address: FREE, len: FREE } }; PLACES],
             given_up: [const { FREE }; PLACES],
+            made_count: FREE,
+            given_up_count: FREE,
         }
     }
 
     /// Notes a span; false if there is no place.
     pub fn insert(&self, address: usize, len: usize) -> bool {
+        raise(&self.made_count);
         let claimed = self.made.iter().find(|made| claim(&made.address, 0, BUSY));
+        if claimed.is_none() {
+            lower(&self.made_count);
+        }
         if let Some(made) = claimed {
             // Ordering: Relaxed, published by the address.
             made.len.store(len, Ordering::Relaxed);
@@ -59,6 +70,7 @@ impl Aside {
         loop {
             let (made, seen, len) = self.find(address)?;
             if claim(&made.address, seen, 0) {
+                lower(&self.made_count);
                 return Some(len);
             }
         }
@@ -66,17 +78,26 @@ impl Aside {
 
     /// Notes that the span at `address` is to be released; false if there is no place.
     pub fn give_up(&self, address: usize) -> bool {
-        self.given_up.iter().any(|place| claim(place, 0, address))
+        raise(&self.given_up_count);
+        let is_noted = self.given_up.iter().any(|place| claim(place, 0, address));
+        if !is_noted {
+            lower(&self.given_up_count);
+        }
+        is_noted
     }
 
     /// The spans that were given up, each once. The table's lock is held.
     pub fn given_up(&self) -> impl Iterator<Item = usize> {
-        // Ordering: Relaxed, the address is all there is, and only the lock's holder clears it.
-        let take = |place: &AtomicUsize| match place.load(Ordering::Relaxed) {
-            0 => None,
-            _ => Some(place.swap(0, Ordering::Relaxed)), // Ordering: Relaxed, as above.
+        let take = |place: &AtomicUsize| {
+            // Ordering: Relaxed, the address is all there is, and only the lock's holder clears it.
+            if place.load(Ordering::Relaxed) == 0 {
+                return None;
+            }
+            lower(&self.given_up_count);
+            Some(place.swap(0, Ordering::Relaxed)) // Ordering: Relaxed, as above.
         };
-        self.given_up.iter().filter_map(take)
+        let places = if is_zero(&self.given_up_count) { &[][..] } else { &self.given_up };
+        places.iter().filter_map(take)
     }
 
     /// Moves what was made into the table: `enter` gives the entry, or none if there is no room;
@@ -86,7 +107,7 @@ impl Aside {
         mut enter: impl FnMut(usize, usize) -> Option<E>,
         mut withdraw: impl FnMut(E),
     ) {
-        for made in &self.made {
+        for made in self.in_use() {
             // Ordering: Relaxed, a hint; `claim` acquires.
             let address = made.address.load(Ordering::Relaxed);
             if address <= BUSY || !claim(&made.address, address, address | MOVING) {
@@ -95,7 +116,7 @@ impl Aside {
             // Ordering: Relaxed, the claim acquired it.
             match enter(address, made.len.load(Ordering::Relaxed)) {
                 None => drop(claim(&made.address, address | MOVING, address)),
-                Some(_) if claim(&made.address, address | MOVING, 0) => {}
+                Some(_) if claim(&made.address, address | MOVING, 0) => lower(&self.made_count),
                 Some(entry) => withdraw(entry),
             }
         }
@@ -108,14 +129,19 @@ impl Aside {
             let address = made.address.load(Ordering::Relaxed);
             address > BUSY && address & MOVING == 0
         };
-        self.made.iter().filter(live).fold((0, 0), |(count, bytes), made| {
+        self.in_use().iter().filter(live).fold((0, 0), |(count, bytes), made| {
             (count + 1, bytes + made.len.load(Ordering::Relaxed)) // Ordering: Relaxed, as above.
         })
     }
 
+    /// All places, or none if none serves.
+    fn in_use(&self) -> &[Made] {
+        if is_zero(&self.made_count) { &[] } else { &self.made }
+    }
+
     /// Where the span at `address` is, the word as it was seen, and the length.
     fn find(&self, address: usize) -> Option<(&Made, usize, usize)> {
-        self.made.iter().find_map(|made| {
+        self.in_use().iter().find_map(|made| {
             // Ordering: Acquire pairs with the Release in `insert`.
             let seen = made.address.load(Ordering::Acquire);
             if seen & !MOVING != address {
@@ -128,6 +154,20 @@ impl Aside {
             (again & !MOVING == address).then_some((made, seen, len))
         })
     }
+}
+
+// Ordering: Relaxed, for the three: a count is raised before the place is taken, and whoever has a span
+// there knows of both.
+fn raise(count: &AtomicUsize) {
+    count.fetch_add(1, Ordering::Relaxed);
+}
+
+fn lower(count: &AtomicUsize) {
+    count.fetch_sub(1, Ordering::Relaxed);
+}
+
+fn is_zero(count: &AtomicUsize) -> bool {
+    count.load(Ordering::Relaxed) == 0
 }
 
 fn claim(word: &AtomicUsize, from: usize, to: usize) -> bool {

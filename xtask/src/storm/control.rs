@@ -51,7 +51,6 @@ pub fn check(room: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
         let library = compile(room, &name, source, &["-shared", "-fPIC", &number])?;
         let bar = ProgressBar::hidden();
         let trial = |before, amount| Trial {
-            row,
             victim: &victim,
             kind,
             amount,

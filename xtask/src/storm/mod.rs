@@ -89,7 +89,7 @@ const ROWS: &[Row] = &[
         unit: "children",
         source: include_str!("victims/vfork.c"),
         modes: ALL,
-        short: 300,
+        short: 120,
         long: 20_000,
         silence: 60,
         judge: plain,
@@ -148,7 +148,6 @@ const ROWS: &[Row] = &[
 
 /// A row in one mode.
 struct Trial<'a> {
-    row: &'static Row,
     victim: &'a Victim,
     kind: &'static Kind,
     amount: u64,
@@ -179,7 +178,6 @@ pub fn run(args: &Args) -> Result<()> {
         for kind in kinds.filter(|kind| row.modes.contains(&kind.name)) {
             let bar = bar(amount, row, kind);
             let trial = Trial {
-                row,
                 victim: &victim,
                 kind,
                 amount,

@@ -71,7 +71,7 @@ fn nothing() -> IoResult<()> {
 }
 
 fn address_space<const MIB: u64>() -> IoResult<()> {
-    let limit = libc::rlimit { rlim_cur: MIB << 20, rlim_max: MIB << 20 };
+    let limit = libc::rlimit { rlim_cur: MIB << 20, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: a live struct.
     done(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) })
 }

@@ -10,9 +10,11 @@ use super::victim::Line;
 use super::{Trial, rss};
 use crate::criu::kind::{GLIBC, Kind};
 
-/// Bytes that a thread may cost: far below what any thread-local cache has, above what a count of whole
-/// pages can tell apart.
+/// Bytes that a thread may cost: far below what any thread-local cache has.
 const BYTES_MAX: f64 = 64.0;
+/// Bytes by which two runs of the same process differ, whatever the number of threads: what lies in the
+/// caches of the CPUs depends on who ran when.
+const BYTES_NOISE: f64 = (1 << 20) as f64;
 
 /// Resident memory with all threads asleep, and after a trim.
 struct Seen {
@@ -24,12 +26,16 @@ struct Seen {
 pub fn judge(trial: &Trial) -> Result<String> {
     ensure!(trial.amount >= 1000, "fewer than 1000 threads would show nothing");
     let ours = cost(trial, trial.kind)?;
-    let glibc = cost(trial, &GLIBC).context("on glibc's malloc")?;
-    let text = format!(
-        "{} threads; of the allocator, a thread: {:.1} B, after a trim {:.1} B; glibc {:.1} B, after a trim {:.1} B",
-        trial.amount, ours.asleep, ours.trimmed, glibc.asleep, glibc.trimmed
+    let mut text = format!(
+        "{} threads; a thread costs {:.1} B, after a trim {:.1} B",
+        trial.amount, ours.asleep, ours.trimmed
     );
-    ensure!(ours.asleep < BYTES_MAX && ours.trimmed < BYTES_MAX, "threads cost memory: {text}");
+    if trial.kind.name == "libc" {
+        let glibc = cost(trial, &GLIBC).context("on glibc's malloc")?;
+        text += &format!("; on glibc {:.1} B, after a trim {:.1} B", glibc.asleep, glibc.trimmed);
+    }
+    let most = BYTES_MAX + BYTES_NOISE / (trial.amount - trial.amount / 10) as f64;
+    ensure!(ours.asleep < most && ours.trimmed < most, "threads cost memory: {text}");
     Ok(text)
 }
 
