@@ -232,9 +232,7 @@ impl Walk {
         if real == 0 && guard::owns(object) {
             return Ok(()); // Guarded, freed by its size.
         }
-        if real == 0
-            && HUGE.len_of(object).ok().flatten().is_some_and(|len| len >= CLASS[class].size)
-        {
+        if real == 0 && HUGE.len_of(object).is_some_and(|len| len >= CLASS[class].size) {
             return Ok(()); // Allocated apart, freed by its class.
         }
         let Some(slab) = PAGE_HEAP.entry_at(object) else {

@@ -39,6 +39,8 @@ impl Rank {
     pub const FORK: Rank = Rank(1);
     /// Of the lock that gives birth to shards and stops them.
     pub const SHARDS: Rank = Rank(2);
+    /// Of the one that children of vfork are counted under.
+    pub const VFORK: Rank = Rank(3);
     /// Of the table of huge spans.
     pub const HUGE: Rank = Rank(1 << 10);
     /// Of the page heap's growth.

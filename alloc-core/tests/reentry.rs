@@ -133,6 +133,56 @@ fn what_is_freed_above_the_locks_comes_home_later() {
     assert_eq!((before.live_bytes, before.large_count), (after.live_bytes, after.large_count));
 }
 
+#[test]
+fn huge_objects_are_measured_and_resized_above_their_lock() {
+    let _alone = alone();
+    let before = alloc_core::stats();
+    let (len, grown) = (40 << 20, 50 << 20);
+    let object = alloc_core::allocate(len);
+    // SAFETY: live; the last byte but one of what was asked for.
+    unsafe { object.add(len - 2).write(7) };
+    let moved = {
+        let _huge = HUGE.raw_lock().acquire(Rank::HUGE).expect("free");
+        // SAFETY: live.
+        unsafe {
+            assert!(alloc_core::usable_size(object) >= len);
+            let moved = alloc_core::reallocate(object, grown);
+            assert!(alloc_core::usable_size(moved) >= grown);
+            moved
+        }
+    };
+    // SAFETY: live, of the new size.
+    unsafe {
+        assert_eq!(moved.add(len - 2).read(), 7);
+        assert!(alloc_core::usable_size(moved) >= grown, "moved into the table, or not");
+        alloc_core::free(moved);
+    }
+    // The next one who takes the lock releases what was given up above it.
+    free_all(&[alloc_core::allocate(len) as usize]);
+    assert_sound();
+    assert_eq!(before.live_bytes, alloc_core::stats().live_bytes);
+}
+
+/// What handlers make aside must not stay there: the places are few.
+#[test]
+fn huge_objects_made_above_the_lock_leave_room_for_the_next() {
+    let _alone = alone();
+    let mut objects = Vec::new();
+    for _ in 0..10 {
+        let held = HUGE.raw_lock().acquire(Rank::HUGE).expect("free");
+        objects.extend((0..30).map(|_| alloc_core::allocate(40 << 20) as usize));
+        drop(held);
+        objects.push(alloc_core::allocate(40 << 20) as usize);
+    }
+    assert!(objects.iter().all(|&object| object != 0));
+    for &object in &objects {
+        // SAFETY: live.
+        assert_eq!(unsafe { alloc_core::usable_size(object as *mut u8) }, 40 << 20);
+    }
+    free_all(&objects);
+    assert_sound();
+}
+
 /// Forks in a handler on top of a holder: the holder must still hold its lock afterwards.
 #[test]
 fn a_fork_above_a_holder_leaves_it_its_lock() {

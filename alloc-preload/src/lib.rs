@@ -21,6 +21,8 @@ mod errno;
 mod mall;
 mod posix;
 mod print;
+#[cfg(target_arch = "x86_64")]
+mod vfork;
 
 // I1. The libc crate links libc only while no other crate of the build asks for its `std` feature;
 // without this line the command's dependencies would leave the library with unversioned symbols.

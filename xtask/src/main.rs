@@ -8,6 +8,7 @@ mod layers;
 mod loom;
 mod preflight;
 mod programs;
+mod storm;
 mod sweep;
 mod tools;
 
@@ -38,6 +39,8 @@ enum Command {
     Loom(loom::Arguments),
     /// Runs real programs on the library and compares them with the run without it.
     Programs(programs::Args),
+    /// Puts the process through forks, signals, crashes, refusals, many threads and hours.
+    Storm(storm::Args),
     /// Stops a thread at every instruction of every restartable section and checks where it goes on.
     Sweep(sweep::Arguments),
 }
@@ -52,6 +55,7 @@ fn main() -> anyhow::Result<()> {
         Command::Layers => layers::main(),
         Command::Loom(arguments) => loom::main(&arguments),
         Command::Programs(args) => programs::run(args),
+        Command::Storm(args) => storm::run(&args),
         Command::Sweep(arguments) => sweep::main(&arguments),
     }
 }

@@ -21,7 +21,7 @@ use crate::rseq::{ABORTED, FULL, NO_SHARD, Sections};
 use crate::shard::{Counter, Region};
 use crate::size_class::{CLASS, CLASSES, Class, natural_align};
 use crate::slab;
-use crate::sync::Reentered;
+use crate::sync::{Rank, Reentered};
 use crate::units::MAGAZINE_MAX;
 use locked::Locked;
 
@@ -132,9 +132,9 @@ fn supply(class: Class, buffer: &mut [usize; MAGAZINE_MAX]) -> (usize, bool) {
         return (taken, false);
     }
     match slab::take(class, &mut buffer[..CLASS[class].batch]) {
-        Ok(taken) => (taken.count, taken.zeroed),
-        // The thread was interrupted inside this class: a larger object serves as well.
-        Err(Reentered) => take_one(class).map_or((0, false), |object| {
+        Ok(taken) if taken.count > 0 || !Rank::is_any_held() => (taken.count, taken.zeroed),
+        // The thread was interrupted inside this class or below: a larger object serves as well.
+        Ok(_) | Err(Reentered) => take_one(class).map_or((0, false), |object| {
             buffer[0] = object.address;
             (1, object.zeroed)
         }),
@@ -188,7 +188,7 @@ fn give_back_to_slab(class: Class, objects: &[usize]) {
 }
 
 /// One object straight from a slab, for a thread that has no cache at this moment. If the slab tier of
-/// the class is held below the caller, a larger class serves whose objects are aligned as well.
+/// the class, or the pages, are held below the caller, a larger class serves whose objects are aligned as well.
 fn take_one(class: Class) -> Option<Object> {
     let mut one = [0; 1];
     let align = natural_align(class);
@@ -197,8 +197,9 @@ fn take_one(class: Class) -> Option<Object> {
             Ok(taken) if taken.count == 1 => {
                 return Some(Object { address: one[0], zeroed: taken.zeroed });
             }
-            Ok(_) => return None,
-            Err(Reentered) => {}
+            // Out of memory; on top of a holder only of pages, and another class may have objects.
+            Ok(_) if !Rank::is_any_held() => return None,
+            Ok(_) | Err(Reentered) => {}
         }
     }
     None

@@ -10,6 +10,7 @@ use crate::atomic::{AtomicU64, Ordering};
 use crate::cpu_cache::{locked, shards};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
+use crate::rseq::vfork;
 use crate::slab;
 use crate::sync::{Guarded, Guarded32, Lock, Rank};
 
@@ -27,6 +28,7 @@ static FORK: Lock = Lock::new();
 
 fn for_each_lock(mut f: impl FnMut(&Lock, Rank)) {
     f(shards::raw_lock(), Rank::SHARDS);
+    f(vfork::raw_lock(), Rank::VFORK);
     slab::for_each_lock(&mut f);
     f(HUGE.raw_lock(), Rank::HUGE);
     PAGE_HEAP.for_each_lock(&mut f);
@@ -63,6 +65,7 @@ unsafe extern "C" fn prepare() {
 unsafe extern "C" fn release_in_child() {
     if FORK.is_forgotten_here() && NESTED.get() == 0 {
         PAGE_HEAP.end_purges();
+        vfork::start_anew();
     }
     // SAFETY: called by libc in the place of `release`.
     unsafe { release() };

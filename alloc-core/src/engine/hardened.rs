@@ -62,10 +62,7 @@ pub fn allocate(size: usize, align: usize) -> Option<Object> {
         return allocate_plain(size, align);
     }
     let object = allocate_plain(size + WORD_BYTES, align)?;
-    // Without: a mapping fresh from the kernel, which counts as unsealed.
-    let Some((class, canary)) = canary_at(object.address, Misuse::Corrupt) else {
-        return Some(object);
-    };
+    let (class, canary) = canary_at(object.address, Misuse::Corrupt);
     if class != 0 {
         let state = canary.state();
         deny(!matches!(state, State::Free | State::Fresh), Misuse::WriteAfterFree, object.address);
@@ -85,19 +82,19 @@ fn guarded_size(size: usize, align: usize) -> usize {
     }
 }
 
-/// The object's class and canary; none if a lock below this handler keeps them from being found. Ends the
-/// process if there is no object, in the words of `of_freed` if there was one.
-fn canary_at(address: usize, of_freed: Misuse) -> Option<(usize, Canary)> {
+/// The object's class and canary. Ends the process if there is no object, in the words of `of_freed` if there
+/// was one.
+fn canary_at(address: usize, of_freed: Misuse) -> (usize, Canary) {
     let class = page_map::class_at(address);
     let bytes = match class {
-        0 => large::bytes_at(address, of_freed)?,
+        0 => large::bytes_at(address, of_freed),
         class => {
             deny(!slab::is_object_start(address, class), Misuse::InnerPointer, address);
             CLASS[class].size
         }
     };
     // SAFETY: an object of that class or span (I1).
-    Some((class, unsafe { Canary::new(address, bytes) }))
+    (class, unsafe { Canary::new(address, bytes) })
 }
 
 /// Frees the object at `address`, not 0; `layout` is its size and alignment if the program names them.
@@ -107,9 +104,7 @@ pub fn free(address: usize, layout: Option<(usize, usize)>) {
         check_layout(address, size, layout);
         return guard::free(address);
     }
-    let Some((class, canary)) = canary_at(address, Misuse::DoubleFree) else {
-        return large::free(address);
-    };
+    let (class, canary) = canary_at(address, Misuse::DoubleFree);
     match canary.is_unsealed() {
         true if class == 0 => {}
         _ => check_free(address, &canary, layout),
@@ -160,9 +155,7 @@ pub fn reallocate(address: usize, named: Option<usize>, align: usize, size: usiz
         check_layout(address, old, named.map(|named| (named, align)));
         return move_object(address, old, align, size);
     }
-    let Some((class, canary)) = canary_at(address, Misuse::ResizeOfFreed) else {
-        return core::ptr::null_mut();
-    };
+    let (class, canary) = canary_at(address, Misuse::ResizeOfFreed);
     let old = live_size(address, class, &canary, Misuse::ResizeOfFreed);
     if !canary.is_unsealed() {
         deny(!canary.is_slack_whole(old), Misuse::PastEnd, address);
@@ -188,7 +181,7 @@ fn resize_large(address: usize, old: usize, align: usize, size: usize) -> *mut u
         && align <= os::page_bytes()
         && let Some(moved) = large::resize(address, size + WORD_BYTES)
     {
-        canary_at(moved, Misuse::Corrupt).inspect(|(_, canary)| canary.seal(size));
+        canary_at(moved, Misuse::Corrupt).1.seal(size);
         return moved as *mut u8;
     }
     move_object(address, old, align, size)
@@ -209,7 +202,7 @@ pub fn usable_size(address: usize) -> usize {
     if guard::owns(address) {
         return guard::size_of(address, Misuse::SizeOfFreed);
     }
-    let Some((class, canary)) = canary_at(address, Misuse::SizeOfFreed) else { return 0 };
+    let (class, canary) = canary_at(address, Misuse::SizeOfFreed);
     live_size(address, class, &canary, Misuse::SizeOfFreed)
 }
 

@@ -10,7 +10,6 @@ use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::page_heap::tract::{Kind, PageEntry};
 use crate::size_class::{Class, natural_align, object_size};
-use crate::sync::Reentered;
 use crate::units::{PAGE_BYTES, SPAN_MAX_PAGES, pages_of};
 
 /// Bytes and number of live large spans in tracts.
@@ -59,19 +58,15 @@ pub fn free(address: usize) {
     }
 }
 
-/// Usable bytes of the large or guarded object at `address`; none if a lock below this handler keeps them from
-/// being found. Ends the process if there is no such object, in the words of `of_freed` if there was one.
-pub fn bytes_at(address: usize, of_freed: Misuse) -> Option<usize> {
+/// Usable bytes of the large or guarded object at `address`. Ends the process if there is no such object, in the
+/// words of `of_freed` if there was one.
+pub fn bytes_at(address: usize, of_freed: Misuse) -> usize {
     if guard::owns(address) {
-        return Some(guard::size_of(address, of_freed));
+        return guard::size_of(address, of_freed);
     }
     match entry_of(address) {
-        Some(entry) => Some(entry.pages.get() as usize * PAGE_BYTES),
-        None => match HUGE.len_of(address) {
-            Ok(None) => misuse(address, of_freed),
-            Ok(bytes) => bytes,
-            Err(Reentered) => None,
-        },
+        Some(entry) => entry.pages.get() as usize * PAGE_BYTES,
+        None => HUGE.len_of(address).unwrap_or_else(|| misuse(address, of_freed)),
     }
 }
 

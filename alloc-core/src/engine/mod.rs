@@ -180,9 +180,7 @@ pub unsafe fn reallocate_sized(
 /// # Safety
 /// 1. `ptr` is a live large object, or the process ends.
 unsafe fn reallocate_large(ptr: *mut u8, size: usize, align: usize) -> *mut u8 {
-    let Some(old) = large::bytes_at(ptr as usize, Misuse::ResizeOfFreed) else {
-        return core::ptr::null_mut();
-    };
+    let old = large::bytes_at(ptr as usize, Misuse::ResizeOfFreed);
     // In place the alignment stays; a move keeps that of a page only.
     if size > OBJECT_MAX_BYTES
         && align <= crate::os::page_bytes()
@@ -206,8 +204,7 @@ unsafe fn move_object(ptr: *mut u8, old: usize, size: usize, align: usize) -> *m
     fresh
 }
 
-/// Bytes that the program may use at `ptr`, at least what it asked for; 0 for null, and for a huge object in a
-/// handler that came on top of the huge objects' own bookkeeping, where nobody can tell.
+/// Bytes that the program may use at `ptr`, at least what it asked for; 0 for null.
 ///
 /// # Safety
 /// 1. `ptr` is null or a live object of this allocator.
@@ -223,7 +220,7 @@ fn usable_size_slow(ptr: *const u8) -> usize {
     match ptr as usize {
         0 => 0,
         address if canary::is_on() => hardened::usable_size(address),
-        address => large::bytes_at(address, Misuse::SizeOfFreed).unwrap_or(0),
+        address => large::bytes_at(address, Misuse::SizeOfFreed),
     }
 }
 

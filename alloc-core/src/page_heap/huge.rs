@@ -1,16 +1,19 @@
 //! Huge spans: objects above `SPAN_MAX_PAGES`, each in a mapping of its own.
 //!
 //! Promises: memory comes zeroed and goes straight back to the OS; growth moves page tables, not
-//! bytes (mremap). Called by large; calls os. Lives by system calls, so one lock does.
+//! bytes (mremap). Called by large; calls os. Lives by system calls, so one lock does; the owner of a
+//! span finds its length without it, in a signal handler on top of a holder too.
 //!
 //! Invariants:
 //! I1. The table has one entry for each live huge span, found by linear probing from its hash; it is
-//!     at most half full.
-//! I2. The table's memory is given up only when a larger one has replaced it, under the lock.
+//!     at most half full. A slot that was used is never free again in the same table.
+//! I2. A table's memory stays mapped. It is whole before it becomes the table, and gets other contents,
+//!     or none, only after `generation` has said so.
 
-use crate::atomic::{AtomicUsize, Ordering};
+use crate::atomic::{AtomicUsize, Ordering, fence};
 use crate::fail::{Misuse, fail};
 use crate::os::{self, Place};
+use crate::page_heap::aside::Aside;
 use crate::page_heap::map_aligned;
 use crate::sync::{Guard, Guarded, Lock, Rank, Reentered};
 use crate::units::PAGE_BYTES;
@@ -18,98 +21,43 @@ use crate::units::PAGE_BYTES;
 /// One huge span; address 0 is a free slot, 1 a tombstone.
 #[repr(C)]
 struct Slot {
-    address: Guarded,
-    len: Guarded,
+    address: AtomicUsize,
+    len: AtomicUsize,
 }
 
 const TOMBSTONE: usize = 1;
 const FIRST_SLOTS: usize = 256;
 
+/// The slots of a table, whose mapping begins with their number.
+type Table = &'static [Slot];
+
 /// All huge spans of the process; all zeroes is valid.
 pub struct HugeSpans {
     lock: Lock,
-    table: Guarded,
-    slots: Guarded,
+    /// Address of the table's mapping.
+    table: AtomicUsize,
+    /// How often a table has been replaced.
+    generation: AtomicUsize,
+    /// A former table of the same size, or 0.
+    spare: Guarded,
     /// Slots that are not free, tombstones included.
     used: Guarded,
     live: Guarded,
     bytes: Guarded,
+    aside: Aside,
 }
 
 /// The one table.
 pub static HUGE: HugeSpans = HugeSpans {
     lock: Lock::new(),
-    table: Guarded::new(0),
-    slots: Guarded::new(0),
+    table: AtomicUsize::new(0),
+    generation: AtomicUsize::new(0),
+    spare: Guarded::new(0),
     used: Guarded::new(0),
     live: Guarded::new(0),
     bytes: Guarded::new(0),
+    aside: Aside::new(),
 };
-
-/// Spans that a signal handler makes or gives up on top of a holder of the lock; 0 is a free slot, 1 one
-/// that somebody is at.
-struct Aside {
-    made: [AsideSlot; ASIDE],
-    /// Addresses of spans in the table, to be released by the next holder.
-    given_up: [AtomicUsize; ASIDE],
-}
-
-struct AsideSlot {
-    address: AtomicUsize,
-    len: AtomicUsize,
-}
-
-const ASIDE: usize = 64;
-
-static ASIDE_SPANS: Aside = Aside {
-    made: [const { AsideSlot { address: AtomicUsize::new(0), len: AtomicUsize::new(0) } }; ASIDE],
-    given_up: [const { AtomicUsize::new(0) }; ASIDE],
-};
-
-impl Aside {
-    fn insert(&self, address: usize, len: usize) -> bool {
-        let claimed = self.made.iter().find(|slot| claim(&slot.address, 0, TOMBSTONE));
-        if let Some(slot) = claimed {
-            // Ordering: Relaxed, published by the address.
-            slot.len.store(len, Ordering::Relaxed);
-            // Ordering: Release pairs with the Acquire in `find`.
-            slot.address.store(address, Ordering::Release);
-        }
-        claimed.is_some()
-    }
-
-    fn find(&self, address: usize) -> Option<&AsideSlot> {
-        // Ordering: Acquire pairs with the Release in `insert`.
-        self.made.iter().find(|slot| slot.address.load(Ordering::Acquire) == address)
-    }
-
-    /// Whether there was a span at `address`.
-    fn release(&self, address: usize) -> bool {
-        let Some(slot) = self.find(address) else { return false };
-        // Ordering: Relaxed, `find` acquired it.
-        let len = slot.len.load(Ordering::Relaxed);
-        if !claim(&slot.address, address, 0) {
-            return false;
-        }
-        // SAFETY: the span was live and its owner gave it up.
-        unsafe { os::unmap(address, len) };
-        true
-    }
-
-    /// Number and bytes.
-    fn totals(&self) -> (usize, usize) {
-        // Ordering: Relaxed, statistics.
-        let live = |slot: &&AsideSlot| slot.address.load(Ordering::Relaxed) > TOMBSTONE;
-        self.made.iter().filter(live).fold((0, 0), |(count, bytes), slot| {
-            (count + 1, bytes + slot.len.load(Ordering::Relaxed)) // Ordering: Relaxed, as above.
-        })
-    }
-}
-
-fn claim(word: &AtomicUsize, from: usize, to: usize) -> bool {
-    // Ordering: Acquire and Release, the word owns the rest of its slot.
-    word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-}
 
 impl HugeSpans {
     /// Maps a span of at least `bytes` at a multiple of `align`, zeroed. None if the OS refuses.
@@ -125,7 +73,7 @@ impl HugeSpans {
         };
         if guard.is_ok() {
             self.insert(address, len);
-        } else if !ASIDE_SPANS.insert(address, len) {
+        } else if !self.aside.insert(address, len) && !self.insert_patiently(address, len) {
             // SAFETY: mapped above, known to nobody.
             unsafe { os::unmap(address, len) };
             return None;
@@ -133,31 +81,46 @@ impl HugeSpans {
         Some(address)
     }
 
-    /// Unmaps the span at `address`; false if there is none.
-    pub fn release(&self, address: usize) -> bool {
-        if ASIDE_SPANS.release(address) {
-            return true;
+    /// In a handler, with all places aside taken: whoever else holds the lock will soon be done.
+    #[cold]
+    fn insert_patiently(&self, address: usize, len: usize) -> bool {
+        let Some(_guard) = self.lock.acquire_patiently(Rank::HUGE) else { return false };
+        let has_room = self.make_room();
+        if has_room {
+            self.insert(address, len);
         }
-        let Ok(_guard) = self.lock() else {
-            // The table can't be looked into here; if there is no room either, the mapping stays, unused.
-            let _ = ASIDE_SPANS.given_up.iter().any(|slot| claim(slot, 0, address));
-            return true;
-        };
-        self.release_listed(address)
+        has_room
     }
 
-    /// Takes the lock, and releases what handlers have given up.
+    /// Unmaps the span at `address`; false if there is none.
+    pub fn release(&self, address: usize) -> bool {
+        if let Some(len) = self.aside.remove(address) {
+            // SAFETY: the span was live and its owner gave it up.
+            unsafe { os::unmap(address, len) };
+            return true;
+        }
+        if let Ok(_guard) = self.lock() {
+            return self.release_listed(address);
+        }
+        let Some(len) = self.len_of(address) else { return false };
+        if !self.aside.give_up(address) {
+            // The mapping stays, unused, and so does its entry; its memory need not.
+            // SAFETY: as above.
+            let _ = unsafe { os::purge(address, len) };
+        }
+        true
+    }
+
+    /// Takes the lock, and does what handlers could not.
     fn lock(&self) -> Result<Guard<'_>, Reentered> {
         let guard = self.lock.acquire(Rank::HUGE)?;
-        for slot in &ASIDE_SPANS.given_up {
-            // Ordering: Relaxed, the address is all there is.
-            let address = slot.load(Ordering::Relaxed);
-            if address != 0 {
-                // Ordering: Relaxed, as above.
-                slot.store(0, Ordering::Relaxed);
-                if !self.release_listed(address) {
-                    fail(Misuse::ForeignPointer, address);
-                }
+        self.aside.move_made(
+            |address, len| self.make_room().then(|| self.insert(address, len)),
+            |slot| self.remove(slot),
+        );
+        for address in self.aside.given_up() {
+            if !self.release_listed(address) {
+                fail(Misuse::ForeignPointer, address);
             }
         }
         Ok(guard)
@@ -166,7 +129,7 @@ impl HugeSpans {
     /// The lock is held.
     fn release_listed(&self, address: usize) -> bool {
         let Some(slot) = self.find(address) else { return false };
-        let len = slot.len.get();
+        let len = slot.len();
         self.remove(slot);
         // SAFETY: the span was live and its owner gave it up.
         unsafe { os::unmap(address, len) };
@@ -183,7 +146,7 @@ impl HugeSpans {
         }
         let slot = self.find(address)?;
         // SAFETY: a live span; its owner asked for the move.
-        let moved = unsafe { os::remap(address, slot.len.get(), len) }.ok()?;
+        let moved = unsafe { os::remap(address, slot.len(), len) }.ok()?;
         self.remove(slot);
         self.insert(moved, len);
         Some(moved)
@@ -224,26 +187,40 @@ impl HugeSpans {
         }
     }
 
-    /// Length of the span at `address`, if it is a huge one; nobody can tell on top of the lock's holder.
-    pub fn len_of(&self, address: usize) -> Result<Option<usize>, Reentered> {
-        if let Some(slot) = ASIDE_SPANS.find(address) {
-            // Ordering: Relaxed, `find` acquired it.
-            return Ok(Some(slot.len.load(Ordering::Relaxed)));
+    /// Length of the span at `address`, if it is a huge one. Takes no lock.
+    pub fn len_of(&self, address: usize) -> Option<usize> {
+        loop {
+            // Ordering: Acquire pairs with the Release in `rebuild`: before the table.
+            let generation = self.generation.load(Ordering::Acquire);
+            if let Some(len) = self.aside.len_of(address) {
+                return Some(len);
+            }
+            // An entry that is found is right: the table was current when this look began, so it has
+            // the owner's span (I1), and only he changes it.
+            if let Some(slot) = self.find(address) {
+                return Some(slot.len());
+            }
+            // Ordering: Acquire, with the Relaxed load: what was read of a table that served again since
+            // comes with the new generation (I2).
+            fence(Ordering::Acquire);
+            if self.generation.load(Ordering::Relaxed) == generation {
+                return None;
+            }
         }
-        let _guard = self.lock.acquire_patiently(Rank::HUGE).ok_or(Reentered)?;
-        Ok(self.find(address).map(|slot| slot.len.get()))
     }
 
     /// Whether `address` lies in a span, as far as can be told: for the name of a misuse.
     pub fn covers(&self, address: usize) -> bool {
         let Ok(_guard) = self.lock() else { return false };
-        let inside = |slot: &Slot| address.wrapping_sub(slot.address.get()) < slot.len.get();
-        self.table().iter().any(|slot| slot.address.get() > TOMBSTONE && inside(slot))
+        let inside = |slot: &Slot| address.wrapping_sub(slot.address()) < slot.len();
+        // Ordering: Relaxed, the lock orders it.
+        let table = table_at(self.table.load(Ordering::Relaxed));
+        table.iter().any(|slot| slot.address() > TOMBSTONE && inside(slot))
     }
 
     /// Number and bytes of live huge spans.
     pub fn totals(&self) -> (usize, usize) {
-        let (count, bytes) = ASIDE_SPANS.totals();
+        let (count, bytes) = self.aside.totals();
         (self.live.get() + count, self.bytes.get() + bytes)
     }
 
@@ -252,20 +229,12 @@ impl HugeSpans {
         &self.lock
     }
 
-    fn table(&self) -> &'static [Slot] {
-        let (table, slots) = (self.table.get(), self.slots.get());
-        if slots == 0 {
-            return &[];
-        }
-        // SAFETY: I2: mapped with that many zeroed slots.
-        unsafe { core::slice::from_raw_parts(table as *const Slot, slots) }
-    }
-
     fn find(&self, address: usize) -> Option<&'static Slot> {
-        let table = self.table();
+        // Ordering: Acquire pairs with the Release in `rebuild`.
+        let table = table_at(self.table.load(Ordering::Acquire));
         let mut index = hash(address, table.len())?;
         loop {
-            match table[index].address.get() {
+            match table[index].address() {
                 0 => return None,
                 found if found == address => return Some(&table[index]),
                 _ => index = (index + 1) % table.len(),
@@ -273,52 +242,111 @@ impl HugeSpans {
         }
     }
 
-    fn insert(&self, address: usize, len: usize) {
-        let table = self.table();
-        let Some(mut index) = hash(address, table.len()) else { return };
-        while table[index].address.get() > TOMBSTONE {
-            index = (index + 1) % table.len();
-        }
-        if table[index].address.get() == 0 {
-            self.used.set(self.used.get() + 1);
-        }
-        table[index].address.set(address);
-        table[index].len.set(len);
+    /// The lock is held and there is room.
+    fn insert(&self, address: usize, len: usize) -> &'static Slot {
+        // Ordering: Relaxed, the lock orders it.
+        let table = table_at(self.table.load(Ordering::Relaxed));
+        let (slot, was_free) = put_in(table, address, len);
+        self.used.set(self.used.get() + usize::from(was_free));
         self.live.set(self.live.get() + 1);
         self.bytes.set(self.bytes.get() + len);
+        slot
     }
 
     fn remove(&self, slot: &Slot) {
-        slot.address.set(TOMBSTONE);
+        // Ordering: Relaxed, a tombstone carries nothing.
+        slot.address.store(TOMBSTONE, Ordering::Relaxed);
         self.live.set(self.live.get() - 1);
-        self.bytes.set(self.bytes.get() - slot.len.get());
+        self.bytes.set(self.bytes.get() - slot.len());
     }
 
-    /// Keeps the table at most half full (I1), for one more entry.
+    /// Keeps the table at most half full (I1), for one more entry. The lock is held.
     fn make_room(&self) -> bool {
-        let slots = self.slots.get();
-        if (self.used.get() + 1) * 2 <= slots {
-            return true;
-        }
-        let grown = FIRST_SLOTS.max((self.live.get() + 1).next_power_of_two() * 4);
-        let bytes = (grown * size_of::<Slot>()).next_multiple_of(os::page_bytes());
-        let Ok(fresh) = os::map(Place::Anywhere, bytes) else { return false };
-        let old = self.table();
-        self.table.set(fresh);
-        self.slots.set(grown);
-        self.used.set(0);
-        self.live.set(0);
-        self.bytes.set(0);
-        for slot in old.iter().filter(|slot| slot.address.get() > TOMBSTONE) {
-            self.insert(slot.address.get(), slot.len.get());
-        }
-        if !old.is_empty() {
-            let bytes = size_of_val(old).next_multiple_of(os::page_bytes());
-            // SAFETY: I2: the table was replaced above, under the lock.
-            unsafe { os::unmap(old.as_ptr() as usize, bytes) };
-        }
-        true
+        // Ordering: Relaxed, the lock orders it.
+        let old = self.table.load(Ordering::Relaxed);
+        let slots = table_at(old).len();
+        (self.used.get() + 1) * 2 <= slots || self.rebuild(old, slots).is_some()
     }
+
+    /// Replaces the table by one without tombstones, of the same size or larger. None if the OS refuses.
+    #[cold]
+    fn rebuild(&self, old: usize, slots: usize) -> Option<()> {
+        let grown = slots.max((self.live.get() + 1).next_power_of_two() * 4).max(FIRST_SLOTS);
+        let reused = self.spare.get();
+        let fresh = match grown == slots && reused != 0 {
+            true => reused,
+            false => os::map(Place::Anywhere, table_bytes(grown)).ok()?,
+        };
+        // Ordering: Relaxed, with the fence: before any table gets other contents (I2).
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        // Ordering: Release, pairs with the fence in `len_of`.
+        fence(Ordering::Release);
+        // SAFETY: the mapping begins with a slot, by I2 mapped for ever.
+        let head = unsafe { &*(fresh as *const Slot) };
+        // Ordering: Relaxed, published by the table's address.
+        head.len.store(grown, Ordering::Relaxed);
+        let table = table_at(fresh);
+        if fresh == reused {
+            // Ordering: Relaxed, as above.
+            table.iter().for_each(|slot| slot.address.store(0, Ordering::Relaxed));
+        }
+        for slot in table_at(old).iter().filter(|slot| slot.address() > TOMBSTONE) {
+            put_in(table, slot.address(), slot.len());
+        }
+        // Ordering: Release publishes the whole table to `find`.
+        self.table.store(fresh, Ordering::Release);
+        self.used.set(self.live.get());
+        self.spare.set(if grown == slots { old } else { 0 });
+        if grown > slots && old != 0 {
+            // SAFETY: outgrown; who still looks into it finds nothing there, and looks again.
+            let _ =
+                unsafe { os::purge(old + os::page_bytes(), table_bytes(slots) - os::page_bytes()) };
+        }
+        Some(())
+    }
+}
+
+impl Slot {
+    fn address(&self) -> usize {
+        // Ordering: Acquire pairs with the Release in `put_in`.
+        self.address.load(Ordering::Acquire)
+    }
+
+    fn len(&self) -> usize {
+        // Ordering: Relaxed, the address acquired it, or its owner knows of it from `put_in`.
+        self.len.load(Ordering::Relaxed)
+    }
+}
+
+/// The slots of the table at `address`; none at 0.
+fn table_at(address: usize) -> Table {
+    if address == 0 {
+        return &[];
+    }
+    // SAFETY: I2: the mapping begins with a slot that holds the number of those behind it.
+    unsafe {
+        let head = address as *const Slot;
+        core::slice::from_raw_parts(head.add(1), (*head).len())
+    }
+}
+
+fn table_bytes(slots: usize) -> usize {
+    ((slots + 1) * size_of::<Slot>()).next_multiple_of(os::page_bytes())
+}
+
+/// Enters a span; the slot, and whether it had been free. The table has room.
+fn put_in(table: Table, address: usize, len: usize) -> (&'static Slot, bool) {
+    let mut index = hash(address, table.len()).unwrap_or(0);
+    while table[index].address() > TOMBSTONE {
+        index = (index + 1) % table.len();
+    }
+    let slot = &table[index];
+    let was_free = slot.address() == 0;
+    // Ordering: Relaxed, published by the address.
+    slot.len.store(len, Ordering::Relaxed);
+    // Ordering: Release pairs with the Acquire in `Slot::address`.
+    slot.address.store(address, Ordering::Release);
+    (slot, was_free)
 }
 
 fn hash(address: usize, slots: usize) -> Option<usize> {

@@ -9,6 +9,7 @@
 //! I2. `dirty` is the number of free pages that may be resident.
 //! I3. No lock is held around madvise: the pages are taken out first.
 
+mod aside;
 pub mod huge;
 pub mod tract;
 
@@ -371,13 +372,19 @@ impl PageHeap {
     }
 
     fn put_back(&self, tract: &Tract, run: Run, clean: bool) {
-        if let Ok(_guard) = tract.lock() {
-            tract.put(run.first, run.pages, clean);
-            self.note_free(tract);
-            if !clean {
-                // Ordering: Relaxed, a statistic that steers purging.
-                self.dirty.fetch_add(run.pages, Ordering::Relaxed);
-            }
+        let Ok(_guard) = tract.lock() else {
+            // A handler on top of a holder, which somebody else was faster than: as a span given up.
+            // Ordering: Relaxed, a statistic that steers purging.
+            self.held.fetch_add(run.pages, Ordering::Relaxed);
+            let entry = tract.entry(run.first);
+            entry.pages.set(run.pages as u32);
+            return self.defer(entry);
+        };
+        tract.put(run.first, run.pages, clean);
+        self.note_free(tract);
+        if !clean {
+            // Ordering: Relaxed, a statistic that steers purging.
+            self.dirty.fetch_add(run.pages, Ordering::Relaxed);
         }
     }
 
@@ -480,9 +487,30 @@ impl PageHeap {
             tract.end_purges();
             dirty += tract.free_pages().1;
         }
+        self.forget_put_back();
         // Ordering: Relaxed, there is no other thread.
         self.dirty.store(dirty, Ordering::Relaxed);
         self.first_free.store(0, Ordering::Relaxed);
+    }
+
+    /// In the child of a fork, after `end_purges` has put back the pages of all purges: of those that had
+    /// been deferred nothing is left to do.
+    fn forget_put_back(&self) {
+        // Ordering: Acquire pairs with the Release in `defer`.
+        let mut at = self.deferred.swap(0, Ordering::Acquire);
+        while at != 0 {
+            // SAFETY: as in `collect_deferred`.
+            let entry = unsafe { &*(at as *const PageEntry) };
+            at = entry.next.get();
+            let first = entry.page() % TRACT_BYTES / PAGE_BYTES;
+            if self.tract_at(entry.page()).is_some_and(|tract| tract.is_free(first)) {
+                entry.set_kind(Kind::None);
+                // Ordering: Relaxed, there is no other thread.
+                self.held.fetch_sub(entry.pages.get() as usize, Ordering::Relaxed);
+            } else {
+                self.defer(entry);
+            }
+        }
     }
 
     /// The lock of growth, for tests.

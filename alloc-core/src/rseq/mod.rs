@@ -2,11 +2,12 @@
 //!
 //! Promises: every function of [`Sections`] either commits whole or changes nothing and says why; no
 //! retry happens here. Called by cpu_cache and init; calls asm and os. `abi` mirrors the kernel,
-//! `registration` decides the mode, `emulated` is the plain twin.
+//! `registration` decides the mode, `vfork` closes the sections for a while, `emulated` is the plain twin.
 
 pub mod abi;
 pub mod emulated;
 pub mod registration;
+pub mod vfork;
 
 pub use crate::asm::sections::{ABORTED, CHANGED, FULL, NO_SHARD};
 

@@ -65,7 +65,8 @@ fn adopt_own() -> (Mode, ModeReason) {
     KEY.store(key, Ordering::Relaxed);
     match register_thread() {
         Ok(()) => (Mode::RseqOwn, ModeReason::LibcDidNotRegister),
-        Err(RseqError::Missing) => (Mode::Atomic, ModeReason::KernelHasNone),
+        // A filter may answer with any error, to any call.
+        Err(_) if abi::query().is_err() => (Mode::Atomic, ModeReason::KernelHasNone),
         Err(_) => (Mode::Atomic, ModeReason::ForeignRegistration),
     }
 }
@@ -108,8 +109,10 @@ fn raise_bound(index: Index, shards: usize) {
         Index::MmCid => &HOT.shards_cid,
     };
     let shards = shards.min(SHARDS_MAX);
-    // Ordering: Relaxed, only a starting point: entries that are set already stay as they are.
-    for entry in &HOT.table[bound.load(Ordering::Relaxed) as usize..shards] {
+    // Ordering: Relaxed, only a starting point: entries that are set already stay as they are. Another
+    // thread may have raised it further since the caller looked.
+    let first = shards.min(bound.load(Ordering::Relaxed) as usize);
+    for entry in &HOT.table[first..shards] {
         // Ordering: Release, entry before bound; a lost race means another thread closed it, or more.
         let _ = entry.compare_exchange(
             core::ptr::null_mut(),
@@ -188,6 +191,52 @@ fn set_area_offset(offset: isize) {
     asm::forget_early_announcement();
 }
 
+/// Hides every thread's area from sections that start now, the calling thread's own ones included: they
+/// have no shard. Undone by [`show_areas`].
+pub(super) fn hide_areas() {
+    // SAFETY: a static defined in asm::sections.
+    // Ordering: Relaxed; who must not see the area, a child of vfork, comes from the calling thread.
+    unsafe {
+        asm::sections::rsalloc_rseq_offset.store(asm::never_registered_offset(), Ordering::Relaxed)
+    };
+}
+
+/// The opposite of [`hide_areas`].
+pub(super) fn show_areas() {
+    let offset = adopted_offset();
+    // SAFETY: as in `hide_areas`.
+    // Ordering: Relaxed, no thread ran sections on something else meanwhile.
+    unsafe { asm::sections::rsalloc_rseq_offset.store(offset, Ordering::Relaxed) };
+}
+
+/// The offset of the area that the mode is about.
+fn adopted_offset() -> isize {
+    // Ordering: Relaxed, a constant by now.
+    match asm::libc_rseq() {
+        Some((offset, _)) if MODE.load(Ordering::Relaxed) == Mode::RseqLibc as u32 => offset,
+        _ => asm::own_area_offset(),
+    }
+}
+
+/// In own mode: registers the calling thread now, if it ever will be.
+pub(super) fn register_early() {
+    // Ordering: Relaxed, a constant by now.
+    if MODE.load(Ordering::Relaxed) == Mode::RseqOwn as u32 {
+        let _ = register_thread();
+    }
+}
+
+/// Whether the kernel knows the calling thread's area after this: asks by registering it, which a
+/// registered thread is refused.
+pub(super) fn is_registered_really() -> bool {
+    // SAFETY: the area lives as long as the thread, and the kernel forgets it with the thread.
+    match unsafe { abi::register(area_at(adopted_offset()), AREA_LEN) } {
+        // libc's length or signature may be another one.
+        Ok(()) | Err(RseqError::AlreadyRegistered | RseqError::Invalid | RseqError::Denied) => true,
+        Err(_) => false,
+    }
+}
+
 /// The life of a thread's own area, in the word behind it.
 mod life {
     pub const NEW: u32 = 0;
@@ -199,7 +248,7 @@ mod life {
 /// The word behind the calling thread's own area.
 fn life_word() -> &'static AtomicU32 {
     let area = area_at(asm::own_area_offset());
-    // SAFETY: the assembly reserves 64 bytes: the area and this word. 'static is as long as the thread
+    // SAFETY: the assembly reserves 96 bytes: the area, this word, more. 'static is as long as the thread
     // runs, and the reference does not leave it.
     unsafe { &*area.add(1).cast::<AtomicU32>() }
 }
@@ -238,4 +287,18 @@ unsafe extern "C" fn thread_exit(area: *mut libc::c_void) {
 /// Allows remote fences; false if the kernel has none.
 pub fn register_fence() -> bool {
     abi::membarrier::register()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As when two threads arrive on new CPUs at once, or on a CPU whose areas were hidden a moment ago.
+    #[test]
+    fn a_bound_that_was_raised_further_meanwhile_stays() {
+        raise_bound(Index::MmCid, 5);
+        raise_bound(Index::MmCid, 2);
+        // Ordering: Relaxed, one thread.
+        assert_eq!(HOT.shards_cid.load(Ordering::Relaxed), 5);
+    }
 }

@@ -12,7 +12,7 @@ mod control;
 mod cycle;
 mod fetch;
 mod images;
-mod kind;
+pub mod kind;
 mod process;
 mod registration;
 mod victim;

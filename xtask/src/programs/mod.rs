@@ -9,7 +9,7 @@
 //! I1: no row is left out in silence: what cannot be installed or built ends the command.
 //! I2: servers listen on loopback or a unix socket; files live in one folder that is removed.
 
-mod active;
+pub(crate) mod active;
 mod child;
 mod control;
 mod mode;
@@ -213,7 +213,7 @@ impl Bench {
 }
 
 /// The library that the programs run on.
-struct Library {
+pub struct Library {
     path: PathBuf,
     /// The `rsalloc` command, if the library is the workspace's own: it tells the mode of a
     /// process. Rust programs then link the allocator instead of having it preloaded.

@@ -92,12 +92,18 @@ pub fn own_area_offset() -> isize {
     offset
 }
 
+/// Offset from the thread pointer of an area like a thread's own that nobody ever registers: whoever
+/// looks there has no shard.
+pub fn never_registered_offset() -> isize {
+    own_area_offset() + 64
+}
+
 /// The word of the calling thread in which `sync` keeps the rank of the locks it holds; 0 at first.
 #[inline]
 pub fn held_rank() -> &'static crate::atomic::AtomicU32 {
     let at = thread_pointer().wrapping_add_signed(own_area_offset()) + 36;
-    // SAFETY: `sections` reserves 64 bytes for each thread: the area of 32, the word of
-    // rseq::registration, and this one. 'static is as long as the thread runs, and nobody keeps it.
+    // SAFETY: `sections` reserves 96 bytes for each thread: the area of 32, the word of
+    // rseq::registration, this one, more. 'static is as long as the thread runs, and nobody keeps it.
     unsafe { &*(at as *const crate::atomic::AtomicU32) }
 }
 
@@ -105,7 +111,7 @@ pub fn held_rank() -> &'static crate::atomic::AtomicU32 {
 #[inline]
 pub fn guard_countdown() -> &'static crate::atomic::AtomicU32 {
     let at = thread_pointer().wrapping_add_signed(own_area_offset()) + 40;
-    // SAFETY: as in `held_rank`: the next word of the 64 bytes.
+    // SAFETY: as in `held_rank`: the next word of the 96 bytes.
     unsafe { &*(at as *const crate::atomic::AtomicU32) }
 }
 

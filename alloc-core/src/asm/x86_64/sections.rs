@@ -38,10 +38,11 @@ global_asm!(
     ".globl rsalloc_rseq_area",
     ".hidden rsalloc_rseq_area",
     ".type rsalloc_rseq_area, @tls_object",
-    ".size rsalloc_rseq_area, 64",
+    ".size rsalloc_rseq_area, 96",
     "rsalloc_rseq_area:",
     ".long 0, -1, 0, 0, 0, 0, 0, 0", // struct rseq: cpu_id_start, cpu_id, rseq_cs, flags, ids
     ".long 0, 0, 0, 0, 0, 0, 0, 0",  // a word of rseq::registration, of sync, of guard
+    ".long 0, -1, 0, 0, 0, 0, 0, 0", // struct rseq that is never registered, see rseq::vfork
     ".popsection",
     ".pushsection .data.rsalloc_rseq_offset, \"aw\", @progbits",
     ".balign 64",
@@ -55,7 +56,8 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    /// Offset from the thread pointer of the rseq area that sections use. Written once by init.
+    /// Offset from the thread pointer of the rseq area that sections use. Written once by init, then by
+    /// rseq::vfork.
     pub static rsalloc_rseq_offset: crate::atomic::AtomicIsize;
 }
 

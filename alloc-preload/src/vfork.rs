@@ -1,0 +1,65 @@
+//! vfork(2), around which the engine keeps the child away from sections that nobody protects.
+//!
+//! Promises what libc's does: one return in the child, on the parent's stack, and one in the parent when
+//! the child has ended or runs another program. The child overwrites the stack below its caller's frame,
+//! so the return address waits in a register. Called by programs; calls the engine and the kernel.
+
+use alloc_core::rseq::vfork::{begin, end};
+use core::arch::naked_asm;
+use core::ffi::c_int;
+
+use crate::errno;
+
+/// See vfork(2).
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+pub extern "C" fn vfork() -> c_int {
+    naked_asm!("jmp {share}", share = sym share)
+}
+
+/// See vfork(2); glibc's other name.
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+pub extern "C" fn __vfork() -> c_int {
+    naked_asm!("jmp {share}", share = sym share)
+}
+
+#[unsafe(naked)]
+extern "C" fn share() -> c_int {
+    naked_asm!(
+        "push rax", // the stack's alignment
+        "call {begin}",
+        "pop rax",
+        "pop rdx", // the return address; the system call keeps rdx
+        "mov eax, {vfork}",
+        "syscall",
+        "push rdx",
+        "test eax, eax",
+        "jz 20f", // the child
+        "push rax",
+        "call {end}",
+        "pop rax",
+        "test eax, eax",
+        "jns 20f",
+        "mov edi, eax",
+        "jmp {failed}",
+        "20: ret",
+        begin = sym begin_for_c,
+        end = sym end_for_c,
+        failed = sym failed,
+        vfork = const libc::SYS_vfork,
+    )
+}
+
+extern "C" fn begin_for_c() {
+    begin();
+}
+
+extern "C" fn end_for_c() {
+    end();
+}
+
+extern "C" fn failed(negative: c_int) -> c_int {
+    errno::set(-negative);
+    -1
+}

@@ -1,0 +1,99 @@
+//! The positive control: deliberate defects in front of the allocator, each of which its row must see.
+//!
+//! The library under test is the one that is shipped; a defect is a second one that is loaded before it
+//! and replaces a function. A row must be green without the defect. Called by `storm --control`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use indicatif::ProgressBar;
+
+use super::victim::{Victim, compile};
+use super::{ROWS, Trial};
+use crate::criu::kind::MODES;
+
+struct Defect {
+    row: &'static str,
+    number: u32,
+    name: &'static str,
+    amount: u64,
+    /// What the row says of it.
+    seen: &'static str,
+}
+
+const DEFECTS: &[Defect] = &[
+    Defect { row: "fork", number: 1, name: "no handlers of fork", amount: 2000, seen: "it hangs" },
+    Defect { row: "vfork", number: 2, name: "libc's vfork", amount: 2000, seen: "" },
+    Defect {
+        row: "spawn",
+        number: 7,
+        name: "an object handed out twice",
+        amount: 100,
+        seen: "wrong byte",
+    },
+    Defect { row: "signals", number: 3, name: "a plain lock", amount: 3, seen: "it hangs" },
+    Defect { row: "signals", number: 4, name: "an object lost", amount: 3, seen: "lost" },
+    Defect { row: "crash", number: 3, name: "a plain lock", amount: 500, seen: "it hangs" },
+    Defect {
+        row: "refuse",
+        number: 6,
+        name: "null without ENOMEM",
+        amount: 1,
+        seen: "without ENOMEM",
+    },
+    Defect { row: "refuse", number: 4, name: "an object lost", amount: 1, seen: "in use" },
+    Defect {
+        row: "threads",
+        number: 5,
+        name: "a page for each thread",
+        amount: 1500,
+        seen: "cost memory",
+    },
+    Defect { row: "long", number: 4, name: "an object lost", amount: 12, seen: "grew" },
+];
+
+/// A control need not wait as long.
+const SILENCE: u64 = 8;
+
+/// Runs every defect of the wanted rows on the first of the row's modes.
+pub fn check(room: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
+    let mut blind = Vec::new();
+    for defect in DEFECTS.iter().filter(|defect| is_wanted(defect.row)) {
+        let row = ROWS.iter().find(|row| row.name == defect.row).context("no such row")?;
+        let kind = MODES.iter().find(|kind| kind.name == row.modes[0]).context("no such mode")?;
+        let victim = Victim::build(room, row.name, row.source)?;
+        let number = format!("-DDEFECT={}", defect.number);
+        let name = format!("defect-{}.so", defect.number);
+        let source = include_str!("victims/defects.c");
+        let library = compile(room, &name, source, &["-shared", "-fPIC", &number])?;
+        let bar = ProgressBar::hidden();
+        let trial = |before, amount| Trial {
+            victim: &victim,
+            kind,
+            amount,
+            before,
+            silence: Duration::from_secs(SILENCE),
+            write: false,
+            bar: &bar,
+        };
+        (row.judge)(&trial(None, row.short)).with_context(|| {
+            format!("{}: red without a defect: the control shows nothing", row.name)
+        })?;
+        let said = match (row.judge)(&trial(Some(&library), defect.amount)) {
+            Ok(text) => text,
+            Err(error) if format!("{error:#}").contains(defect.seen) => {
+                let first = format!("{error:#}");
+                let first = first.lines().next().unwrap_or_default();
+                println!("seen by {:<8} {}: {first}", row.name, defect.name);
+                continue;
+            }
+            Err(error) => format!("red, but not by {:?}: {error:#}", defect.seen),
+        };
+        blind.push(format!("not seen by {}: {}: {said}", row.name, defect.name));
+    }
+    if blind.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", blind.join("\n"))
+}
