@@ -234,7 +234,9 @@ fn put_run(class: Class, objects: &[usize]) -> Result<(), Reentered> {
 fn put_one(slabs: &SlabClass, class: Class, object: usize) {
     let info = &CLASS[class];
     let Some(slab) = PAGE_HEAP.entry_at(object) else { fail(Misuse::ForeignPointer, object) };
-    let Some(index) = index_of(slab, class, object) else { fail(Misuse::InnerPointer, object) };
+    let Some(index) = index_of(slab, class, object) else {
+        return deny(true, Misuse::InnerPointer, object);
+    };
     let word = &slab.bitmap()[index / 64];
     let bit = 1 << (index % 64);
     deny(word.get() & bit != 0, Misuse::DoubleFree, object);
