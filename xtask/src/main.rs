@@ -2,6 +2,7 @@
 
 mod compare;
 mod criu;
+mod debian;
 mod fuzz;
 mod golden;
 mod layers;
@@ -9,6 +10,7 @@ mod preflight;
 mod programs;
 mod sweep;
 mod tools;
+mod vm;
 
 use clap::{Parser, Subcommand};
 
@@ -37,6 +39,8 @@ enum Command {
     Programs(programs::Args),
     /// Stops a thread at every instruction of every restartable section and checks where it goes on.
     Sweep(sweep::Arguments),
+    /// Boots kernels in virtual machines and runs the tests there.
+    Vm(vm::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -49,5 +53,6 @@ fn main() -> anyhow::Result<()> {
         Command::Layers => layers::main(),
         Command::Programs(args) => programs::run(args),
         Command::Sweep(arguments) => sweep::main(&arguments),
+        Command::Vm(args) => vm::run(args),
     }
 }
