@@ -9,7 +9,7 @@
 
 mod control;
 mod lint;
-mod sections;
+pub mod sections;
 mod tracer;
 mod victim;
 

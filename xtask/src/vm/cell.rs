@@ -33,9 +33,20 @@ pub struct Step {
     pub demands: Vec<Demand>,
 }
 
-/// Aborts by the kernel that a stress must show at least, to have tested anything.
-const ABORTS_MIN: u64 = 1000;
+pub const HAMMER: Hammer = Hammer { signals: "20000", aborts: 1000 };
+const HAMMER_QUICK: Hammer = Hammer { signals: "6000", aborts: 400 };
+pub const HAMMER_PERIOD_US: &str = "1000";
+/// Name of the step that says what machine it is.
+pub const FACTS: &str = "facts";
 const TOGGLES_MIN: u64 = 10;
+
+/// How long sections are hammered.
+pub struct Hammer {
+    /// Until so many were handled.
+    pub signals: &'static str,
+    /// How many of them must have aborted a section at least, to have tested anything.
+    pub aborts: u64,
+}
 
 const SHAPES: [Shape; 6] =
     [Shape::Cpus(1), Shape::Cpus(2), Shape::Cpus(8), Shape::Cpus(64), Shape::Holes, Shape::Numa];
@@ -118,6 +129,9 @@ impl Cell {
         };
         for mode in MODES.iter().filter(tested) {
             steps.push(self.stress(mode, false));
+            if mode.has_sections() {
+                steps.push(self.hammer(mode, if is_quick { &HAMMER_QUICK } else { &HAMMER }));
+            }
             if !is_quick {
                 let name = format!("fork {}", mode.name);
                 let task = Task::new(&name, &["/bin/fork", &format!("mode={}", mode.name)]);
@@ -133,9 +147,10 @@ impl Cell {
         steps
     }
 
-    fn facts(&self) -> Step {
+    /// Whether the machine is that of the cell.
+    pub fn facts(&self) -> Step {
         let demands = vec![Demand::Success, Demand::Facts(*self)];
-        Step { task: Task::new("facts", &["/bin/xtask", "vm", "--facts"]), demands }
+        Step { task: Task::new(FACTS, &["/bin/xtask", "vm", "facts"]), demands }
     }
 
     fn check(&self, mode: &Mode) -> Step {
@@ -146,18 +161,27 @@ impl Cell {
         Step { task, demands: vec![Demand::Exit(exit), Demand::Mode(mode.mode, index)] }
     }
 
-    /// Conservation under timers and migration; the kernel must abort sections in it.
+    /// Hardly anything but sections, under timers: the kernel must abort many.
+    fn hammer(&self, mode: &Mode, hammer: &Hammer) -> Step {
+        let task = hammer.task(&format!("aborts {}", mode.name), "/bin/librsalloc.so");
+        let demands = vec![Demand::Success, Demand::Aborts(hammer.aborts)];
+        Step { task: task.with(mode.variables), demands }
+    }
+
+    /// Conservation under timers and migration, and with CPUs that go and come.
     fn stress(&self, mode: &Mode, hotplug: bool) -> Step {
         let name = format!("{} {}", if hotplug { "hotplug" } else { "stress" }, mode.name);
-        let task = Task::new(&name, &["/bin/stress", &format!("mode={}", mode.name)]);
-        let mut demands = vec![Demand::Success];
-        if mode.has_sections() {
-            demands.push(Demand::Aborts(ABORTS_MIN));
-        }
-        if hotplug {
-            demands.push(Demand::Toggles(TOGGLES_MIN));
-        }
-        let task = Task { hotplug, ..task.with(mode.variables).within(180) };
+        // A guest is some 30 times slower: signals at the usual rate would leave it no time.
+        let threads = (6 * self.shape.online()).min(96);
+        let period = 1000 * threads / self.shape.online().min(4);
+        let mode_word = format!("mode={}", mode.name);
+        let words = [format!("threads={threads}"), format!("period_us={period}")];
+        let command = ["/bin/stress", &mode_word, "ms=6000", "handled=200", &words[0], &words[1]];
+        let task = Task { hotplug, ..Task::new(&name, &command).with(mode.variables).within(180) };
+        let demands = match hotplug {
+            true => vec![Demand::Success, Demand::Toggles(TOGGLES_MIN)],
+            false => vec![Demand::Success],
+        };
         Step { task, demands }
     }
 
@@ -174,8 +198,17 @@ impl Cell {
     }
 }
 
+impl Hammer {
+    /// The task that hammers the sections of `library`.
+    pub fn task(&self, name: &str, library: &str) -> Task {
+        let command = ["/bin/xtask", "vm", "hammer", self.signals, HAMMER_PERIOD_US];
+        Task::new(name, &command).with(&[("LD_PRELOAD", library)]).within(180)
+    }
+}
+
 impl Step {
-    fn succeeds(task: Task) -> Step {
+    /// A task that must exit with 0.
+    pub fn succeeds(task: Task) -> Step {
         Step { task, demands: vec![Demand::Success] }
     }
 }

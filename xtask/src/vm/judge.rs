@@ -87,7 +87,7 @@ fn exit(seen: &Seen, code: i32) -> Option<String> {
 }
 
 /// The last line that the task printed, as JSON.
-fn json(seen: &Seen) -> Value {
+pub fn json(seen: &Seen) -> Value {
     let last = seen.said.lines().rfind(|line| line.starts_with('{'));
     last.and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default()
 }

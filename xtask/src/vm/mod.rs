@@ -4,19 +4,22 @@
 //! ended well and in the mode that it had to run in, and that the kernel did abort sections; a hang
 //! and a missing answer are red. Nothing but Debian's packages and this repository's programs is in
 //! the guests. Called by hand and, with `--quick`, by `preflight`; calls `cell` for what to do,
-//! `fetch`, `initramfs` and `qemu` for the machines, `judge` for the verdict.
+//! `fetch`, `programs` and `qemu` for the machines, `judge` for the verdict, `control` to show that
+//! it can be red.
 
 mod cell;
+mod control;
 mod fetch;
 mod guest;
+mod here;
 mod initramfs;
 mod judge;
 mod plan;
 mod programs;
 mod qemu;
+mod table;
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -42,11 +45,18 @@ pub struct Args {
     /// Who executes the guests [default: KVM where the CPU can, else translation]
     #[arg(long)]
     accelerator: Option<Accelerator>,
-    /// Be the guest's side
-    #[arg(long, hide = true)]
-    guest: Option<PathBuf>,
-    #[arg(long, hide = true)]
-    facts: bool,
+    /// Make defects on purpose; succeed if every one is seen
+    #[arg(long)]
+    control: bool,
+    /// Count on this machine's own kernel what the kernel aborts, without a guest
+    #[arg(long)]
+    here: bool,
+    /// Write docs/kernels.md (needs a full run)
+    #[arg(long, conflicts_with_all = ["quick", "only", "control", "here"])]
+    write: bool,
+    /// A part that runs inside a guest
+    #[command(subcommand)]
+    inside: Option<guest::Inside>,
 }
 
 /// From the start of QEMU to the first task.
@@ -54,11 +64,11 @@ const BOOT_SECONDS: u64 = 180;
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    if let Some(plan) = args.guest {
-        return guest::run(&plan);
+    if let Some(inside) = args.inside {
+        return inside.run();
     }
-    if args.facts {
-        return guest::facts();
+    if args.here {
+        return here::run();
     }
     let cells = choose(&args)?;
     if args.list {
@@ -67,19 +77,27 @@ pub fn run(args: Args) -> Result<()> {
     }
     let accelerator = args.accelerator.unwrap_or_else(Accelerator::best);
     println!("guests are executed by {accelerator:?}");
-    let host = Host { accelerator, programs: Programs::build()?, is_quick: args.quick };
+    let programs = Programs::build()?;
+    let mut host = Host { accelerator, programs, is_quick: args.quick, limit: None };
+    if args.control {
+        return control::run(&mut host);
+    }
     let bar = ProgressBar::new(cells.len() as u64).with_style(ProgressStyle::with_template(
         "{elapsed_precise} {wide_bar} {pos}/{len} {msg}",
     )?);
-    let mut failed = 0;
+    let mut rows = Vec::new();
     for cell in &cells {
         bar.set_message(cell.name());
         let row = host.run(cell).with_context(|| cell.name())?;
-        failed += usize::from(!row.faults.is_empty());
-        bar.suspend(|| println!("{}", row.line()));
+        bar.suspend(|| println!("{}", table::line(&row)));
+        rows.push(row);
         bar.inc(1);
     }
     bar.finish_and_clear();
+    if args.write {
+        table::write(&rows)?;
+    }
+    let failed = rows.iter().filter(|row| !row.faults.is_empty()).count();
     ensure!(failed == 0, "{failed} of {} cells failed", cells.len());
     println!("{} cells ok", cells.len());
     Ok(())
@@ -101,6 +119,8 @@ struct Host {
     accelerator: Accelerator,
     programs: Programs,
     is_quick: bool,
+    /// When a machine counts as hung, if not when all its tasks would.
+    limit: Option<u64>,
 }
 
 /// How a cell went.
@@ -121,7 +141,8 @@ impl Host {
         let logs = fetch::cache()?.join("logs");
         fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
         let options = cell.shape.options();
-        let limit = BOOT_SECONDS + plan.tasks.iter().map(|task| task.seconds).sum::<u64>();
+        let tasks = plan.tasks.iter().map(|task| task.seconds).sum::<u64>();
+        let limit = self.limit.unwrap_or(BOOT_SECONDS + tasks);
         let boot = Boot {
             accelerator: self.accelerator,
             kernel: &cell.kernel.image()?,
@@ -129,12 +150,11 @@ impl Host {
             cpus: cell.shape.possible(),
             options: &options.iter().map(String::as_str).collect::<Vec<_>>(),
             words: &cell.words(),
-            console: &logs.join(format!("{}.console", cell.name())),
+            log: &logs.join(cell.name()),
             limit: Duration::from_secs(limit),
         };
         let begin = Instant::now();
         let end = boot.run()?;
-        fs::write(logs.join(format!("{}.port", cell.name())), end.lines.join("\n"))?;
         let seen = judge::answers(&end.lines);
         let mut faults = judge::faults(steps, &seen);
         if end.hung {
@@ -145,20 +165,8 @@ impl Host {
 }
 
 impl Row {
-    fn line(&self) -> String {
-        let name = self.cell.name();
-        match self.faults.is_empty() {
-            true => format!(
-                "ok      {name:<26} {:>4} steps, {:>7} sections aborted, {:>5.0} s",
-                self.seen.len(),
-                self.aborts(),
-                self.seconds,
-            ),
-            false => format!("FAILED  {name:<26} {}", self.faults.join("\n        ")),
-        }
-    }
-
-    fn aborts(&self) -> u64 {
-        self.seen.iter().filter_map(|seen| seen.fixups).sum()
+    fn facts(&self) -> Option<guest::Facts> {
+        let seen = self.seen.iter().find(|seen| seen.name == cell::FACTS)?;
+        serde_json::from_value(judge::json(seen)).ok()
     }
 }

@@ -27,7 +27,7 @@ $bb mount -t sysfs none /sys
 $bb mount -t devtmpfs none /dev
 $bb mount -t debugfs none /sys/kernel/debug
 $bb mount -t tracefs none /sys/kernel/tracing
-/bin/xtask vm --guest PLAN
+/bin/xtask vm guest PLAN
 $bb poweroff -f
 ";
 
@@ -50,6 +50,11 @@ impl Programs {
             programs.push((name.to_owned(), PathBuf::from("/usr/bin").join(name)));
         }
         Ok(Programs(programs))
+    }
+
+    /// Takes another file along.
+    pub fn add(&mut self, name: &str, path: PathBuf) {
+        self.0.push((name.to_owned(), path));
     }
 
     /// The files for `cell`.

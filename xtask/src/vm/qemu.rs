@@ -60,8 +60,8 @@ pub struct Boot<'a> {
     pub options: &'a [&'a str],
     /// Further words on the kernel's command line.
     pub words: &'a str,
-    /// Where the console's text goes.
-    pub console: &'a Path,
+    /// Where the text of the two serial ports goes: this path with `console` and `port` added.
+    pub log: &'a Path,
     /// When the machine counts as hung.
     pub limit: Duration,
 }
@@ -78,11 +78,15 @@ impl Boot<'_> {
     /// Boots and waits for the end.
     pub fn run(&self) -> Result<End> {
         let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
-        let (initramfs, port) = (room.path().join("initramfs"), room.path().join("port"));
+        let initramfs = room.path().join("initramfs");
         fs::write(&initramfs, self.initramfs).context("write the initramfs")?;
+        let [console, port] =
+            ["console", "port"].map(|end| PathBuf::from(format!("{}.{end}", self.log.display())));
+        let create =
+            |path: &Path| File::create(path).with_context(|| format!("create {}", path.display()));
+        create(&port)?;
+        let console = create(&console)?;
         let mut qemu = self.command(&initramfs, &port)?;
-        let console = File::create(self.console)
-            .with_context(|| format!("create {}", self.console.display()))?;
         qemu.stdin(Stdio::null()).stdout(console.try_clone()?).stderr(console);
         let mut machine = Machine(qemu.spawn().context("cannot start QEMU")?);
         let begin = Instant::now();

@@ -3,30 +3,59 @@
 //! Runs the tasks of the plan one after the other and says how each went, on the second serial port;
 //! a task that hangs is killed and said to have hung. Started by the initramfs' script.
 
+mod defect;
 mod facts;
 mod fixups;
+mod hammer;
 mod hotplug;
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use super::plan::{MARK, Plan, Seen, Task};
-pub use facts::{Facts, facts};
-use fixups::Fixups;
+pub use facts::Facts;
+pub use fixups::Fixups;
 use hotplug::Hotplug;
 
 const PORT: &str = "/dev/ttyS1";
 const WORDS: &str = "/tmp/said";
 const WORDS_MAX: usize = 1500;
 
-/// Runs the plan.
-pub fn run(plan: &Path) -> Result<()> {
+/// What runs inside.
+#[derive(clap::Subcommand)]
+#[command(hide = true)]
+pub enum Inside {
+    /// Runs the tasks of a plan
+    Guest { plan: PathBuf },
+    /// Prints what machine this is
+    Facts,
+    /// Allocates and frees under signals
+    Hammer { signals: u64, period_us: u64 },
+    /// Writes where only the kernel may
+    BreakAbi,
+}
+
+impl Inside {
+    /// Runs it.
+    pub fn run(self) -> Result<()> {
+        match self {
+            Inside::Guest { plan } => run(&plan),
+            Inside::Facts => facts::facts(),
+            Inside::Hammer { signals, period_us } => {
+                hammer::hammer(signals, Duration::from_micros(period_us))
+            }
+            Inside::BreakAbi => defect::break_abi(),
+        }
+    }
+}
+
+fn run(plan: &Path) -> Result<()> {
     let text = fs::read_to_string(plan).with_context(|| format!("read {}", plan.display()))?;
     let plan: Plan = serde_json::from_str(&text)?;
     for task in &plan.tasks {
