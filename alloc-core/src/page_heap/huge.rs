@@ -47,11 +47,14 @@ pub static HUGE: HugeSpans = HugeSpans {
 };
 
 /// Spans that a signal handler makes or gives up on top of a holder of the lock; 0 is a free slot, 1 one
-/// that somebody is at.
+/// that somebody is at. One behind the other, as many as it takes: on a slow machine handler after
+/// handler comes on top of the same holder. All zeroes is valid.
 struct Aside {
     made: [AsideSlot; ASIDE],
     /// Addresses of spans in the table, to be released by the next holder.
     given_up: [AtomicUsize; ASIDE],
+    /// Address of the next one, never unmapped; 0: none yet.
+    next: AtomicUsize,
 }
 
 struct AsideSlot {
@@ -64,27 +67,71 @@ const ASIDE: usize = 64;
 static ASIDE_SPANS: Aside = Aside {
     made: [const { AsideSlot { address: AtomicUsize::new(0), len: AtomicUsize::new(0) } }; ASIDE],
     given_up: [const { AtomicUsize::new(0) }; ASIDE],
+    next: AtomicUsize::new(0),
 };
 
 impl Aside {
-    fn insert(&self, address: usize, len: usize) -> bool {
-        let claimed = self.made.iter().find(|slot| claim(&slot.address, 0, TOMBSTONE));
-        if let Some(slot) = claimed {
-            // Ordering: Relaxed, published by the address.
-            slot.len.store(len, Ordering::Relaxed);
-            // Ordering: Release pairs with the Acquire in `find`.
-            slot.address.store(address, Ordering::Release);
-        }
-        claimed.is_some()
+    /// This one and those behind it.
+    fn all(&'static self) -> impl Iterator<Item = &'static Aside> {
+        core::iter::successors(Some(self), |aside| aside.next())
     }
 
-    fn find(&self, address: usize) -> Option<&AsideSlot> {
+    fn next(&self) -> Option<&'static Aside> {
+        // Ordering: Acquire pairs with the Release in `next_or_new`.
+        let address = self.next.load(Ordering::Acquire);
+        // SAFETY: 0, or what `next_or_new` mapped for good; all zeroes was valid.
+        unsafe { (address as *const Aside).as_ref() }
+    }
+
+    fn next_or_new(&self) -> Option<&'static Aside> {
+        if let Some(next) = self.next() {
+            return Some(next);
+        }
+        let bytes = size_of::<Aside>().next_multiple_of(os::page_bytes());
+        let fresh = os::map(Place::Anywhere, bytes).ok()?;
+        if !claim(&self.next, 0, fresh) {
+            // SAFETY: mapped above, known to nobody.
+            unsafe { os::unmap(fresh, bytes) };
+        }
+        self.next()
+    }
+
+    /// Gives `put` one after the other until it has found room; false if the OS refuses another.
+    fn with_room(&'static self, put: impl Fn(&Aside) -> bool) -> bool {
+        let mut aside = self;
+        while !put(aside) {
+            let Some(next) = aside.next_or_new() else { return false };
+            aside = next;
+        }
+        true
+    }
+
+    fn insert(&'static self, address: usize, len: usize) -> bool {
+        self.with_room(|aside| {
+            let claimed = aside.made.iter().find(|slot| claim(&slot.address, 0, TOMBSTONE));
+            if let Some(slot) = claimed {
+                // Ordering: Relaxed, published by the address.
+                slot.len.store(len, Ordering::Relaxed);
+                // Ordering: Release pairs with the Acquire in `find`.
+                slot.address.store(address, Ordering::Release);
+            }
+            claimed.is_some()
+        })
+    }
+
+    /// Notes a span of the table for the next holder; false if the OS refuses the room.
+    fn give_up(&'static self, address: usize) -> bool {
+        self.with_room(|aside| aside.given_up.iter().any(|slot| claim(slot, 0, address)))
+    }
+
+    fn find(&'static self, address: usize) -> Option<&'static AsideSlot> {
         // Ordering: Acquire pairs with the Release in `insert`.
-        self.made.iter().find(|slot| slot.address.load(Ordering::Acquire) == address)
+        let is_it = |slot: &&AsideSlot| slot.address.load(Ordering::Acquire) == address;
+        self.all().find_map(|aside| aside.made.iter().find(is_it))
     }
 
     /// Whether there was a span at `address`.
-    fn release(&self, address: usize) -> bool {
+    fn release(&'static self, address: usize) -> bool {
         let Some(slot) = self.find(address) else { return false };
         // Ordering: Relaxed, `find` acquired it.
         let len = slot.len.load(Ordering::Relaxed);
@@ -97,12 +144,15 @@ impl Aside {
     }
 
     /// Number and bytes.
-    fn totals(&self) -> (usize, usize) {
+    fn totals(&'static self) -> (usize, usize) {
         // Ordering: Relaxed, statistics.
         let live = |slot: &&AsideSlot| slot.address.load(Ordering::Relaxed) > TOMBSTONE;
-        self.made.iter().filter(live).fold((0, 0), |(count, bytes), slot| {
-            (count + 1, bytes + slot.len.load(Ordering::Relaxed)) // Ordering: Relaxed, as above.
-        })
+        self.all().flat_map(|aside| &aside.made).filter(live).fold(
+            (0, 0),
+            |(count, bytes), slot| {
+                (count + 1, bytes + slot.len.load(Ordering::Relaxed)) // Ordering: Relaxed, as above.
+            },
+        )
     }
 }
 
@@ -140,7 +190,7 @@ impl HugeSpans {
         }
         let Ok(_guard) = self.lock() else {
             // The table can't be looked into here; if there is no room either, the mapping stays, unused.
-            let _ = ASIDE_SPANS.given_up.iter().any(|slot| claim(slot, 0, address));
+            let _ = ASIDE_SPANS.give_up(address);
             return true;
         };
         self.release_listed(address)
@@ -149,7 +199,7 @@ impl HugeSpans {
     /// Takes the lock, and releases what handlers have given up.
     fn lock(&self) -> Result<Guard<'_>, Reentered> {
         let guard = self.lock.acquire(Rank::HUGE)?;
-        for slot in &ASIDE_SPANS.given_up {
+        for slot in ASIDE_SPANS.all().flat_map(|aside| &aside.given_up) {
             // Ordering: Relaxed, the address is all there is.
             let address = slot.load(Ordering::Relaxed);
             if address != 0 {
