@@ -176,7 +176,8 @@ impl Cell {
         let period = 1000 * threads / self.shape.online().min(4);
         let mode_word = format!("mode={}", mode.name);
         let words = [format!("threads={threads}"), format!("period_us={period}")];
-        let command = ["/bin/stress", &mode_word, "ms=6000", "handled=200", &words[0], &words[1]];
+        let command =
+            ["/bin/stress", &mode_word, "ms=6000", "handled=200", "checks=0", &words[0], &words[1]];
         let task = Task { hotplug, ..Task::new(&name, &command).with(mode.variables).within(180) };
         let demands = match hotplug {
             true => vec![Demand::Success, Demand::Toggles(TOGGLES_MIN)],
