@@ -12,9 +12,9 @@ use object::{Object, ObjectSegment};
 
 use super::Host;
 use super::cell::{self, Cell, Shape, Step};
-use super::fetch;
 use super::judge::Demand;
 use super::plan::Task;
+use super::{fetch, icount};
 use crate::sweep::sections::{self, POST_COMMIT_OFFSET};
 use crate::tools;
 
@@ -66,6 +66,11 @@ pub fn run(host: &mut Host) -> Result<()> {
     let other = Cell { shape: Shape::Cpus(8), ..cell };
     let row = host.steps(&cell, &[other.facts()])?;
     show("a machine with fewer CPUs than it is called", &row.faults, "CPUs online 0-1");
+
+    // Entries that leave their path at once are not the ones of the table.
+    let differing = icount::differing(host, &[("RSALLOC_CONF", "mode:atomic")])?;
+    let faults = [format!("{differing} entries differ")];
+    show("instructions counted on the atomic path", &faults, "3 entries");
 
     ensure!(missed == 0, "{missed} defects not seen");
     Ok(())

@@ -12,6 +12,7 @@ mod control;
 mod fetch;
 mod guest;
 mod here;
+mod icount;
 mod initramfs;
 mod judge;
 mod plan;
@@ -48,6 +49,9 @@ pub struct Args {
     /// Make defects on purpose; succeed if every one is seen
     #[arg(long)]
     control: bool,
+    /// Count the instructions that the hot entries execute, and hold them against docs/golden.md
+    #[arg(long)]
+    icount: bool,
     /// Count on this machine's own kernel what the kernel aborts, without a guest
     #[arg(long)]
     here: bool,
@@ -81,6 +85,9 @@ pub fn run(args: Args) -> Result<()> {
     let mut host = Host { accelerator, programs, is_quick: args.quick, limit: None };
     if args.control {
         return control::run(&mut host);
+    }
+    if args.icount {
+        return icount::run(&mut host);
     }
     let bar = ProgressBar::new(cells.len() as u64).with_style(ProgressStyle::with_template(
         "{elapsed_precise} {wide_bar} {pos}/{len} {msg}",

@@ -20,6 +20,9 @@ pub enum Accelerator {
     Kvm,
     /// By translation.
     Tcg,
+    /// By translation, with a clock that counts instructions; one CPU.
+    #[value(skip)]
+    Counting,
 }
 
 /// More CPUs than this are emulated by one thread: that many would only wait for each other.
@@ -40,6 +43,7 @@ impl Accelerator {
     fn option(self, cpus: usize) -> &'static str {
         match self {
             Accelerator::Kvm => "kvm",
+            Accelerator::Counting => "tcg,thread=single",
             Accelerator::Tcg if cpus > PARALLEL_MAX => "tcg,thread=single",
             Accelerator::Tcg => "tcg,thread=multi",
         }
@@ -114,6 +118,9 @@ impl Boot<'_> {
             qemu.arg("-L").arg(inside(folder));
         }
         qemu.args(["-accel", self.accelerator.option(self.cpus), "-cpu", "max"]);
+        if self.accelerator == Accelerator::Counting {
+            qemu.args(["-icount", "shift=0,sleep=off"]);
+        }
         qemu.args(["-machine", "q35", "-smp", &self.cpus.to_string()]);
         qemu.args(["-m", &format!("{}M", memory(self.cpus))]);
         qemu.args(["-nodefaults", "-nographic", "-no-reboot", "-monitor", "none"]);

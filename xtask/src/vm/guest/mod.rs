@@ -8,6 +8,7 @@ mod facts;
 mod fixups;
 mod hammer;
 mod hotplug;
+mod ticks;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -37,6 +38,8 @@ pub enum Inside {
     Facts,
     /// Allocates and frees under signals
     Hammer { signals: u64, period_us: u64 },
+    /// Counts the instructions of the hot entries
+    Ticks,
     /// Writes where only the kernel may
     BreakAbi,
 }
@@ -50,6 +53,7 @@ impl Inside {
             Inside::Hammer { signals, period_us } => {
                 hammer::hammer(signals, Duration::from_micros(period_us))
             }
+            Inside::Ticks => ticks::ticks(),
             Inside::BreakAbi => defect::break_abi(),
         }
     }
