@@ -111,6 +111,31 @@ fn all_sizes_are_served_above_any_lock() {
     assert_sound();
 }
 
+/// Where handlers take all the time, one after the other comes on top of the same holder.
+#[test]
+fn any_number_is_served_and_freed_above_any_lock() {
+    const COUNT: usize = 500;
+    let _alone = alone();
+    let before = alloc_core::stats();
+    let huge = |_| alloc_core::allocate(40 << 20) as usize;
+    let below: Vec<usize> = (0..COUNT).map(huge).collect();
+    let growth = PAGE_HEAP.raw_growth_lock().acquire(Rank::GROWTH).expect("free");
+    let tracts: Vec<_> = PAGE_HEAP.tracts().map(|tract| tract.lock().expect("free")).collect();
+    let held = HUGE.raw_lock().acquire(Rank::HUGE).expect("free");
+    let above: Vec<usize> = (0..COUNT).map(huge).collect();
+    free_all(&below);
+    drop(held);
+    tracts.into_iter().rev().for_each(drop);
+    drop(growth);
+    assert!(!below.contains(&0) && !above.contains(&0), "refused");
+    free_all(&above);
+    // The next one who takes the lock releases what was given up.
+    free_all(&[huge(0)]);
+    assert_sound();
+    let after = alloc_core::stats();
+    assert_eq!((before.live_bytes, before.large_count), (after.live_bytes, after.large_count));
+}
+
 #[test]
 fn what_is_freed_above_the_locks_comes_home_later() {
     let _alone = alone();

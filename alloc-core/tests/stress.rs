@@ -2,6 +2,8 @@
 //! objects that change hands, shards stopped from outside; in each mode.
 //!
 //! Every object is given out once (a shadow knows), keeps its contents, and comes home in the end.
+//! `ms=N period_us=N threads=N handled=N checks=N` on the command line suit machines that are much slower
+//! or wider.
 
 #[path = "support/modes.rs"]
 mod modes;
@@ -14,11 +16,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long each mode is put under stress, and how long it may take in all before it counts as hung.
-const STRESS: Duration = Duration::from_millis(1500);
+const STRESS_MS: u64 = 1500;
 const LIMIT: Duration = Duration::from_secs(60);
 const THREADS_PER_CPU: usize = 6;
 /// Each thread's timer.
-const PERIOD_NS: i64 = 300_000;
+const PERIOD_US: u64 = 300;
 /// Objects that a thread keeps, and slots through which objects change hands.
 const KEPT: usize = 200;
 const SLOTS: usize = 256;
@@ -39,13 +41,15 @@ fn stress(case: &ModeCase) {
     alloc_core::release();
     let live = alloc_core::stats().live_bytes;
     install_handler();
-    let threads = THREADS_PER_CPU * std::thread::available_parallelism().map_or(1, |n| n.get());
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let threads = setting("threads", (THREADS_PER_CPU * cpus) as u64);
+    let period = Duration::from_micros(setting("period_us", PERIOD_US));
     let checks = std::thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(work);
+            scope.spawn(move || work(period));
         }
         let observer = scope.spawn(observe);
-        std::thread::sleep(STRESS);
+        std::thread::sleep(Duration::from_millis(setting("ms", STRESS_MS)));
         STOP.store(true, Ordering::Relaxed);
         observer.join().expect("the observer")
     });
@@ -58,17 +62,25 @@ fn stress(case: &ModeCase) {
     assert_eq!(stats.live_bytes, live, "objects were lost: {stats:?}");
     let handled = HANDLED.load(Ordering::Relaxed);
     println!("         {handled} handlers, {} aborts, {checks} checks", stats.aborts);
-    assert!(handled > 1000, "the timers did not fire");
-    assert!(checks > 3, "the observer did not get through");
+    assert!(handled > setting("handled", 1000), "the timers did not fire");
+    assert!(checks > setting("checks", 3) as usize, "the observer did not get through");
     match case.has_sections() {
         true => assert!(stats.aborts > 0, "no section was aborted: nothing was tested"),
         false => assert!(stats.atomic_ops > 1000, "the atomic path was not used"),
     }
 }
 
+/// The number that the command line gives `name`.
+fn setting(name: &str, default: u64) -> u64 {
+    let given = std::env::args().find_map(|argument| {
+        argument.strip_prefix(name)?.strip_prefix('=').map(|value| value.parse())
+    });
+    given.map_or(default, |value| value.expect("a number"))
+}
+
 /// Allocates, frees, resizes, passes on, and moves between CPUs until told to stop.
-fn work() {
-    let timer = Timer::start();
+fn work(period: Duration) {
+    let timer = Timer::start(period);
     let mut random = seeded();
     let mut kept = Vec::with_capacity(KEPT);
     while !STOP.load(Ordering::Relaxed) {
@@ -170,7 +182,7 @@ fn install_handler() {
 struct Timer(libc::timer_t);
 
 impl Timer {
-    fn start() -> Timer {
+    fn start(period: Duration) -> Timer {
         // SAFETY: a timer of this thread's own.
         unsafe {
             let mut event: libc::sigevent = std::mem::zeroed();
@@ -179,7 +191,8 @@ impl Timer {
             event.sigev_notify_thread_id = libc::gettid();
             let mut timer = std::mem::zeroed();
             assert_eq!(libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer), 0);
-            let period = libc::timespec { tv_sec: 0, tv_nsec: PERIOD_NS };
+            let (tv_sec, tv_nsec) = (period.as_secs() as i64, period.subsec_nanos().into());
+            let period = libc::timespec { tv_sec, tv_nsec };
             let setting = libc::itimerspec { it_interval: period, it_value: period };
             assert_eq!(libc::timer_settime(timer, 0, &setting, std::ptr::null_mut()), 0);
             Timer(timer)

@@ -2,6 +2,7 @@
 
 mod compare;
 mod criu;
+mod debian;
 mod fuzz;
 mod golden;
 mod layers;
@@ -11,6 +12,7 @@ mod programs;
 mod storm;
 mod sweep;
 mod tools;
+mod vm;
 
 use clap::{Parser, Subcommand};
 
@@ -43,6 +45,8 @@ enum Command {
     Storm(storm::Args),
     /// Stops a thread at every instruction of every restartable section and checks where it goes on.
     Sweep(sweep::Arguments),
+    /// Boots kernels in virtual machines and runs the tests there.
+    Vm(vm::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -57,5 +61,6 @@ fn main() -> anyhow::Result<()> {
         Command::Programs(args) => programs::run(args),
         Command::Storm(args) => storm::run(&args),
         Command::Sweep(arguments) => sweep::main(&arguments),
+        Command::Vm(args) => vm::run(args),
     }
 }

@@ -49,6 +49,7 @@ const GATES: &[Gate] = &[
         &["compare", "--peers", "rsalloc,rsalloc-atomic", "--rounds", "1", "--seconds", "0.05"],
     ),
     xtask("programs", &["programs", "--quick", "--mode", "all"]),
+    xtask("vm", &["vm", "--quick"]),
     cargo("refusals", &["test", "--package", "alloc-core", "--features", "faults"]),
     xtask("fuzz-blind", &["fuzz", "--check-control"]),
     xtask("fuzz", &["fuzz", "--seconds", "20"]),

@@ -9,19 +9,20 @@
 
 mod control;
 mod lint;
-mod sections;
+pub mod sections;
 mod tracer;
 mod victim;
 
 use crate::golden::{self, path::Disassembly};
 use crate::tools;
 use anyhow::{Context, bail, ensure};
+use clap::builder::PossibleValuesParser;
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use sections::Section;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tracer::Trap;
 
 /// Arguments of the command.
@@ -30,6 +31,9 @@ pub struct Arguments {
     /// Sweep this library instead of building librsalloc.so
     #[arg(long, value_name = "PATH")]
     lib: Option<PathBuf>,
+    /// Only these registrations and indices
+    #[arg(long, value_delimiter = ',', value_parser = names())]
+    environment: Vec<String>,
     /// Break the sections of the running library on purpose: each check must see it
     #[arg(long)]
     control: bool,
@@ -84,6 +88,7 @@ struct Subject {
     code: Disassembly,
     sections: Vec<Section>,
     cpus: Vec<usize>,
+    environments: Vec<&'static Environment>,
 }
 
 /// What was seen of one section.
@@ -99,7 +104,7 @@ pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.victim {
         victim::main();
     }
-    let subject = Subject::find(arguments.lib.as_deref())?;
+    let subject = Subject::find(arguments)?;
     if arguments.control { control::main(&subject) } else { sweep(&subject) }
 }
 
@@ -155,9 +160,13 @@ fn sweep(subject: &Subject) -> anyhow::Result<()> {
     bail!("{}{tail}", faults.join("\n"))
 }
 
+fn names() -> PossibleValuesParser {
+    PossibleValuesParser::new(ENVIRONMENTS.iter().map(|environment| environment.name))
+}
+
 impl Subject {
-    fn find(library: Option<&Path>) -> anyhow::Result<Subject> {
-        let library = match library {
+    fn find(arguments: &Arguments) -> anyhow::Result<Subject> {
+        let library = match &arguments.lib {
             Some(path) => path.to_owned(),
             None => {
                 tools::build_release(&["alloc-preload"])?;
@@ -172,14 +181,17 @@ impl Subject {
         let allowed = sched_getaffinity(Pid::from_raw(0))?;
         let cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu) == Ok(true)).collect();
         ensure!(!sections.is_empty(), "{} has no sections", library.display());
-        Ok(Subject { library, code, sections, cpus })
+        let wanted = &arguments.environment;
+        let named = |e: &&Environment| wanted.is_empty() || wanted.iter().any(|w| w == e.name);
+        let environments = ENVIRONMENTS.iter().filter(named).collect();
+        Ok(Subject { library, code, sections, cpus, environments })
     }
 
     /// Every section, environment, address and treatment. In an environment of the other index an entry
     /// is left at its bound check and the functions are not called, so there nothing has to be reached.
     fn runs(&self) -> impl Iterator<Item = (usize, &'static Environment, u64, Treatment)> {
         self.sections.iter().enumerate().flat_map(move |(index, section)| {
-            ENVIRONMENTS.iter().flat_map(move |environment| {
+            self.environments.iter().flat_map(move |&environment| {
                 self.addresses(section).flat_map(move |at| {
                     self.treatments().map(move |treatment| (index, environment, at, treatment))
                 })

@@ -1,0 +1,179 @@
+//! `cargo xtask vm`: the tests on other kernels, with other CPUs, in virtual machines.
+//!
+//! Promises for each cell of the matrix that the machine was the one it is called, that every program
+//! ended well and in the mode that it had to run in, and that the kernel did abort sections; a hang
+//! and a missing answer are red. Nothing but Debian's packages and this repository's programs is in
+//! the guests. Called by hand and, with `--quick`, by `preflight`; calls `cell` for what to do,
+//! `fetch`, `programs` and `qemu` for the machines, `judge` for the verdict, `control` to show that
+//! it can be red.
+
+mod cell;
+mod control;
+mod fetch;
+mod guest;
+mod here;
+mod icount;
+mod initramfs;
+mod judge;
+mod plan;
+mod programs;
+mod qemu;
+mod table;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use cell::{Cell, Step};
+use plan::{Plan, Seen};
+use programs::Programs;
+use qemu::{Accelerator, Boot};
+
+/// The options of `cargo xtask vm`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Few steps, for CI; without --only in one cell
+    #[arg(long)]
+    quick: bool,
+    /// Only the cells whose names contain one of these
+    #[arg(long, value_delimiter = ',', value_name = "A,B")]
+    only: Vec<String>,
+    /// Show the cells and stop
+    #[arg(long)]
+    list: bool,
+    /// Who executes the guests [default: KVM where the CPU can, else translation]
+    #[arg(long)]
+    accelerator: Option<Accelerator>,
+    /// Make defects on purpose; succeed if every one is seen
+    #[arg(long)]
+    control: bool,
+    /// Count the instructions that the hot entries execute, and hold them against docs/golden.md
+    #[arg(long)]
+    icount: bool,
+    /// Count on this machine's own kernel what the kernel aborts, without a guest
+    #[arg(long)]
+    here: bool,
+    /// Write docs/kernels.md (needs a full run)
+    #[arg(long, conflicts_with_all = ["quick", "only", "control", "here"])]
+    write: bool,
+    /// A part that runs inside a guest
+    #[command(subcommand)]
+    inside: Option<guest::Inside>,
+}
+
+/// From the start of QEMU to the first task.
+const BOOT_SECONDS: u64 = 180;
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    if let Some(inside) = args.inside {
+        return inside.run();
+    }
+    if args.here {
+        return here::run();
+    }
+    let cells = choose(&args)?;
+    if args.list {
+        cells.iter().for_each(|cell| println!("{}", cell.name()));
+        return Ok(());
+    }
+    let accelerator = args.accelerator.unwrap_or_else(Accelerator::best);
+    println!("guests are executed by {accelerator:?}");
+    let programs = Programs::build()?;
+    let mut host = Host { accelerator, programs, is_quick: args.quick, limit: None };
+    if args.control {
+        return control::run(&mut host);
+    }
+    if args.icount {
+        return icount::run(&mut host);
+    }
+    let bar = ProgressBar::new(cells.len() as u64).with_style(ProgressStyle::with_template(
+        "{elapsed_precise} {wide_bar} {pos}/{len} {msg}",
+    )?);
+    let mut rows = Vec::new();
+    for cell in &cells {
+        bar.set_message(cell.name());
+        let row = host.run(cell).with_context(|| cell.name())?;
+        bar.suspend(|| println!("{}", table::line(&row)));
+        rows.push(row);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if args.write {
+        table::write(&rows)?;
+    }
+    let failed = rows.iter().filter(|row| !row.faults.is_empty()).count();
+    ensure!(failed == 0, "{failed} of {} cells failed", cells.len());
+    println!("{} cells ok", cells.len());
+    Ok(())
+}
+
+fn choose(args: &Args) -> Result<Vec<Cell>> {
+    if args.quick && args.only.is_empty() {
+        return Ok(vec![cell::quick()]);
+    }
+    let named = |cell: &Cell| args.only.iter().any(|part| cell.name().contains(part));
+    let mut cells = cell::all();
+    cells.retain(|cell| args.only.is_empty() || named(cell));
+    ensure!(!cells.is_empty(), "no cell has such a name: see cargo xtask vm --list");
+    Ok(cells)
+}
+
+/// What all cells have in common.
+struct Host {
+    accelerator: Accelerator,
+    programs: Programs,
+    is_quick: bool,
+    /// When a machine counts as hung, if not when all its tasks would.
+    limit: Option<u64>,
+}
+
+/// How a cell went.
+struct Row {
+    cell: Cell,
+    seconds: f64,
+    seen: Vec<Seen>,
+    faults: Vec<String>,
+}
+
+impl Host {
+    fn run(&self, cell: &Cell) -> Result<Row> {
+        self.steps(cell, &cell.steps(self.is_quick))
+    }
+
+    fn steps(&self, cell: &Cell, steps: &[Step]) -> Result<Row> {
+        let plan = Plan { tasks: steps.iter().map(|step| step.task.clone()).collect() };
+        let logs = fetch::cache()?.join("logs");
+        fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
+        let options = cell.shape.options();
+        let tasks = plan.tasks.iter().map(|task| task.seconds).sum::<u64>();
+        let limit = self.limit.unwrap_or(BOOT_SECONDS + tasks);
+        let boot = Boot {
+            accelerator: self.accelerator,
+            kernel: &cell.kernel.image()?,
+            initramfs: &self.programs.initramfs(cell, &plan)?,
+            cpus: cell.shape.possible(),
+            options: &options.iter().map(String::as_str).collect::<Vec<_>>(),
+            words: &cell.words(),
+            log: &logs.join(cell.name()),
+            limit: Duration::from_secs(limit),
+        };
+        let begin = Instant::now();
+        let end = boot.run()?;
+        let seen = judge::answers(&end.lines);
+        let mut faults = judge::faults(steps, &seen);
+        if end.hung {
+            faults.push(format!("the machine hung, killed after {limit} s"));
+        }
+        Ok(Row { cell: *cell, seconds: begin.elapsed().as_secs_f64(), seen, faults })
+    }
+}
+
+impl Row {
+    fn facts(&self) -> Option<guest::Facts> {
+        let seen = self.seen.iter().find(|seen| seen.name == cell::FACTS)?;
+        serde_json::from_value(judge::json(seen)).ok()
+    }
+}

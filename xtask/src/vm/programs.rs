@@ -1,0 +1,94 @@
+//! The programs that travel to the guests, built once, and the initramfs that holds them.
+//!
+//! Called by the command.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::cell::Cell;
+use super::fetch;
+use super::initramfs::Initramfs;
+use super::plan::{self, Plan};
+use crate::tools;
+
+/// Test programs of alloc-core that run alone.
+const TESTS: [&str; 3] = ["fork", "sections", "stress"];
+
+/// The guest's first program. Orphans become its children.
+const INIT: &str = "\
+#!/bin/busybox sh
+bb=/bin/busybox
+$bb mkdir -p /proc /sys /dev /tmp
+$bb mount -t proc none /proc
+$bb mount -t sysfs none /sys
+$bb mount -t devtmpfs none /dev
+$bb mount -t debugfs none /sys/kernel/debug
+$bb mount -t tracefs none /sys/kernel/tracing
+/bin/xtask vm guest PLAN
+$bb poweroff -f
+";
+
+/// Names in the guest's /bin and where the files are here.
+pub struct Programs(Vec<(String, PathBuf)>);
+
+impl Programs {
+    /// Builds them.
+    pub fn build() -> Result<Programs> {
+        tools::build_release(&["alloc-preload", "benches"])?;
+        let release = tools::release_dir()?;
+        let mut programs = tests()?;
+        for name in ["librsalloc.so", "rsalloc", "workload"] {
+            programs.push((name.to_owned(), release.join(name)));
+        }
+        let own = std::env::current_exe().context("where is this program?")?;
+        programs.push(("xtask".to_owned(), own));
+        // What the sweep reads the library with.
+        for name in ["objdump", "nm"] {
+            programs.push((name.to_owned(), PathBuf::from("/usr/bin").join(name)));
+        }
+        Ok(Programs(programs))
+    }
+
+    /// Takes another file along.
+    pub fn add(&mut self, name: &str, path: PathBuf) {
+        self.0.push((name.to_owned(), path));
+    }
+
+    /// The files for `cell`.
+    pub fn initramfs(&self, cell: &Cell, plan: &Plan) -> Result<Vec<u8>> {
+        let mut initramfs = Initramfs::new(cell.glibc.folders()?);
+        initramfs.file("init", INIT.replace("PLAN", plan::PATH).as_bytes());
+        let busybox = fetch::busybox()?;
+        let shell = fs::read(&busybox).with_context(|| format!("read {}", busybox.display()))?;
+        initramfs.file("bin/busybox", &shell);
+        for (name, path) in &self.0 {
+            initramfs.program(&format!("bin/{name}"), path)?;
+        }
+        initramfs.file(plan::PATH.trim_start_matches('/'), &serde_json::to_vec(plan)?);
+        Ok(initramfs.finish())
+    }
+}
+
+/// The test programs, as cargo says where it left them.
+fn tests() -> Result<Vec<(String, PathBuf)>> {
+    let mut cargo =
+        tools::cargo(&["test", "--package", "alloc-core", "--no-run", "--message-format=json"]);
+    cargo.args(TESTS.iter().flat_map(|test| ["--test", test]));
+    let text = tools::output(&mut cargo)?;
+    let messages = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut found = Vec::new();
+    for message in messages.filter(|message| message["profile"]["test"] == true) {
+        let name = message["target"]["name"].as_str().unwrap_or_default();
+        let package = message["package_id"].as_str().unwrap_or_default();
+        let path = message["executable"].as_str();
+        if let Some(path) = path.filter(|_| package.contains("alloc-core") && TESTS.contains(&name))
+        {
+            found.push((name.to_owned(), PathBuf::from(path)));
+        }
+    }
+    ensure!(found.len() == TESTS.len(), "cargo built {} of the test programs", found.len());
+    Ok(found)
+}

@@ -1,0 +1,83 @@
+//! The results as lines on the terminal and as docs/kernels.md.
+//!
+//! Called by the command with finished rows; judges nothing.
+
+use std::fmt::Write;
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use super::Row;
+use super::cell::Shape;
+use crate::tools;
+
+/// One row for the terminal, as soon as it is known.
+pub fn line(row: &Row) -> String {
+    let name = row.cell.name();
+    match row.faults.is_empty() {
+        true => format!(
+            "ok      {name:<26} {:>3} steps, {:>7} sections aborted, {:>5.0} s",
+            row.seen.len(),
+            aborts(row),
+            row.seconds,
+        ),
+        false => format!("FAILED  {name:<26} {}", row.faults.join("\n        ")),
+    }
+}
+
+/// Writes the page; what stands below its table stays.
+pub fn write(rows: &[Row]) -> Result<()> {
+    let path = tools::root().join("docs/kernels.md");
+    let before = fs::read_to_string(&path).unwrap_or_default();
+    let rest = before.find("\n## ").map_or("", |at| &before[at..]);
+    fs::write(&path, page(rows)? + rest).with_context(|| format!("write {}", path.display()))?;
+    println!("wrote docs/kernels.md");
+    Ok(())
+}
+
+fn page(rows: &[Row]) -> Result<String> {
+    let mut page = String::from(
+        "# Other kernels\n\n\
+         Made by `cargo xtask vm --write`: Debian's cloud kernels in QEMU, the programs in an initramfs.\n\
+         A cell is ok if the machine was the one it is called, every step ended as it had to, and the\n\
+         kernel aborted sections by the thousand where it had to. `cargo xtask vm --control` shows that\n\
+         each demand can turn red.\n\n\
+         | Linux | glibc | CPUs | rseq (kernel, libc) | steps | hotplug | sections aborted | result |\n\
+         |---|---|---|---|--:|--:|--:|---|\n",
+    );
+    for row in rows {
+        let facts = row.facts();
+        let (release, sizes) = match &facts {
+            Some(facts) => {
+                let debug = if facts.rseq_debug { ", rseq_debug" } else { "" };
+                let sizes = format!("{} B, {} B{debug}", facts.feature_size, facts.rseq_size);
+                (facts.release.split(['-', '+']).next().unwrap_or_default().to_owned(), sizes)
+            }
+            None => (row.cell.kernel.version.to_owned(), "?".to_owned()),
+        };
+        let toggles: u64 = row.seen.iter().map(|seen| seen.toggles).sum();
+        let toggles = if toggles > 0 { toggles.to_string() } else { "-".into() };
+        let result = if row.faults.is_empty() { "ok".into() } else { row.faults.join("; ") };
+        writeln!(
+            page,
+            "| {release} | {} | {} | {sizes} | {} | {toggles} | {} | {result} |",
+            row.cell.glibc.version,
+            cpus(row.cell.shape),
+            row.seen.len(),
+            aborts(row),
+        )?;
+    }
+    Ok(page)
+}
+
+fn cpus(shape: Shape) -> String {
+    match shape {
+        Shape::Cpus(count) => count.to_string(),
+        Shape::Holes => "2 of 16".into(),
+        Shape::Numa => "4 on 2 nodes".into(),
+    }
+}
+
+fn aborts(row: &Row) -> u64 {
+    row.seen.iter().filter_map(|seen| seen.fixups).sum()
+}
