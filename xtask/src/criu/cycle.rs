@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::images::{Criu, Dump, Way};
 use super::kind::Kind;
-use super::process::{Identity, Process};
+use super::process::{Identity, PATIENCE, Process};
 
 /// What a cycle took.
 pub struct Taken {
@@ -17,6 +17,8 @@ pub struct Taken {
     pub dump: Dump,
     /// Time of the restore.
     pub restore: Duration,
+    /// Whether the process that ran on after a snapshot was judged, too.
+    pub is_judged: bool,
 }
 
 /// Something done to the images, and to the process once it is restored.
@@ -25,10 +27,12 @@ pub struct Hand {
     pub images: fn(&Path) -> Result<()>,
     /// After the restore.
     pub process: fn(&Process),
+    /// How long the threads may take then.
+    pub patience: Duration,
 }
 
 /// No hand in it.
-pub const NONE: Hand = Hand { images: |_| Ok(()), process: |_| () };
+pub const NONE: Hand = Hand { images: |_| Ok(()), process: |_| (), patience: PATIENCE };
 
 /// Dumps `process` in its `way`, restores it, and checks that it goes on with the same `identity`.
 pub fn turn(
@@ -39,11 +43,12 @@ pub fn turn(
 ) -> Result<Taken> {
     let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
     let dump = criu.dump(process.pid(), room.path(), way)?;
+    let is_judged = way != Way::LeaveRunning || dump.caught == 0;
     if way == Way::LeaveRunning {
         // A thread that CRIU caught in a section runs on in its middle, without the kernel's
         // protection: CRIU moves the instruction pointer only in the image (docs/proof.md).
-        if dump.caught == 0 {
-            process.goes_on().context("after the snapshot")?;
+        if is_judged {
+            process.goes_on(PATIENCE).context("after the snapshot")?;
             process.kill()?;
         } else {
             process.discard()?;
@@ -57,8 +62,8 @@ pub fn turn(
     let restore = begin.elapsed();
     process.has_come_back();
     (hand.process)(process);
-    process.goes_on().context("after the restore")?;
+    process.goes_on(hand.patience).context("after the restore")?;
     let now = process.identity(kind).context("after the restore")?;
     ensure!(now == *identity, "after the restore: {now:?} instead of {identity:?}");
-    Ok(Taken { dump, restore })
+    Ok(Taken { dump, restore, is_judged })
 }
