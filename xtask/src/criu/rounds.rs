@@ -43,10 +43,10 @@ pub fn run(
         ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} {msg}")
             .expect("a constant template"),
     );
-    loop {
-        let Some(done) = lives.iter().map(|life| record.cycles(life.kind.name)).min() else {
-            break;
-        };
+    let done = |lives: &[Life], record: &Record| {
+        lives.iter().map(|life| record.cycles(life.kind.name)).min()
+    };
+    while let Some(done) = done(&lives, record) {
         bar.set_position(done as u64);
         for life in &mut lives {
             let number = record.cycles(life.kind.name);
