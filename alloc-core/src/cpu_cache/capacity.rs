@@ -7,7 +7,7 @@
 //! A flush that follows a refill shows that more capacity would have saved both, so that is when a
 //! class grows; a thread that only allocates or only frees gains nothing and gets nothing.
 
-use super::{Shard, give_back};
+use super::{Shard, give_back, shards};
 use crate::config;
 use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
@@ -15,6 +15,9 @@ use crate::units::MAGAZINE_MAX;
 use core::sync::atomic::Ordering;
 
 const WORD: usize = size_of::<usize>();
+
+/// What a shard may cache at least, however little is in use.
+const BUDGET_MIN_BYTES: usize = 512 << 10;
 
 /// Marks in `Region::marks`: the class ran empty since its last flush; it missed since the hand passed.
 const REFILLED: u8 = 1;
@@ -64,6 +67,13 @@ fn set_capacity<S: Shard>(shard: &S, region: &Region, class: Class, capacity: us
     true
 }
 
+/// Bytes that a shard may cache now: its setting, but all shards together no more than a quarter of what
+/// is in use. A small program would else hold several times its live objects in caches.
+fn budget() -> usize {
+    let fair = super::in_use_bytes() / (4 * shards::regions_made());
+    config::cache_bytes().min(fair.max(BUDGET_MIN_BYTES))
+}
+
 /// Makes room for `bytes` more in the budget: a clock hand passes a few classes and takes half of what
 /// those have that did not miss since it last came by.
 fn find_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize) -> bool {
@@ -71,7 +81,7 @@ fn find_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize)
     // migrates in between, and go wrong for ever.
     let bytes_of = |class: Class| region.capacity(class) * CLASS[class].size;
     let mut wanted = (1..CLASSES).map(bytes_of).sum::<usize>() + bytes;
-    let limit = config::cache_bytes();
+    let limit = budget();
     for _ in 0..HAND_STEPS {
         if wanted <= limit {
             return true;

@@ -47,7 +47,7 @@ pub struct PageHeap {
     dirty: AtomicUsize,
     /// Pages in spans that somebody holds.
     held: AtomicUsize,
-    /// Pages that were purged and not acquired again.
+    /// Pages that `trim` purged and nobody acquired again.
     purged: AtomicUsize,
     /// Pages that were purged too early, see `limit`.
     regret: AtomicUsize,
@@ -149,6 +149,12 @@ impl PageHeap {
         base.max(held / 4) + self.regret.load(Ordering::Relaxed)
     }
 
+    /// Bytes in spans that somebody holds, as one look can tell.
+    pub fn held_bytes(&self) -> usize {
+        // Ordering: Relaxed, a value that steers policies.
+        self.held.load(Ordering::Relaxed) * PAGE_BYTES
+    }
+
     /// Purges if more than the limit is dirty: half of what exceeds the base goes, so that the next
     /// purge is some way off. Called by those who released spans, when they hold no lock.
     pub fn trim(&self) {
@@ -159,7 +165,9 @@ impl PageHeap {
             // Ordering: Relaxed, as above. Regret fades unless it is renewed.
             let regret = self.regret.load(Ordering::Relaxed);
             self.regret.store(regret - regret.div_ceil(4), Ordering::Relaxed);
-            self.purge(limit / 2);
+            let pages = self.purge(limit / 2) / PAGE_BYTES;
+            // Ordering: Relaxed, as above. What is given back on request was not given back too early.
+            self.purged.fetch_add(pages, Ordering::Relaxed);
         }
     }
 
@@ -364,8 +372,7 @@ impl PageHeap {
                 }
             }
         }
-        // Ordering: Relaxed, statistics.
-        self.purged.fetch_add(purged, Ordering::Relaxed);
+        // Ordering: Relaxed, a statistic.
         self.purged_total.fetch_add(purged * PAGE_BYTES, Ordering::Relaxed);
         purged * PAGE_BYTES
     }
