@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::images::{Criu, Dump, Way};
+use super::images::{self, Criu, Dump, Way};
 use super::kind::Kind;
 use super::process::{Identity, PATIENCE, Process};
 
@@ -30,6 +30,10 @@ pub struct Hand {
     /// How long the threads may take then.
     pub patience: Duration,
 }
+
+/// How often, and after which pause, a restore is tried whose process's numbers are taken.
+const ATTEMPTS: usize = 50;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// No hand in it.
 pub const NONE: Hand = Hand { images: |_| Ok(()), process: |_| (), patience: PATIENCE };
@@ -57,13 +61,31 @@ pub fn turn(
         process.reap()?;
     }
     (hand.images)(&dump.images)?;
-    let begin = Instant::now();
-    criu.restore(&dump.images)?;
-    let restore = begin.elapsed();
+    let restore = restore(criu, process, &dump.images)?;
     process.has_come_back();
     (hand.process)(process);
     process.goes_on(hand.patience).context("after the restore")?;
     let now = process.identity(kind).context("after the restore")?;
     ensure!(now == *identity, "after the restore: {now:?} instead of {identity:?}");
     Ok(Taken { dump, restore, is_judged })
+}
+
+/// Restores, and says how long that took. A number of the dead process that another process of the
+/// machine has got meanwhile is waited for.
+fn restore(criu: &Criu, process: &mut Process, images: &Path) -> Result<Duration> {
+    let mut attempts = 0;
+    loop {
+        let begin = Instant::now();
+        let outcome = criu.restore(images);
+        attempts += 1;
+        match outcome {
+            Ok(()) => return Ok(begin.elapsed()),
+            Err(error) if attempts < ATTEMPTS && images::is_number_taken(&error) => {
+                eprintln!("a thread's number is taken by another process: restoring again");
+                process.reap_remains();
+                std::thread::sleep(PAUSE);
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }

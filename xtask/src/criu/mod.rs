@@ -17,6 +17,8 @@ mod process;
 mod record;
 mod registration;
 mod rounds;
+mod section;
+mod snapshot;
 mod victim;
 
 use std::path::PathBuf;
@@ -46,6 +48,12 @@ pub struct Args {
     /// Make defects on purpose; succeed if every one is seen
     #[arg(long)]
     control: bool,
+    /// Show what `--leave-running` does to threads inside a section, without the allocator
+    #[arg(long)]
+    snapshot: bool,
+    /// Be the process that `--snapshot` dumps
+    #[arg(long, hide = true)]
+    spin: bool,
     /// Be the process that is dumped
     #[arg(long, hide = true, requires = "harness")]
     victim: Option<PathBuf>,
@@ -58,6 +66,9 @@ pub fn run(args: Args) -> Result<()> {
     if let (Some(board), Some(harness)) = (args.victim, args.harness) {
         return victim::main(&board, harness);
     }
+    if args.spin {
+        return section::main();
+    }
     ensure!(args.cycles > 0, "--cycles 0 would check nothing");
     let criu = fetch::criu()?;
     tools::build_release(&["alloc-preload"])?;
@@ -67,6 +78,9 @@ pub fn run(args: Args) -> Result<()> {
     ensure!(done == 0, "prctl: {}", std::io::Error::last_os_error());
     if args.control {
         return control::check(&criu);
+    }
+    if args.snapshot {
+        return snapshot::show(&criu);
     }
     println!("CRIU {}, Linux {}", criu.version()?, kernel()?);
     let ways = ways(&criu, &args.way)?;

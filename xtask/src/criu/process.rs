@@ -128,6 +128,13 @@ impl Process {
         Ok(())
     }
 
+    /// Waits for what a failed restore has left of it.
+    pub fn reap_remains(&mut self) {
+        let mut status = 0;
+        // SAFETY: points to a live value. No such child is as good as one that was reaped.
+        unsafe { libc::waitpid(self.pid, &mut status, libc::WNOHANG) };
+    }
+
     /// Ends it.
     pub fn kill(&mut self) -> Result<()> {
         self.signal(libc::SIGKILL);
