@@ -61,7 +61,7 @@ pub enum Key {
     Mode = 0,
     /// `cpu_id` or `mm_cid`.
     Index = 1,
-    /// Bytes that one shard may cache.
+    /// Bytes that one shard may cache; 0: see `cpu_cache::capacity`.
     Cache = 2,
     /// Bytes of free spans that may stay resident.
     Dirty = 3,
@@ -106,8 +106,8 @@ static INFO: [KeyInfo; KEYS] = [
     KeyInfo {
         name: "cache",
         shape: Shape::Number,
-        default: 8 << 20,
-        help: "bytes that one shard may cache; by default 64 MiB over all CPUs, 2 to 8 MiB for each, or an eighth of what is in use",
+        default: 0,
+        help: "bytes that one shard may cache; 0: all shards together a quarter of what is in use",
     },
     KeyInfo {
         name: "dirty",
@@ -168,7 +168,7 @@ pub fn get(key: Key) -> usize {
     VALUES[key as usize].load(Ordering::Relaxed)
 }
 
-/// Bytes that one shard may cache.
+/// Bytes that one shard may cache; 0: see `cpu_cache::capacity`.
 pub fn cache_bytes() -> usize {
     get(Key::Cache)
 }

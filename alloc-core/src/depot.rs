@@ -38,6 +38,8 @@ pub struct Depot {
     full: [Stack; CLASSES],
     free: Stack,
     chunks: [AtomicPtr<Magazine>; CHUNKS],
+    /// Bytes in objects of the full magazines.
+    bytes: AtomicUsize,
     /// Magazines ever made.
     made: AtomicUsize,
 }
@@ -129,6 +131,8 @@ impl Depot {
         magazine.count.store(count as u32, Ordering::Relaxed);
         // Ordering: Relaxed, a bound and a statistic.
         stack.count.fetch_add(1, Ordering::Relaxed);
+        // Ordering: Relaxed, as above.
+        self.bytes.fetch_add(count * CLASS[class].size, Ordering::Relaxed);
         stack.push(self, number);
         true
     }
@@ -143,6 +147,8 @@ impl Depot {
         let magazine = self.magazine(number);
         // Ordering: Relaxed, the pop acquired it.
         let count = magazine.count.load(Ordering::Relaxed) as usize;
+        // Ordering: Relaxed, a bound and a statistic.
+        self.bytes.fetch_sub(count * CLASS[class].size, Ordering::Relaxed);
         // SAFETY: I2: the magazine is in our hands.
         let objects = unsafe { &*magazine.objects.get() };
         out[..count].copy_from_slice(&objects[..count]);
@@ -177,6 +183,12 @@ impl Depot {
     pub fn magazines(&self, class: Class) -> usize {
         // Ordering: Relaxed, a statistic.
         self.full[class].count.load(Ordering::Relaxed) as usize
+    }
+
+    /// Bytes in objects of all magazines, as one look can tell.
+    pub fn bytes(&self) -> usize {
+        // Ordering: Relaxed, a bound and a statistic.
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Bytes mapped for magazines.

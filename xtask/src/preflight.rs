@@ -43,6 +43,8 @@ const GATES: &[Gate] = &[
     xtask("loom-blind", &["loom", "--control"]),
     xtask("sweep", &["sweep"]),
     xtask("sweep-blind", &["sweep", "--control"]),
+    xtask("criu", &["criu", "--cycles", "7", "--mode", "libc,own,atomic"]),
+    xtask("criu-blind", &["criu", "--control"]),
     // Short: the rows check what they read back, on both paths; the figures do not count here.
     xtask(
         "workloads",
@@ -55,7 +57,7 @@ const GATES: &[Gate] = &[
     xtask("fuzz", &["fuzz", "--seconds", "20"]),
 ];
 
-/// Debian packages of the gates themselves; `compare` and `programs` install their own.
+/// Debian packages of the gates themselves; `compare`, `criu` and `programs` fetch their own.
 const PACKAGES: &[&str] = &["binutils", "g++"];
 
 /// A gate that takes longer than this hangs. All of them together have 30 minutes.

@@ -7,15 +7,17 @@
 //! A flush that follows a refill shows that more capacity would have saved both, so that is when a
 //! class grows; a thread that only allocates or only frees gains nothing and gets nothing.
 
-use super::{Shard, give_back};
-use crate::atomic::{AtomicUsize, Ordering};
-use crate::config::{self, Key};
-use crate::page_heap::PAGE_HEAP;
+use super::{Shard, give_back, shards};
+use crate::atomic::Ordering;
+use crate::config;
 use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::units::MAGAZINE_MAX;
 
 const WORD: usize = size_of::<usize>();
+
+/// What a shard may cache at least, however little is in use.
+const BUDGET_MIN_BYTES: usize = 512 << 10;
 
 /// Marks in `Region::marks`: the class ran empty since its last flush; it missed since the hand passed.
 const REFILLED: u8 = 1;
@@ -23,18 +25,6 @@ const ACTIVE: u8 = 2;
 
 /// Classes that one look for budget passes.
 const HAND_STEPS: usize = 8;
-
-/// All shards together may cache this part of the memory in use.
-const HELD_SHARE: usize = 8;
-
-/// Shards that are in use at once, as far as init can tell.
-static SHARERS: AtomicUsize = AtomicUsize::new(1);
-
-/// Sets how many shards share what is cached. Called once, by init.
-pub fn set_sharers(shards: usize) {
-    // Ordering: Relaxed, a value of the policy.
-    SHARERS.store(shards.max(1), Ordering::Relaxed);
-}
 
 /// Remembers that `class` ran empty, and gives a class its first capacity.
 pub(super) fn note_refill<S: Shard>(shard: &S, class: Class) {
@@ -77,15 +67,14 @@ fn set_capacity<S: Shard>(shard: &S, region: &Region, class: Class, capacity: us
     true
 }
 
-/// Bytes that one shard may cache: what is configured, or the default or its part of an eighth of the
-/// memory in use, if that is more. A large heap pays its way in misses, not in bytes.
-fn limit() -> usize {
-    let configured = config::cache_bytes();
-    if config::is_set(Key::Cache) {
-        return configured;
+/// Bytes that a shard may cache now: its setting, else its part of a quarter of what is in use. So a small
+/// program does not hold several times its live objects in caches, and a large heap pays in bytes for
+/// hits.
+pub fn budget() -> usize {
+    match config::cache_bytes() {
+        0 => (super::in_use_bytes() / (4 * shards::regions_made())).max(BUDGET_MIN_BYTES),
+        configured => configured,
     }
-    // Ordering: Relaxed, written once by init.
-    configured.max(PAGE_HEAP.held_bytes() / HELD_SHARE / SHARERS.load(Ordering::Relaxed))
 }
 
 /// Makes room for `bytes` more in the budget: a clock hand passes a few classes and takes half of what
@@ -95,7 +84,7 @@ fn find_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize)
     // migrates in between, and go wrong for ever.
     let bytes_of = |class: Class| region.capacity(class) * CLASS[class].size;
     let mut wanted = (1..CLASSES).map(bytes_of).sum::<usize>() + bytes;
-    let limit = limit();
+    let limit = budget();
     for _ in 0..HAND_STEPS {
         if wanted <= limit {
             return true;

@@ -16,6 +16,7 @@ pub mod shards;
 
 use crate::depot::DEPOT;
 use crate::fail::{Misuse, deny};
+use crate::page_heap::PAGE_HEAP;
 use crate::rseq::registration;
 use crate::rseq::{ABORTED, FULL, NO_SHARD, Sections};
 use crate::shard::{Counter, Region};
@@ -26,6 +27,9 @@ use crate::units::MAGAZINE_MAX;
 use locked::Locked;
 
 const RETRIES: usize = 4;
+
+/// Below this much in use the caches are not cut any further.
+const IN_USE_MIN_BYTES: usize = 16 << 20;
 
 /// The operations of a shard, by sections or under a lock; see `rseq::emulated` for what they do.
 pub trait Shard {
@@ -173,10 +177,21 @@ fn flush<S: Shard>(shard: &S, class: Class, object: usize) {
 /// Puts objects of `class` that are in nobody's cache into the depot, else into their slabs.
 pub(crate) fn give_back(class: Class, objects: &[usize]) {
     let whole = objects.len() == CLASS[class].batch;
-    if whole && !objects.contains(&0) && DEPOT.put(class, objects) {
+    if whole && !objects.contains(&0) && depot_has_room(class) && DEPOT.put(class, objects) {
         return;
     }
     give_back_to_slab(class, objects);
+}
+
+/// Whether one magazine more lies within what the depot may hold: an eighth of what is in use, and one
+/// magazine of each class of small objects.
+fn depot_has_room(class: Class) -> bool {
+    DEPOT.bytes() < in_use_bytes() / 8 || CLASS[class].batch > 1 && DEPOT.magazines(class) == 0
+}
+
+/// What the caches are measured by: the bytes in spans, cached objects included.
+fn in_use_bytes() -> usize {
+    PAGE_HEAP.held_bytes().max(IN_USE_MIN_BYTES)
 }
 
 fn give_back_to_slab(class: Class, objects: &[usize]) {

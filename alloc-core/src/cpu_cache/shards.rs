@@ -8,7 +8,7 @@
 //! fence's interrupt (Linux before 6.12.54) still sees the closed region at its next section, which
 //! costs the fast path nothing.
 
-use crate::atomic::{AtomicPtr, Ordering};
+use crate::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::os::{self, Place};
 use crate::rseq::Sections;
 use crate::rseq::abi::membarrier;
@@ -20,6 +20,9 @@ use crate::units::SHARDS_MAX;
 /// The regions by shard index; null if not born.
 static REGIONS: [AtomicPtr<Region>; SHARDS_MAX] =
     [const { AtomicPtr::new(core::ptr::null_mut()) }; SHARDS_MAX];
+
+/// Regions ever made; they live for ever.
+static MADE: AtomicUsize = AtomicUsize::new(0);
 
 /// Held by whoever gives birth to a region or stops shards.
 static STOP: Lock = Lock::new();
@@ -57,6 +60,12 @@ pub fn is_open(sections: Sections) -> bool {
     current(sections).is_some()
 }
 
+/// Regions that exist, of shards and locked ones; at least 1.
+pub fn regions_made() -> usize {
+    // Ordering: Relaxed, a number that stands alone.
+    MADE.load(Ordering::Relaxed).max(1)
+}
+
 /// A fresh region, empty and without capacity.
 pub fn new_region() -> Option<&'static Region> {
     let len = size_of::<Region>().next_multiple_of(os::page_bytes());
@@ -64,6 +73,8 @@ pub fn new_region() -> Option<&'static Region> {
     // SAFETY: fresh zeroed memory of that size, mapped for ever; zero is valid.
     let region = unsafe { &*(address as *const Region) };
     region.reset();
+    // Ordering: Relaxed, a number that stands alone.
+    MADE.fetch_add(1, Ordering::Relaxed);
     Some(region)
 }
 

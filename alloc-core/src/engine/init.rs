@@ -8,7 +8,7 @@ use crate::asm::thread_pointer;
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::canary;
 use crate::config::{self, Key};
-use crate::cpu_cache::{capacity, locked};
+use crate::cpu_cache::locked;
 use crate::fail::Line;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
@@ -20,11 +20,6 @@ use crate::shard::{CLOSED, HOT, SHARD_BOUND};
 use crate::size_class::{MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
 use crate::units::{PAGE_BYTES, TRACT_SHIFT};
 use core::cell::UnsafeCell;
-
-/// What all shards together may cache by default, and the bounds for one.
-const CACHE_TOTAL: usize = 64 << 20;
-const CACHE_MIN: usize = 2 << 20;
-const CACHE_MAX: usize = 8 << 20;
 
 const READY: usize = 1;
 /// 0: not begun; READY; else the thread pointer of who is at it.
@@ -119,9 +114,6 @@ fn open_shards(adoption: Adoption) -> Report {
     let hardened = canary::is_on();
     let wants_cid = (hardened || config::get(Key::Index) == 1) && has_cid;
     let adoption = if hardened && !has_cid { registration::give_up(adoption) } else { adoption };
-    let sharers = if adoption.mode == Mode::Atomic { locked::count() } else { allowed };
-    capacity::set_sharers(sharers);
-    config::set_default(Key::Cache, (CACHE_TOTAL / sharers).clamp(CACHE_MIN, CACHE_MAX));
     let index = if wants_cid { Index::MmCid } else { Index::CpuId };
     let mut fence = false;
     if adoption.mode != Mode::Atomic {

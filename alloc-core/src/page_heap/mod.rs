@@ -48,7 +48,7 @@ pub struct PageHeap {
     dirty: AtomicUsize,
     /// Pages in spans that somebody holds.
     held: AtomicUsize,
-    /// Pages that were purged and not acquired again.
+    /// Pages that `trim` purged and nobody acquired again.
     purged: AtomicUsize,
     /// Pages that were purged too early, see `limit`.
     regret: AtomicUsize,
@@ -150,6 +150,12 @@ impl PageHeap {
         base.max(held / 4) + self.regret.load(Ordering::Relaxed)
     }
 
+    /// Bytes in spans that somebody holds, as one look can tell.
+    pub fn held_bytes(&self) -> usize {
+        // Ordering: Relaxed, a value that steers policies.
+        self.held.load(Ordering::Relaxed) * PAGE_BYTES
+    }
+
     /// Purges if more than the limit is dirty: half of what exceeds the base goes, so that the next
     /// purge is some way off. Called by those who released spans, when they hold no lock.
     pub fn trim(&self) {
@@ -160,7 +166,9 @@ impl PageHeap {
             // Ordering: Relaxed, as above. Regret fades unless it is renewed.
             let regret = self.regret.load(Ordering::Relaxed);
             self.regret.store(regret - regret.div_ceil(4), Ordering::Relaxed);
-            self.purge(limit / 2);
+            let pages = self.purge(limit / 2) / PAGE_BYTES;
+            // Ordering: Relaxed, as above. What is given back on request was not given back too early.
+            self.purged.fetch_add(pages, Ordering::Relaxed);
         }
     }
 
@@ -365,8 +373,7 @@ impl PageHeap {
                 }
             }
         }
-        // Ordering: Relaxed, statistics.
-        self.purged.fetch_add(purged, Ordering::Relaxed);
+        // Ordering: Relaxed, a statistic.
         self.purged_total.fetch_add(purged * PAGE_BYTES, Ordering::Relaxed);
         purged * PAGE_BYTES
     }
@@ -462,12 +469,6 @@ impl PageHeap {
     pub fn set_dirty_limit(&self, pages: usize) {
         // Ordering: Relaxed, a tuning value.
         self.dirty_limit.store(pages, Ordering::Relaxed);
-    }
-
-    /// Bytes in spans that somebody holds.
-    pub fn held_bytes(&self) -> usize {
-        // Ordering: Relaxed, a statistic that steers caches.
-        self.held.load(Ordering::Relaxed) * PAGE_BYTES
     }
 
     /// Bytes mapped in tracts, bytes free and dirty, bytes purged since start.

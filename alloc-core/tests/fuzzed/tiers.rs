@@ -53,6 +53,7 @@ pub enum Op {
 pub const CPUS: usize = 4;
 const BYTES_MAX: usize = 16 << 20;
 const OBJECTS_MAX: usize = 4096;
+const CACHE_MAX: usize = 8 << 20;
 
 thread_local! {
     // Regions live for ever, so they are made once.
@@ -67,8 +68,10 @@ pub fn replay(ops: &[Op], defect: Option<Defect>) -> u64 {
         let before = Census::take();
         let objects = Objects::new(defect);
         let cache = config::cache_bytes();
+        // A fixed one, so that it can be held against the capacities.
+        config::set_number(Key::Cache, CACHE_MAX);
         let refusals = Refusals::default();
-        let mut program = Program { cpus, objects, refusals, before, cache_max: cache };
+        let mut program = Program { cpus, objects, refusals, before, cache_max: CACHE_MAX };
         for &op in ops {
             program.step(op);
         }

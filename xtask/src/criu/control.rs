@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -24,17 +25,21 @@ struct Defect {
 const DEFECTS: [Defect; 3] = [
     Defect {
         name: "a byte of each object flipped in the image",
-        hand: Hand { images: flip, process: |_| () },
+        hand: Hand { images: flip, ..cycle::NONE },
         says: "not 0x",
     },
     Defect {
         name: "the restored process stopped",
-        hand: Hand { images: |_| Ok(()), process: |process| process.signal(libc::SIGSTOP) },
+        hand: Hand {
+            process: |process| process.signal(libc::SIGSTOP),
+            patience: Duration::from_secs(2),
+            ..cycle::NONE
+        },
         says: "threads do not go on",
     },
     Defect {
         name: "the restored process killed",
-        hand: Hand { images: |_| Ok(()), process: |process| process.signal(libc::SIGKILL) },
+        hand: Hand { process: |process| process.signal(libc::SIGKILL), ..cycle::NONE },
         says: "the process ended",
     },
 ];

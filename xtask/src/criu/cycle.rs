@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::images::{Criu, Dump, Way};
+use super::images::{self, Criu, Dump, Way};
 use super::kind::Kind;
-use super::process::{Identity, Process};
+use super::process::{Identity, PATIENCE, Process};
 
 /// What a cycle took.
 pub struct Taken {
@@ -17,6 +17,8 @@ pub struct Taken {
     pub dump: Dump,
     /// Time of the restore.
     pub restore: Duration,
+    /// Whether the process that ran on after a snapshot was judged, too.
+    pub is_judged: bool,
 }
 
 /// Something done to the images, and to the process once it is restored.
@@ -25,10 +27,16 @@ pub struct Hand {
     pub images: fn(&Path) -> Result<()>,
     /// After the restore.
     pub process: fn(&Process),
+    /// How long the threads may take then.
+    pub patience: Duration,
 }
 
+/// How often, and after which pause, a restore is tried whose process's numbers are taken.
+const ATTEMPTS: usize = 50;
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// No hand in it.
-pub const NONE: Hand = Hand { images: |_| Ok(()), process: |_| () };
+pub const NONE: Hand = Hand { images: |_| Ok(()), process: |_| (), patience: PATIENCE };
 
 /// Dumps `process` in its `way`, restores it, and checks that it goes on with the same `identity`.
 pub fn turn(
@@ -39,11 +47,12 @@ pub fn turn(
 ) -> Result<Taken> {
     let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
     let dump = criu.dump(process.pid(), room.path(), way)?;
+    let is_judged = way != Way::LeaveRunning || dump.caught == 0;
     if way == Way::LeaveRunning {
         // A thread that CRIU caught in a section runs on in its middle, without the kernel's
         // protection: CRIU moves the instruction pointer only in the image (docs/proof.md).
-        if dump.caught == 0 {
-            process.goes_on().context("after the snapshot")?;
+        if is_judged {
+            process.goes_on(PATIENCE).context("after the snapshot")?;
             process.kill()?;
         } else {
             process.discard()?;
@@ -52,13 +61,31 @@ pub fn turn(
         process.reap()?;
     }
     (hand.images)(&dump.images)?;
-    let begin = Instant::now();
-    criu.restore(&dump.images)?;
-    let restore = begin.elapsed();
+    let restore = restore(criu, process, &dump.images)?;
     process.has_come_back();
     (hand.process)(process);
-    process.goes_on().context("after the restore")?;
+    process.goes_on(hand.patience).context("after the restore")?;
     let now = process.identity(kind).context("after the restore")?;
     ensure!(now == *identity, "after the restore: {now:?} instead of {identity:?}");
-    Ok(Taken { dump, restore })
+    Ok(Taken { dump, restore, is_judged })
+}
+
+/// Restores, and says how long that took. A number of the dead process that another process of the
+/// machine has got meanwhile is waited for.
+fn restore(criu: &Criu, process: &mut Process, images: &Path) -> Result<Duration> {
+    let mut attempts = 0;
+    loop {
+        let begin = Instant::now();
+        let outcome = criu.restore(images);
+        attempts += 1;
+        match outcome {
+            Ok(()) => return Ok(begin.elapsed()),
+            Err(error) if attempts < ATTEMPTS && images::is_number_taken(&error) => {
+                eprintln!("a thread's number is taken by another process: restoring again");
+                process.reap_remains();
+                std::thread::sleep(PAUSE);
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }

@@ -116,6 +116,12 @@ impl Criu {
     }
 }
 
+/// Whether a restore failed because a process or thread number was not free.
+pub fn is_number_taken(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    text.contains("Unable to create a thread: -17") || text.contains("File exists")
+}
+
 /// The files that hold memory.
 pub fn pages(images: &Path) -> Result<Vec<PathBuf>> {
     let files = fs::read_dir(images)?.map(|entry| entry.map(|entry| entry.path()));

@@ -17,8 +17,8 @@ use super::kind::Kind;
 use super::registration::{self, Registration};
 use crate::tools;
 
-/// How long the threads may take to go through their objects.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long all threads may take to go through their objects, on a busy machine too.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The victim.
 pub struct Process {
@@ -58,7 +58,7 @@ impl Process {
         }
         let pid = command.spawn().context("cannot start the victim")?.id() as i32;
         let process = Process { pid, alive: true, board: page, stderr };
-        process.goes_on().context("before the first dump")?;
+        process.goes_on(PATIENCE).context("before the first dump")?;
         Ok(process)
     }
 
@@ -68,7 +68,7 @@ impl Process {
     }
 
     /// Waits until every thread has gone through all its objects and found them right.
-    pub fn goes_on(&self) -> Result<()> {
+    pub fn goes_on(&self, patience: Duration) -> Result<()> {
         // The round that was under way when the process stopped, and a whole one.
         let goal = self.board.beats().map(|beats| beats + 2);
         let begin = Instant::now();
@@ -83,7 +83,7 @@ impl Process {
                 return Ok(());
             }
             let waited = begin.elapsed();
-            ensure!(waited < PATIENCE, "{late} of {THREADS} threads do not go on");
+            ensure!(waited < patience, "{late} of {THREADS} threads do not go on");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -126,6 +126,13 @@ impl Process {
         }
         self.alive = false;
         Ok(())
+    }
+
+    /// Waits for what a failed restore has left of it.
+    pub fn reap_remains(&mut self) {
+        let mut status = 0;
+        // SAFETY: points to a live value. No such child is as good as one that was reaped.
+        unsafe { libc::waitpid(self.pid, &mut status, libc::WNOHANG) };
     }
 
     /// Ends it.
