@@ -27,6 +27,7 @@ $bb mount -t sysfs none /sys
 $bb mount -t devtmpfs none /dev
 $bb mount -t debugfs none /sys/kernel/debug
 $bb mount -t tracefs none /sys/kernel/tracing
+echo UP > /dev/ttyS1
 /bin/xtask vm guest PLAN
 $bb poweroff -f
 ";

@@ -25,6 +25,9 @@ pub enum Accelerator {
     Counting,
 }
 
+/// A kernel that has not started its first program by then will not.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
 /// More CPUs than this are emulated by one thread: that many would only wait for each other.
 const PARALLEL_MAX: usize = 8;
 
@@ -96,7 +99,8 @@ impl Boot<'_> {
         let begin = Instant::now();
         let mut hung = false;
         while machine.0.try_wait()?.is_none() {
-            if begin.elapsed() > self.limit {
+            let is_up = fs::metadata(&port).is_ok_and(|port| port.len() > 0);
+            if begin.elapsed() > if is_up { self.limit } else { BOOT_LIMIT } {
                 hung = true;
                 break;
             }
