@@ -290,7 +290,8 @@ impl HugeSpans {
         self.spare.set(if grown == slots { old } else { 0 });
         if grown > slots && old != 0 {
             // SAFETY: outgrown; who still looks into it finds nothing there, and looks again.
-            let _ = unsafe { os::purge(old + os::page_bytes(), table_bytes(slots) - os::page_bytes()) };
+            let _ =
+                unsafe { os::purge(old + os::page_bytes(), table_bytes(slots) - os::page_bytes()) };
         }
         Some(())
     }

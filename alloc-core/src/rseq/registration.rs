@@ -184,7 +184,9 @@ fn set_area_offset(offset: isize) {
 pub(super) fn hide_areas() {
     // SAFETY: a static defined in asm::sections.
     // Ordering: Relaxed; who must not see the area, a child of vfork, comes from the calling thread.
-    unsafe { asm::sections::rsalloc_rseq_offset.store(asm::never_registered_offset(), Ordering::Relaxed) };
+    unsafe {
+        asm::sections::rsalloc_rseq_offset.store(asm::never_registered_offset(), Ordering::Relaxed)
+    };
 }
 
 /// The opposite of [`hide_areas`].

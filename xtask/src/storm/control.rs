@@ -25,13 +25,31 @@ struct Defect {
 const DEFECTS: &[Defect] = &[
     Defect { row: "fork", number: 1, name: "no handlers of fork", amount: 2000, seen: "it hangs" },
     Defect { row: "vfork", number: 2, name: "libc's vfork", amount: 2000, seen: "" },
-    Defect { row: "spawn", number: 7, name: "an object handed out twice", amount: 100, seen: "wrong byte" },
+    Defect {
+        row: "spawn",
+        number: 7,
+        name: "an object handed out twice",
+        amount: 100,
+        seen: "wrong byte",
+    },
     Defect { row: "signals", number: 3, name: "a plain lock", amount: 3, seen: "it hangs" },
     Defect { row: "signals", number: 4, name: "an object lost", amount: 3, seen: "lost" },
     Defect { row: "crash", number: 3, name: "a plain lock", amount: 500, seen: "it hangs" },
-    Defect { row: "refuse", number: 6, name: "null without ENOMEM", amount: 1, seen: "without ENOMEM" },
+    Defect {
+        row: "refuse",
+        number: 6,
+        name: "null without ENOMEM",
+        amount: 1,
+        seen: "without ENOMEM",
+    },
     Defect { row: "refuse", number: 4, name: "an object lost", amount: 1, seen: "in use" },
-    Defect { row: "threads", number: 5, name: "a page for each thread", amount: 1500, seen: "cost memory" },
+    Defect {
+        row: "threads",
+        number: 5,
+        name: "a page for each thread",
+        amount: 1500,
+        seen: "cost memory",
+    },
     Defect { row: "long", number: 4, name: "an object lost", amount: 12, seen: "grew" },
 ];
 

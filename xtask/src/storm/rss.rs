@@ -81,14 +81,14 @@ fn draw(samples: &[Sample], path: &Path) -> Result<()> {
         .y_label_area_size(48)
         .build_cartesian_2d(0.0..end, 0.0..top * 1.1)?;
     chart.configure_mesh().light_line_style(TRANSPARENT).draw()?;
-    for (colour, label, value) in [
-        (RED, "resident", (|s| s.rss) as fn(&Sample) -> u64),
-        (BLUE, "live objects", |s| s.live),
-    ] {
+    for (colour, label, value) in
+        [(RED, "resident", (|s| s.rss) as fn(&Sample) -> u64), (BLUE, "live objects", |s| s.live)]
+    {
         let points = samples.iter().map(|s| (s.second as f64, value(s) as f64 / MIB));
-        chart.draw_series(LineSeries::new(points, colour))?.label(label).legend(move |(x, y)| {
-            PathElement::new(vec![(x, y), (x + 16, y)], colour)
-        });
+        chart
+            .draw_series(LineSeries::new(points, colour))?
+            .label(label)
+            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour));
     }
     chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw()?;
     area.present()?;

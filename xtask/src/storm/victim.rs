@@ -73,9 +73,14 @@ impl Victim {
     /// Runs it to its end; what it did. `hear` is called for each line, with the process.
     pub fn run(&self, run: &Run, mut hear: impl FnMut(i32, &Line) -> Result<()>) -> Result<String> {
         let mut command = Command::new(&self.program);
-        command.arg(run.amount.to_string()).args(run.extra).env_clear().envs(run.kind.environment()?);
+        command
+            .arg(run.amount.to_string())
+            .args(run.extra)
+            .env_clear()
+            .envs(run.kind.environment()?);
         if let Some(before) = run.before {
-            let library = run.kind.environment()?.into_iter().find(|(name, _)| *name == "LD_PRELOAD");
+            let library =
+                run.kind.environment()?.into_iter().find(|(name, _)| *name == "LD_PRELOAD");
             let library = library.map_or(String::new(), |(_, path)| format!(":{path}"));
             command.env("LD_PRELOAD", format!("{}{library}", before.display()));
         }
