@@ -163,10 +163,12 @@ fn raise(count: &AtomicUsize) {
 }
 
 fn lower(count: &AtomicUsize) {
+    // Ordering: Relaxed, as in `raise`.
     count.fetch_sub(1, Ordering::Relaxed);
 }
 
 fn is_zero(count: &AtomicUsize) -> bool {
+    // Ordering: Relaxed, as in `raise`.
     count.load(Ordering::Relaxed) == 0
 }
 
