@@ -50,6 +50,8 @@ const GATES: &[Gate] = &[
         "workloads",
         &["compare", "--peers", "rsalloc,rsalloc-atomic", "--rounds", "1", "--seconds", "0.05"],
     ),
+    // About a minute, of which a sixth is the load that must not grow.
+    xtask("storm", &["storm"]),
     xtask("programs", &["programs", "--quick", "--mode", "all"]),
     xtask("vm", &["vm", "--quick"]),
     cargo("refusals", &["test", "--package", "alloc-core", "--features", "faults"]),

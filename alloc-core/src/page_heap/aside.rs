@@ -35,12 +35,12 @@ pub struct Aside {
 impl Aside {
     /// Empty.
     pub const fn new() -> Aside {
-        const FREE: AtomicUsize = AtomicUsize::new(0);
         Aside {
-            made: [const { Made { address: FREE, len: FREE } }; PLACES],
-            given_up: [const { FREE }; PLACES],
-            made_count: FREE,
-            given_up_count: FREE,
+            made: [const { Made { address: AtomicUsize::new(0), len: AtomicUsize::new(0) } };
+                PLACES],
+            given_up: [const { AtomicUsize::new(0) }; PLACES],
+            made_count: AtomicUsize::new(0),
+            given_up_count: AtomicUsize::new(0),
         }
     }
 
@@ -163,10 +163,12 @@ fn raise(count: &AtomicUsize) {
 }
 
 fn lower(count: &AtomicUsize) {
+    // Ordering: Relaxed, as in `raise`.
     count.fetch_sub(1, Ordering::Relaxed);
 }
 
 fn is_zero(count: &AtomicUsize) -> bool {
+    // Ordering: Relaxed, as in `raise`.
     count.load(Ordering::Relaxed) == 0
 }
 

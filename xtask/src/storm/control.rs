@@ -42,7 +42,7 @@ const DEFECTS: &[Defect] = &[
         amount: 1,
         seen: "without ENOMEM",
     },
-    Defect { row: "refuse", number: 4, name: "an object lost", amount: 1, seen: "in use" },
+    Defect { row: "refuse", number: 4, name: "an object lost", amount: 1, seen: "out of memory" },
     Defect {
         row: "threads",
         number: 5,

@@ -89,7 +89,7 @@ const ROWS: &[Row] = &[
         unit: "children",
         source: include_str!("victims/vfork.c"),
         modes: ALL,
-        short: 120,
+        short: 60,
         long: 20_000,
         silence: 60,
         judge: plain,

@@ -27,10 +27,10 @@ struct Case {
 const ATOMIC: Option<(&str, &str)> = Some(("atomic", "cpu_id"));
 
 const CASES: &[Case] = &[
+    case("ulimit -v 120 MiB", "refused", 1000, address_space::<120>),
     case("ulimit -v 150 MiB", "refused", 1000, address_space::<150>),
-    case("ulimit -v 400 MiB", "refused", 1000, address_space::<400>),
-    case("ulimit -v 900 MiB", "refused", 1000, address_space::<900>),
-    case("vm.max_map_count reached", "crowded", 100, nothing),
+    case("ulimit -v 300 MiB", "refused", 1000, address_space::<300>),
+    case("vm.max_map_count reached", "crowded", 32, nothing),
     case("memory cgroup of 128 MiB", "frugal", 64, enter_cgroup),
     case("membarrier EPERM", "served", 32, deny::<EPERM, false, true>),
     case("no /proc, no /sys", "served", 32, without_proc),

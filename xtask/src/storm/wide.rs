@@ -14,7 +14,7 @@ use crate::criu::kind::{GLIBC, Kind};
 const BYTES_MAX: f64 = 64.0;
 /// Bytes by which two runs of the same process differ, whatever the number of threads: what lies in the
 /// caches of the CPUs depends on who ran when.
-const BYTES_NOISE: f64 = (1 << 20) as f64;
+const BYTES_NOISE: f64 = (2 << 20) as f64;
 
 /// Resident memory with all threads asleep, and after a trim.
 struct Seen {

@@ -94,9 +94,10 @@ int main(int argc, char **argv) {
     say("at 0\n");
     pthread_t threads[THREADS];
     for (uintptr_t i = 0; i < THREADS; i++) threads[i] = start(work, (void *)i);
-    while (crashes < goal) {
+    for (size_t said = 0; crashes < goal;) {
         usleep(100000);
-        say("at %zu\n", crashes);
+        /* Silence says that nothing goes on. */
+        if (crashes != said) say("at %zu\n", said = crashes);
     }
     for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
     protect(PROT_READ | PROT_WRITE);

@@ -102,16 +102,15 @@ static void crowd(void) {
 int main(int argc, char **argv) {
     size_t most = amount(argc, argv) << 20;
     const char *how = argc > 2 ? argv[2] : "refused";
-    static const size_t sizes[] = {64, 5000, 100000, 3 << 20, 40 << 20};
+    static const size_t sizes[] = {256, 5000, 100000, 3 << 20, 40 << 20};
     if (how[0] == 'c') crowd();
     pthread_t threads[THREADS];
     for (uintptr_t i = 0; i < THREADS; i++) threads[i] = start(bystander, (void *)i);
     say("at 0\n");
-    for (int round = 0; round < 2; round++)
-        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-            fill_up(sizes[i], most, how);
-            say("at %zu\n", i);
-        }
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        fill_up(sizes[i], most, how);
+        say("at %zu\n", i);
+    }
     stop = 1;
     for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
     if (how[0] == 's' || how[0] == 'f')
