@@ -124,6 +124,22 @@ fn may_be_freed_as(class: Class, size: usize) -> bool {
     class == 0 || natural_align(class) >= natural_align(class_of(size))
 }
 
+/// Who grows by a little will do so again: a quarter more saves the next copies. The size of the least such
+/// class whose objects may be freed as one of `size`.
+fn roomy(old: usize, size: usize) -> usize {
+    let generous = old + old / 4;
+    let first = class_of(generous);
+    if size <= old || size >= generous {
+        return size;
+    }
+    if first == 0 {
+        return generous;
+    }
+    let near = (first..CLASSES).take(4);
+    let fitting = { near }.find(|&class| may_be_freed_as(class, size));
+    fitting.map_or(size, |class| CLASS[class].size)
+}
+
 /// # Safety
 /// 1. `ptr` is null or a live object.
 unsafe fn reallocate_slow(ptr: *mut u8, size: usize) -> *mut u8 {
@@ -139,10 +155,7 @@ unsafe fn reallocate_slow(ptr: *mut u8, size: usize) -> *mut u8 {
         return unsafe { reallocate_large(ptr, size, 1) };
     }
     let old = CLASS[class].size;
-    // Who grows by a little will do so again: a quarter more saves the next copies.
-    let generous = old + old / 4;
-    let fits = size > old && size < generous && may_be_freed_as(class_of(generous), size);
-    let wanted = if fits { generous } else { size };
+    let wanted = roomy(old, size);
     // SAFETY: duty 1; the object has `old` bytes.
     let moved = unsafe { move_object(ptr, old, wanted, 1) };
     if !moved.is_null() || wanted == size {
