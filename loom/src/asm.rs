@@ -23,6 +23,11 @@ pub fn own_area_offset() -> isize {
     core::mem::offset_of!(Block, area) as isize
 }
 
+/// No model has children of vfork.
+pub fn never_registered_offset() -> isize {
+    unreachable!("nobody hides the areas")
+}
+
 pub fn forget_early_announcement() {}
 
 pub mod sections {

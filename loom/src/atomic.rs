@@ -20,6 +20,11 @@ pub fn spin_loop() {
     loom::thread::yield_now();
 }
 
+/// Of the look-up of huge spans, which no model explores.
+pub fn fence(order: Ordering) {
+    core::sync::atomic::fence(order);
+}
+
 macro_rules! atomic {
     ($name:ident, $value:ty, $twin:ty) => {
         #[derive(Debug, Default)]

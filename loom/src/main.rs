@@ -8,11 +8,14 @@
 
 mod asm;
 mod atomic;
+mod guard;
 mod machine;
 mod models;
 mod os;
 mod world;
 
+#[path = "../../alloc-core/src/canary.rs"]
+mod canary;
 #[path = "../../alloc-core/src/config.rs"]
 mod config;
 #[path = "../../alloc-core/src/cpu_cache/mod.rs"]
