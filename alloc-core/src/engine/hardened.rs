@@ -32,7 +32,7 @@ pub fn set_up(random: [u8; 16]) {
         config::set_default(Key::Guard, GUARD_EVERY);
         canary::arm(random);
     } else {
-        super::open_in_place();
+        super::resize::open_in_place();
     }
     let guarded = guard_every() != 0 && guard::open(guard_every());
     // Ordering: Relaxed, published by READY.
