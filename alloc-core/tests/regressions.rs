@@ -5,12 +5,18 @@
 
 #[path = "fuzzed/conf.rs"]
 mod conf;
+#[path = "fuzzed/cpus.rs"]
+mod cpus;
+#[path = "fuzzed/heap.rs"]
+mod heap;
 #[allow(dead_code, reason = "shared with the fuzz targets")]
 #[path = "fuzzed/objects.rs"]
 mod objects;
 #[allow(dead_code, reason = "the kept sequences need not use every step")]
 #[path = "fuzzed/operations.rs"]
 mod operations;
+#[path = "fuzzed/schedules.rs"]
+mod schedules;
 mod support;
 #[allow(dead_code, reason = "as above")]
 #[path = "fuzzed/tiers.rs"]
@@ -85,6 +91,30 @@ fn sample_of_tiers() {
             Migrate { cpu: 0 },
             Allocate { size: 262_144 },
             Release,
+        ],
+        None,
+    );
+}
+
+#[test]
+fn sample_of_schedules() {
+    use operations::Op::*;
+    use schedules::{Op::*, replay};
+    replay(
+        &[
+            Run { thread: 0, op: Burst { size: 40, count: 300 } },
+            Migrate { thread: 1, cpu: 1 },
+            Run { thread: 1, op: FreeMany { pick: 3, count: 200 } },
+            Run { thread: 2, op: Release },
+            End { thread: 0 },
+            Stop { steps: 4 },
+            Run { thread: 0, op: Burst { size: 40, count: 100 } },
+            Run { thread: 3, op: Reallocate { pick: 120, size: 300_000 } },
+            Run { thread: 3, op: Check },
+            End { thread: 1 },
+            Run { thread: 3, op: FreeSized { pick: 0 } },
+            Run { thread: 1, op: FreeMany { pick: 0, count: 60 } },
+            Run { thread: 2, op: Check },
         ],
         None,
     );
@@ -200,7 +230,7 @@ mod faults {
 /// What finds a defect must find one that was made.
 mod controls {
     use crate::objects::Defect;
-    use crate::{conf, operations, tiers, twin};
+    use crate::{conf, operations, schedules, tiers, twin};
 
     fn turns_red(replay: impl FnOnce() + std::panic::UnwindSafe) -> bool {
         std::panic::catch_unwind(replay).is_err()
@@ -239,6 +269,15 @@ mod controls {
                     replay(&[Burst { size: 40, count: 2 }, Check], Some(defect));
                 }),
                 "{defect:?} in tiers"
+            );
+            assert!(
+                turns_red(|| {
+                    use operations::Op::*;
+                    use schedules::{Op::*, replay};
+                    let op = Burst { size: 40, count: 2 };
+                    replay(&[Run { thread: 0, op }, Run { thread: 1, op: Check }], Some(defect));
+                }),
+                "{defect:?} in schedules"
             );
         }
     }

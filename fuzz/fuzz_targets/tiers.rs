@@ -5,4 +5,6 @@ use libfuzzer_sys::fuzz_target;
 use rsalloc_fuzz::objects::Defect;
 use rsalloc_fuzz::{Case, DEFECT, tiers};
 
-fuzz_target!(|case: Case<tiers::Op>| tiers::replay(&case.0, Defect::wanted(DEFECT)));
+fuzz_target!(|case: Case<tiers::Op>| {
+    tiers::replay(&case.0, Defect::wanted(DEFECT));
+});

@@ -1,14 +1,24 @@
 //! What the fuzz targets share: how bytes become sequences, and how a sequence becomes a test.
 //!
 //! Called by the targets and by the example `drive`; `cargo xtask fuzz` runs them. What replays a
-//! sequence and judges it lies with the tests of alloc-core.
+//! sequence and judges it lies with the tests of alloc-core and alloc-preload.
 
+#[path = "../../alloc-preload/tests/fuzzed/c_abi.rs"]
+pub mod c_abi;
 #[path = "../../alloc-core/tests/fuzzed/conf.rs"]
 pub mod conf;
+#[path = "../../alloc-core/tests/fuzzed/cpus.rs"]
+pub mod cpus;
+#[path = "../../alloc-core/tests/fuzzed/heap.rs"]
+pub mod heap;
+#[path = "../../alloc-preload/tests/fuzzed/library.rs"]
+pub mod library;
 #[path = "../../alloc-core/tests/fuzzed/objects.rs"]
 pub mod objects;
 #[path = "../../alloc-core/tests/fuzzed/operations.rs"]
 pub mod operations;
+#[path = "../../alloc-core/tests/fuzzed/schedules.rs"]
+pub mod schedules;
 mod steps;
 #[path = "../../alloc-core/tests/support/mod.rs"]
 pub mod support;
@@ -23,13 +33,22 @@ use std::fmt;
 /// The environment variable that asks a target for a defect, by its name.
 pub const DEFECT: &str = "RSALLOC_FUZZ_DEFECT";
 
+/// The environment variable that names the librsalloc.so of the target `c_abi`.
+pub const LIBRARY: &str = "RSALLOC_FUZZ_LIBRARY";
+
+fn library_path() -> std::path::PathBuf {
+    let path = std::env::var_os(LIBRARY);
+    path.unwrap_or_else(|| panic!("{LIBRARY} names no librsalloc.so; run by: cargo xtask fuzz"))
+        .into()
+}
+
 /// Sequences are cut off here, so that a run stays short.
 const OPS_MAX: usize = 1000;
 
 /// A step of a sequence.
 pub trait Step: fmt::Debug + Sized {
-    /// The module that replays it, in `alloc-core/tests/regressions.rs`.
-    const MODULE: &str;
+    /// What the test uses, which is kept with the module that replays the sequence.
+    const USES: &[&str];
 
     /// The step that comes next in the bytes.
     fn read(u: &mut Unstructured) -> Result<Self>;
@@ -55,8 +74,10 @@ impl<'a, Op: Step> Arbitrary<'a> for Case<Op> {
 /// As a test to paste.
 impl<Op: Step> fmt::Debug for Case<Op> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let module = Op::MODULE;
-        writeln!(f, "#[test]\nfn found_by_fuzzing() {{\n    use {module}::{{Op::*, replay}};")?;
+        writeln!(f, "#[test]\nfn found_by_fuzzing() {{")?;
+        for names in Op::USES {
+            writeln!(f, "    use {names};")?;
+        }
         writeln!(f, "    replay(\n        &[")?;
         for op in &self.0 {
             writeln!(f, "            {op:?},")?;
@@ -97,6 +118,26 @@ const EDGES: [usize; 18] = [
     isize::MAX as usize + 1,
     usize::MAX,
 ];
+
+/// How many objects an array has.
+pub fn count(u: &mut Unstructured) -> Result<usize> {
+    Ok(match u8::arbitrary(u)? % 16 {
+        0..=13 => u.int_in_range(0..=40)?,
+        14 => u.int_in_range(0..=4096)?,
+        _ => *u.choose(&[1 << 32, isize::MAX as usize, usize::MAX])?,
+    })
+}
+
+/// An alignment, good or bad: none that the address space may or may not have room for.
+pub fn alignment(u: &mut Unstructured) -> Result<usize> {
+    const TOP: usize = 1 << 63;
+    Ok(match u8::arbitrary(u)? % 16 {
+        0..=9 => 1 << u.int_in_range(0..=16)?,
+        10..=11 => 1 << u.int_in_range(17..=26)?,
+        12..=13 => u.int_in_range(0..=100_000)?,
+        _ => *u.choose(&[0, 1 << 47, TOP / 2, TOP / 2 + 1, TOP - 1, TOP, TOP + 1, usize::MAX])?,
+    })
+}
 
 /// A size of an object of a class.
 pub fn class_size(u: &mut Unstructured) -> Result<usize> {

@@ -1,13 +1,14 @@
 //! Which steps the bytes of an input stand for, and how often each comes.
 
-use crate::{Step, cache, class_size, operations, pick, refusal, size, tiers, twin};
+use crate::{Step, alignment, cache, class_size, count, pick, refusal, size};
+use crate::{c_abi, operations, schedules, tiers, twin};
 use arbitrary::{Arbitrary, Result, Unstructured};
 
 /// Objects above this size are heavy, see [`Step::is_heavy`].
 const LIGHT: usize = 16 << 10;
 
 impl Step for operations::Op {
-    const MODULE: &str = "operations";
+    const USES: &[&str] = &["operations::{Op::*, replay}"];
 
     fn read(u: &mut Unstructured) -> Result<Self> {
         use operations::Op;
@@ -47,8 +48,74 @@ impl Step for operations::Op {
     }
 }
 
+impl Step for c_abi::Op {
+    const USES: &[&str] = &["c_abi::{Op::*, replay}"];
+
+    fn read(u: &mut Unstructured) -> Result<Self> {
+        use c_abi::Op;
+        Ok(match u8::arbitrary(u)? % 32 {
+            0..=2 => Op::Malloc { size: size(u)? },
+            3..=4 => Op::Calloc { count: count(u)?, size: size(u)? },
+            5..=7 => Op::Realloc { pick: pick(u)?, size: size(u)? },
+            8 => Op::ReallocNull { size: size(u)? },
+            9..=10 => Op::Reallocarray { pick: pick(u)?, count: count(u)?, size: size(u)? },
+            11..=12 => Op::PosixMemalign { align: alignment(u)?, size: size(u)? },
+            13..=15 => Op::AlignedAlloc { align: alignment(u)?, size: size(u)? },
+            16 => Op::Memalign { align: alignment(u)?, size: size(u)? },
+            17 if bool::arbitrary(u)? => Op::Valloc { size: size(u)? },
+            17 => Op::Pvalloc { size: size(u)? },
+            18..=20 => Op::Free { pick: pick(u)? },
+            21..=25 => Op::FreeSized { pick: pick(u)? },
+            26..=27 => Op::Burst { size: size(u)?, count: u.int_in_range(2..=600)? },
+            28..=29 => Op::FreeMany { pick: pick(u)?, count: u.int_in_range(2..=600)? },
+            30 if bool::arbitrary(u)? => Op::FreeNull { align: alignment(u)?, size: size(u)? },
+            30 => Op::Trim { pad: size(u)? },
+            _ => Op::Check,
+        })
+    }
+
+    fn is_heavy(&self) -> bool {
+        use c_abi::Op::*;
+        match *self {
+            Malloc { size } | Realloc { size, .. } | ReallocNull { size } => size > LIGHT,
+            Valloc { size } | Pvalloc { size } => size > LIGHT,
+            Burst { size, count } => size.saturating_mul(count) > 16 * LIGHT,
+            Calloc { count, size } | Reallocarray { count, size, .. } => {
+                size.saturating_mul(count) > LIGHT
+            }
+            PosixMemalign { align, size }
+            | AlignedAlloc { align, size }
+            | Memalign { align, size } => size > LIGHT || align > 1 << 16,
+            Trim { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+impl Step for schedules::Op {
+    const USES: &[&str] = &["operations::Op::*", "schedules::{Op::*, replay}"];
+
+    fn read(u: &mut Unstructured) -> Result<Self> {
+        use schedules::{Op, THREADS};
+        let thread = u.int_in_range(0..=THREADS - 1)?;
+        Ok(match u8::arbitrary(u)? % 32 {
+            0..=24 => Op::Run { thread, op: operations::Op::read(u)? },
+            25..=27 => Op::Migrate { thread, cpu: u.int_in_range(0..=7)? },
+            28..=29 => Op::End { thread },
+            _ => Op::Stop { steps: u.int_in_range(1..=32)? },
+        })
+    }
+
+    fn is_heavy(&self) -> bool {
+        match self {
+            schedules::Op::Run { op, .. } => op.is_heavy(),
+            _ => true,
+        }
+    }
+}
+
 impl Step for tiers::Op {
-    const MODULE: &str = "tiers";
+    const USES: &[&str] = &["tiers::{Op::*, replay}"];
 
     fn read(u: &mut Unstructured) -> Result<Self> {
         use tiers::{CPUS, Op};
@@ -81,7 +148,7 @@ impl Step for tiers::Op {
 }
 
 impl Step for twin::Op {
-    const MODULE: &str = "twin";
+    const USES: &[&str] = &["twin::{Op::*, replay}"];
 
     fn read(u: &mut Unstructured) -> Result<Self> {
         use twin::Op;

@@ -1,10 +1,10 @@
 //! `cargo xtask fuzz`: runs the fuzz targets of `fuzz/` for a while each.
 //!
-//! Promises that a crash fails the command and is shown as a test to paste into
-//! `alloc-core/tests/regressions.rs`, after libFuzzer has made it smaller; that a target which ran
-//! nothing fails too; and, with `--check-control`, that a defect made on purpose is found. The long run
-//! of `--operations` is in `long`. Called by hand and by `preflight`; calls cargo-fuzz, which it installs
-//! where it is missing.
+//! Promises that a crash fails the command and is shown as a test to paste into the tests, after
+//! libFuzzer has made it smaller; that a target which ran nothing fails too; and, with
+//! `--check-control`, that a defect made on purpose is found. As many runs go on at once as there are
+//! CPUs. The long run of `--operations` is in `long`. Called by hand and by `preflight`; calls cargo-fuzz,
+//! which it installs where it is missing.
 
 mod long;
 
@@ -12,6 +12,8 @@ use crate::tools;
 use anyhow::{Context, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
+use std::thread;
 
 /// Arguments of the command.
 #[derive(clap::Args)]
@@ -42,7 +44,11 @@ struct Target {
     confs: &'static [&'static str],
     /// What the target can be asked to break, by `RSALLOC_FUZZ_DEFECT`.
     defects: &'static [&'static str],
+    /// Where what it finds is kept.
+    tests: &'static str,
 }
+
+const CORE_TESTS: &str = "alloc-core/tests/regressions.rs";
 
 const TARGETS: &[Target] = &[
     Target {
@@ -51,6 +57,7 @@ const TARGETS: &[Target] = &[
         dictionary: None,
         confs: &["mode:auto", "mode:atomic"],
         defects: &["Contents", "Overlap", "Lost", "Count"],
+        tests: CORE_TESTS,
     },
     Target {
         name: "tiers",
@@ -58,6 +65,23 @@ const TARGETS: &[Target] = &[
         dictionary: None,
         confs: &["mode:auto"],
         defects: &["Contents", "Overlap", "Lost", "Count"],
+        tests: CORE_TESTS,
+    },
+    Target {
+        name: "schedules",
+        len_max: 1000,
+        dictionary: None,
+        confs: &["mode:auto", "mode:atomic"],
+        defects: &["Contents", "Overlap", "Lost", "Count"],
+        tests: CORE_TESTS,
+    },
+    Target {
+        name: "c_abi",
+        len_max: 1000,
+        dictionary: None,
+        confs: &["mode:auto", "mode:atomic"],
+        defects: &["Contents", "Overlap", "Lost", "Errno"],
+        tests: "alloc-preload/tests/sequences.rs",
     },
     Target {
         name: "twin",
@@ -65,6 +89,7 @@ const TARGETS: &[Target] = &[
         dictionary: None,
         confs: &["mode:auto"],
         defects: &["Contents"],
+        tests: CORE_TESTS,
     },
     Target {
         name: "conf",
@@ -72,6 +97,7 @@ const TARGETS: &[Target] = &[
         dictionary: Some("fuzz/conf.dict"),
         confs: &["mode:auto"],
         defects: &["Contents"],
+        tests: CORE_TESTS,
     },
 ];
 
@@ -94,22 +120,52 @@ pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
         return long::run(operations, arguments.seed);
     }
     install()?;
-    tools::run(fuzz("build", None).env("CARGO_TERM_QUIET", "true"))
+    tools::build_release(&["alloc-preload"])?;
+    tools::run(fuzz("build", None)?.env("CARGO_TERM_QUIET", "true"))
         .context("the fuzz targets do not build")?;
     let wanted = &arguments.target;
     let targets = TARGETS
         .iter()
         .filter(|target| wanted.is_empty() || wanted.iter().any(|n| n == target.name));
-    let mut faults = 0;
-    for target in targets {
-        faults += match arguments.check_control {
-            true => control(target)?,
-            false => search(target, arguments.seconds)?,
-        };
-    }
-    let what = if arguments.check_control { "defects not found" } else { "runs failed" };
+    let (check_control, seconds) = (arguments.check_control, arguments.seconds);
+    let runs: Vec<_> = targets
+        .flat_map(|target| {
+            let ways = if check_control { target.defects } else { target.confs };
+            ways.iter().map(move |way| (target, *way))
+        })
+        .collect();
+    let faults = side_by_side(&runs, |&(target, way)| match check_control {
+        true => control(target, way),
+        false => search(target, way, seconds),
+    })?;
+    let what = if check_control { "defects not found" } else { "runs failed" };
     ensure!(faults == 0, "{faults} {what}");
     Ok(())
+}
+
+/// Does all `runs`, as many at once as there are CPUs, and prints what each says when it ends; how many
+/// found a fault. A run gives whether it did, and its words.
+fn side_by_side<T: Sync>(
+    runs: &[T],
+    run: impl Fn(&T) -> anyhow::Result<(bool, String)> + Sync,
+) -> anyhow::Result<usize> {
+    let rest = Mutex::new(runs.iter());
+    let next = || rest.lock().expect("no run panics here").next();
+    let work = || -> anyhow::Result<usize> {
+        let mut faults = 0;
+        while let Some(one) = next() {
+            let (fault, words) = run(one)?;
+            println!("{words}");
+            faults += usize::from(fault);
+        }
+        Ok(faults)
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..thread::available_parallelism().map_or(1, |cpus| cpus.get()))
+            .map(|_| scope.spawn(work))
+            .collect();
+        workers.into_iter().map(|worker| worker.join().expect("a run panicked")).sum()
+    })
 }
 
 /// Makes sure that cargo-fuzz is there, and the C++ compiler that libFuzzer is built with.
@@ -127,40 +183,30 @@ fn install() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a target with each configuration; how many failed.
-fn search(target: &Target, seconds: u64) -> anyhow::Result<usize> {
-    let mut failed = 0;
-    for conf in target.confs {
-        let room = tempfile::tempdir()?;
-        let output = run(target, &room, seconds, &[("RSALLOC_CONF", conf)])?;
-        let text = String::from_utf8_lossy(&output.stderr);
-        let name = format!("{} ({conf})", target.name);
-        let runs = statistic(&text, "number_of_executed_units").unwrap_or(0);
-        if output.status.success() && runs > 0 {
-            println!("{name:<26}{runs:>9} runs in {seconds} s");
-            continue;
-        }
-        failed += 1;
-        println!("{name:<26}FAILED");
-        match artifact(room.path()) {
-            Some(found) => show(target, &room, &found, conf, &text)?,
-            None => println!("{}", last_lines(&text, 20)),
-        }
+/// Runs a target with a configuration; whether it failed.
+fn search(target: &Target, conf: &str, seconds: u64) -> anyhow::Result<(bool, String)> {
+    let room = tempfile::tempdir()?;
+    let output = run(target, &room, seconds, &[("RSALLOC_CONF", conf)])?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    let name = format!("{} ({conf})", target.name);
+    let runs = statistic(&text, "number_of_executed_units").unwrap_or(0);
+    if output.status.success() && runs > 0 {
+        return Ok((false, format!("{name:<26}{runs:>9} runs in {seconds} s")));
     }
-    Ok(failed)
+    let words = match artifact(room.path()) {
+        Some(found) => show(target, &room, &found, conf, &text)?,
+        None => last_lines(&text, 20),
+    };
+    Ok((true, format!("{name:<26}FAILED\n{words}")))
 }
 
-/// Runs a target with each of its defects; how many it did not find.
-fn control(target: &Target) -> anyhow::Result<usize> {
-    let mut missed = 0;
-    for defect in target.defects {
-        let room = tempfile::tempdir()?;
-        let output = run(target, &room, CONTROL_SECONDS, &[("RSALLOC_FUZZ_DEFECT", defect)])?;
-        let found = !output.status.success() && artifact(room.path()).is_some();
-        println!("{:<12}{defect:<10}{}", target.name, if found { "found" } else { "NOT FOUND" });
-        missed += usize::from(!found);
-    }
-    Ok(missed)
+/// Runs a target with one of its defects; whether it did not find it.
+fn control(target: &Target, defect: &str) -> anyhow::Result<(bool, String)> {
+    let room = tempfile::tempdir()?;
+    let output = run(target, &room, CONTROL_SECONDS, &[("RSALLOC_FUZZ_DEFECT", defect)])?;
+    let found = !output.status.success() && artifact(room.path()).is_some();
+    let verdict = if found { "found" } else { "NOT FOUND" };
+    Ok((!found, format!("{:<12}{defect:<10}{verdict}", target.name)))
 }
 
 fn run(
@@ -171,7 +217,7 @@ fn run(
 ) -> anyhow::Result<Output> {
     let corpus = room.path().join("corpus");
     std::fs::create_dir(&corpus).context("create a folder for the corpus")?;
-    let mut command = fuzz("run", Some(target.name));
+    let mut command = fuzz("run", Some(target.name))?;
     command.arg(corpus).arg("--").envs(env.iter().copied());
     command.args([
         &format!("-max_total_time={seconds}"),
@@ -186,17 +232,16 @@ fn run(
     command.output().context("cannot start cargo")
 }
 
-/// Prints what went wrong, and the smallest input that libFuzzer finds for it as a test.
+/// What went wrong, and the smallest input that libFuzzer finds for it as a test.
 fn show(
     target: &Target,
     room: &tempfile::TempDir,
     found: &Path,
     conf: &str,
     text: &str,
-) -> anyhow::Result<()> {
-    println!("{}", reason(text));
+) -> anyhow::Result<String> {
     let small = room.path().join("small");
-    let mut shrink = fuzz("run", Some(target.name));
+    let mut shrink = fuzz("run", Some(target.name))?;
     shrink.arg(found).arg("--").env("RSALLOC_CONF", conf).args([
         "-minimize_crash=1",
         &format!("-max_total_time={SHRINK_SECONDS}"),
@@ -209,20 +254,21 @@ fn show(
     std::fs::create_dir_all(&kept).context("create fuzz/artifacts")?;
     let kept = kept.join(found.file_name().unwrap_or_default());
     std::fs::copy(input, &kept).with_context(|| format!("write {}", kept.display()))?;
-    println!("The input is {}. As a test for alloc-core/tests/regressions.rs:\n", kept.display());
     let output =
-        fuzz("fmt", Some(target.name)).arg(&kept).output().context("cannot start cargo")?;
+        fuzz("fmt", Some(target.name))?.arg(&kept).output().context("cannot start cargo")?;
     let words = String::from_utf8_lossy(&output.stderr);
-    println!("{}", words.find("#[test]").map_or(&*words, |at| words[at..].trim_end()));
-    Ok(())
+    let test = words.find("#[test]").map_or(&*words, |at| words[at..].trim_end());
+    let (why, kept, tests) = (reason(text), kept.display(), target.tests);
+    Ok(format!("{why}\nThe input is {kept}. As a test for {tests}:\n\n{test}"))
 }
 
 /// `cargo fuzz COMMAND TARGET` without sanitizers: they would watch the fuzzer's own allocator, and
 /// without them a stable compiler does.
-fn fuzz(command: &str, target: Option<&str>) -> Command {
+fn fuzz(command: &str, target: Option<&str>) -> anyhow::Result<Command> {
     let mut fuzz = tools::cargo(&["fuzz", command, "--sanitizer", "none"]);
     fuzz.args(target).stdin(Stdio::null());
-    fuzz
+    fuzz.env("RSALLOC_FUZZ_LIBRARY", tools::release_dir()?.join("librsalloc.so"));
+    Ok(fuzz)
 }
 
 /// The file that libFuzzer left for a failure.
@@ -266,6 +312,20 @@ mod tests {
         files.sort();
         names.sort();
         assert_eq!(files, names);
+    }
+
+    #[test]
+    fn every_run_is_done_once_and_its_fault_counted() {
+        let seen = Mutex::new(Vec::new());
+        let faults = side_by_side(&[1, 2, 3, 4, 5], |&run| {
+            seen.lock().unwrap().push(run);
+            Ok((run > 3, String::new()))
+        });
+        assert_eq!(faults.unwrap(), 2);
+        let mut seen = seen.into_inner().unwrap();
+        seen.sort();
+        assert_eq!(seen, [1, 2, 3, 4, 5]);
+        assert!(side_by_side(&[1], |_| anyhow::bail!("no")).is_err());
     }
 
     #[test]

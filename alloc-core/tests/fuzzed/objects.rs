@@ -1,16 +1,9 @@
-//! What a program holds, what must be in it, and what the heap must look like when all is given back.
+//! What a program holds, and what must be in it.
 //!
 //! Promises that an object which overlaps another one, is misaligned or has lost its contents is
-//! noticed, and so is one that got lost between the tiers. Shared by the fuzz targets and by
-//! `regressions.rs`; knows no operation.
+//! noticed. Shared by the fuzz targets, by `regressions.rs` and by the sequences of alloc-preload; knows
+//! neither the allocator nor any operation.
 
-#[cfg(feature = "faults")]
-use alloc_core::os::faults;
-use alloc_core::page_heap::PAGE_HEAP;
-use alloc_core::page_heap::tract::HEADER_PAGES;
-use alloc_core::size_class::CLASSES;
-use alloc_core::slab::SLABS;
-use alloc_core::units::PAGE_BYTES;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
@@ -33,13 +26,16 @@ pub enum Defect {
     Lost,
     /// A slab's count of free objects is wrong.
     Count,
+    /// A function that keeps errno changes it.
+    Errno,
 }
 
 impl Defect {
     /// The one that the environment names; all other words are wrong.
     pub fn wanted(variable: &str) -> Option<Defect> {
         let word = std::env::var(variable).ok()?;
-        let all = [Defect::Contents, Defect::Overlap, Defect::Lost, Defect::Count];
+        use Defect::{Contents, Count, Errno, Lost, Overlap};
+        let all = [Contents, Overlap, Lost, Count, Errno];
         let named = all.into_iter().find(|defect| format!("{defect:?}") == word);
         Some(named.unwrap_or_else(|| panic!("{variable}: there is no defect {word}")))
     }
@@ -140,16 +136,9 @@ impl Objects {
         self.live.values().for_each(f);
     }
 
-    /// Validates the whole heap.
-    pub fn check(&self) {
-        if self.defect == Some(Defect::Count)
-            && let Some((_, slab)) = SLABS.iter().find_map(|class| class.partial().next())
-        {
-            slab.free.set(slab.free.get() + 1);
-        }
-        if let Err(defect) = alloc_core::check() {
-            panic!("check: {defect}");
-        }
+    /// What is broken on purpose.
+    pub fn defect(&self) -> Option<Defect> {
+        self.defect
     }
 }
 
@@ -190,73 +179,4 @@ fn offsets(len: usize) -> impl Iterator<Item = usize> {
     let step = (len / 16).next_multiple_of(4096).max(4096);
     let (head, tail) = (len.min(64), len.saturating_sub(64).max(len.min(64)));
     (0..head).chain((step..tail).step_by(step)).chain(tail..len)
-}
-
-/// Calls that the OS refuses on demand. Needs alloc-core's feature `faults`.
-#[derive(Default)]
-pub struct Refusals {
-    first: Option<u64>,
-}
-
-#[cfg(feature = "faults")]
-impl Refusals {
-    /// `count` calls are refused, after `first` more that are not.
-    pub fn begin(&mut self, first: u64, count: u64) {
-        self.first = Some(first);
-        faults::refuse(first, first.saturating_add(count - 1));
-    }
-
-    /// The OS is willing again.
-    pub fn end(&mut self) {
-        self.first = None;
-        faults::refuse(u64::MAX, 0);
-    }
-
-    /// Whether a call was refused since `begin`.
-    pub fn happened(&self) -> bool {
-        self.first.is_some_and(|first| faults::count() > first)
-    }
-}
-
-#[cfg(not(feature = "faults"))]
-impl Refusals {
-    pub fn begin(&mut self, _first: u64, _count: u64) {
-        panic!("this sequence has refusals: run the test with --features faults");
-    }
-
-    pub fn end(&mut self) {
-        self.first = None;
-    }
-
-    pub fn happened(&self) -> bool {
-        self.first.is_some()
-    }
-}
-
-/// What is handed out: objects by class, large objects, pages.
-#[derive(PartialEq, Eq, Debug)]
-pub struct Census {
-    pub objects: Vec<usize>,
-    large: (u64, u64),
-    held_pages: usize,
-}
-
-impl Census {
-    /// Gives back what lies in the tiers, then counts.
-    pub fn take() -> Census {
-        alloc_core::release();
-        let pages = PAGE_HEAP.tracts().map(|tract| {
-            let (free, dirty) = tract.free_pages();
-            (tract.mapped_pages() - HEADER_PAGES - free, dirty)
-        });
-        let (held_pages, dirty) = pages.fold((0, 0), |sum, page| (sum.0 + page.0, sum.1 + page.1));
-        let counted = PAGE_HEAP.totals().1 / PAGE_BYTES;
-        assert_eq!(counted, dirty, "the page heap's count of dirty pages is not their number");
-        let stats = alloc_core::stats();
-        Census {
-            objects: (0..CLASSES).map(|class| SLABS[class].totals().1).collect(),
-            large: (stats.large_count, stats.large_bytes),
-            held_pages,
-        }
-    }
 }

@@ -1,8 +1,10 @@
 //! Sequences of the public operations, held against the model of [`crate::objects`].
 //!
-//! Called by the fuzz target of this name and by `regressions.rs`, where a failing sequence is kept.
+//! Called by the fuzz target of this name, by `schedules` and by `regressions.rs`, where a failing
+//! sequence is kept.
 
-use crate::objects::{Census, Defect, Object, Objects, Refusals, alone, is_zero};
+use crate::heap::{self, Census, Refusals};
+use crate::objects::{Defect, Object, Objects, alone, is_zero};
 use alloc_core::config::{self, Key};
 
 /// What a program may do. `pick` is the number of a live object from the youngest, modulo how many.
@@ -72,27 +74,42 @@ const IMPOSSIBLE: usize = 1 << 47;
 /// and went.
 pub fn replay(ops: &[Op], defect: Option<Defect>) -> u64 {
     let _alone = alone();
-    let before = Census::take();
-    let cache = config::cache_bytes();
-    let mut program = Program { objects: Objects::new(defect), refusals: Refusals::default() };
-    for &op in ops {
-        program.step(op);
-    }
-    program.step(Op::Check);
-    program.free_many(0, usize::MAX);
-    assert_eq!(Census::take(), before, "not everything came home");
-    program.objects.check();
-    config::set_number(Key::Cache, cache);
-    program.objects.moves
+    let mut program = Program::start(defect);
+    ops.iter().for_each(|&op| program.step(op));
+    program.end()
 }
 
-struct Program {
+/// A program, what it holds and what was there before it.
+pub struct Program {
     objects: Objects,
     refusals: Refusals,
+    before: Census,
+    cache: usize,
 }
 
 impl Program {
-    fn step(&mut self, op: Op) {
+    /// Holds nothing yet. The caller is [`alone`].
+    pub fn start(defect: Option<Defect>) -> Self {
+        Program {
+            before: Census::take(),
+            objects: Objects::new(defect),
+            refusals: Refusals::default(),
+            cache: config::cache_bytes(),
+        }
+    }
+
+    /// Gives everything back, which must be all that there was. How many objects came and went.
+    pub fn end(mut self) -> u64 {
+        self.step(Op::Check);
+        self.free_many(0, usize::MAX);
+        assert_eq!(Census::take(), self.before, "not everything came home");
+        heap::check(&self.objects);
+        config::set_number(Key::Cache, self.cache);
+        self.objects.moves
+    }
+
+    /// The next operation.
+    pub fn step(&mut self, op: Op) {
         match op {
             Op::Allocate { size } => self.allocate(size),
             Op::Aligned { size, shift } => self.aligned(size, 1 << shift, false),
@@ -110,7 +127,7 @@ impl Program {
             Op::Exhaust => self.exhaust(),
             Op::Check => {
                 self.refusals.end();
-                self.objects.check();
+                heap::check(&self.objects);
             }
         }
     }

@@ -4,7 +4,8 @@
 //! of the test, is checked here: their stacks, their budget, and that each object which the slabs have
 //! handed out is in the program's hands, in a shard or in the depot.
 
-use crate::objects::{Census, Defect, Objects, Refusals, alone};
+use crate::heap::{self, Census, Refusals};
+use crate::objects::{Defect, Objects, alone};
 use crate::support::FakeCpus;
 use alloc_core::config::{self, Key};
 use alloc_core::cpu_cache::{Shard, allocate_on, free_on};
@@ -115,7 +116,7 @@ impl Program<'_> {
             Op::Refuse { first, count } => self.refusals.begin(first, count),
             Op::Check => {
                 self.refusals.end();
-                self.objects.check();
+                heap::check(&self.objects);
                 self.cpus.regions().iter().for_each(|region| check_region(region, self.cache_max));
                 self.check_sums();
             }

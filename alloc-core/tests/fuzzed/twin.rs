@@ -4,6 +4,7 @@
 //! all memory of the two regions that sections write. States are set from outside, any that the invariants
 //! of `shard` allow. Called by the fuzz target of this name and by `regressions.rs`.
 
+use crate::cpus::Cpus;
 use crate::objects::{Defect, alone};
 use crate::support::FakeCpus;
 use alloc_core::cpu_cache::{Shard, shards};
@@ -215,25 +216,19 @@ fn again(mut section: impl FnMut() -> isize) -> isize {
 }
 
 /// The thread stays on its CPU while this lives.
-struct Pinned(libc::cpu_set_t);
+struct Pinned(Cpus);
 
 impl Pinned {
     fn here() -> Self {
-        // SAFETY: plain calls on local sets.
-        unsafe {
-            let mut before: libc::cpu_set_t = std::mem::zeroed();
-            let mut one: libc::cpu_set_t = std::mem::zeroed();
-            assert_eq!(libc::sched_getaffinity(0, size_of_val(&before), &mut before), 0);
-            libc::CPU_SET(libc::sched_getcpu() as usize, &mut one);
-            assert_eq!(libc::sched_setaffinity(0, size_of_val(&one), &one), 0);
-            Pinned(before)
-        }
+        let cpus = Cpus::allowed();
+        // SAFETY: no preconditions.
+        cpus.move_to_cpu(unsafe { libc::sched_getcpu() } as usize);
+        Pinned(cpus)
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe { libc::sched_setaffinity(0, size_of_val(&self.0), &self.0) };
+        self.0.move_anywhere();
     }
 }
