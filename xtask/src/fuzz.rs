@@ -205,7 +205,10 @@ fn control(target: &Target, defect: &str) -> anyhow::Result<(bool, String)> {
     let room = tempfile::tempdir()?;
     let output = run(target, &room, CONTROL_SECONDS, &[("RSALLOC_FUZZ_DEFECT", defect)])?;
     let found = !output.status.success() && artifact(room.path()).is_some();
-    let verdict = if found { "found" } else { "NOT FOUND" };
+    let text = String::from_utf8_lossy(&output.stderr);
+    // With what it was found by: another fault would look the same.
+    let why = reason(&text).lines().nth(1).map_or(String::new(), |line| format!(": {line}"));
+    let verdict = if found { format!("found{why}") } else { "NOT FOUND".into() };
     Ok((!found, format!("{:<12}{defect:<10}{verdict}", target.name)))
 }
 

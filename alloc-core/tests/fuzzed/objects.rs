@@ -106,7 +106,7 @@ impl Objects {
     }
 
     fn index(&self, number: usize) -> usize {
-        let len = self.len().max(1);
+        let len = self.count().max(1);
         len - 1 - number % len
     }
 
@@ -127,7 +127,7 @@ impl Objects {
     }
 
     /// How many.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.numbered.len()
     }
 

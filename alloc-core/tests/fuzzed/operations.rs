@@ -64,6 +64,24 @@ pub enum Op {
     Check,
 }
 
+impl Op {
+    /// Whether it stops the shards: itself, or because the heap gives back what it caches before it says
+    /// that there is no memory.
+    pub fn may_stop_shards(&self) -> bool {
+        use Op::*;
+        match *self {
+            Release | Check | Exhaust | Refuse { .. } => true,
+            Allocate { size }
+            | Aligned { size, .. }
+            | Zeroed { size, .. }
+            | Reallocate { size, .. }
+            | ReallocateSized { size, .. }
+            | Burst { size, .. } => size >= IMPOSSIBLE,
+            _ => false,
+        }
+    }
+}
+
 /// What the program holds at most, so that a run stays short.
 const BYTES_MAX: usize = 256 << 20;
 const OBJECTS_MAX: usize = 4096;
@@ -142,7 +160,7 @@ impl Program {
         self.refusals.begin(0, u64::MAX);
         for size in [4 << 20, 512 << 10, 64 << 10] {
             let mut before = usize::MAX;
-            while std::mem::replace(&mut before, self.objects.len()) != self.objects.len() {
+            while std::mem::replace(&mut before, self.objects.count()) != self.objects.count() {
                 self.allocate(size);
             }
         }
@@ -179,7 +197,7 @@ impl Program {
 
     fn has_room(&self, size: usize) -> bool {
         let bytes = self.objects.bytes.saturating_add(size);
-        size >= IMPOSSIBLE || (bytes <= BYTES_MAX && self.objects.len() < OBJECTS_MAX)
+        size >= IMPOSSIBLE || (bytes <= BYTES_MAX && self.objects.count() < OBJECTS_MAX)
     }
 
     fn reallocate(&mut self, pick: usize, size: usize) {
@@ -217,7 +235,7 @@ impl Program {
     }
 
     fn free_many(&mut self, pick: usize, count: usize) {
-        for _ in 0..count.min(self.objects.len()) {
+        for _ in 0..count.min(self.objects.count()) {
             if let Some(object) = self.objects.remove(pick) {
                 // SAFETY: live.
                 unsafe { alloc_core::free(object.address as *mut u8) };

@@ -76,10 +76,13 @@ impl Crew {
         }
     }
 
-    /// Without the steps that stop the shards themselves, which would wait for this thread.
+    /// Without the steps that would stop the shards too: they would wait for this thread, which waits
+    /// for them.
     fn step_stopped(&mut self, steps: impl Iterator<Item = Op>) {
-        use operations::Op::{Check, Release};
-        let mut steps = steps.filter(|op| !matches!(op, Op::Run { op: Release | Check, .. }));
+        // Nor shall an OS that refuses make any step one of those.
+        self.step(Op::Run { thread: 0, op: operations::Op::Check });
+        let stops = |op: &Op| matches!(op, Op::Run { op, .. } if op.may_stop_shards());
+        let mut steps = steps.filter(|op| !stops(op));
         shards::while_stopped(|_| steps.by_ref().for_each(|op| self.step(op)));
         // Where the kernel has no fence.
         steps.for_each(|op| self.step(op));

@@ -124,7 +124,7 @@ impl Program<'_> {
     }
 
     fn allocate(&mut self, size: usize) {
-        if self.objects.bytes + size > BYTES_MAX || self.objects.len() >= OBJECTS_MAX {
+        if self.objects.bytes + size > BYTES_MAX || self.objects.count() >= OBJECTS_MAX {
             return;
         }
         let class = class_of(size);
@@ -138,7 +138,7 @@ impl Program<'_> {
     }
 
     fn free_many(&mut self, pick: usize, count: usize) {
-        for _ in 0..count.min(self.objects.len()) {
+        for _ in 0..count.min(self.objects.count()) {
             if let Some(object) = self.objects.remove(pick) {
                 free_on(self.cpus, class_of(object.usable), object.address);
             }

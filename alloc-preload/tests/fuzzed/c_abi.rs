@@ -305,7 +305,7 @@ impl Program {
     }
 
     fn free_many(&mut self, pick: usize, count: usize) {
-        for _ in 0..count.min(self.objects.len()) {
+        for _ in 0..count.min(self.objects.count()) {
             self.give_back(pick, |program, object| {
                 let c = program.c;
                 // SAFETY: see above.
@@ -357,7 +357,7 @@ impl Program {
 
     fn has_room(&self, size: usize) -> bool {
         let bytes = self.objects.bytes.saturating_add(size);
-        size >= IMPOSSIBLE || (bytes <= BYTES_MAX && self.objects.len() < OBJECTS_MAX)
+        size >= IMPOSSIBLE || (bytes <= BYTES_MAX && self.objects.count() < OBJECTS_MAX)
     }
 }
 
