@@ -56,7 +56,7 @@ const GATES: &[Gate] = &[
     xtask("vm", &["vm", "--quick"]),
     cargo("refusals", &["test", "--package", "alloc-core", "--features", "faults"]),
     xtask("fuzz-blind", &["fuzz", "--check-control"]),
-    // Nine runs, two at once: about 80 s on two CPUs.
+    // Nine runs, two at once: 85 s on two busy CPUs.
     xtask("fuzz", &["fuzz", "--seconds", "15"]),
 ];
 
