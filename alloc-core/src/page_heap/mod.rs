@@ -188,7 +188,10 @@ impl PageHeap {
         // Ordering: Relaxed throughout, as in `trim_above`; one thread takes a second.
         let then = self.faded_at.load(Ordering::Relaxed);
         let is_ours = now != then
-            && self.faded_at.compare_exchange(then, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            && self
+                .faded_at
+                .compare_exchange(then, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
         if is_ours {
             for pages in [&self.purged, &self.regret] {
                 let left = faded(pages.load(Ordering::Relaxed), now.wrapping_sub(then));
