@@ -172,12 +172,14 @@ impl PageHeap {
 
     fn trim_above(&self, limit: usize) {
         self.fade(os::seconds());
-        // Ordering: Relaxed throughout, statistics that steer purging.
-        let regret = self.regret.load(Ordering::Relaxed);
-        if self.dirty.load(Ordering::Relaxed) > limit + regret {
+        // Ordering: Relaxed, statistics that steer purging.
+        let (dirty, regret) =
+            (self.dirty.load(Ordering::Relaxed), self.regret.load(Ordering::Relaxed));
+        if dirty > limit + regret {
+            // Ordering: Relaxed, as above.
             self.regret.store(regret - regret.div_ceil(4), Ordering::Relaxed);
             let pages = self.purge((limit + regret) / 2) / PAGE_BYTES;
-            // What is given back on request was not given back too early.
+            // Ordering: Relaxed, as above. What is given back on request was not given back too early.
             self.purged.fetch_add(pages, Ordering::Relaxed);
         }
     }
@@ -185,18 +187,21 @@ impl PageHeap {
     /// Regret that is not renewed goes with time. Without this a limit above all swings would stay for ever,
     /// and the heap at the most that was ever held.
     fn fade(&self, now: usize) {
-        // Ordering: Relaxed throughout, as in `trim_above`; one thread takes a second.
+        // Ordering: Relaxed, the exchange confirms it.
         let then = self.faded_at.load(Ordering::Relaxed);
-        let is_ours = now != then
-            && self
-                .faded_at
-                .compare_exchange(then, now, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok();
-        if is_ours {
-            for pages in [&self.purged, &self.regret] {
-                let left = faded(pages.load(Ordering::Relaxed), now.wrapping_sub(then));
-                pages.store(left, Ordering::Relaxed);
-            }
+        if now == then {
+            return;
+        }
+        let faded_at = &self.faded_at;
+        // Ordering: Relaxed, it carries nothing: one thread takes a second.
+        if faded_at.compare_exchange(then, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return;
+        }
+        for pages in [&self.purged, &self.regret] {
+            // Ordering: Relaxed, statistics that steer purging.
+            let left = faded(pages.load(Ordering::Relaxed), now.wrapping_sub(then));
+            // Ordering: Relaxed, as above.
+            pages.store(left, Ordering::Relaxed);
         }
     }
 
