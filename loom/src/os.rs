@@ -150,6 +150,10 @@ pub fn parse_number(_text: &[u8]) -> Option<usize> {
     None
 }
 
+pub fn seconds() -> usize {
+    0
+}
+
 pub fn page_bytes() -> usize {
     4096
 }

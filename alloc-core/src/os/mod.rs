@@ -272,6 +272,14 @@ pub fn page_bytes() -> usize {
 
 static PAGE: AtomicUsize = AtomicUsize::new(0);
 
+/// Seconds of a clock that only goes forward; cheap (the vDSO reads no counter for it).
+pub fn seconds() -> usize {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a live struct. Should the clock not exist, no time passes.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
+    now.tv_sec as usize
+}
+
 /// The calling thread's errno, so that a front can leave it as it found it.
 pub fn errno() -> i32 {
     // SAFETY: libc's thread-local, valid in every thread.

@@ -26,6 +26,8 @@ use tract::{HEADER_PAGES, Kind, PageEntry, Run, Tract};
 const TRACTS_MAX: usize = 16_384;
 /// Slots of the hash table of tracts outside the window.
 const OUTSIDE_SLOTS: usize = 2 * TRACTS_MAX;
+/// The part of the regret that a second takes away.
+const FADE_PARTS: usize = 16;
 
 /// A span of pages that the caller holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +54,8 @@ pub struct PageHeap {
     purged: AtomicUsize,
     /// Pages that were purged too early, see `limit`.
     regret: AtomicUsize,
+    /// The second up to which `purged` and `regret` have faded.
+    faded_at: AtomicUsize,
     dirty_limit: AtomicUsize,
     purged_total: AtomicUsize,
     mapped: AtomicUsize,
@@ -139,15 +143,14 @@ impl PageHeap {
         }
     }
 
-    /// How many free pages may stay resident: a base, a quarter of what is in use, and what was purged
-    /// too early lately. A program that swings keeps its pages after a few swings; one that has freed
-    /// everything keeps next to nothing.
+    /// How many free pages may stay resident, regret aside: a base, or a quarter of what is in use. Regret
+    /// adds what was purged too early lately: a program that swings keeps its pages after a few swings; one
+    /// that has freed everything keeps next to nothing.
     fn limit(&self) -> usize {
         // Ordering: Relaxed, values that steer purging.
         let base = self.dirty_limit.load(Ordering::Relaxed);
-        let held = self.held.load(Ordering::Relaxed);
         // Ordering: Relaxed, as above.
-        base.max(held / 4) + self.regret.load(Ordering::Relaxed)
+        base.max(self.held.load(Ordering::Relaxed) / 4)
     }
 
     /// Bytes in spans that somebody holds, as one look can tell.
@@ -156,19 +159,49 @@ impl PageHeap {
         self.held.load(Ordering::Relaxed) * PAGE_BYTES
     }
 
-    /// Purges if more than the limit is dirty: half of what exceeds the base goes, so that the next
-    /// purge is some way off. Called by those who released spans, when they hold no lock.
+    /// Purges if more than the limit and the regret is dirty, to half of it, so that the next purge is some
+    /// way off. Called by those who released spans, when they hold no lock.
     pub fn trim(&self) {
         self.collect_deferred();
         let limit = self.limit();
         // Ordering: Relaxed, a statistic that steers purging.
         if self.dirty.load(Ordering::Relaxed) > limit {
-            // Ordering: Relaxed, as above. Regret fades unless it is renewed.
-            let regret = self.regret.load(Ordering::Relaxed);
+            self.trim_above(limit);
+        }
+    }
+
+    fn trim_above(&self, limit: usize) {
+        self.fade(os::seconds());
+        // Ordering: Relaxed, statistics that steer purging.
+        let (dirty, regret) =
+            (self.dirty.load(Ordering::Relaxed), self.regret.load(Ordering::Relaxed));
+        if dirty > limit + regret {
+            // Ordering: Relaxed, as above.
             self.regret.store(regret - regret.div_ceil(4), Ordering::Relaxed);
-            let pages = self.purge(limit / 2) / PAGE_BYTES;
+            let pages = self.purge((limit + regret) / 2) / PAGE_BYTES;
             // Ordering: Relaxed, as above. What is given back on request was not given back too early.
             self.purged.fetch_add(pages, Ordering::Relaxed);
+        }
+    }
+
+    /// Regret that is not renewed goes with time. Without this a limit above all swings would stay for ever,
+    /// and the heap at the most that was ever held.
+    fn fade(&self, now: usize) {
+        // Ordering: Relaxed, the exchange confirms it.
+        let then = self.faded_at.load(Ordering::Relaxed);
+        if now == then {
+            return;
+        }
+        let faded_at = &self.faded_at;
+        // Ordering: Relaxed, it carries nothing: one thread takes a second.
+        if faded_at.compare_exchange(then, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return;
+        }
+        for pages in [&self.purged, &self.regret] {
+            // Ordering: Relaxed, statistics that steer purging.
+            let left = faded(pages.load(Ordering::Relaxed), now.wrapping_sub(then));
+            // Ordering: Relaxed, as above.
+            pages.store(left, Ordering::Relaxed);
         }
     }
 
@@ -527,6 +560,12 @@ impl PageHeap {
     }
 }
 
+/// What `seconds` leave of so many pages.
+fn faded(pages: usize, seconds: usize) -> usize {
+    // Longer than any number of pages lasts.
+    (0..seconds.min(1 << 10)).fold(pages, |left, _| left - left.div_ceil(FADE_PARTS))
+}
+
 fn span_of(tract: &Tract, run: Run) -> Span {
     Span {
         address: tract.base() + run.first * PAGE_BYTES,
@@ -557,3 +596,19 @@ pub fn map_aligned(len: usize, align: usize) -> Option<usize> {
 }
 
 const _: () = assert!(TRACT_PAGES.is_multiple_of(64));
+
+#[cfg(test)]
+mod tests {
+    use super::faded;
+
+    #[test]
+    fn regret_goes_with_time() {
+        assert_eq!(faded(1600, 0), 1600);
+        assert_eq!(faded(1600, 1), 1500);
+        assert!((700..=800).contains(&faded(1600, 11)), "{}", faded(1600, 11));
+        assert_eq!(faded(PAGES_MAX, usize::MAX), 0);
+        assert_eq!(faded(0, 5), 0);
+    }
+
+    const PAGES_MAX: usize = super::TRACTS_MAX * super::TRACT_PAGES;
+}
