@@ -48,7 +48,13 @@ pub fn turn(
     hand: &Hand,
 ) -> Result<Taken> {
     let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
-    let dump = criu.dump(process.child.pid(), room.path(), way)?;
+    let dump = criu.dump(process.child.pid(), room.path(), way).map_err(|error| {
+        // Whose fault is it?
+        match process.goes_on(PATIENCE) {
+            Ok(()) => error.context("not dumped, but its threads go on"),
+            Err(stuck) => error.context(format!("not dumped, and {stuck:#}")),
+        }
+    })?;
     let is_judged = way != Way::LeaveRunning || dump.caught == 0;
     if way == Way::LeaveRunning {
         // A thread that CRIU caught in a section runs on in its middle, without the kernel's

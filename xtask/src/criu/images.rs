@@ -15,6 +15,9 @@ use crate::tools;
 /// The program, with the loader and the libraries it is run through.
 pub struct Criu(Vec<OsString>);
 
+/// CRIU's 10 seconds to stop all threads are too few on a machine that is overloaded.
+const SEIZE: [&str; 2] = ["--timeout", "40"];
+
 /// How a process is dumped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Way {
@@ -83,7 +86,7 @@ impl Criu {
         }
         let images = folder("images")?;
         let begin = Instant::now();
-        self.run("dump", &images, &[&tree[..], options].concat())?;
+        self.run("dump", &images, &[&tree[..], &SEIZE, options].concat())?;
         let wall = begin.elapsed();
         let log = fs::read_to_string(images.join("log")).context("CRIU left no log")?;
         let caught = log.lines().filter(|line| line.contains("in rseq critical section")).count();
@@ -111,7 +114,7 @@ impl Criu {
     fn command(&self, verb: &str) -> Command {
         // A damaged image can make it wait for ever.
         let mut command = Command::new("timeout");
-        command.args(["--kill-after=5", "60"]).args(&self.0).arg(verb);
+        command.args(["--kill-after=5", "90"]).args(&self.0).arg(verb);
         command
     }
 }
