@@ -218,7 +218,7 @@ fn name(key: u64) -> Vec<u8> {
 
 /// Mostly small, one in 64 of many pages.
 fn value(version: u64) -> Vec<u8> {
-    let bound = if version % 64 == 0 { 100_000 } else { 2000 };
+    let bound = if version.is_multiple_of(64) { 100_000 } else { 2000 };
     [MARK, &text(version, 1 + Numbers(version).below(bound) as usize)].concat()
 }
 
