@@ -44,6 +44,7 @@ const GATES: &[Gate] = &[
     xtask("sweep", &["sweep"]),
     xtask("sweep-blind", &["sweep", "--control"]),
     xtask("criu", &["criu", "--cycles", "7", "--mode", "libc,own,atomic"]),
+    xtask("criu-redis", &["criu", "--redis", "--cycles", "5"]),
     xtask("criu-blind", &["criu", "--control"]),
     // Short: the rows check what they read back, on both paths; the figures do not count here.
     xtask(

@@ -2,7 +2,7 @@
 //!
 //! Called by every command; each function fails with one line that says what to do.
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -53,6 +53,23 @@ pub fn output(command: &mut Command) -> anyhow::Result<String> {
         return Err(cause.context(format!("{} failed", shown(command))));
     }
     String::from_utf8(output.stdout).with_context(|| format!("{} printed no text", shown(command)))
+}
+
+/// What the library published in process `pid`; an error unless mode and shard index are as `expected`.
+pub fn report_of(pid: i32, expected: (&str, &str)) -> anyhow::Result<serde_json::Value> {
+    let inspector = release_dir()?.join("rsalloc");
+    // Its exit status is the mode; what matters is in the text.
+    let answer = Command::new(inspector)
+        .args(["check", "--json", &pid.to_string()])
+        .output()
+        .context("cannot start rsalloc")?;
+    let answer: serde_json::Value = serde_json::from_slice(&answer.stdout)
+        .with_context(|| String::from_utf8_lossy(&answer.stderr).into_owned())?;
+    let report = &answer["report"];
+    let found = (report["mode"].as_str(), report["shard_index"].as_str());
+    let wanted = (Some(expected.0), Some(expected.1));
+    ensure!(found == wanted, "it runs in mode {found:?} instead of {expected:?}");
+    Ok(report.clone())
 }
 
 /// Whether `program` can be started.

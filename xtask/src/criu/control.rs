@@ -3,7 +3,6 @@
 //! Each defect must turn a cycle red, for its own reason. Called by the command instead of its
 //! cycles, after a cycle without a hand in it was green.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use super::cycle::{self, Hand};
 use super::images::{self, Criu, Way};
 use super::kind::{Kind, MODES};
 use super::process::Process;
+use super::redis;
 use super::victim::MARK;
 
 /// A defect, and what the cycle must then say.
@@ -31,7 +31,7 @@ const DEFECTS: [Defect; 3] = [
     Defect {
         name: "the restored process stopped",
         hand: Hand {
-            process: |process| process.signal(libc::SIGSTOP),
+            process: |process| process.child.signal(libc::SIGSTOP),
             patience: Duration::from_secs(2),
             ..cycle::NONE
         },
@@ -39,7 +39,7 @@ const DEFECTS: [Defect; 3] = [
     },
     Defect {
         name: "the restored process killed",
-        hand: Hand { process: |process| process.signal(libc::SIGKILL), ..cycle::NONE },
+        hand: Hand { process: |process| process.child.signal(libc::SIGKILL), ..cycle::NONE },
         says: "the process ended",
     },
 ];
@@ -66,6 +66,7 @@ pub fn check(criu: &Criu) -> Result<()> {
     missed += usize::from(confused.is_ok());
     let seen = if confused.is_err() { "red" } else { "NOT SEEN" };
     println!("{seen:<9} another mode than asked for");
+    missed += usize::from(!redis::control(criu)?);
     ensure!(missed == 0, "{missed} defects not seen");
     Ok(())
 }
@@ -79,18 +80,6 @@ fn with(criu: &Criu, kind: &Kind, hand: &Hand) -> Result<()> {
 
 /// Flips a bit in the second word of every object of an image.
 fn flip(folder: &Path) -> Result<()> {
-    let mut flipped = 0;
-    for file in images::pages(folder)? {
-        let mut bytes = fs::read(&file)?;
-        // Objects are aligned to 16.
-        for object in bytes.chunks_exact_mut(16) {
-            if object[..8] == MARK.to_ne_bytes() {
-                object[8] ^= 1;
-                flipped += 1;
-            }
-        }
-        fs::write(&file, bytes)?;
-    }
-    ensure!(flipped > 0, "no object in the image");
-    Ok(())
+    // Objects are aligned to 16.
+    images::flip_behind(folder, &MARK.to_ne_bytes(), 16)
 }

@@ -1,15 +1,17 @@
 //! One cycle: the victim is dumped, dies, is restored, and must go on as if nothing had happened.
 //!
-//! Called by the command and, with a hand in it, by `control`.
+//! Called by `rounds` and, with a hand in it, by `control`; `redis` restores as it does.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::child::Child;
+use super::identity::Identity;
 use super::images::{self, Criu, Dump, Way};
 use super::kind::Kind;
-use super::process::{Identity, PATIENCE, Process};
+use super::process::{PATIENCE, Process};
 
 /// What a cycle took.
 pub struct Taken {
@@ -46,23 +48,28 @@ pub fn turn(
     hand: &Hand,
 ) -> Result<Taken> {
     let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
-    let dump = criu.dump(process.pid(), room.path(), way)?;
+    let dump = criu.dump(process.child.pid(), room.path(), way).map_err(|error| {
+        // Whose fault is it?
+        match process.goes_on(PATIENCE) {
+            Ok(()) => error.context("not dumped, but its threads go on"),
+            Err(stuck) => error.context(format!("not dumped, and {stuck:#}")),
+        }
+    })?;
     let is_judged = way != Way::LeaveRunning || dump.caught == 0;
     if way == Way::LeaveRunning {
         // A thread that CRIU caught in a section runs on in its middle, without the kernel's
         // protection: CRIU moves the instruction pointer only in the image (docs/proof.md).
         if is_judged {
             process.goes_on(PATIENCE).context("after the snapshot")?;
-            process.kill()?;
+            process.child.kill()?;
         } else {
             process.discard()?;
         }
     } else {
-        process.reap()?;
+        process.child.reap()?;
     }
     (hand.images)(&dump.images)?;
-    let restore = restore(criu, process, &dump.images)?;
-    process.has_come_back();
+    let restore = restore(criu, &mut process.child, &dump.images)?;
     (hand.process)(process);
     process.goes_on(hand.patience).context("after the restore")?;
     let now = process.identity(kind).context("after the restore")?;
@@ -70,19 +77,22 @@ pub fn turn(
     Ok(Taken { dump, restore, is_judged })
 }
 
-/// Restores, and says how long that took. A number of the dead process that another process of the
+/// Restores `child`, and says how long that took. A number of the dead process that another process of the
 /// machine has got meanwhile is waited for.
-fn restore(criu: &Criu, process: &mut Process, images: &Path) -> Result<Duration> {
+pub fn restore(criu: &Criu, child: &mut Child, images: &Path) -> Result<Duration> {
     let mut attempts = 0;
     loop {
         let begin = Instant::now();
         let outcome = criu.restore(images);
         attempts += 1;
         match outcome {
-            Ok(()) => return Ok(begin.elapsed()),
+            Ok(()) => {
+                child.has_come_back();
+                return Ok(begin.elapsed());
+            }
             Err(error) if attempts < ATTEMPTS && images::is_number_taken(&error) => {
                 eprintln!("a thread's number is taken by another process: restoring again");
-                process.reap_remains();
+                child.reap_remains();
                 std::thread::sleep(PAUSE);
             }
             Err(error) => return Err(error),

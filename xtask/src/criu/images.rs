@@ -1,6 +1,6 @@
 //! CRIU's commands, and the folders of images they leave.
 //!
-//! Promises that a failure says what CRIU's log says. Made by `fetch`; called by `cycle` and `control`.
+//! Promises that a failure says what CRIU's log says. Made by `fetch`; called by `cycle`, `redis` and `control`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::tools;
 
 /// The program, with the loader and the libraries it is run through.
 pub struct Criu(Vec<OsString>);
+
+/// CRIU's 10 seconds to stop all threads are too few on a machine that is overloaded.
+const SEIZE: [&str; 2] = ["--timeout", "40"];
 
 /// How a process is dumped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -83,7 +86,7 @@ impl Criu {
         }
         let images = folder("images")?;
         let begin = Instant::now();
-        self.run("dump", &images, &[&tree[..], options].concat())?;
+        self.run("dump", &images, &[&tree[..], &SEIZE, options].concat())?;
         let wall = begin.elapsed();
         let log = fs::read_to_string(images.join("log")).context("CRIU left no log")?;
         let caught = log.lines().filter(|line| line.contains("in rseq critical section")).count();
@@ -111,7 +114,7 @@ impl Criu {
     fn command(&self, verb: &str) -> Command {
         // A damaged image can make it wait for ever.
         let mut command = Command::new("timeout");
-        command.args(["--kill-after=5", "60"]).args(&self.0).arg(verb);
+        command.args(["--kill-after=5", "90"]).args(&self.0).arg(verb);
         command
     }
 }
@@ -122,15 +125,25 @@ pub fn is_number_taken(error: &anyhow::Error) -> bool {
     text.contains("Unable to create a thread: -17") || text.contains("File exists")
 }
 
-/// The files that hold memory.
-pub fn pages(images: &Path) -> Result<Vec<PathBuf>> {
-    let files = fs::read_dir(images)?.map(|entry| entry.map(|entry| entry.path()));
-    let mut files = files.collect::<std::io::Result<Vec<_>>>()?;
-    files.retain(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("pages-")
-    });
-    Ok(files)
+/// Flips a bit of the byte behind every `mark` in memory that lies at a multiple of `step`.
+pub fn flip_behind(folder: &Path, mark: &[u8], step: usize) -> Result<()> {
+    let mut flipped = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with("pages-") {
+            continue;
+        }
+        let mut bytes = fs::read(entry.path())?;
+        for place in (0..bytes.len().saturating_sub(mark.len())).step_by(step) {
+            if bytes[place..].starts_with(mark) {
+                bytes[place + mark.len()] ^= 1;
+                flipped += 1;
+            }
+        }
+        fs::write(entry.path(), bytes)?;
+    }
+    ensure!(flipped > 0, "no object in the image");
+    Ok(())
 }
 
 fn bytes(folder: &Path) -> Result<u64> {

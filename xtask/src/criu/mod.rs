@@ -3,18 +3,22 @@
 //! Dumps, kills and restores a victim again and again, in each mode of the library; after each
 //! restore every thread must go on, every object hold what was written to it, and mode and rseq
 //! registrations be the same. Dump time and image size are compared with those on glibc's malloc.
-//! Called by hand and by `preflight`; calls `fetch` (CRIU), `rounds` and `control`.
+//! With `--redis` a real server is the victim. Called by hand and by `preflight`; calls `fetch` (CRIU),
+//! `rounds`, `redis` and `control`.
 //!
 //! I1: what can't be had or done ends the command with an error, never with a pass.
 
 mod board;
+mod child;
 mod control;
 mod cycle;
 mod fetch;
+mod identity;
 mod images;
 pub mod kind;
 mod process;
 mod record;
+mod redis;
 mod registration;
 mod rounds;
 mod section;
@@ -51,6 +55,10 @@ pub struct Args {
     /// Show what `--leave-running` does to threads inside a section, without the allocator
     #[arg(long)]
     snapshot: bool,
+    /// Put redis-server through the cycles instead: every value is read back after each restore,
+    /// then some are changed [default mode: libc]
+    #[arg(long, conflicts_with_all = ["way", "record", "control", "snapshot"])]
+    redis: bool,
     /// Be the process that `--snapshot` dumps
     #[arg(long, hide = true)]
     spin: bool,
@@ -83,8 +91,13 @@ pub fn run(args: Args) -> Result<()> {
         return snapshot::show(&criu);
     }
     println!("CRIU {}, Linux {}", criu.version()?, kernel()?);
-    let ways = ways(&criu, &args.way)?;
     let named = |kind: &&Kind| args.mode.is_empty() || args.mode.iter().any(|m| m == kind.name);
+    if args.redis {
+        let some = if args.mode.is_empty() { 1 } else { MODES.len() };
+        let mut kinds = MODES.iter().take(some).filter(named);
+        return kinds.try_for_each(|kind| redis::run(&criu, kind, args.cycles).context(kind.name));
+    }
+    let ways = ways(&criu, &args.way)?;
     let kinds: Vec<_> = MODES.iter().filter(named).chain([&GLIBC]).collect();
     let mut record = Record::open(args.record)?;
     let outcome = rounds::run(&criu, &kinds, (args.cycles, &ways), &mut record);

@@ -10,9 +10,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::TempDir;
 
 use super::cycle;
+use super::identity::Identity;
 use super::images::{Criu, Way};
 use super::kind::Kind;
-use super::process::{Identity, PATIENCE, Process};
+use super::process::{PATIENCE, Process};
 use super::record::Record;
 
 /// How often a run without a terminal says how far it is.
@@ -70,16 +71,16 @@ impl Life {
         let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
         let process = Process::start(kind, room.path())?;
         let identity = process.identity(kind)?;
-        process.signal(libc::SIGSTOP);
+        process.child.signal(libc::SIGSTOP);
         Ok(Life { kind, process, identity, verified: 0, _room: room })
     }
 
     fn turn(&mut self, criu: &Criu, way: Way, measured: bool, record: &mut Record) -> Result<()> {
         let Life { kind, process, identity, .. } = self;
-        process.signal(libc::SIGCONT);
+        process.child.signal(libc::SIGCONT);
         process.goes_on(PATIENCE).context("before the dump")?;
         let taken = cycle::turn(criu, (process, kind, identity), way, &cycle::NONE)?;
-        process.signal(libc::SIGSTOP);
+        process.child.signal(libc::SIGSTOP);
         let verified = process.board.verified();
         record.add(kind.name, &taken, verified - self.verified, measured);
         self.verified = verified;

@@ -13,7 +13,7 @@ pub(crate) mod active;
 mod child;
 mod control;
 mod mode;
-mod rows;
+pub(crate) mod rows;
 mod table;
 mod trial;
 

@@ -121,7 +121,7 @@ impl Group {
             if let Some(text) = line.strip_prefix("at ") {
                 let (number, rest) = text.split_once(' ').unwrap_or((text, ""));
                 if !is_asked {
-                    expect_mode(pid, run.published)?;
+                    run.published.map(|mode| tools::report_of(pid, mode)).transpose()?;
                     is_asked = true;
                 }
                 hear(pid, &Line::At(number.parse().unwrap_or(0), rest))?;
@@ -159,22 +159,4 @@ fn lines_of(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
         }
     });
     receive
-}
-
-/// An error unless process `pid` tells this mode and index; `None`: it is not on the library.
-fn expect_mode(pid: i32, published: Option<(&str, &str)>) -> Result<()> {
-    let Some(expected) = published else { return Ok(()) };
-    let inspector = tools::release_dir()?.join("rsalloc");
-    // Its exit status is the mode; what matters is in the text.
-    let answer = Command::new(inspector)
-        .args(["check", "--json", &pid.to_string()])
-        .output()
-        .context("cannot start rsalloc")?;
-    let answer: serde_json::Value = serde_json::from_slice(&answer.stdout)
-        .with_context(|| String::from_utf8_lossy(&answer.stderr).into_owned())?;
-    let report = &answer["report"];
-    let found = (report["mode"].as_str(), report["shard_index"].as_str());
-    let wanted = (Some(expected.0), Some(expected.1));
-    ensure!(found == wanted, "it runs in mode {found:?} instead of {expected:?}");
-    Ok(())
 }

@@ -9,7 +9,7 @@ mod languages;
 mod rust;
 mod servers;
 mod streams;
-mod wire;
+pub(crate) mod wire;
 
 use std::fs;
 use std::path::Path;
@@ -98,7 +98,7 @@ impl Numbers {
 }
 
 /// Text that compresses somewhat and never repeats as a whole.
-fn text(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn text(seed: u64, len: usize) -> Vec<u8> {
     let mut numbers = Numbers(seed);
     let mut text = Vec::with_capacity(len + 32);
     while text.len() < len {
