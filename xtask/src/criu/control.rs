@@ -82,15 +82,22 @@ fn flip(folder: &Path) -> Result<()> {
     let mut flipped = 0;
     for file in images::pages(folder)? {
         let mut bytes = fs::read(&file)?;
-        // Objects are aligned to 16.
-        for object in bytes.chunks_exact_mut(16) {
-            if object[..8] == MARK.to_ne_bytes() {
-                object[8] ^= 1;
-                flipped += 1;
-            }
-        }
+        flipped += flip_in(&mut bytes);
         fs::write(&file, bytes)?;
     }
     ensure!(flipped > 0, "no object in the image");
     Ok(())
+}
+
+/// Flips them in these bytes, and says how many objects that were.
+pub fn flip_in(bytes: &mut [u8]) -> usize {
+    let mut flipped = 0;
+    // Objects are aligned to 16.
+    for object in bytes.chunks_exact_mut(16) {
+        if object[..8] == MARK.to_ne_bytes() {
+            object[8] ^= 1;
+            flipped += 1;
+        }
+    }
+    flipped
 }

@@ -7,13 +7,13 @@
 //!
 //! I1: what can't be had or done ends the command with an error, never with a pass.
 
-mod board;
-mod control;
+pub mod board;
+pub mod control;
 mod cycle;
-mod fetch;
-mod images;
+pub mod fetch;
+pub mod images;
 pub mod kind;
-mod process;
+pub mod process;
 mod record;
 mod registration;
 mod rounds;

@@ -11,6 +11,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 
 use super::board::{Board, THREADS};
 use super::kind::Kind;
@@ -30,22 +31,29 @@ pub struct Process {
 }
 
 /// What must be the same in every life of a process.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Identity {
     /// The published mode; none on glibc's malloc.
-    report: Option<serde_json::Value>,
+    pub report: Option<serde_json::Value>,
     /// The rseq areas that the kernel knows, thread by thread.
-    registrations: Vec<Registration>,
+    pub registrations: Vec<Registration>,
 }
 
 impl Process {
     /// Starts the victim on `kind`, its files in `room`.
     pub fn start(kind: &Kind, room: &Path) -> Result<Process> {
+        let process = Process::spawn(kind, room, std::process::id())?;
+        process.goes_on(PATIENCE).context("before the first dump")?;
+        Ok(process)
+    }
+
+    /// As `start`, but waits for nothing; the victim ends when process `watcher` does.
+    pub fn spawn(kind: &Kind, room: &Path, watcher: u32) -> Result<Process> {
         let (board, stderr) = (room.join("board"), room.join("stderr"));
         let page = Board::create(&board)?;
         let own = std::env::current_exe().context("where is this program?")?;
         let mut command = Command::new(own);
-        command.args(["criu", "--harness", &std::process::id().to_string(), "--victim"]).arg(board);
+        command.args(["criu", "--harness", &watcher.to_string(), "--victim"]).arg(board);
         command.current_dir("/").env_clear().envs(kind.environment()?);
         // A session and files of its own: nothing that is dumped leads outside.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&stderr)?);
@@ -57,9 +65,13 @@ impl Process {
             });
         }
         let pid = command.spawn().context("cannot start the victim")?.id() as i32;
-        let process = Process { pid, alive: true, board: page, stderr };
-        process.goes_on(PATIENCE).context("before the first dump")?;
-        Ok(process)
+        Ok(Process { pid, alive: true, board: page, stderr })
+    }
+
+    /// One that was dumped elsewhere, its files in `room`.
+    pub fn dumped(pid: i32, room: &Path) -> Result<Process> {
+        let board = Board::open(&room.join("board"))?;
+        Ok(Process { pid, alive: false, board, stderr: room.join("stderr") })
     }
 
     /// The process id.
