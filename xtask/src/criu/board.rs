@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
 
@@ -29,6 +29,21 @@ struct Page {
     beats: [AtomicU64; THREADS],
     verified: AtomicU64,
     failures: AtomicU64,
+    asked: AtomicU64,
+    answered: AtomicU64,
+    answer: [AtomicI64; 3],
+}
+
+/// What the victim's main thread finds when it is asked. 0: well; else an errno, or what the validator
+/// said; negative: rsalloc is not in the process.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// The fence, before the allocator has used its own once more.
+    pub fence_at_first: i64,
+    /// The fence after that.
+    pub fence: i64,
+    /// The validator.
+    pub check: i64,
 }
 
 impl Board {
@@ -88,6 +103,42 @@ impl Board {
     pub fn failures(&self) -> u64 {
         // Ordering: Relaxed, a number that stands alone.
         self.page().failures.load(Ordering::Relaxed)
+    }
+
+    /// Asks the victim; also one that is still to be restored.
+    pub fn ask(&self) {
+        // Ordering: Relaxed, a number that stands alone.
+        self.page().asked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether there is a question without an answer. Of the victim's main thread.
+    pub fn is_asked(&self) -> bool {
+        // Ordering: Relaxed, numbers that stand alone.
+        self.page().answered.load(Ordering::Relaxed) < self.page().asked.load(Ordering::Relaxed)
+    }
+
+    /// Answers all questions so far.
+    pub fn answer(&self, answer: Answer) {
+        let words = [answer.fence_at_first, answer.fence, answer.check];
+        // Ordering: Relaxed, published below.
+        self.page()
+            .answer
+            .iter()
+            .zip(words)
+            .for_each(|(to, word)| to.store(word, Ordering::Relaxed));
+        // Ordering: Relaxed, a number; Release publishes the answer.
+        self.page().answered.store(self.page().asked.load(Ordering::Relaxed), Ordering::Release);
+    }
+
+    /// The answer to the last question; none yet, perhaps.
+    pub fn answered(&self) -> Option<Answer> {
+        // Ordering: Relaxed, only the asking side writes it; Acquire pairs with the Release above.
+        let asked = self.page().asked.load(Ordering::Relaxed);
+        let is_there = self.page().answered.load(Ordering::Acquire) >= asked;
+        // Ordering: Relaxed, as above.
+        let [fence_at_first, fence, check] =
+            std::array::from_fn(|i| self.page().answer[i].load(Ordering::Relaxed));
+        is_there.then_some(Answer { fence_at_first, fence, check })
     }
 
     fn page(&self) -> &Page {

@@ -39,6 +39,11 @@ impl Child {
         Ok(Child { pid, alive: true, stderr })
     }
 
+    /// One that was dumped elsewhere, what it says in a file in `room`.
+    pub fn dumped(pid: i32, room: &Path) -> Child {
+        Child { pid, alive: false, stderr: room.join("stderr") }
+    }
+
     /// The process id.
     pub fn pid(&self) -> i32 {
         self.pid

@@ -4,18 +4,19 @@
 //! and `registration`.
 
 use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use super::kind::Kind;
 use super::registration::{self, Registration};
 use crate::tools;
 
 /// What must be the same in every life of a process.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Identity {
     /// The published mode; none on glibc's malloc.
-    report: Option<serde_json::Value>,
+    pub report: Option<serde_json::Value>,
     /// The rseq areas that the kernel knows, thread by thread.
-    registrations: Vec<Registration>,
+    pub registrations: Vec<Registration>,
 }
 
 impl Identity {

@@ -134,16 +134,22 @@ pub fn flip_behind(folder: &Path, mark: &[u8], step: usize) -> Result<()> {
             continue;
         }
         let mut bytes = fs::read(entry.path())?;
-        for place in (0..bytes.len().saturating_sub(mark.len())).step_by(step) {
-            if bytes[place..].starts_with(mark) {
-                bytes[place + mark.len()] ^= 1;
-                flipped += 1;
-            }
-        }
+        flipped += flip_in(&mut bytes, mark, step);
         fs::write(entry.path(), bytes)?;
     }
     ensure!(flipped > 0, "no object in the image");
     Ok(())
+}
+/// Flips them in these bytes, and says how many that were.
+pub fn flip_in(bytes: &mut [u8], mark: &[u8], step: usize) -> usize {
+    let mut flipped = 0;
+    for place in (0..bytes.len().saturating_sub(mark.len())).step_by(step) {
+        if bytes[place..].starts_with(mark) {
+            bytes[place + mark.len()] ^= 1;
+            flipped += 1;
+        }
+    }
+    flipped
 }
 
 fn bytes(folder: &Path) -> Result<u64> {

@@ -49,6 +49,11 @@ pub const MODES: [Kind; 4] = [
 pub const GLIBC: Kind = Kind { name: "glibc", setting: None, published: None, is_registered: true };
 
 impl Kind {
+    /// Whether it works in sections.
+    pub fn has_sections(&self) -> bool {
+        self.published.is_some_and(|(mode, _)| mode != "atomic")
+    }
+
     /// The whole environment of the victim.
     pub fn environment(&self) -> Result<Vec<(&'static str, String)>> {
         let mut variables = vec![("LC_ALL", "C".to_owned())];

@@ -8,22 +8,22 @@
 //!
 //! I1: what can't be had or done ends the command with an error, never with a pass.
 
-mod board;
+pub mod board;
 mod child;
-mod control;
+pub mod control;
 mod cycle;
-mod fetch;
-mod identity;
-mod images;
+pub mod fetch;
+pub mod identity;
+pub mod images;
 pub mod kind;
-mod process;
+pub mod process;
 mod record;
 mod redis;
 mod registration;
 mod rounds;
 mod section;
 mod snapshot;
-mod victim;
+pub mod victim;
 
 use std::path::PathBuf;
 

@@ -27,14 +27,25 @@ pub struct Process {
 impl Process {
     /// Starts the victim on `kind`, its files in `room`.
     pub fn start(kind: &Kind, room: &Path) -> Result<Process> {
+        let process = Process::spawn(kind, room, std::process::id())?;
+        process.goes_on(PATIENCE).context("before the first dump")?;
+        Ok(process)
+    }
+
+    /// As `start`, but waits for nothing; the victim ends when process `watcher` does.
+    pub fn spawn(kind: &Kind, room: &Path, watcher: u32) -> Result<Process> {
         let path = room.join("board");
         let board = Board::create(&path)?;
         let own = std::env::current_exe().context("where is this program?")?;
         let mut command = Command::new(own);
-        command.args(["criu", "--harness", &std::process::id().to_string(), "--victim"]).arg(path);
-        let process = Process { child: Child::start(&mut command, kind, room)?, board };
-        process.goes_on(PATIENCE).context("before the first dump")?;
-        Ok(process)
+        command.args(["criu", "--harness", &watcher.to_string(), "--victim"]).arg(path);
+        Ok(Process { child: Child::start(&mut command, kind, room)?, board })
+    }
+
+    /// One that was dumped elsewhere, its files in `room`.
+    pub fn dumped(pid: i32, room: &Path) -> Result<Process> {
+        let board = Board::open(&room.join("board"))?;
+        Ok(Process { child: Child::dumped(pid, room), board })
     }
 
     /// Waits until every thread has gone through all its objects and found them right.

@@ -14,10 +14,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::board::{Board, WORKERS};
+use super::board::{Answer, Board, WORKERS};
 
 /// The first word of every object.
 pub const MARK: u64 = 0x6a5f_0b9d_c3e1_7742;
+/// Of `linux/membarrier.h`.
+const PRIVATE_EXPEDITED_RSEQ: libc::c_int = 1 << 7;
+
 /// The exit status after a wrong byte.
 pub const WRONG: i32 = 3;
 
@@ -36,11 +39,37 @@ pub fn main(board: &Path, harness: i32) -> Result<()> {
     // SAFETY: signal 0 only asks whether the process exists.
     while unsafe { libc::kill(harness, 0) } == 0 {
         std::thread::sleep(PAUSE);
+        // First: what follows may register the fence anew.
+        let fence_at_first = if board.is_asked() { Some(fence()) } else { None };
         // SAFETY: no duties.
         unsafe { libc::malloc_trim(0) };
+        if let Some(fence_at_first) = fence_at_first {
+            board.answer(Answer { fence_at_first, fence: fence(), check: check() });
+        }
         board.beat(WORKERS, 0);
     }
     Ok(())
+}
+
+/// The kernel's fence for sections, which it refuses to a process that has not registered.
+fn fence() -> i64 {
+    // SAFETY: membarrier(2) takes three numbers.
+    match unsafe { libc::syscall(libc::SYS_membarrier, PRIVATE_EXPEDITED_RSEQ, 0, 0) } {
+        0 => 0,
+        _ => std::io::Error::last_os_error().raw_os_error().unwrap_or(0).into(),
+    }
+}
+
+/// The validator of the library.
+fn check() -> i64 {
+    // SAFETY: a name that ends in zero.
+    let check = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"rsalloc_check".as_ptr()) };
+    if check.is_null() {
+        return -1;
+    }
+    // SAFETY: the function of that name is of this type.
+    let check: extern "C" fn() -> i32 = unsafe { std::mem::transmute(check) };
+    check().into()
 }
 
 fn hammer(board: &Board, index: usize) -> ! {

@@ -28,6 +28,7 @@ pub struct Cell {
 }
 
 /// A task and what must be seen of it.
+#[derive(Clone)]
 pub struct Step {
     pub task: Task,
     pub demands: Vec<Demand>,

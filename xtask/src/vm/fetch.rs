@@ -61,6 +61,13 @@ impl Kernel {
         images.next().with_context(|| format!("no kernel in {}", folder.display()))
     }
 
+    /// The folder with its modules.
+    pub fn modules(&self) -> Result<PathBuf> {
+        let folder = self.folder()?.join("usr/lib/modules");
+        let release = files(&folder).next();
+        Ok(release.with_context(|| format!("no modules in {}", folder.display()))?.join("kernel"))
+    }
+
     fn folder(&self) -> Result<PathBuf> {
         let folder = cache()?.join(format!("linux-{}", self.version));
         let parts = ["linux-image-", "linux-binary-", "linux-modules-"];

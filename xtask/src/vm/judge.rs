@@ -11,6 +11,7 @@ use super::guest::Facts;
 use super::plan::{MARK, Seen};
 
 /// What must be seen of a task.
+#[derive(Clone)]
 pub enum Demand {
     /// It exits with 0.
     Success,

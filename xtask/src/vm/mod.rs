@@ -8,6 +8,7 @@
 //! it can be red.
 
 mod cell;
+mod checkpoint;
 mod control;
 mod fetch;
 mod guest;
@@ -15,12 +16,14 @@ mod here;
 mod icount;
 mod initramfs;
 mod judge;
+mod modules;
 mod plan;
 mod programs;
 mod qemu;
 mod table;
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -55,8 +58,11 @@ pub struct Args {
     /// Count on this machine's own kernel what the kernel aborts, without a guest
     #[arg(long)]
     here: bool,
+    /// Dump processes in one machine and restore them in others
+    #[arg(long, conflicts_with_all = ["icount", "here"])]
+    checkpoint: bool,
     /// Write docs/kernels.md (needs a full run)
-    #[arg(long, conflicts_with_all = ["quick", "only", "control", "here"])]
+    #[arg(long, conflicts_with_all = ["quick", "only", "control", "here", "checkpoint"])]
     write: bool,
     /// A part that runs inside a guest
     #[command(subcommand)]
@@ -74,15 +80,15 @@ pub fn run(args: Args) -> Result<()> {
     if args.here {
         return here::run();
     }
+    if args.checkpoint {
+        return checkpoint::run(&args);
+    }
     let cells = choose(&args)?;
     if args.list {
         cells.iter().for_each(|cell| println!("{}", cell.name()));
         return Ok(());
     }
-    let accelerator = args.accelerator.unwrap_or_else(Accelerator::best);
-    println!("guests are executed by {accelerator:?}");
-    let programs = Programs::build()?;
-    let mut host = Host { accelerator, programs, is_quick: args.quick, limit: None };
+    let mut host = Host::new(&args)?;
     if args.control {
         return control::run(&mut host);
     }
@@ -128,6 +134,8 @@ struct Host {
     is_quick: bool,
     /// When a machine counts as hung, if not when all its tasks would.
     limit: Option<u64>,
+    /// A file that is the machine's disk, and makes the logs' names other ones.
+    disk: Option<PathBuf>,
 }
 
 /// How a cell went.
@@ -139,6 +147,13 @@ struct Row {
 }
 
 impl Host {
+    fn new(args: &Args) -> Result<Host> {
+        let accelerator = args.accelerator.unwrap_or_else(Accelerator::best);
+        println!("guests are executed by {accelerator:?}");
+        let programs = Programs::build()?;
+        Ok(Host { accelerator, programs, is_quick: args.quick, limit: None, disk: None })
+    }
+
     fn run(&self, cell: &Cell) -> Result<Row> {
         self.steps(cell, &cell.steps(self.is_quick))
     }
@@ -147,7 +162,13 @@ impl Host {
         let plan = Plan { tasks: steps.iter().map(|step| step.task.clone()).collect() };
         let logs = fetch::cache()?.join("logs");
         fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
-        let options = cell.shape.options();
+        let mut options = cell.shape.options();
+        let mut log = logs.join(cell.name());
+        if let Some(disk) = &self.disk {
+            let drive = format!("file={},if=virtio,format=raw,cache=unsafe", disk.display());
+            options.extend(["-drive".into(), drive]);
+            log = logs.join(format!("checkpoint-{}", cell.name()));
+        }
         let tasks = plan.tasks.iter().map(|task| task.seconds).sum::<u64>();
         let limit = self.limit.unwrap_or(BOOT_SECONDS + tasks);
         let boot = Boot {
@@ -157,7 +178,7 @@ impl Host {
             cpus: cell.shape.possible(),
             options: &options.iter().map(String::as_str).collect::<Vec<_>>(),
             words: &cell.words(),
-            log: &logs.join(cell.name()),
+            log: &log,
             limit: Duration::from_secs(limit),
         };
         let begin = Instant::now();

@@ -17,11 +17,14 @@ use crate::tools;
 /// Test programs of alloc-core that run alone.
 const TESTS: [&str; 3] = ["fork", "sections", "stress"];
 
-/// The guest's first program. Orphans become its children.
+/// The guest's first program. Orphans become its children. The folder `release` is where the commands
+/// look for what was built.
 const INIT: &str = "\
 #!/bin/busybox sh
 bb=/bin/busybox
 $bb mkdir -p /proc /sys /dev /tmp
+$bb ln -s busybox /bin/timeout
+$bb ln -s bin /release
 $bb mount -t proc none /proc
 $bb mount -t sysfs none /sys
 $bb mount -t devtmpfs none /dev
@@ -33,7 +36,11 @@ $bb poweroff -f
 ";
 
 /// Names in the guest's /bin and where the files are here.
-pub struct Programs(Vec<(String, PathBuf)>);
+pub struct Programs {
+    programs: Vec<(String, PathBuf)>,
+    /// Taken along as they are.
+    files: Vec<(String, Vec<u8>)>,
+}
 
 impl Programs {
     /// Builds them.
@@ -50,12 +57,17 @@ impl Programs {
         for name in ["objdump", "nm"] {
             programs.push((name.to_owned(), PathBuf::from("/usr/bin").join(name)));
         }
-        Ok(Programs(programs))
+        Ok(Programs { programs, files: Vec::new() })
     }
 
     /// Takes another file along.
     pub fn add(&mut self, name: &str, path: PathBuf) {
-        self.0.push((name.to_owned(), path));
+        self.programs.push((name.to_owned(), path));
+    }
+
+    /// Takes these files along, and no others that were given this way.
+    pub fn set_files(&mut self, files: Vec<(String, Vec<u8>)>) {
+        self.files = files;
     }
 
     /// The files for `cell`.
@@ -65,9 +77,10 @@ impl Programs {
         let busybox = fetch::busybox()?;
         let shell = fs::read(&busybox).with_context(|| format!("read {}", busybox.display()))?;
         initramfs.file("bin/busybox", &shell);
-        for (name, path) in &self.0 {
+        for (name, path) in &self.programs {
             initramfs.program(&format!("bin/{name}"), path)?;
         }
+        self.files.iter().for_each(|(name, bytes)| initramfs.file(name, bytes));
         initramfs.file(plan::PATH.trim_start_matches('/'), &serde_json::to_vec(plan)?);
         Ok(initramfs.finish())
     }

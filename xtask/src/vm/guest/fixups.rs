@@ -58,9 +58,9 @@ impl Fixups {
     }
 
     /// The count so far.
-    pub fn read(mut self) -> Option<u64> {
+    pub fn read(&self) -> Option<u64> {
         let mut count = [0; 8];
-        self.0.read_exact(&mut count).ok()?;
+        (&self.0).read_exact(&mut count).ok()?;
         Some(u64::from_ne_bytes(count))
     }
 }

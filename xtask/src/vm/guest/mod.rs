@@ -3,6 +3,7 @@
 //! Runs the tasks of the plan one after the other and says how each went, on the second serial port;
 //! a task that hangs is killed and said to have hung. Started by the initramfs' script.
 
+mod carry;
 mod defect;
 mod facts;
 mod fixups;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::plan::{MARK, Plan, Seen, Task};
+pub use carry::{ABORTS, PLACE};
 pub use facts::Facts;
 pub use fixups::Fixups;
 use hotplug::Hotplug;
@@ -42,6 +44,10 @@ pub enum Inside {
     Ticks,
     /// Writes where only the kernel may
     BreakAbi,
+    /// Starts a victim with numbers from `number` on and dumps it
+    Dump { mode: String, number: u32 },
+    /// Restores what another machine has dumped
+    Restore { mode: String },
 }
 
 impl Inside {
@@ -55,6 +61,8 @@ impl Inside {
             }
             Inside::Ticks => ticks::ticks(),
             Inside::BreakAbi => defect::break_abi(),
+            Inside::Dump { mode, number } => carry::dump(&mode, number),
+            Inside::Restore { mode } => carry::restore(&mode),
         }
     }
 }
