@@ -9,6 +9,7 @@ use crate::cpus::Cpus;
 use crate::objects::{Defect, alone};
 use crate::operations::{self, Program};
 use alloc_core::cpu_cache::shards;
+use alloc_core::rseq::registration;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
@@ -83,8 +84,12 @@ impl Crew {
         self.step(Op::Run { thread: 0, op: operations::Op::Check });
         let stops = |op: &Op| matches!(op, Op::Run { op, .. } if op.may_stop_shards());
         let mut steps = steps.filter(|op| !stops(op));
-        shards::while_stopped(|_| steps.by_ref().for_each(|op| self.step(op)));
-        // Where the kernel has no fence.
+        let done = shards::while_stopped(|_| steps.by_ref().for_each(|op| self.step(op)));
+        assert!(
+            done.is_some() || registration::sections().is_none(),
+            "the shards were not stopped"
+        );
+        // On the atomic path there is nothing to stop.
         steps.for_each(|op| self.step(op));
     }
 

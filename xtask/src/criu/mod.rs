@@ -56,8 +56,8 @@ pub struct Args {
     #[arg(long)]
     snapshot: bool,
     /// Put redis-server through the cycles instead: every value is read back after each restore,
-    /// then some are changed [default mode: libc]
-    #[arg(long, conflicts_with_all = ["way", "record", "control", "snapshot"])]
+    /// then some are changed. On libc's rseq only
+    #[arg(long, conflicts_with_all = ["mode", "way", "record", "control", "snapshot"])]
     redis: bool,
     /// Be the process that `--snapshot` dumps
     #[arg(long, hide = true)]
@@ -91,13 +91,11 @@ pub fn run(args: Args) -> Result<()> {
         return snapshot::show(&criu);
     }
     println!("CRIU {}, Linux {}", criu.version()?, kernel()?);
-    let named = |kind: &&Kind| args.mode.is_empty() || args.mode.iter().any(|m| m == kind.name);
     if args.redis {
-        let some = if args.mode.is_empty() { 1 } else { MODES.len() };
-        let mut kinds = MODES.iter().take(some).filter(named);
-        return kinds.try_for_each(|kind| redis::run(&criu, kind, args.cycles).context(kind.name));
+        return redis::run(&criu, &MODES[0], args.cycles);
     }
     let ways = ways(&criu, &args.way)?;
+    let named = |kind: &&Kind| args.mode.is_empty() || args.mode.iter().any(|m| m == kind.name);
     let kinds: Vec<_> = MODES.iter().filter(named).chain([&GLIBC]).collect();
     let mut record = Record::open(args.record)?;
     let outcome = rounds::run(&criu, &kinds, (args.cycles, &ways), &mut record);

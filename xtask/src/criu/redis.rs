@@ -4,6 +4,9 @@
 //! some are replaced or deleted, so that the heap moves on. The server's freeing thread is given a
 //! database to free right before the dump. Over a unix socket, no connection of which is open during
 //! a dump. Called by the command and by `control`.
+//!
+//! I1: every thread has rseq registered from its start. With own registration a thread has none before
+//! it allocates, so that mode is not for this.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
