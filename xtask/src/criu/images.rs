@@ -114,7 +114,7 @@ impl Criu {
     fn command(&self, verb: &str) -> Command {
         // A damaged image can make it wait for ever.
         let mut command = Command::new("timeout");
-        command.args(["--kill-after=5", "90"]).args(&self.0).arg(verb);
+        command.args(["-k", "5", "90"]).args(&self.0).arg(verb);
         command
     }
 }
