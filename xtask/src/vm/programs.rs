@@ -28,8 +28,12 @@ $bb ln -s bin /release
 $bb mount -t proc none /proc
 $bb mount -t sysfs none /sys
 $bb mount -t devtmpfs none /dev
+$bb mkdir -p /dev/pts
+$bb mount -t devpts -o ptmxmode=666 none /dev/pts
+$bb [ -e /dev/ptmx ] || $bb ln -s pts/ptmx /dev/ptmx
 $bb mount -t debugfs none /sys/kernel/debug
 $bb mount -t tracefs none /sys/kernel/tracing
+$bb ip link set lo up
 echo UP > /dev/ttyS1
 /bin/xtask vm guest PLAN
 $bb poweroff -f
