@@ -173,15 +173,10 @@ pub fn cache_bytes() -> usize {
     get(Key::Cache)
 }
 
-/// Whether somebody has set `key`.
-pub fn is_set(key: Key) -> bool {
-    // Ordering: Relaxed, a word that stands alone.
-    ORIGINS[key as usize].load(Ordering::Relaxed) != Origin::Default as u8
-}
-
 /// Sets the default of a number that init finds out, if nobody has set it.
 pub fn set_default(key: Key, value: usize) {
-    if !is_set(key) {
+    // Ordering: Relaxed, values that stand alone.
+    if ORIGINS[key as usize].load(Ordering::Relaxed) == Origin::Default as u8 {
         store(key as usize, value, Origin::Default);
     }
 }

@@ -50,54 +50,35 @@ struct Target {
 
 const CORE_TESTS: &str = "alloc-core/tests/regressions.rs";
 
+/// What most targets are: sequences of operations on objects, held against one model.
+const SEQUENCES: Target = Target {
+    name: "",
+    len_max: 1000,
+    dictionary: None,
+    confs: &["mode:auto"],
+    defects: &["Contents", "Overlap", "Lost", "Count"],
+    tests: CORE_TESTS,
+};
+const BOTH_PATHS: &[&str] = &["mode:auto", "mode:atomic"];
+
 const TARGETS: &[Target] = &[
-    Target {
-        name: "operations",
-        len_max: 1000,
-        dictionary: None,
-        confs: &["mode:auto", "mode:atomic"],
-        defects: &["Contents", "Overlap", "Lost", "Count"],
-        tests: CORE_TESTS,
-    },
-    Target {
-        name: "tiers",
-        len_max: 1000,
-        dictionary: None,
-        confs: &["mode:auto"],
-        defects: &["Contents", "Overlap", "Lost", "Count"],
-        tests: CORE_TESTS,
-    },
-    Target {
-        name: "schedules",
-        len_max: 1000,
-        dictionary: None,
-        confs: &["mode:auto", "mode:atomic"],
-        defects: &["Contents", "Overlap", "Lost", "Count"],
-        tests: CORE_TESTS,
-    },
+    Target { name: "operations", confs: BOTH_PATHS, ..SEQUENCES },
+    Target { name: "tiers", ..SEQUENCES },
+    Target { name: "schedules", confs: BOTH_PATHS, ..SEQUENCES },
     Target {
         name: "c_abi",
-        len_max: 1000,
-        dictionary: None,
-        confs: &["mode:auto", "mode:atomic"],
+        confs: BOTH_PATHS,
         defects: &["Contents", "Overlap", "Lost", "Errno"],
         tests: "alloc-preload/tests/sequences.rs",
+        ..SEQUENCES
     },
-    Target {
-        name: "twin",
-        len_max: 1000,
-        dictionary: None,
-        confs: &["mode:auto"],
-        defects: &["Contents"],
-        tests: CORE_TESTS,
-    },
+    Target { name: "twin", defects: &["Contents"], ..SEQUENCES },
     Target {
         name: "conf",
         len_max: 600,
         dictionary: Some("fuzz/conf.dict"),
-        confs: &["mode:auto"],
         defects: &["Contents"],
-        tests: CORE_TESTS,
+        ..SEQUENCES
     },
 ];
 

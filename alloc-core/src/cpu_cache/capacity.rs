@@ -70,7 +70,7 @@ fn set_capacity<S: Shard>(shard: &S, region: &Region, class: Class, capacity: us
 /// Bytes that a shard may cache now: its setting, else its part of a quarter of what is in use. So a small
 /// program does not hold several times its live objects in caches, and a large heap pays in bytes for
 /// hits.
-pub fn budget() -> usize {
+fn budget() -> usize {
     match config::cache_bytes() {
         0 => (super::in_use_bytes() / (4 * shards::regions_made())).max(BUDGET_MIN_BYTES),
         configured => configured,

@@ -37,12 +37,6 @@ pub fn set_count(count: usize) {
     COUNT.store(count.next_power_of_two().clamp(1, LOCKED_MAX), Ordering::Relaxed);
 }
 
-/// Locked shards in use.
-pub fn count() -> usize {
-    // Ordering: Relaxed, written once by init.
-    COUNT.load(Ordering::Relaxed)
-}
-
 /// A locked shard in the caller's hands.
 pub struct Locked {
     region: &'static Region,
@@ -54,7 +48,7 @@ impl Locked {
     #[inline]
     pub fn any() -> Option<Locked> {
         // Ordering: Relaxed, a tuning value.
-        let mask = count() - 1;
+        let mask = COUNT.load(Ordering::Relaxed) - 1;
         let start = thread_pointer().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48;
         for attempt in 0..ATTEMPTS {
             let shard = &LOCKED[(start + attempt) & mask & (LOCKED_MAX - 1)];

@@ -9,7 +9,7 @@
 //! I2. Retries are bounded by `RETRIES`; then the caller takes another way.
 //! I3. Between tiers, objects lie in a buffer on the stack: at most one magazine per thread.
 
-pub mod capacity;
+mod capacity;
 pub mod drain;
 pub mod locked;
 pub mod shards;

@@ -1,4 +1,4 @@
-//! Start: everything that is decided once, on the first slow call of the process.
+//! Start: everything that is decided once, when the library is loaded or on a slow call before that.
 //!
 //! Promises: runs once, whoever comes first; until it is done others wait and a handler of the thread
 //! that runs it is told "not yet". Leaves errno alone. Called by engine; calls config, rseq, cpu_cache,

@@ -180,33 +180,31 @@ fn is_registered(area: *mut Area) -> bool {
 
 fn area_offset() -> isize {
     // SAFETY: a static defined in asm::sections.
-    // Ordering: Relaxed, constant once sections are open.
+    // Ordering: Relaxed, names an area of every thread whatever it is; see `store_area_offset`.
     unsafe { asm::sections::rsalloc_rseq_offset.load(Ordering::Relaxed) }
 }
 
 fn set_area_offset(offset: isize) {
-    // SAFETY: as in `area_offset`.
-    // Ordering: Relaxed, published by the mode and by the bounds.
-    unsafe { asm::sections::rsalloc_rseq_offset.store(offset, Ordering::Relaxed) };
+    store_area_offset(offset);
     asm::forget_early_announcement();
+}
+
+fn store_area_offset(offset: isize) {
+    // SAFETY: as in `area_offset`.
+    // Ordering: Relaxed. By init, published by the mode and by the bounds. Later: who must not see the
+    // area, a child of vfork, comes from the calling thread; who still sees another one is right too.
+    unsafe { asm::sections::rsalloc_rseq_offset.store(offset, Ordering::Relaxed) };
 }
 
 /// Hides every thread's area from sections that start now, the calling thread's own ones included: they
 /// have no shard. Undone by [`show_areas`].
 pub(super) fn hide_areas() {
-    // SAFETY: a static defined in asm::sections.
-    // Ordering: Relaxed; who must not see the area, a child of vfork, comes from the calling thread.
-    unsafe {
-        asm::sections::rsalloc_rseq_offset.store(asm::never_registered_offset(), Ordering::Relaxed)
-    };
+    store_area_offset(asm::never_registered_offset());
 }
 
 /// The opposite of [`hide_areas`].
 pub(super) fn show_areas() {
-    let offset = adopted_offset();
-    // SAFETY: as in `hide_areas`.
-    // Ordering: Relaxed, no thread ran sections on something else meanwhile.
-    unsafe { asm::sections::rsalloc_rseq_offset.store(offset, Ordering::Relaxed) };
+    store_area_offset(adopted_offset());
 }
 
 /// The offset of the area that the mode is about.

@@ -1,0 +1,168 @@
+//! Purging: free pages go back to the OS, where they are freed and without a thread.
+//!
+//! Promises: above a limit with hysteresis, on request down to what the caller names; a page is in nobody's
+//! hands while the OS takes its memory (I3 of the page heap). Called by the page heap's callers when they
+//! hold no lock, and by fork in the child; calls tract and os.
+
+use super::PageHeap;
+use super::tract::{HEADER_PAGES, Kind, Run, Tract};
+use crate::atomic::Ordering;
+use crate::os;
+use crate::units::{PAGE_BYTES, TRACT_BYTES};
+
+/// The part of the regret that a second takes away.
+const FADE_PARTS: usize = 16;
+
+impl PageHeap {
+    /// Purges if more than the limit and the regret is dirty, to half of it, so that the next purge is some
+    /// way off. Called by those who released spans, when they hold no lock.
+    pub fn trim(&self) {
+        self.collect_deferred();
+        let limit = self.limit();
+        // Ordering: Relaxed, a statistic that steers purging.
+        if self.dirty.load(Ordering::Relaxed) > limit {
+            self.trim_above(limit);
+        }
+    }
+
+    /// How many free pages may stay resident, regret aside: a base, or a quarter of what is in use. Regret
+    /// adds what was purged too early lately: a program that swings keeps its pages after a few swings; one
+    /// that has freed everything keeps next to nothing.
+    fn limit(&self) -> usize {
+        // Ordering: Relaxed, values that steer purging.
+        let base = self.dirty_limit.load(Ordering::Relaxed);
+        // Ordering: Relaxed, as above.
+        base.max(self.held.load(Ordering::Relaxed) / 4)
+    }
+
+    fn trim_above(&self, limit: usize) {
+        self.fade(os::seconds());
+        // Ordering: Relaxed, statistics that steer purging.
+        let (dirty, regret) =
+            (self.dirty.load(Ordering::Relaxed), self.regret.load(Ordering::Relaxed));
+        if dirty > limit + regret {
+            // Ordering: Relaxed, as above.
+            self.regret.store(regret - regret.div_ceil(4), Ordering::Relaxed);
+            let pages = self.purge((limit + regret) / 2) / PAGE_BYTES;
+            // Ordering: Relaxed, as above. What is given back on request was not given back too early.
+            self.purged.fetch_add(pages, Ordering::Relaxed);
+        }
+    }
+
+    /// Regret that is not renewed goes with time. Without this a limit above all swings would stay for ever,
+    /// and the heap at the most that was ever held.
+    fn fade(&self, now: usize) {
+        // Ordering: Relaxed, the exchange confirms it.
+        let then = self.faded_at.load(Ordering::Relaxed);
+        if now == then {
+            return;
+        }
+        let faded_at = &self.faded_at;
+        // Ordering: Relaxed, it carries nothing: one thread takes a second.
+        if faded_at.compare_exchange(then, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return;
+        }
+        for pages in [&self.purged, &self.regret] {
+            // Ordering: Relaxed, statistics that steer purging.
+            let left = faded(pages.load(Ordering::Relaxed), now.wrapping_sub(then));
+            // Ordering: Relaxed, as above.
+            pages.store(left, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives free memory back to the OS until at most `keep` pages of it may be resident, from the
+    /// youngest tract down; bytes given back.
+    #[cold]
+    pub fn purge(&self, keep: usize) -> usize {
+        let mut purged = 0;
+        for index in (0..self.tract_count()).rev() {
+            let Some(tract) = self.tract(index) else { continue };
+            let mut from = HEADER_PAGES;
+            // Ordering: Relaxed, a statistic that steers purging.
+            while self.dirty.load(Ordering::Relaxed) > keep {
+                let taken = tract.lock().ok().and_then(|_guard| tract.take_dirty(from));
+                let Some(run) = taken else { break };
+                from = run.first + run.pages;
+                let address = tract.base() + run.first * PAGE_BYTES;
+                // SAFETY: the run was just taken, so nobody holds it (I3).
+                let done = unsafe { os::purge(address, run.pages * PAGE_BYTES) }.is_ok();
+                // Ordering: Relaxed, a statistic that steers purging.
+                self.dirty.fetch_sub(run.pages, Ordering::Relaxed);
+                self.put_back(tract, run, done);
+                if done {
+                    purged += run.pages;
+                }
+            }
+        }
+        // Ordering: Relaxed, a statistic.
+        self.purged_total.fetch_add(purged * PAGE_BYTES, Ordering::Relaxed);
+        purged * PAGE_BYTES
+    }
+
+    fn put_back(&self, tract: &Tract, run: Run, clean: bool) {
+        let Ok(_guard) = tract.lock() else {
+            // A handler on top of a holder, which somebody else was faster than: as a span given up.
+            // Ordering: Relaxed, a statistic that steers purging.
+            self.held.fetch_add(run.pages, Ordering::Relaxed);
+            let entry = tract.entry(run.first);
+            entry.pages.set(run.pages as u32);
+            return self.defer(entry);
+        };
+        tract.put(run.first, run.pages, clean);
+        self.note_free(tract);
+        if !clean {
+            // Ordering: Relaxed, a statistic that steers purging.
+            self.dirty.fetch_add(run.pages, Ordering::Relaxed);
+        }
+    }
+
+    /// In the child of a fork: ends the purges of threads that are not there. The locks are held.
+    pub fn end_purges(&self) {
+        let mut dirty = 0;
+        for tract in self.tracts() {
+            tract.end_purges();
+            dirty += tract.free_pages().1;
+        }
+        self.forget_put_back();
+        // Ordering: Relaxed, there is no other thread.
+        self.dirty.store(dirty, Ordering::Relaxed);
+        self.first_free.store(0, Ordering::Relaxed);
+    }
+
+    /// In the child of a fork, after `end_purges` has put back the pages of all purges: of those that had
+    /// been deferred nothing is left to do.
+    fn forget_put_back(&self) {
+        for entry in self.take_deferred() {
+            let first = entry.page() % TRACT_BYTES / PAGE_BYTES;
+            if self.tract_at(entry.page()).is_some_and(|tract| tract.is_free(first)) {
+                entry.set_kind(Kind::None);
+                // Ordering: Relaxed, there is no other thread.
+                self.held.fetch_sub(entry.pages.get() as usize, Ordering::Relaxed);
+            } else {
+                self.defer(entry);
+            }
+        }
+    }
+}
+
+/// What `seconds` leave of so many pages.
+fn faded(pages: usize, seconds: usize) -> usize {
+    // Longer than any number of pages lasts.
+    (0..seconds.min(1 << 10)).fold(pages, |left, _| left - left.div_ceil(FADE_PARTS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::faded;
+
+    #[test]
+    fn regret_goes_with_time() {
+        assert_eq!(faded(1600, 0), 1600);
+        assert_eq!(faded(1600, 1), 1500);
+        assert!((700..=800).contains(&faded(1600, 11)), "{}", faded(1600, 11));
+        assert_eq!(faded(PAGES_MAX, usize::MAX), 0);
+        assert_eq!(faded(0, 5), 0);
+    }
+
+    const PAGES_MAX: usize = crate::page_heap::TRACTS_MAX * crate::units::TRACT_PAGES;
+}
