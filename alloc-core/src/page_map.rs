@@ -4,7 +4,7 @@
 //! found by their tract's entry instead. Written by slab, read by the entries and by the slow free.
 //!
 //! Invariants:
-//! I1. The byte of a page is twice the class if a slab starts there, else 0. It is set before an object
+//! I1. The byte of a page is the class if a slab starts there, else 0. It is set before an object
 //!     of the slab is handed out and cleared before the span is released.
 
 use crate::atomic::Ordering;
@@ -26,7 +26,7 @@ fn window_page(address: usize) -> Option<usize> {
 pub fn class_at(address: usize) -> Class {
     match window_page(address) {
         // Ordering: Relaxed, whoever hands out the object orders the byte before it (I1).
-        Some(page) => (HOT.pages[page].load(Ordering::Relaxed) / 2) as Class,
+        Some(page) => HOT.pages[page].load(Ordering::Relaxed) as Class,
         None => outside_class_at(address),
     }
 }
@@ -43,6 +43,6 @@ fn outside_class_at(address: usize) -> Class {
 pub fn set_class_at(page_address: usize, class: Class) {
     if let Some(page) = window_page(page_address) {
         // Ordering: Relaxed, see `class_at`.
-        HOT.pages[page].store((class * 2) as u8, Ordering::Relaxed);
+        HOT.pages[page].store(class as u8, Ordering::Relaxed);
     }
 }

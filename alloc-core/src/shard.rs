@@ -1,37 +1,43 @@
 //! The memory that sections and entries touch: one [`Region`] for each shard, and [`Hot`], the one
 //! static that leads to everything on the hot path.
 //!
-//! Promises: an all-zero `Hot` is valid: its bounds are 0, so every section refuses and the slow twin
-//! initialises. Called by asm (offsets), rseq, cpu_cache, page_map; calls nobody.
+//! Promises: an all-zero `Hot` is valid: its tables name no region and no class, so every entry finds
+//! its class empty or full and the slow twin initialises. Called by asm (offsets), rseq, cpu_cache,
+//! page_map; calls nobody.
 //!
 //! ```text
-//! Hot: bounds | window base | size tables | shard table --> Region: heads | marks | slots
-//!                                              |                       top,end    |0|p|p|p|.|.|
-//!                                              +--> the closed region             ^bottom ^top ^end
+//! Hot: closed heads | window base | size tables | shard table --> Region: heads | counters | marks | slots
+//!      ^                                          |                       top,end                    |0|p|p|p|.|.|
+//!      +---- 0: stopped, unborn, no shard --------+                                                  ^bottom ^top ^end
 //! ```
+//!
+//! Everything is relative, so that 0 is a safe value wherever the hot path looks: a table entry is the
+//! distance of a region from `Hot`, `top` and `end` are distances from the region's start.
 //!
 //! Invariants:
 //! I1. For each class `bottom <= top`, slots `bottom+1..=top` hold objects, slot `bottom` is 0 for ever.
 //! I2. `top <= bottom + slots_max`. Whoever pushes checks `top < end`; `end` is never above that.
-//! I3. Table entries below the bound point to a region that is never unmapped; a stopped or unborn
-//!     shard points to the closed region, where every class is empty (top at a 0 slot) and full (end 0).
+//! I3. A table entry is 0 or leads to a region that is never unmapped. At distance 0, where stopped and
+//!     unborn shards lead, lie the closed heads: every class is empty (top at a 0 word) and full (end 0).
 //! I4. While its table entry names it and it is not fenced off, a region is written by sections only.
+//! I5. A 16-bit index with its sign cannot leave the table that the entries use: what it can't be bounded
+//!     by, it needs not be. Only entries of real CPUs below `SHARDS_MAX` are ever other than 0.
 
 use crate::size_class::{CLASS, CLASSES, Class, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES};
 use crate::units::{SHARDS_MAX, WINDOW_PAGES};
 
-use crate::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use crate::atomic::{AtomicIsize, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 /// See `units`.
 pub use crate::units::SHARDS_MAX as SHARD_BOUND;
 
-/// The stack of one class in one shard. Addresses, not indices: the hot path adds nothing to them.
-#[repr(C)]
+/// The stack of one class in one shard, in bytes from the start of its region: one word of the hot path.
+#[repr(C, align(8))]
 #[derive(Default)]
 pub struct Head {
-    /// Address of the slot with the object on top.
-    pub top: AtomicUsize,
+    /// The slot with the object on top.
+    pub top: AtomicU32,
     /// Push refuses when `top` has reached it.
-    pub end: AtomicUsize,
+    pub end: AtomicU32,
 }
 
 /// Words of a region that count events.
@@ -84,29 +90,36 @@ impl Region {
         core::mem::offset_of!(Region, slots) + SLOT_START[class] * size_of::<usize>()
     }
 
+    /// The address `offset` bytes from the start.
+    pub fn at(&self, offset: usize) -> usize {
+        core::ptr::from_ref(self) as usize + offset
+    }
+
     /// Address of the sentinel of `class`.
     pub fn bottom(&self, class: Class) -> usize {
-        core::ptr::from_ref(self) as usize + Self::bottom_offset(class)
+        self.at(Self::bottom_offset(class))
     }
 
     /// Number of objects of `class` in the region, as far as one look can tell.
     pub fn len(&self, class: Class) -> usize {
         // Ordering: Relaxed, a snapshot for policy and statistics.
-        (self.heads[class].top.load(Ordering::Relaxed) - self.bottom(class)) / size_of::<usize>()
+        let top = self.heads[class].top.load(Ordering::Relaxed) as usize;
+        top.saturating_sub(Self::bottom_offset(class)) / size_of::<usize>()
     }
 
     /// The capacity of `class` now, in objects.
     pub fn capacity(&self, class: Class) -> usize {
         // Ordering: Relaxed, a snapshot for policy and statistics.
-        let end = self.heads[class].end.load(Ordering::Relaxed);
-        end.saturating_sub(self.bottom(class)) / size_of::<usize>()
+        let end = self.heads[class].end.load(Ordering::Relaxed) as usize;
+        end.saturating_sub(Self::bottom_offset(class)) / size_of::<usize>()
     }
 
-    /// Makes every class empty, with no capacity. Nobody else may use the region meanwhile (I4).
+    /// Makes every class empty, with no capacity. Nobody else may use the region meanwhile (I4). Class 0
+    /// keeps its zeroes, as in the closed heads.
     pub fn reset(&self) {
-        for (class, head) in self.heads.iter().enumerate() {
+        for (class, head) in self.heads.iter().enumerate().skip(1) {
             // Ordering: Relaxed, published by the store of the table entry.
-            head.top.store(self.bottom(class), Ordering::Relaxed);
+            head.top.store(Self::bottom_offset(class) as u32, Ordering::Relaxed);
             head.end.store(0, Ordering::Relaxed);
         }
     }
@@ -118,46 +131,52 @@ impl Region {
     }
 }
 
+/// Words at the start of a region that sections may touch whatever `top` is: heads and counters.
+const CLOSED_WORDS: usize = core::mem::offset_of!(Region, marks) / size_of::<usize>();
+
+/// Half of the indices that fit into 16 bits.
+const INDICES: usize = 1 << 15;
+
 /// Everything that the entries read, reachable by one address.
 #[repr(C, align(64))]
 pub struct Hot {
-    /// Bound on `cpu_id` in sections; 0 closes them.
-    pub shards: AtomicU32,
-    /// Bound on `mm_cid` in the sections of that mode; 0 closes them.
-    pub shards_cid: AtomicU32,
+    /// Where table entries of 0 lead (I3): the start of a region without a slot. The sections that count
+    /// events write to its counters, which nobody reads.
+    pub closed: [AtomicUsize; CLOSED_WORDS],
     /// Aborts of the entries' sections, counted on the way to the slow twins.
     pub aborts: AtomicUsize,
     /// Start of the window; 0 until it is chosen.
     pub window: AtomicUsize,
-    /// Twice the class of sizes up to `TINY_MAX_BYTES`: heads are two words wide.
+    /// The class of sizes up to `TINY_MAX_BYTES`.
     pub tiny: [AtomicU8; TINY_MAX_BYTES + 8],
-    /// Twice the class of sizes up to `MEDIUM_MAX_BYTES`, by `(size + 127) >> 7`.
+    /// The class of sizes up to `MEDIUM_MAX_BYTES`, by `(size + 127) >> 7`.
     pub medium: [AtomicU8; (MEDIUM_MAX_BYTES >> MEDIUM_SHIFT) + 8],
-    /// Region of each shard.
-    pub table: [AtomicPtr<Region>; SHARDS_MAX],
-    /// Twice the class of the slab at each page of the window, 0 if it is no slab; see page_map.
+    /// By `mm_cid`: the region of each shard, in the mode of that name; as `table`.
+    pub table_cid: [AtomicIsize; SHARDS_MAX],
+    /// What negative indices (no registration) find; always 0 (I5).
+    pub unregistered: [AtomicIsize; INDICES],
+    /// By `cpu_id`: the region of each shard, in bytes from the start of this struct; 0 if it is closed.
+    pub table: [AtomicIsize; INDICES],
+    /// The class of the slab at each page of the window, 0 if it is no slab; see page_map.
     pub pages: [AtomicU8; WINDOW_PAGES],
 }
 
 /// The one `Hot` of the process.
 pub static HOT: Hot = const {
-    // SAFETY: zero is a valid value of each field: integers and null pointers.
+    // SAFETY: zero is a valid value of each field: integers.
     unsafe { core::mem::MaybeUninit::<Hot>::zeroed().assume_init() }
 };
 
-/// The region of stopped and unborn shards (I3).
-pub static CLOSED: Region = const {
-    // SAFETY: zero is a valid value of each field: integers.
-    unsafe { core::mem::MaybeUninit::<Region>::zeroed().assume_init() }
-};
-
-/// The closed region as a table entry.
-pub fn closed() -> *mut Region {
-    core::ptr::from_ref(&CLOSED).cast_mut()
+/// What a table entry says that leads to `region`, or to none.
+pub fn entry_of(region: Option<&Region>) -> isize {
+    region.map_or(0, |region| region.at(0).wrapping_sub(&raw const HOT as usize) as isize)
 }
 
-/// The region that the table names for shard `index`.
-pub fn region_of(index: usize) -> *mut Region {
-    // Ordering: Acquire pairs with the Release of whoever published the region.
-    HOT.table[index].load(Ordering::Acquire)
+/// The region that a table entry leads to, if it is open.
+pub fn region_of(entry: isize) -> Option<&'static Region> {
+    let region = (&raw const HOT).wrapping_byte_offset(entry).cast::<Region>();
+    // SAFETY: I3: regions are never unmapped.
+    (entry != 0).then(|| unsafe { &*region })
 }
+
+const _: () = assert!(SHARDS_MAX <= INDICES && size_of::<Region>() <= u32::MAX as usize);

@@ -4,6 +4,7 @@
 mod support;
 
 use alloc_core::cpu_cache::{Shard, allocate_on, free_on};
+use alloc_core::shard::Region;
 use alloc_core::size_class::{CLASS, CLASSES, Class, class_of, class_of_aligned, object_size};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -160,7 +161,7 @@ fn sections_do_what_their_twins_do() {
     let mut drained = [0; 64];
     while retry(|| sections.pop_batch(class, &mut drained)) != 0 {}
     let region = shards_region(sections);
-    let end = region.bottom(class) + 40 * 8;
+    let end = Region::bottom_offset(class) + 40 * 8;
     set_both(sections, &twin, region, class, end);
     let mut random = 0x9E37_79B9u64;
     for step in 0..20_000 {
@@ -200,7 +201,7 @@ fn pin() {
     }
 }
 
-fn shards_region(sections: alloc_core::rseq::Sections) -> &'static alloc_core::shard::Region {
+fn shards_region(sections: alloc_core::rseq::Sections) -> &'static Region {
     assert!(alloc_core::cpu_cache::shards::is_open(sections));
     alloc_core::cpu_cache::shards::current(sections).expect("pinned and open")
 }
@@ -208,18 +209,18 @@ fn shards_region(sections: alloc_core::rseq::Sections) -> &'static alloc_core::s
 fn set_both(
     sections: alloc_core::rseq::Sections,
     twin: &FakeCpus,
-    region: &alloc_core::shard::Region,
+    region: &Region,
     class: Class,
     end: usize,
 ) {
     use std::sync::atomic::Ordering::Relaxed;
-    let seen = region.heads[class].end.load(Relaxed);
+    let seen = region.heads[class].end.load(Relaxed) as usize;
     assert_eq!(retry(|| sections.set_end(class, region, seen, end)), 0);
     assert_eq!(
         sections.set_end(class, region, seen.wrapping_add(8), end),
         alloc_core::rseq::CHANGED
     );
     let plain = twin.regions()[0];
-    let end = plain.bottom(class) + 40 * 8;
-    assert_eq!(twin.set_end(class, plain, plain.heads[class].end.load(Relaxed), end), 0);
+    let seen = plain.heads[class].end.load(Relaxed) as usize;
+    assert_eq!(twin.set_end(class, plain, seen, end), 0);
 }

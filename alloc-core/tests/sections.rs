@@ -32,13 +32,14 @@ fn code_before(address: u64, len: usize) -> &'static [u8] {
 
 /// `mov qword ptr fs:[r9 + 8], r10`, the store into `rseq_cs`.
 const ANNOUNCE: &[u8] = &[0x64, 0x4D, 0x89, 0x51, 0x08];
-/// The stores that commit: `mov [region + 2 * class * 8], top`, a head's `end`, or `add [r11 + rdi], rsi`.
-const COMMITS: [&[u8]; 7] = [
-    &[0x4E, 0x89, 0x14, 0xC1],       // mov [rcx + r8*8], r10
-    &[0x4A, 0x89, 0x04, 0xC1],       // mov [rcx + r8*8], rax
-    &[0x49, 0x89, 0x14, 0xFB],       // mov [r11 + rdi*8], rdx
-    &[0x4D, 0x89, 0x04, 0xFB],       // mov [r11 + rdi*8], r8
-    &[0x49, 0x89, 0x4C, 0xFB, 0x08], // mov [r11 + rdi*8 + 8], rcx
+/// The stores that commit: to a head's `top` or `end`, or to a counter.
+const COMMITS: [&[u8]; 8] = [
+    &[0x42, 0x83, 0x2C, 0xC1, 0x08], // sub dword ptr [rcx + r8*8], 8
+    &[0x42, 0x83, 0x04, 0xC1, 0x08], // add dword ptr [rcx + r8*8], 8
+    &[0x41, 0x83, 0x2C, 0xFB, 0x08], // sub dword ptr [r11 + rdi*8], 8
+    &[0x41, 0x83, 0x04, 0xFB, 0x08], // add dword ptr [r11 + rdi*8], 8
+    &[0x45, 0x89, 0x04, 0xFB],       // mov [r11 + rdi*8], r8d
+    &[0x41, 0x89, 0x4C, 0xFB, 0x04], // mov [r11 + rdi*8 + 4], ecx
     &[0x49, 0x01, 0x34, 0x3B],       // add [r11 + rdi], rsi
     &[0x48, 0x89, 0x37],             // mov [rdi], rsi, in the section of this file
 ];
@@ -202,9 +203,9 @@ fn an_end_is_set_in_the_region_that_was_meant() {
     let class = class_of(64);
     let other = shards::new_region().expect("memory");
     for region in shards::regions() {
-        let end = region.heads[class].end.load(Ordering::Relaxed);
+        let end = region.heads[class].end.load(Ordering::Relaxed) as usize;
         for _ in 0..100 {
-            let status = sections.set_end(class, other, end, other.bottom(class) + 8);
+            let status = sections.set_end(class, other, end, Region::bottom_offset(class) + 8);
             assert!([rseq::CHANGED, rseq::ABORTED].contains(&status), "{status}");
         }
     }

@@ -34,7 +34,7 @@ pub mod sections {
     use crate::atomic::{AtomicIsize, Ordering};
     use crate::machine::{self, BLOCKS, this_thread};
     use crate::rseq::emulated;
-    use crate::shard::{HOT, Region};
+    use crate::shard::{HOT, Region, region_of};
 
     pub const ABORTED: isize = -1;
     pub const NO_SHARD: isize = -2;
@@ -44,16 +44,16 @@ pub mod sections {
     #[allow(non_upper_case_globals)]
     pub static rsalloc_rseq_offset: AtomicIsize = AtomicIsize::new(0);
 
-    /// What every section begins with.
-    fn on_shard(body: impl FnOnce(&Region) -> isize) -> isize {
+    /// What every section begins with; `closed` is what it does on the closed region.
+    fn on_shard(closed: isize, body: impl FnOnce(&Region) -> isize) -> isize {
         let section = || {
-            let index = BLOCKS[this_thread()].area.cpu_id.load(Ordering::Relaxed) as usize;
+            let index = BLOCKS[this_thread()].area.cpu_id.load(Ordering::Relaxed) as i16;
+            let Ok(index) = usize::try_from(index) else { return NO_SHARD };
             // Acquire: plain loads of x86-64; see docs/ordering.md for other machines.
-            if index >= HOT.shards.load(Ordering::Acquire) as usize {
-                return NO_SHARD;
+            match region_of(HOT.table[index].load(Ordering::Acquire)) {
+                Some(region) => body(region),
+                None => closed,
             }
-            // SAFETY: entries below the bound name regions, which live for ever (shard I3).
-            body(unsafe { &*HOT.table[index].load(Ordering::Acquire) })
         };
         machine::section(section).unwrap_or(ABORTED)
     }
@@ -61,48 +61,48 @@ pub mod sections {
     // SAFETY, for each block: the processor is the caller's until the section is over.
 
     /// # Safety
-    /// 1. `code` is twice a class.
-    pub unsafe fn pop_cpu(code: usize) -> isize {
+    /// 1. `class` is a class.
+    pub unsafe fn pop_cpu(class: usize) -> isize {
         // SAFETY: see above.
-        on_shard(|region| unsafe { emulated::pop(region, code / 2) })
+        on_shard(0, |region| unsafe { emulated::pop(region, class) })
     }
 
     /// # Safety
-    /// 1. `code` is twice a class.
-    pub unsafe fn push_cpu(code: usize, object: usize) -> isize {
+    /// 1. `class` is a class.
+    pub unsafe fn push_cpu(class: usize, object: usize) -> isize {
         // SAFETY: see above.
-        on_shard(|region| unsafe { emulated::push(region, code / 2, object) })
+        on_shard(FULL, |region| unsafe { emulated::push(region, class, object) })
     }
 
     /// # Safety
-    /// 1. `code` is twice a class. 2. `out` has room for `n`.
-    pub unsafe fn pop_batch_cpu(code: usize, out: *mut usize, n: usize, _bottom: usize) -> isize {
+    /// 1. `class` is a class. 2. `out` has room for `n`.
+    pub unsafe fn pop_batch_cpu(class: usize, out: *mut usize, n: usize, _bottom: usize) -> isize {
         // SAFETY: see above, and duty 2.
-        on_shard(|region| unsafe {
-            emulated::pop_batch(region, code / 2, core::slice::from_raw_parts_mut(out, n))
+        on_shard(0, |region| unsafe {
+            emulated::pop_batch(region, class, core::slice::from_raw_parts_mut(out, n))
         })
     }
 
     /// # Safety
-    /// 1. `code` is twice a class. 2. `objects` has `n`.
-    pub unsafe fn push_batch_cpu(code: usize, objects: *const usize, n: usize) -> isize {
+    /// 1. `class` is a class. 2. `objects` has `n`.
+    pub unsafe fn push_batch_cpu(class: usize, objects: *const usize, n: usize) -> isize {
         // SAFETY: see above, and duty 2.
-        on_shard(|region| unsafe {
-            emulated::push_batch(region, code / 2, core::slice::from_raw_parts(objects, n))
+        on_shard(0, |region| unsafe {
+            emulated::push_batch(region, class, core::slice::from_raw_parts(objects, n))
         })
     }
 
     /// # Safety
-    /// 1. `code` is twice a class; `end` is an address in its stack.
+    /// 1. `class` is a class; `end` is an offset in its stack, or 0.
     pub unsafe fn set_end_cpu(
-        code: usize,
+        class: usize,
         region: *const Region,
         expected: usize,
         end: usize,
     ) -> isize {
-        on_shard(|own| match std::ptr::eq(own, region) {
+        on_shard(CHANGED, |own| match std::ptr::eq(own, region) {
             // SAFETY: see above.
-            true => unsafe { emulated::set_end(own, code / 2, expected, end) },
+            true => unsafe { emulated::set_end(own, class, expected, end) },
             false => CHANGED,
         })
     }
@@ -112,7 +112,7 @@ pub mod sections {
     pub unsafe fn add_cpu(offset: usize, delta: usize) -> isize {
         let counter = (offset - core::mem::offset_of!(Region, counters)) / size_of::<usize>();
         // SAFETY: see above.
-        on_shard(|region| unsafe { emulated::add(region, counter, delta) })
+        on_shard(0, |region| unsafe { emulated::add(region, counter, delta) })
     }
 
     pub use add_cpu as add_cid;

@@ -59,8 +59,8 @@ fn grow<S: Shard>(shard: &S, region: &Region, class: Class) -> bool {
 
 fn set_capacity<S: Shard>(shard: &S, region: &Region, class: Class, capacity: usize) -> bool {
     // Ordering: Relaxed, the section compares it again.
-    let expected = region.heads[class].end.load(Ordering::Relaxed);
-    let end = if capacity == 0 { 0 } else { region.bottom(class) + capacity * WORD };
+    let expected = region.heads[class].end.load(Ordering::Relaxed) as usize;
+    let end = if capacity == 0 { 0 } else { Region::bottom_offset(class) + capacity * WORD };
     if shard.set_end(class, region, expected, end) != 0 {
         return false;
     }

@@ -3,17 +3,17 @@
 //! Promises: a region is born once for each index and lives for ever; while a shard is stopped no
 //! section can commit to its region. Called by cpu_cache and by the observers.
 //!
-//! Stopping: the table entries name the closed region; one fence on all CPUs aborts the sections that
+//! Stopping: the table entries lead to the closed region; one fence on all CPUs aborts the sections that
 //! still know the old ones; from then on the regions belong to the stopper alone. A CPU that lost the
 //! fence's interrupt (Linux before 6.12.54) still sees the closed region at its next section, which
 //! costs the fast path nothing.
 
-use crate::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering};
 use crate::os::{self, Place};
-use crate::rseq::Sections;
 use crate::rseq::abi::membarrier;
 use crate::rseq::registration;
-use crate::shard::{HOT, Region, closed, region_of};
+use crate::rseq::{Index, Sections};
+use crate::shard::{HOT, Region, entry_of, region_of};
 use crate::sync::{Lock, Rank};
 use crate::units::SHARDS_MAX;
 
@@ -29,10 +29,18 @@ static STOP: Lock = Lock::new();
 
 /// The region of the calling thread's shard at this moment, if it is open.
 pub fn current(sections: Sections) -> Option<&'static Region> {
-    let index = registration::current_index(sections.index)?;
-    let region = region_of(index.min(SHARDS_MAX - 1));
-    // SAFETY: regions live for ever.
-    (region != closed()).then_some(unsafe { region.as_ref() }).flatten()
+    let shard = registration::current_index(sections.index).filter(|&shard| shard < SHARDS_MAX)?;
+    // Ordering: Acquire pairs with the Release at birth.
+    region_of(entry(sections.index, shard).load(Ordering::Acquire))
+}
+
+/// Where sections look for the region of a shard. The entries know `cpu_id` only, so under `mm_cid`, in
+/// whose table they do not look, they stay closed.
+fn entry(index: Index, shard: usize) -> &'static AtomicIsize {
+    match index {
+        Index::CpuId => &HOT.table[shard],
+        Index::MmCid => &HOT.table_cid[shard],
+    }
 }
 
 /// Whether the calling thread's shard is open; gives birth to it if it never was.
@@ -51,11 +59,10 @@ pub fn is_open(sections: Sections) -> bool {
     if REGIONS[index].load(Ordering::Relaxed).is_null()
         && let Some(region) = new_region()
     {
-        let region = core::ptr::from_ref(region).cast_mut();
         // Ordering: Release, for observers without the lock.
-        REGIONS[index].store(region, Ordering::Release);
+        REGIONS[index].store(core::ptr::from_ref(region).cast_mut(), Ordering::Release);
         // Ordering: Release publishes the reset region to the sections.
-        HOT.table[index].store(region, Ordering::Release);
+        entry(sections.index, index).store(entry_of(Some(region)), Ordering::Release);
     }
     current(sections).is_some()
 }
@@ -64,6 +71,11 @@ pub fn is_open(sections: Sections) -> bool {
 pub fn regions_made() -> usize {
     // Ordering: Relaxed, a number that stands alone.
     MADE.load(Ordering::Relaxed).max(1)
+}
+
+/// The shards up to the highest one that was ever born.
+pub fn highest_born() -> usize {
+    born().last().map_or(0, |(shard, _)| shard + 1)
 }
 
 /// A fresh region, empty and without capacity.
@@ -84,14 +96,15 @@ pub fn while_stopped<R>(
     f: impl FnOnce(&mut dyn Iterator<Item = &'static Region>) -> R,
 ) -> Option<R> {
     let Ok(_stop) = STOP.acquire(Rank::SHARDS) else { return None };
-    for (index, _) in born() {
+    let index = registration::index();
+    for (shard, _) in born() {
         // Ordering: SeqCst with the fence: a section that starts after it sees the closed region.
-        HOT.table[index].store(closed(), Ordering::SeqCst);
+        entry(index, shard).store(entry_of(None), Ordering::SeqCst);
     }
     let result = membarrier::fence(None).then(|| f(&mut regions()));
-    for (index, region) in born() {
+    for (shard, region) in born() {
         // Ordering: Release publishes what `f` did to the sections.
-        HOT.table[index].store(core::ptr::from_ref(region).cast_mut(), Ordering::Release);
+        entry(index, shard).store(entry_of(Some(region)), Ordering::Release);
     }
     result
 }

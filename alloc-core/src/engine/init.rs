@@ -8,7 +8,7 @@ use crate::asm::thread_pointer;
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::canary;
 use crate::config::{self, Key};
-use crate::cpu_cache::locked;
+use crate::cpu_cache::{locked, shards};
 use crate::fail::Line;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
@@ -16,9 +16,9 @@ use crate::publish::publish_report;
 use crate::report::{Mode, ModeReason, Report};
 use crate::rseq::Index;
 use crate::rseq::registration::{self, Adoption};
-use crate::shard::{CLOSED, HOT, SHARD_BOUND};
+use crate::shard::HOT;
 use crate::size_class::{MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
-use crate::units::{PAGE_BYTES, TRACT_SHIFT};
+use crate::units::{PAGE_BYTES, SHARDS_MAX, TRACT_SHIFT};
 use core::cell::UnsafeCell;
 
 const READY: usize = 1;
@@ -58,7 +58,6 @@ fn run() {
     let errno = os::errno();
     config::read_environment();
     fill_tables();
-    CLOSED.reset();
     choose_window();
     PAGE_HEAP.set_dirty_limit(config::get(Key::Dirty) / PAGE_BYTES);
     super::hardened::set_up(random_bytes());
@@ -77,14 +76,14 @@ fn run() {
 }
 
 fn fill_tables() {
-    // Ordering: Relaxed, published by the bounds that open the sections.
+    // Ordering: Relaxed, published by READY: no shard is born before that.
     for size in 0..=TINY_MAX_BYTES {
-        HOT.tiny[size].store((class_of(size) * 2) as u8, Ordering::Relaxed);
+        HOT.tiny[size].store(class_of(size) as u8, Ordering::Relaxed);
     }
     for step in 0..=MEDIUM_MAX_BYTES >> MEDIUM_SHIFT {
         let class = class_of(step << MEDIUM_SHIFT);
         // Ordering: Relaxed, as above.
-        HOT.medium[step].store((class * 2) as u8, Ordering::Relaxed);
+        HOT.medium[step].store(class as u8, Ordering::Relaxed);
     }
 }
 
@@ -118,7 +117,7 @@ fn open_shards(adoption: Adoption) -> Report {
     let mut fence = false;
     if adoption.mode != Mode::Atomic {
         fence = registration::register_fence();
-        registration::open(index, possible);
+        registration::set_index(index);
     } else if !hardened {
         locked::serve_alone();
     }
@@ -142,7 +141,7 @@ fn possible_cpus() -> usize {
     os::read_file(b"/sys/devices/system/cpu/possible\0", &mut buffer)
         .and_then(os::parse_cpu_list)
         .unwrap_or_else(os::affinity_count)
-        .clamp(1, SHARD_BOUND)
+        .clamp(1, SHARDS_MAX)
 }
 
 /// The report; all unset before init.
@@ -151,9 +150,7 @@ pub fn report() -> Report {
     let ready = STATE.load(Ordering::Acquire) == READY;
     // SAFETY: after READY nobody writes; before, the initial value is not being read.
     let mut report = if ready { unsafe { *REPORT.0.get() } } else { EMPTY };
-    // Ordering: Relaxed, statistics.
-    let bound = HOT.shards.load(Ordering::Relaxed).max(HOT.shards_cid.load(Ordering::Relaxed));
-    report.shards = report.shards.max(bound);
+    report.shards = report.shards.max(shards::highest_born() as u32);
     report
 }
 

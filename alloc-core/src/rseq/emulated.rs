@@ -11,16 +11,16 @@ use crate::shard::Region;
 // thread runs.
 use crate::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// The word at `address`.
+/// The word `offset` bytes from the start of a region.
 ///
 /// # Safety
-/// 1. `address` is that of a slot in a live region.
-unsafe fn slot<'a>(address: usize) -> &'a AtomicUsize {
+/// 1. A slot of the region lies there.
+unsafe fn slot(region: &Region, offset: u32) -> &AtomicUsize {
     // SAFETY: duty 1; slots are atomics.
-    unsafe { &*(address as *const AtomicUsize) }
+    unsafe { &*(region.at(offset as usize) as *const AtomicUsize) }
 }
 
-const WORD: usize = size_of::<usize>();
+const WORD: u32 = size_of::<usize>() as u32;
 
 /// See `asm::sections::pop_cpu`.
 ///
@@ -30,7 +30,7 @@ pub unsafe fn pop(region: &Region, class: usize) -> isize {
     let head = &region.heads[class];
     let top = head.top.load(Relaxed);
     // SAFETY: I1: top is a slot of the region.
-    let object = unsafe { slot(top) }.load(Relaxed);
+    let object = unsafe { slot(region, top) }.load(Relaxed);
     if object != 0 {
         head.top.store(top - WORD, Relaxed); // COMMIT
     }
@@ -48,7 +48,7 @@ pub unsafe fn push(region: &Region, class: usize, object: usize) -> isize {
         return FULL;
     }
     // SAFETY: I2: below end there is a slot above top.
-    unsafe { slot(top + WORD) }.store(object, Relaxed);
+    unsafe { slot(region, top + WORD) }.store(object, Relaxed);
     head.top.store(top + WORD, Relaxed); // COMMIT
     0
 }
@@ -60,12 +60,12 @@ pub unsafe fn push(region: &Region, class: usize, object: usize) -> isize {
 pub unsafe fn pop_batch(region: &Region, class: usize, out: &mut [usize]) -> isize {
     let head = &region.heads[class];
     let top = head.top.load(Relaxed);
-    let count = out.len().min((top - region.bottom(class)) / WORD);
+    let count = out.len().min(region.len(class));
     for (i, out) in out[..count].iter_mut().enumerate() {
         // SAFETY: I1: between bottom and top.
-        *out = unsafe { slot(top - i * WORD) }.load(Relaxed);
+        *out = unsafe { slot(region, top - i as u32 * WORD) }.load(Relaxed);
     }
-    head.top.store(top - count * WORD, Relaxed); // COMMIT
+    head.top.store(top - count as u32 * WORD, Relaxed); // COMMIT
     count as isize
 }
 
@@ -77,25 +77,25 @@ pub unsafe fn push_batch(region: &Region, class: usize, objects: &[usize]) -> is
     let head = &region.heads[class];
     let top = head.top.load(Relaxed);
     let room = head.end.load(Relaxed).saturating_sub(top) / WORD;
-    let count = objects.len().min(room);
+    let count = objects.len().min(room as usize);
     for i in 1..=count {
         // SAFETY: I2: below end.
-        unsafe { slot(top + i * WORD) }.store(objects[objects.len() - i], Relaxed);
+        unsafe { slot(region, top + i as u32 * WORD) }.store(objects[objects.len() - i], Relaxed);
     }
-    head.top.store(top + count * WORD, Relaxed); // COMMIT
+    head.top.store(top + count as u32 * WORD, Relaxed); // COMMIT
     count as isize
 }
 
 /// See `asm::sections::set_end_cpu`.
 ///
 /// # Safety
-/// 1. Nobody else works on `region`. 2. `end` is an address in the class's stack.
+/// 1. Nobody else works on `region`. 2. `end` is an offset in the class's stack, or 0.
 pub unsafe fn set_end(region: &Region, class: usize, expected: usize, end: usize) -> isize {
     let head = &region.heads[class];
-    if head.end.load(Relaxed) != expected {
+    if head.end.load(Relaxed) as usize != expected {
         return CHANGED;
     }
-    head.end.store(end, Relaxed); // COMMIT
+    head.end.store(end as u32, Relaxed); // COMMIT
     0
 }
 

@@ -36,11 +36,11 @@ impl Sections {
     /// Pops one object: its address, 0 if `class` is empty, or a status.
     #[inline]
     pub fn pop(self, class: Class) -> isize {
-        // SAFETY: the code is twice a class.
+        // SAFETY: it is a class.
         unsafe {
             match self.index {
-                Index::CpuId => asm::pop_cpu(class * 2),
-                Index::MmCid => asm::pop_cid(class * 2),
+                Index::CpuId => asm::pop_cpu(class),
+                Index::MmCid => asm::pop_cid(class),
             }
         }
     }
@@ -48,11 +48,11 @@ impl Sections {
     /// Pushes one free object: 0 or a status.
     #[inline]
     pub fn push(self, class: Class, object: usize) -> isize {
-        // SAFETY: the code is twice a class; a section stores the address and never follows it.
+        // SAFETY: it is a class; a section stores the address and never follows it.
         unsafe {
             match self.index {
-                Index::CpuId => asm::push_cpu(class * 2, object),
-                Index::MmCid => asm::push_cid(class * 2, object),
+                Index::CpuId => asm::push_cpu(class, object),
+                Index::MmCid => asm::push_cid(class, object),
             }
         }
     }
@@ -62,11 +62,11 @@ impl Sections {
     pub fn pop_batch(self, class: Class, out: &mut [usize]) -> isize {
         let n = out.len().min(MAGAZINE_MAX);
         let bottom = Region::bottom_offset(class);
-        // SAFETY: code and bottom are those of `class`; `out` has room for n.
+        // SAFETY: class and bottom belong together; `out` has room for n.
         unsafe {
             match self.index {
-                Index::CpuId => asm::pop_batch_cpu(class * 2, out.as_mut_ptr(), n, bottom),
-                Index::MmCid => asm::pop_batch_cid(class * 2, out.as_mut_ptr(), n, bottom),
+                Index::CpuId => asm::pop_batch_cpu(class, out.as_mut_ptr(), n, bottom),
+                Index::MmCid => asm::pop_batch_cid(class, out.as_mut_ptr(), n, bottom),
             }
         }
     }
@@ -76,11 +76,11 @@ impl Sections {
     pub fn push_batch(self, class: Class, objects: &[usize]) -> isize {
         debug_assert!(objects.len() <= MAGAZINE_MAX);
         let n = objects.len();
-        // SAFETY: the code is twice a class; `objects` has n.
+        // SAFETY: it is a class; `objects` has n.
         unsafe {
             match self.index {
-                Index::CpuId => asm::push_batch_cpu(class * 2, objects.as_ptr(), n),
-                Index::MmCid => asm::push_batch_cid(class * 2, objects.as_ptr(), n),
+                Index::CpuId => asm::push_batch_cpu(class, objects.as_ptr(), n),
+                Index::MmCid => asm::push_batch_cid(class, objects.as_ptr(), n),
             }
         }
     }
@@ -88,11 +88,11 @@ impl Sections {
     /// Moves the end of `class` in `region`, if the shard still uses it: 0 or a status.
     #[inline]
     pub fn set_end(self, class: Class, region: &Region, expected: usize, end: usize) -> isize {
-        // SAFETY: the code is twice a class; the caller computes `end` in the stack of `class`.
+        // SAFETY: it is a class; the caller computes `end` in the stack of `class`.
         unsafe {
             match self.index {
-                Index::CpuId => asm::set_end_cpu(class * 2, region, expected, end),
-                Index::MmCid => asm::set_end_cid(class * 2, region, expected, end),
+                Index::CpuId => asm::set_end_cpu(class, region, expected, end),
+                Index::MmCid => asm::set_end_cid(class, region, expected, end),
             }
         }
     }

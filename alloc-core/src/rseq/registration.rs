@@ -4,7 +4,7 @@
 //! sections is told so each time it asks. Called by init and by cpu_cache's `NO_SHARD` path; calls abi.
 //!
 //! Invariants:
-//! I1. Sections are open (a bound in `HOT` is not 0) only after `rsalloc_rseq_offset` names an area
+//! I1. Shards are born (a table entry of `HOT` is not 0) only after `rsalloc_rseq_offset` names an area
 //!     that is registered or says by its `cpu_id` that it is not.
 //! I2. A thread's own area is registered at most once in its life and unregistered before its memory
 //!     goes (pthread key destructor), never again after that.
@@ -15,7 +15,6 @@ use crate::asm;
 use crate::atomic::{AtomicU32, Ordering};
 use crate::os;
 use crate::report::{Mode, ModeReason};
-use crate::shard::{HOT, closed};
 use crate::units::SHARDS_MAX;
 
 /// What adoption found.
@@ -88,55 +87,33 @@ pub fn give_up(adoption: Adoption) -> Adoption {
 pub fn sections() -> Option<Sections> {
     // Ordering: Acquire pairs with the Release in `adopt`.
     let mode = MODE.load(Ordering::Acquire);
-    // Ordering: Relaxed, set before the sections are opened.
-    let index = match INDEX.load(Ordering::Relaxed) {
+    let is_open = mode == Mode::RseqLibc as u32 || mode == Mode::RseqOwn as u32;
+    is_open.then(|| Sections { index: index() })
+}
+
+/// What numbers the shards of this process.
+pub fn index() -> Index {
+    // Ordering: Relaxed, set before the first shard is born.
+    match INDEX.load(Ordering::Relaxed) {
         0 => Index::CpuId,
         _ => Index::MmCid,
-    };
-    (mode == Mode::RseqLibc as u32 || mode == Mode::RseqOwn as u32).then_some(Sections { index })
-}
-
-/// Opens the sections for shards `0..shards` under `index`.
-pub fn open(index: Index, shards: usize) {
-    // Ordering: Relaxed, before the bound that lets anyone in.
-    INDEX.store(index as u32, Ordering::Relaxed);
-    raise_bound(index, shards);
-}
-
-fn raise_bound(index: Index, shards: usize) {
-    let bound = match index {
-        Index::CpuId => &HOT.shards,
-        Index::MmCid => &HOT.shards_cid,
-    };
-    let shards = shards.min(SHARDS_MAX);
-    // Ordering: Relaxed, only a starting point: entries that are set already stay as they are. Another
-    // thread may have raised it further since the caller looked.
-    let first = shards.min(bound.load(Ordering::Relaxed) as usize);
-    for entry in &HOT.table[first..shards] {
-        // Ordering: Release, entry before bound; a lost race means another thread closed it, or more.
-        let _ = entry.compare_exchange(
-            core::ptr::null_mut(),
-            closed(),
-            Ordering::Release,
-            Ordering::Relaxed,
-        );
     }
-    // Ordering: Release publishes the entries below the bound.
-    bound.fetch_max(shards as u32, Ordering::Release);
 }
 
-/// Makes the calling thread's index one that sections take, if that is possible: registers the thread,
-/// or raises the bound for a CPU that was not there at start (hotplug, restore elsewhere).
+/// Decides what numbers the shards; for init, before any is born.
+pub fn set_index(index: Index) {
+    // Ordering: Relaxed, published with READY by init.
+    INDEX.store(index as u32, Ordering::Relaxed);
+}
+
+/// Makes the calling thread one that has a shard, if that is possible: registers it.
 #[cold]
 pub fn arrive(sections: Sections) -> bool {
     // Ordering: Relaxed, a constant by now.
     let own = MODE.load(Ordering::Relaxed) == Mode::RseqOwn as u32;
     match current_index(sections.index) {
-        Some(index) if index < SHARDS_MAX => {
-            raise_bound(sections.index, index + 1);
-            true
-        }
-        Some(_) => false,
+        // Registered meanwhile, by a handler.
+        Some(index) => index < SHARDS_MAX,
         None => own && register_thread().is_ok(),
     }
 }
@@ -191,7 +168,7 @@ fn set_area_offset(offset: isize) {
 
 fn store_area_offset(offset: isize) {
     // SAFETY: as in `area_offset`.
-    // Ordering: Relaxed. By init, published by the mode and by the bounds. Later: who must not see the
+    // Ordering: Relaxed. By init, published by the mode. Later: who must not see the
     // area, a child of vfork, comes from the calling thread; who still sees another one is right too.
     unsafe { asm::sections::rsalloc_rseq_offset.store(offset, Ordering::Relaxed) };
 }
@@ -285,18 +262,4 @@ unsafe extern "C" fn thread_exit(area: *mut libc::c_void) {
 /// Allows remote fences; false if the kernel has none.
 pub fn register_fence() -> bool {
     abi::membarrier::register()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As when two threads arrive on new CPUs at once, or on a CPU whose areas were hidden a moment ago.
-    #[test]
-    fn a_bound_that_was_raised_further_meanwhile_stays() {
-        raise_bound(Index::MmCid, 5);
-        raise_bound(Index::MmCid, 2);
-        // Ordering: Relaxed, one thread.
-        assert_eq!(HOT.shards_cid.load(Ordering::Relaxed), 5);
-    }
 }

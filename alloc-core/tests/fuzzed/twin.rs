@@ -124,8 +124,8 @@ impl Pair<'_> {
                 let class = class_of(class);
                 let slots = slots % (CLASS[class].slots_max + 1);
                 let set = |shard: &dyn Fn(usize, usize) -> isize, region: &Region| {
-                    let seen = region.heads[class].end.load(Relaxed) + usize::from(wrong);
-                    shard(seen, region.bottom(class) + slots * WORD)
+                    let seen = region.heads[class].end.load(Relaxed) as usize + usize::from(wrong);
+                    shard(seen, Region::bottom_offset(class) + slots * WORD)
                 };
                 let own = |seen, end| again(|| s.set_end(class, self.real, seen, end));
                 let plain = |seen, end| self.plain.set_end(class, self.twin, seen, end);
@@ -151,11 +151,11 @@ impl Pair<'_> {
         let slots = slots % (CLASS[class].slots_max + 1);
         let objects = objects % (slots + 1);
         for region in [self.real, self.twin] {
-            let bottom = region.bottom(class);
+            let bottom = Region::bottom_offset(class);
             let first = first_slot(region, class);
             (1..=objects).for_each(|i| region.slots[first + i].store(i * 16 + class, Relaxed));
-            region.heads[class].top.store(bottom + objects * WORD, Relaxed);
-            region.heads[class].end.store(bottom + slots * WORD, Relaxed);
+            region.heads[class].top.store((bottom + objects * WORD) as u32, Relaxed);
+            region.heads[class].end.store((bottom + slots * WORD) as u32, Relaxed);
         }
     }
 
@@ -199,12 +199,12 @@ fn first_slot(region: &Region, class: usize) -> usize {
 }
 
 /// Where top and end are, from the bottom, and all slots.
-fn stack(region: &Region, class: usize) -> (usize, usize, Vec<usize>) {
-    let (head, bottom) = (&region.heads[class], region.bottom(class));
+fn stack(region: &Region, class: usize) -> (u32, u32, Vec<usize>) {
+    let (head, bottom) = (&region.heads[class], Region::bottom_offset(class) as u32);
     let first = first_slot(region, class);
     let slots = &region.slots[first..=first + CLASS[class].slots_max];
     (
-        head.top.load(Relaxed) - bottom,
+        head.top.load(Relaxed).saturating_sub(bottom),
         head.end.load(Relaxed).saturating_sub(bottom),
         slots.iter().map(|slot| slot.load(Relaxed)).collect(),
     )

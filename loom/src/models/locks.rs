@@ -6,6 +6,7 @@ use crate::atomic::UnsafeCell;
 use crate::cpu_cache::Shard;
 use crate::cpu_cache::locked::Locked;
 use crate::machine;
+use crate::shard::Region;
 use crate::sync::{Lock, Rank};
 
 static LOW: Lock = Lock::new();
@@ -84,7 +85,7 @@ pub const TRIED: Model = Model {
         {
             let shard = Locked::any().expect("a shard");
             let region = shard.region().expect("a region");
-            let end = region.bottom(CLASS) + 4 * size_of::<usize>();
+            let end = Region::bottom_offset(CLASS) + 4 * size_of::<usize>();
             assert_eq!(shard.set_end(CLASS, region, 0, end), 0);
             assert_eq!(shard.push(CLASS, 1), 0);
         }

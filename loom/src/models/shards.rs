@@ -6,7 +6,7 @@ use crate::cpu_cache::{self, drain, shards};
 use crate::depot::DEPOT;
 use crate::rseq::registration;
 use crate::rseq::{Index, Sections};
-use crate::shard::{CLOSED, HOT, Region};
+use crate::shard::{HOT, Region};
 use crate::slab::SLABS;
 use crate::world::{bytes_of, explore_only};
 use crate::{os, size_class};
@@ -17,11 +17,9 @@ const WORD: usize = size_of::<usize>();
 
 /// What init does, without a shard.
 fn start() {
-    CLOSED.reset();
     HOT.window.store(os::arena(), Ordering::Relaxed);
     registration::adopt(false);
-    registration::open(Index::CpuId, 2);
-    explore_only(bytes_of(&HOT.shards));
+    registration::set_index(Index::CpuId);
     explore_only(bytes_of(&HOT.table[0]));
     explore_only(bytes_of(&HOT.table[1]));
     explore_only(bytes_of(shards::raw_lock()));
@@ -31,7 +29,7 @@ fn start() {
 fn open() -> &'static Region {
     assert!(shards::is_open(SECTIONS));
     let region = shards::current(SECTIONS).expect("it is open");
-    let end = region.bottom(CLASS) + 2 * WORD;
+    let end = Region::bottom_offset(CLASS) + 2 * WORD;
     assert_eq!(SECTIONS.set_end(CLASS, region, 0, end), 0);
     // Of the region no more: no thread of the models looks at other classes.
     explore_only(bytes_of(&region.heads[CLASS]));
@@ -53,7 +51,7 @@ fn empty(region: &Region) -> Vec<usize> {
         slot.load(Ordering::Relaxed)
     });
     let objects = objects.collect();
-    region.heads[CLASS].top.store(bottom, Ordering::Relaxed);
+    region.heads[CLASS].top.store(Region::bottom_offset(CLASS) as u32, Ordering::Relaxed);
     objects
 }
 
@@ -108,7 +106,7 @@ pub const RELEASE: Model = Model {
         let objects = [object(), object()];
         drain::drain_all();
         explore_only(bytes_of(&DEPOT));
-        let end = region.bottom(CLASS) + 2 * WORD;
+        let end = Region::bottom_offset(CLASS) + 2 * WORD;
         assert_eq!(SECTIONS.set_end(CLASS, region, 0, end), 0);
         let before = SLABS[CLASS].totals().1;
         let found = Found::default();

@@ -28,9 +28,9 @@ struct Entry {
 }
 
 const ENTRIES: &[Entry] = &[
-    Entry { symbol: "malloc", limit: 24 },
-    Entry { symbol: "free", limit: 26 },
-    Entry { symbol: "free_sized", limit: 18 },
+    Entry { symbol: "malloc", limit: 18 },
+    Entry { symbol: "free", limit: 20 },
+    Entry { symbol: "free_sized", limit: 16 },
 ];
 
 /// Runs the command.
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn one_instruction_more_than_committed_fails_with_a_difference() {
-        let entries = [Entry { symbol: "malloc", limit: 24 }];
+        let entries = [Entry { symbol: "malloc", limit: 18 }];
         let (table, _) = examine(&Disassembly::parse(GOOD, SYMBOLS), &entries);
         assert_eq!(difference(&document(&table), &table), None);
         let more = GOOD.replace("    101a:", "    1018:\tnop\n    101a:");

@@ -147,8 +147,8 @@ pub const DEFECTS: &[Defect] = &[
         model: "birth",
         file: "cpu_cache/shards.rs",
         changes: &[(
-            "HOT.table[index].store(region, Ordering::Release)",
-            "HOT.table[index].store(region, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+            "entry(sections.index, index).store(entry_of(Some(region)), Ordering::Release)",
+            "entry(sections.index, index).store(entry_of(Some(region)), if BAD { Ordering::Relaxed } else { Ordering::Release })",
         )],
     },
 ];

@@ -177,8 +177,9 @@ const WAYS: usize = 6;
 /// The word of `struct mallinfo2` with the bytes in use.
 const UORDBLKS: usize = 7;
 
-/// Allocates two objects, frees the first and keeps the second: takes what the interrupted call was
-/// about to take, and puts back on top of it.
+/// Allocates two objects, keeps the first and frees the second: takes what the interrupted call was
+/// about to take, and puts another one in its place. (The same one put back would hide it: commits add to
+/// top, so what comes back to where it was is as if nothing had happened.)
 extern "C" fn on_signal(_: i32) {
     let (malloc, free) = (MALLOC.load(Ordering::Relaxed), FREE.load(Ordering::Relaxed));
     // SAFETY: stored by `main` from functions of these types.
@@ -192,11 +193,11 @@ extern "C" fn on_signal(_: i32) {
     }
     mark(first, size);
     mark(second, size);
-    verify(first, size);
-    free(first);
+    verify(second, size);
+    free(second);
     let room = HANDLED.iter().find(|slot| slot.load(Ordering::Relaxed) == 0);
     match room {
-        Some(slot) => slot.store(second, Ordering::Relaxed),
+        Some(slot) => slot.store(first, Ordering::Relaxed),
         None => end(FULL),
     }
 }

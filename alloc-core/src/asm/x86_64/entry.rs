@@ -5,8 +5,8 @@
 //! Whatever is not the plain case leaves by a jump to the slow twin in `engine::slow`, with the
 //! arguments still in their registers; an abort does so too, which bounds the retries.
 //!
-//! Registers: rdi, rsi, rdx arguments, kept to the end; r8 twice the class (heads are two words);
-//! r9 rseq area, r10 descriptor, r11 `HOT`; rax index, then result; rcx region.
+//! Registers: rdi, rsi, rdx arguments, kept to the end; r8 the class; r9 rseq area, r10 descriptor, then
+//! top, r11 `HOT`; rax index, then result; rcx region.
 
 /// Text shared by entries and sections; see `sections` for the rules S1 to S5. Descriptor: the section
 /// between labels 10 and 20, abort handler 30 (include/uapi/linux/rseq.h).
@@ -36,18 +36,9 @@ macro_rules! __rsalloc_text {
     };
     (cpu_id) => {
         concat!(
-            "mov eax, dword ptr fs:[r9 + 4]\n",      // area.cpu_id (S4)
-            "cmp eax, dword ptr [r11 + {shards}]\n", // covers -1, -2 and unknown CPUs
-            "jae 41f\n",
-        )
-    };
-    (mm_cid) => {
-        concat!(
-            "cmp dword ptr fs:[r9 + 4], 0\n", // area.cpu_id: registered? (S4)
-            "jl 41f\n",
-            "mov eax, dword ptr fs:[r9 + 24]\n", // area.mm_cid
-            "cmp eax, dword ptr [r11 + {shards_cid}]\n",
-            "jae 41f\n",
+            "movsx rax, word ptr fs:[r9 + 4]\n", // area.cpu_id; -1 and -2 are closed (S4)
+            "mov rcx, [r11 + rax*8 + {table}]\n", // the shard's region, 0 if it is closed
+            "add rcx, r11\n",
         )
     };
     (abort) => {
@@ -59,25 +50,21 @@ macro_rules! __rsalloc_text {
     };
     (pop) => {
         concat!(
-            "mov rcx, [r11 + rax*8 + {table}]\n", // the shard's region
-            "mov r10, [rcx + r8*8]\n",            // top
-            "mov rax, [r10]\n",                   // the object, or the sentinel
+            "mov r10d, [rcx + r8*8]\n", // top
+            "mov rax, [rcx + r10]\n",   // the object, or the sentinel
             "test rax, rax\n",
             "jz 40f\n",
-            "sub r10, 8\n",
-            "mov [rcx + r8*8], r10\n", // COMMIT
+            "sub dword ptr [rcx + r8*8], 8\n", // COMMIT
             "20: ret\n",
         )
     };
     (push) => {
         concat!(
-            "mov rcx, [r11 + rax*8 + {table}]\n", // the shard's region
-            "mov rax, [rcx + r8*8]\n",            // top
-            "cmp rax, [rcx + r8*8 + 8]\n",        // end
+            "mov eax, [rcx + r8*8]\n",     // top
+            "cmp eax, [rcx + r8*8 + 4]\n", // end
             "jae 40f\n",
-            "mov [rax + 8], rdi\n", // above top: nobody looks there
-            "add rax, 8\n",
-            "mov [rcx + r8*8], rax\n", // COMMIT
+            "mov [rcx + rax + 8], rdi\n", // above top: nobody looks there
+            "add dword ptr [rcx + r8*8], 8\n", // COMMIT
             "20: ret\n",
         )
     };
@@ -115,8 +102,7 @@ macro_rules! __rsalloc_text {
     (leave) => {
         concat!(
             "lock inc qword ptr [r11 + {aborts}]\n", // behind the abort handler: counted
-            "40:\n",                                 // empty, full, large
-            "41: jmp {slow}\n",                      // no shard
+            "40: jmp {slow}\n",                      // empty, full, large, no shard
         )
     };
 }
@@ -153,7 +139,6 @@ macro_rules! c_malloc {
                 $crate::__rsalloc_text!(leave),
                 hot = sym $crate::shard::HOT,
                 slow = sym $slow,
-                shards = const ::core::mem::offset_of!($crate::shard::Hot, shards),
                 aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
                 table = const ::core::mem::offset_of!($crate::shard::Hot, table),
                 tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),
@@ -216,7 +201,6 @@ macro_rules! rust_alloc {
                 $crate::__rsalloc_text!(leave),
                 hot = sym $crate::shard::HOT,
                 slow = sym $crate::engine::slow::alloc,
-                shards = const ::core::mem::offset_of!($crate::shard::Hot, shards),
                 aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
                 table = const ::core::mem::offset_of!($crate::shard::Hot, table),
                 tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),
@@ -258,7 +242,6 @@ macro_rules! c_free {
                 $crate::__rsalloc_text!(leave),
                 hot = sym $crate::shard::HOT,
                 slow = sym $crate::engine::slow::free,
-                shards = const ::core::mem::offset_of!($crate::shard::Hot, shards),
                 aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
                 table = const ::core::mem::offset_of!($crate::shard::Hot, table),
                 window = const ::core::mem::offset_of!($crate::shard::Hot, window),
@@ -326,7 +309,6 @@ macro_rules! __rsalloc_free_sized {
                 $crate::__rsalloc_text!(leave),
                 hot = sym $crate::shard::HOT,
                 slow = sym $slow,
-                shards = const ::core::mem::offset_of!($crate::shard::Hot, shards),
                 aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
                 table = const ::core::mem::offset_of!($crate::shard::Hot, table),
                 tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),

@@ -9,12 +9,15 @@
 //! S1. The `rseq_cs` store is the last instruction before the section; nothing comes between.
 //! S2. Inside: no call, no system call, no stack, no unbounded loop.
 //! S3. One committing store, the last instruction inside; stores before it go where nobody looks yet.
-//! S4. The shard index is loaded and bounded inside; in mm_cid mode `cpu_id` proves the registration.
+//! S4. The shard index is loaded inside and can't leave its table; in mm_cid mode `cpu_id` proves the
+//!     registration.
 //! S5. The abort handler lies outside, behind the signature; inputs are not needed there.
 //!
-//! Registers: r9 rseq area (offset from fs), r10 descriptor, r11 `HOT`, rax shard index.
+//! Registers: r9 rseq area (offset from fs), r10 descriptor, r11 `HOT`, then the shard's region; rax shard
+//! index. The region of a stopped or unborn shard is the closed one: empty and full (shard I3).
 
 use crate::shard::{HOT, Hot, Region};
+use crate::units::SHARDS_MAX;
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
 
@@ -68,10 +71,10 @@ macro_rules! section {
         $($body:literal)*
         ; $($operands:tt)*
     ) => {
-        section!(@one cpu_id shards $(#[$meta])* $cpu($($arg: $ty),*); $($body)*; $($operands)*);
-        section!(@one mm_cid shards_cid $(#[$meta])* $cid($($arg: $ty),*); $($body)*; $($operands)*);
+        section!(@one cpu table () $(#[$meta])* $cpu($($arg: $ty),*); $($body)*; $($operands)*);
+        section!(@one cid table_cid (shards_max = const SHARDS_MAX,) $(#[$meta])* $cid($($arg: $ty),*); $($body)*; $($operands)*);
     };
-    (@one $mode:ident $bound:ident $(#[$meta:meta])* $name:ident ($($arg:ident: $ty:ty),*); $($body:literal)*; $($operands:tt)*) => {
+    (@one $mode:ident $table:ident ($($bound:tt)*) $(#[$meta:meta])* $name:ident ($($arg:ident: $ty:ty),*); $($body:literal)*; $($operands:tt)*) => {
         $(#[$meta])*
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name($($arg: $ty),*) -> isize {
@@ -79,59 +82,73 @@ macro_rules! section {
                 crate::__rsalloc_text!(descriptor),
                 "lea r11, [rip + {hot}]",
                 crate::__rsalloc_text!(announce),
-                crate::__rsalloc_text!($mode),
-                "mov r11, [r11 + rax*8 + {table}]", // the shard's region
+                section!(@index $mode),
+                concat!("add r11, [r11 + rax*8 + {", stringify!($table), "}]"), // the shard's region
                 $($body,)*
                 crate::__rsalloc_text!(abort),
                 concat!("mov rax, -1\n", "ret"),    // ABORTED
                 concat!("41: mov rax, -2\n", "ret"), // NO_SHARD
                 hot = sym HOT,
-                $bound = const offset_of!(Hot, $bound),
-                table = const offset_of!(Hot, table),
+                $table = const offset_of!(Hot, $table),
+                $($bound)*
                 $($operands)*
             )
         }
     };
+    (@index cpu) => {
+        concat!(
+            "movsx rax, word ptr fs:[r9 + 4]\n", // area.cpu_id
+            "test rax, rax\n",
+            "js 41f\n", // not registered
+        )
+    };
+    (@index cid) => {
+        concat!(
+            "cmp dword ptr fs:[r9 + 4], 0\n", // area.cpu_id: registered? (S4)
+            "jl 41f\n",
+            "mov eax, dword ptr fs:[r9 + 24]\n", // area.mm_cid
+            "cmp eax, {shards_max}\n",
+            "jae 41f\n",
+        )
+    };
 }
 
 section! {
-    /// `code`: twice the class. Returns the object on top, 0 if the class is empty, or a status.
+    /// Returns the object on top, 0 if the class is empty, or a status.
     ///
     /// ```text
     /// object = *top; if object == 0 { return 0 }; top -= 1; return object
     /// ```
     ///
     /// # Safety
-    /// 1. `code` is twice a class.
-    pop_cpu / pop_cid (code: usize);
-    "mov rdx, [r11 + rdi*8]"            // top
-    "mov rax, [rdx]"                    // the object, or the sentinel
+    /// 1. `class` is a class.
+    pop_cpu / pop_cid (class: usize);
+    "mov edx, [r11 + rdi*8]"            // top
+    "mov rax, [r11 + rdx]"              // the object, or the sentinel
     "test rax, rax"
     "jz 21f"
-    "sub rdx, 8"
-    "mov [r11 + rdi*8], rdx"            // COMMIT
+    "sub dword ptr [r11 + rdi*8], 8"    // COMMIT
     "20:"
     "21: ret"
     ;
 }
 
 section! {
-    /// `code`: twice the class. Puts `object` on top; 0, [`FULL`] or a status.
+    /// Puts `object` on top; 0, [`FULL`] or a status.
     ///
     /// ```text
     /// if top >= end { return FULL }; top[1] = object; top += 1; return 0
     /// ```
     ///
     /// # Safety
-    /// 1. `code` is twice a class; `object` is a free object that the caller owns.
-    push_cpu / push_cid (code: usize, object: usize);
-    "mov rdx, [r11 + rdi*8]"            // top
+    /// 1. `class` is a class; `object` is a free object that the caller owns.
+    push_cpu / push_cid (class: usize, object: usize);
+    "mov edx, [r11 + rdi*8]"            // top
     "mov rax, -4"                       // FULL
-    "cmp rdx, [r11 + rdi*8 + 8]"        // end
+    "cmp edx, [r11 + rdi*8 + 4]"        // end
     "jae 21f"
-    "mov [rdx + 8], rsi"                // above top: nobody looks there
-    "add rdx, 8"
-    "mov [r11 + rdi*8], rdx"            // COMMIT
+    "mov [r11 + rdx + 8], rsi"          // above top: nobody looks there
+    "add dword ptr [r11 + rdi*8], 8"    // COMMIT
     "20: xor eax, eax"
     "21: ret"
     ;
@@ -146,25 +163,27 @@ section! {
     /// ```
     ///
     /// # Safety
-    /// 1. `code` and `bottom` belong to one class. 2. `out` has room for `n`, at most MAGAZINE_MAX.
-    pop_batch_cpu / pop_batch_cid (code: usize, out: *mut usize, n: usize, bottom: usize);
-    "mov r8, [r11 + rdi*8]"             // top
+    /// 1. `class` is a class, `bottom` its own. 2. `out` has room for `n`, at most MAGAZINE_MAX.
+    pop_batch_cpu / pop_batch_cid (class: usize, out: *mut usize, n: usize, bottom: usize);
+    "mov r8d, [r11 + rdi*8]"            // top; 0 in the closed region
     "mov rax, r8"
-    "sub rax, r11"
     "sub rax, rcx"                      // bytes above the sentinel
+    "jbe 14f"                           // empty
     "shr rax, 3"
     "cmp rax, rdx"
     "cmova rax, rdx"                    // k
     "xor ecx, ecx"
     "12: cmp rcx, rax"                  // bounded by n
     "jae 13f"
-    "mov r10, [r8]"
+    "mov r10, [r11 + r8]"
     "mov [rsi + rcx*8], r10"            // the caller's buffer
     "sub r8, 8"
     "add rcx, 1"
     "jmp 12b"
-    "13: mov [r11 + rdi*8], r8"         // COMMIT
+    "13: mov [r11 + rdi*8], r8d"        // COMMIT
     "20: ret"
+    "14: xor eax, eax"
+    "ret"
     ;
 }
 
@@ -177,25 +196,25 @@ section! {
     /// ```
     ///
     /// # Safety
-    /// 1. `code` is twice a class. 2. `objects` has `n` free objects that the caller owns, at most MAGAZINE_MAX.
-    push_batch_cpu / push_batch_cid (code: usize, objects: *const usize, n: usize);
-    "mov r8, [r11 + rdi*8]"             // top
-    "mov rax, [r11 + rdi*8 + 8]"        // end; 0 in the closed region
+    /// 1. `class` is a class. 2. `objects` has `n` free objects that the caller owns, at most MAGAZINE_MAX.
+    push_batch_cpu / push_batch_cid (class: usize, objects: *const usize, n: usize);
+    "mov r8d, [r11 + rdi*8]"            // top
+    "mov eax, [r11 + rdi*8 + 4]"        // end; 0 in the closed region
     "xor ecx, ecx"
     "sub rax, r8"
-    "jle 14f"                           // full
+    "jbe 14f"                           // full
     "shr rax, 3"
     "cmp rax, rdx"
     "cmova rax, rdx"                    // k
     "12: cmp rcx, rax"                  // bounded by n
     "jae 13f"
     "mov r10, [rsi + rdx*8 - 8]"
-    "mov [r8 + 8], r10"                 // above top: nobody looks there
+    "mov [r11 + r8 + 8], r10"           // above top: nobody looks there
     "add r8, 8"
     "sub rdx, 1"
     "add rcx, 1"
     "jmp 12b"
-    "13: mov [r11 + rdi*8], r8"         // COMMIT
+    "13: mov [r11 + rdi*8], r8d"        // COMMIT
     "20: ret"
     "14: xor eax, eax"
     "ret"
@@ -203,22 +222,22 @@ section! {
 }
 
 section! {
-    /// Sets the end of a class from `expected` to `end` if the shard's region still is `region`; 0,
-    /// [`CHANGED`] or a status.
+    /// Sets the end of a class from `expected` to `end`, both byte offsets, if the shard's region still is
+    /// `region`; 0, [`CHANGED`] or a status.
     ///
     /// ```text
     /// if region_of_shard != region || end_of_class != expected { return CHANGED }; end_of_class = end; return 0
     /// ```
     ///
     /// # Safety
-    /// 1. `code` is twice a class; `end` is an address in its stack (I2 of shard).
-    set_end_cpu / set_end_cid (code: usize, region: *const Region, expected: usize, end: usize);
+    /// 1. `class` is a class; `end` is an offset in its stack (I2 of shard), or 0.
+    set_end_cpu / set_end_cid (class: usize, region: *const Region, expected: usize, end: usize);
     "mov rax, -3"                       // CHANGED
     "cmp r11, rsi"
     "jne 21f"
-    "cmp [r11 + rdi*8 + 8], rdx"
+    "cmp [r11 + rdi*8 + 4], edx"
     "jne 21f"
-    "mov [r11 + rdi*8 + 8], rcx"        // COMMIT
+    "mov [r11 + rdi*8 + 4], ecx"        // COMMIT
     "20: xor eax, eax"
     "21: ret"
     ;
