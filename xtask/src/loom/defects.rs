@@ -143,12 +143,12 @@ pub const DEFECTS: &[Defect] = &[
         )],
     },
     Defect {
-        name: "birth-relaxed",
+        name: "born-unseen",
         model: "birth",
         file: "cpu_cache/shards.rs",
         changes: &[(
-            "entry(sections.index, index).store(entry_of(Some(region)), Ordering::Release)",
-            "entry(sections.index, index).store(entry_of(Some(region)), if BAD { Ordering::Relaxed } else { Ordering::Release })",
+            "    if REGIONS[index].load(Ordering::Relaxed).is_null()\n        && let Some",
+            "    if (BAD || REGIONS[index].load(Ordering::Relaxed).is_null())\n        && let Some",
         )],
     },
 ];
