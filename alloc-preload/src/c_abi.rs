@@ -3,7 +3,7 @@
 //! Promises glibc 2.36's behaviour: nothing above PTRDIFF_MAX, a unique object for size 0,
 //! `realloc(p, 0)` frees and gives null, overflow is ENOMEM, frees keep errno.
 //!
-//! `malloc`, `free` and `free_sized` are naked entries made by the engine. The `__libc_` names are
+//! `malloc`, `calloc`, `free` and `free_sized` are naked entries made by the engine. The `__libc_` names are
 //! here because a program that wraps `malloc` around `__libc_malloc` would otherwise get glibc's
 //! objects from its own wrapper and ours from `posix_memalign`, and free both by one function.
 
@@ -13,21 +13,11 @@ use core::ffi::c_void;
 
 alloc_core::c_malloc!(malloc);
 alloc_core::c_malloc!(__libc_malloc);
+alloc_core::c_calloc!(calloc);
+alloc_core::c_calloc!(__libc_calloc);
 alloc_core::c_free!(free);
 alloc_core::c_free!(__libc_free);
 alloc_core::c_free_sized!(free_sized);
-
-/// See calloc(3).
-#[unsafe(no_mangle)]
-pub extern "C" fn calloc(count: usize, size: usize) -> *mut u8 {
-    zeroed(count, size)
-}
-
-/// See calloc(3); glibc's other name.
-#[unsafe(no_mangle)]
-pub extern "C" fn __libc_calloc(count: usize, size: usize) -> *mut u8 {
-    zeroed(count, size)
-}
 
 /// See realloc(3).
 ///
@@ -80,16 +70,6 @@ pub unsafe extern "C" fn free_aligned_sized(ptr: *mut u8, align: usize, size: us
 pub unsafe extern "C" fn malloc_usable_size(ptr: *mut c_void) -> usize {
     // SAFETY: the caller's duty.
     unsafe { alloc_core::usable_size(ptr.cast()) }
-}
-
-#[inline]
-fn zeroed(count: usize, size: usize) -> *mut u8 {
-    match count.checked_mul(size) {
-        Some(len) if len <= OBJECT_MAX => {
-            errno::null_is_enomem(alloc_core::allocate_zeroed(len, posix::natural_align(len)))
-        }
-        _ => errno::null_with(libc::ENOMEM),
-    }
 }
 
 /// # Safety

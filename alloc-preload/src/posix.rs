@@ -19,7 +19,8 @@ pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, siz
     if !align.is_power_of_two() || align < size_of::<*mut c_void>() {
         return libc::EINVAL;
     }
-    let ptr = errno::keeping(|| allocate(align, size));
+    // The engine leaves errno alone: its system calls are its own (`os`).
+    let ptr = allocate(align, size);
     if ptr.is_null() {
         return libc::ENOMEM;
     }
@@ -79,7 +80,7 @@ pub unsafe fn free_aligned(ptr: *mut u8, align: usize, size: usize) {
     if !ptr.is_null() {
         let align = effective_align(align.next_power_of_two(), size);
         // SAFETY: duty 1, and I1: allocated with this very size and alignment.
-        errno::keeping(|| unsafe { alloc_core::free_sized(ptr, size, align) });
+        unsafe { alloc_core::free_sized(ptr, size, align) };
     }
 }
 

@@ -21,6 +21,18 @@ pub extern "C" fn malloc(size: usize) -> *mut u8 {
     object
 }
 
+/// `calloc`: as [`malloc`], or a product that overflows.
+pub extern "C" fn calloc(count: usize, size: usize) -> *mut u8 {
+    let len = count.checked_mul(size).filter(|&len| len <= isize::MAX as usize);
+    let object = len.map_or(core::ptr::null_mut(), |len| {
+        engine::allocate_zeroed(len, if len <= 8 { 8 } else { 16 })
+    });
+    if object.is_null() {
+        os::set_errno(libc::ENOMEM);
+    }
+    object
+}
+
 /// `alloc`: as [`malloc`], or a larger alignment.
 pub extern "C" fn alloc(size: usize, align: usize) -> *mut u8 {
     if let Some(object) = locked::pop_quickly(class_of_aligned(size, align)) {

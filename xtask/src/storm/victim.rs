@@ -84,7 +84,8 @@ impl Victim {
             let library = library.map_or(String::new(), |(_, path)| format!(":{path}"));
             command.env("LD_PRELOAD", format!("{}{library}", before.display()));
         }
-        command.process_group(0).stdin(Stdio::null());
+        // It waits for the end of its input before it ends, so that it is there when it is asked.
+        command.process_group(0).stdin(Stdio::piped());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(setup) = run.setup {
             // SAFETY: `Setup` allows only what may be done there.
@@ -105,6 +106,7 @@ impl Group {
         hear: &mut dyn FnMut(i32, &Line) -> Result<()>,
     ) -> Result<String> {
         let pid = self.0.id() as i32;
+        let mut input = self.0.stdin.take();
         let lines = lines_of(self.0.stdout.take().context("no output")?);
         let words = lines_of(self.0.stderr.take().context("no errors")?);
         let mut done = None;
@@ -128,6 +130,7 @@ impl Group {
             } else if let Some(text) = line.strip_prefix("done: ") {
                 hear(pid, &Line::Done)?;
                 done = Some(text.to_owned());
+                drop(input.take());
             }
         }
         let status = self.0.wait().context("wait for the victim")?;

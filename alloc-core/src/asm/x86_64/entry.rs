@@ -55,7 +55,39 @@ macro_rules! __rsalloc_text {
             "test rax, rax\n",
             "jz 40f\n",
             "sub dword ptr [rcx + r8*8], 8\n", // COMMIT
-            "20: ret\n",
+            "20:\n",
+        )
+    };
+    // The rdx bytes at rax to zero: by pairs of words if they are few, else by memset, which returns rax.
+    (clear) => {
+        concat!(
+            "cmp rdx, 128\n",
+            "ja 64f\n",
+            "xorps xmm0, xmm0\n",
+            "sub rdx, 16\n",
+            "jb 65f\n",
+            "mov rcx, rax\n",
+            "add rdx, rax\n", // the last 16 bytes
+            "62: movups [rcx], xmm0\n",
+            "add rcx, 16\n",
+            "cmp rcx, rdx\n",
+            "jb 62b\n",
+            "movups [rdx], xmm0\n",
+            "ret\n",
+            "65: cmp rdx, -8\n", // fewer than 16: rdx is that less 16
+            "jl 66f\n",
+            "mov qword ptr [rax], 0\n",
+            "mov qword ptr [rax + rdx + 8], 0\n",
+            "ret\n",
+            "66: add rdx, 16\n",
+            "jz 68f\n",
+            "67: mov byte ptr [rax + rdx - 1], 0\n",
+            "sub rdx, 1\n",
+            "jnz 67b\n",
+            "68: ret\n",
+            "64: mov rdi, rax\n",
+            "xor esi, esi\n",
+            "jmp qword ptr [rip + memset@GOTPCREL]\n",
         )
     };
     (push) => {
@@ -103,6 +135,8 @@ macro_rules! __rsalloc_text {
         concat!(
             "lock inc qword ptr [r11 + {aborts}]\n", // behind the abort handler: counted
             "40: jmp {slow}\n",                      // empty, full, large, no shard
+            // Never run: makes the function's section, and so the function, begin on a line.
+            ".balign 64\n",
         )
     };
 }
@@ -129,6 +163,7 @@ macro_rules! c_malloc {
                 $crate::__rsalloc_text!(announce),
                 $crate::__rsalloc_text!(cpu_id),
                 $crate::__rsalloc_text!(pop),
+                "ret",
                 "60: cmp rdi, {medium_max}",
                 "ja 40f",
                 "lea rax, [rdi + {medium_round}]",
@@ -147,6 +182,41 @@ macro_rules! c_malloc {
                 medium_max = const $crate::size_class::MEDIUM_MAX_BYTES,
                 medium_shift = const $crate::size_class::MEDIUM_SHIFT,
                 medium_round = const (1usize << $crate::size_class::MEDIUM_SHIFT) - 1,
+            )
+        }
+    };
+}
+
+/// Defines the hot path of `calloc(count, size)`: `malloc` of the product, cleared behind the section.
+#[macro_export]
+macro_rules! c_calloc {
+    ($(#[$meta:meta])* $name:ident) => {
+        $(#[$meta])*
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        pub extern "C" fn $name(count: usize, size: usize) -> *mut u8 {
+            ::core::arch::naked_asm!(
+                $crate::__rsalloc_text!(descriptor),
+                "mov rax, rdi",
+                "mul rsi",
+                "jo 40f",
+                "cmp rax, {tiny_max}",
+                "lea r11, [rip + {hot}]",
+                "ja 40f",
+                "movzx r8d, byte ptr [r11 + rax + {tiny}]",
+                "mov rdx, rax",
+                $crate::__rsalloc_text!(announce),
+                $crate::__rsalloc_text!(cpu_id),
+                $crate::__rsalloc_text!(pop),
+                $crate::__rsalloc_text!(clear),
+                $crate::__rsalloc_text!(abort),
+                $crate::__rsalloc_text!(leave),
+                hot = sym $crate::shard::HOT,
+                slow = sym $crate::engine::slow::calloc,
+                aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
+                table = const ::core::mem::offset_of!($crate::shard::Hot, table),
+                tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),
+                tiny_max = const $crate::size_class::TINY_MAX_BYTES,
             )
         }
     };
@@ -171,6 +241,7 @@ macro_rules! rust_alloc {
                 $crate::__rsalloc_text!(announce),
                 $crate::__rsalloc_text!(cpu_id),
                 $crate::__rsalloc_text!(pop),
+                "ret",
                 // Rounded up to a multiple of the alignment, a size has a class of that alignment.
                 "61: cmp rdi, 1",
                 "adc rdi, 0",               // 0 counts as 1
