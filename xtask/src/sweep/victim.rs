@@ -101,7 +101,7 @@ pub fn main() -> ! {
 
 struct Calls {
     malloc: [Alloc; 3],
-    calloc: Alloc2,
+    calloc: [Alloc2; 2],
     aligned_alloc: Alloc2,
     free: [Free; 3],
     free_sized: [FreeSized; 2],
@@ -116,7 +116,7 @@ impl Calls {
         unsafe {
             Calls {
                 malloc: [find(c"malloc"), find(c"__libc_malloc"), find(c"_Znwm")],
-                calloc: find(c"calloc"),
+                calloc: [find(c"calloc"), find(c"__libc_calloc")],
                 aligned_alloc: find(c"aligned_alloc"),
                 free: [find(c"free"), find(c"__libc_free"), find(c"_ZdlPv")],
                 free_sized: [find(c"free_sized"), find(c"_ZdlPvm")],
@@ -148,9 +148,9 @@ impl Calls {
     }
 
     fn allocate(&self, turn: usize, size: usize) -> usize {
-        let object = match turn % 5 {
+        let object = match turn % 6 {
             way @ 0..3 => self.malloc[way](size),
-            3 => (self.calloc)(1, size),
+            way @ 3..5 => self.calloc[way - 3](1, size),
             _ => (self.aligned_alloc)(ALIGN, size),
         };
         if object == 0 {
