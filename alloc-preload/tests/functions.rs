@@ -87,6 +87,21 @@ in_each_mode! {
         }
     }
 
+    /// Each length that the entry clears by itself, and those that it leaves to memset, on dirty objects.
+    fn calloc_clears_every_length() {
+        for size in 0..=1100 {
+            unsafe {
+                let dirty = c::malloc(size).cast::<u8>();
+                dirty.write_bytes(0xA5, size);
+                c::free(dirty.cast());
+                let (count, each) = if size % 3 == 0 { (3, size / 3) } else { (1, size) };
+                let p = c::calloc(count, each).cast::<u8>();
+                assert!((0..size).all(|at| *p.add(at) == 0), "calloc({count}, {each})");
+                c::free(p.cast());
+            }
+        }
+    }
+
     fn realloc_of_null_is_malloc() {
         unsafe {
             let p = c::realloc(null_mut(), 100);
