@@ -8,7 +8,7 @@ use crate::asm::thread_pointer;
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::canary;
 use crate::config::{self, Key};
-use crate::cpu_cache::locked;
+use crate::cpu_cache::{locked, seats};
 use crate::fail::Line;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
@@ -121,6 +121,10 @@ fn open_shards(adoption: Adoption) -> Report {
         registration::open(index, possible);
     } else if !hardened {
         locked::serve_alone();
+        // A quarter of the shards stays behind locks, for handlers and those without a seat.
+        if seats::open(allowed * 3) {
+            locked::set_count(allowed);
+        }
     }
     Report {
         mode: adoption.mode,
