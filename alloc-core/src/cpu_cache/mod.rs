@@ -13,6 +13,7 @@
 mod capacity;
 pub mod drain;
 pub mod locked;
+pub mod seat;
 pub mod seats;
 pub mod shards;
 

@@ -1,38 +1,23 @@
-//! Biased shards: on the atomic path a thread has a shard for itself and works on it by plain stores.
+//! Who has which seat and which region: biased shards for threads without rseq.
 //!
-//! Promises: whoever has a seat pops and pushes without an atomic instruction; at any instant all seats can
-//! be closed from outside, and then their regions are the caller's alone; a signal handler on top of its own
-//! thread's operation is turned away, and takes a lock as those do who have no seat. Threads keep nothing:
-//! a seat comes back when its owner is dead, a region when its owner is idle and another thread wants one.
-//! Called by the slow twins, cpu_cache, the observers and fork; calls emulated, os and membarrier.
-//!
-//! The protocol is Dekker's with an asymmetric barrier (docs/adr/0010):
-//!
-//! ```text
-//! owner, each operation                     whoever closes the seat, under LOCK
-//!   turn += 1: odd                            region = null
-//!   (light fence: the compiler's)             membarrier
-//!   region, or null: go elsewhere             wait until turn is even, or another one
-//!   work on the region                        the region is his
-//!   turn += 1: even, Release
-//! ```
+//! Promises: memory grows with processors, not with threads: a seat comes back when its owner is dead, a
+//! region when its owner is idle and another thread wants one. At any instant all seats can be closed from
+//! outside, and then their regions are the caller's alone. Nobody waits for a seat: who has none takes a lock.
+//! Called by the slow twins, cpu_cache, the observers and fork; calls `seat`, os and membarrier.
 //!
 //! Invariants:
-//! I1. `turn` is written by the owner only, in operations that do not nest: odd as long as one is under way.
-//! I2. A seat has one owner until that one is dead or, after a fork, in another process: a thread that was
+//! I1. A seat has one owner until that one is dead or, after a fork, in another process: a thread that was
 //!     held up between finding its seat and writing to it writes to nobody else's.
-//! I3. A region is in the pool, or lent to one seat. Its seat shows it, or null.
-//! I4. Regions are written by the owner of the seat that shows them, inside of an operation, or by who closed it.
-//! I5. All but `turn` changes under LOCK.
+//! I2. A region is lent to one seat or to none. Its seat shows it, or nothing.
+//! I3. All but what the owners do (seat I1) changes under LOCK.
 
-use super::{Shard, shards};
+use super::seat::{Seat, is_odd};
+use super::shards;
 use crate::asm;
-use crate::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, TRY_PATIENCE, light_fence};
+use crate::atomic::{AtomicBool, AtomicPtr, Ordering, TRY_PATIENCE};
 use crate::os;
 use crate::rseq::abi::membarrier;
-use crate::rseq::{CHANGED, NO_SHARD, emulated};
-use crate::shard::{Counter, Region};
-use crate::size_class::Class;
+use crate::shard::Region;
 use crate::sync::{Guarded, Guarded32, Lock, Rank};
 use core::ptr;
 
@@ -50,21 +35,19 @@ const PROBES: usize = 4;
 /// Microseconds between two looks at who is idle: a small part of a time slice, and many times a barrier.
 const LOOK_US: usize = 200;
 
-/// What one thread owns; zero: nobody.
+/// A seat and what is known of it.
 #[repr(align(128))] // As in `locked`.
-pub struct Seat {
-    turn: AtomicU32,
+struct Place {
+    seat: Seat,
     /// Its turn when it was last looked whether the owner is idle.
     seen: Guarded32,
-    /// Thread id of the owner.
+    /// Thread id of the owner; 0: nobody.
     owner: Guarded32,
-    /// What the owner works on; null: closed.
-    region: AtomicPtr<Region>,
-    /// Number of the loan, from 1, that this seat has; 0 if none.
+    /// Number of the loan, from 1, that the owner has; 0 if none.
     loan: Guarded,
 }
 
-static SEATS: [Seat; SEATS_MAX] = [const { Seat::new() }; SEATS_MAX];
+static PLACES: [Place; SEATS_MAX] = [const { Place::new() }; SEATS_MAX];
 /// Seats that ever had an owner: the first ones.
 static USED: Guarded = Guarded::new(0);
 /// The seat that is looked at next.
@@ -108,16 +91,21 @@ pub fn open(limit: usize) -> bool {
 /// The calling thread's seat, if it ever got one.
 #[inline]
 pub fn mine() -> Option<&'static Seat> {
+    my_place().map(|place| &place.seat)
+}
+
+#[inline]
+fn my_place() -> Option<&'static Place> {
     // Ordering: Relaxed, the thread's own word.
-    let seat = asm::seat().load(Ordering::Relaxed) as *const Seat;
-    // SAFETY: null, or one of SEATS by `sit`.
-    unsafe { seat.as_ref() }
+    let place = asm::seat().load(Ordering::Relaxed) as *const Place;
+    // SAFETY: null, or one of PLACES by `sit`.
+    unsafe { place.as_ref() }
 }
 
 /// Whether the calling thread can use its seat now; asks for one now and then.
 #[inline]
 pub fn is_seated() -> bool {
-    // Hints; each operation looks itself.
+    // Both are hints; each operation looks itself.
     mine().is_some_and(|seat| !is_odd(seat.turn()) && !seat.is_hidden()) || is_due() && sit()
 }
 
@@ -144,16 +132,16 @@ pub(crate) fn sit() -> bool {
     let Some(_guard) = LOCK.try_acquire(Rank::SEATS) else { return false };
     // Under the lock: a handler may have got one since the caller looked. And a handler on top of an operation
     // must leave the seat closed, or not, as it is.
-    match mine() {
-        Some(seat) if is_odd(seat.turn()) => return false,
-        Some(seat) if seat.loan.get() != 0 => return true,
+    match my_place() {
+        Some(place) if is_odd(place.seat.turn()) => return false,
+        Some(place) if place.loan.get() != 0 => return true,
         _ => {}
     }
-    let Some(loan) = find_loan() else { return false };
-    let Some(seat) = mine().or_else(take_seat) else { return false };
-    seat.take(loan);
+    let Some(place) = my_place().or_else(take_place) else { return false };
     // Ordering: Relaxed, the thread's own words.
-    asm::seat().store(ptr::from_ref(seat) as usize, Ordering::Relaxed);
+    asm::seat().store(ptr::from_ref(place) as usize, Ordering::Relaxed);
+    let Some(loan) = find_loan() else { return false };
+    place.take(loan);
     asm::seat_countdown().store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
     true
 }
@@ -183,7 +171,7 @@ fn make_region() -> Option<usize> {
 }
 
 /// A closed seat for the calling thread: a free one, a dead owner's, one more.
-fn take_seat() -> Option<&'static Seat> {
+fn take_place() -> Option<&'static Place> {
     // Not for a child of vfork: what it got in its own name would soon be a dead one's, while the parent,
     // with the same thread pointer, uses it.
     if os::process_id() != PROCESS.get() {
@@ -191,18 +179,18 @@ fn take_seat() -> Option<&'static Seat> {
     }
     let used = USED.get();
     let found = (0..PROBES.min(used)).find_map(|_| {
-        let seat = &SEATS[HAND.get() % used];
+        let place = &PLACES[HAND.get() % used];
         HAND.set(HAND.get() + 1);
-        (seat.owner.get() == 0 || seat.is_owner_dead()).then_some(seat)
+        (place.owner.get() == 0 || place.is_owner_dead()).then_some(place)
     });
-    let seat = found.or_else(|| {
-        let fresh = SEATS.get(used)?;
+    let place = found.or_else(|| {
+        let fresh = PLACES.get(used)?;
         USED.set(used + 1);
         Some(fresh)
     })?;
-    seat.vacate();
-    seat.owner.set(os::thread_id());
-    Some(seat)
+    place.vacate();
+    place.owner.set(os::thread_id());
+    Some(place)
 }
 
 /// Takes the regions of those that did nothing since the last look. Also a thread that waits for a
@@ -214,28 +202,28 @@ fn take_from_idle() {
     }
     LOOKED.set(now);
     let mut idle = false;
-    for seat in holders() {
-        let turn = seat.turn();
-        if turn == seat.seen.get() && !is_odd(turn) {
-            seat.hide();
+    for place in holders() {
+        let turn = place.seat.turn();
+        if turn == place.seen.get() && !is_odd(turn) {
+            place.seat.hide();
             idle = true;
         }
-        seat.seen.set(turn);
+        place.seen.set(turn);
     }
     if !idle {
         return;
     }
     let fenced = membarrier::barrier();
-    for seat in holders().filter(|seat| seat.is_hidden()) {
+    for place in holders().filter(|place| place.seat.is_hidden()) {
         // Who has begun since is not idle.
-        if fenced && !is_odd(seat.turn()) { seat.give_back() } else { seat.show() }
+        if fenced && !is_odd(place.seat.turn()) { place.give_back() } else { place.show() }
     }
 }
 
 /// The seats that have a region.
-fn holders() -> impl Iterator<Item = &'static Seat> {
+fn holders() -> impl Iterator<Item = &'static Place> {
     let holders = LOANS[..MADE.get()].iter().map(|loan| loan.holder.get());
-    holders.filter(|&holder| holder != 0).map(|holder| &SEATS[holder - 1])
+    holders.filter(|&holder| holder != 0).map(|holder| &PLACES[holder - 1])
 }
 
 /// Closes all seats and hands all their regions, which nobody else can touch meanwhile, to `f`; but those
@@ -245,14 +233,12 @@ pub fn while_closed<R>(
     f: impl FnOnce(&mut dyn Iterator<Item = &'static Region>) -> R,
 ) -> Option<R> {
     let Ok(_guard) = LOCK.acquire(Rank::SEATS) else { return None };
-    holders().for_each(Seat::hide);
+    holders().for_each(|place| place.seat.hide());
     let result = (LIMIT.get() == 0 || membarrier::barrier()).then(|| {
-        holders().filter(|seat| !seat.becomes_quiet()).for_each(Seat::show);
-        let open =
-            |loan: &Loan| loan.holder.get() != 0 && !SEATS[loan.holder.get() - 1].is_hidden();
-        f(&mut LOANS[..MADE.get()].iter().filter(|loan| !open(loan)).filter_map(Loan::region))
+        holders().filter(|place| !place.becomes_quiet()).for_each(Place::show);
+        f(&mut LOANS[..MADE.get()].iter().filter(|loan| !loan.is_shown()).filter_map(Loan::region))
     });
-    holders().for_each(Seat::show);
+    holders().for_each(Place::show);
     result
 }
 
@@ -281,16 +267,12 @@ pub fn start_anew() {
         return;
     }
     PROCESS.set(os::process_id());
-    for seat in SEATS[..USED.get()].iter().filter(|seat| seat.owner.get() != 0) {
-        match mine() {
-            Some(mine) if ptr::eq(mine, seat) => seat.owner.set(os::thread_id()),
-            _ => seat.vacate(),
+    for place in PLACES[..USED.get()].iter().filter(|place| place.owner.get() != 0) {
+        match my_place() {
+            Some(mine) if ptr::eq(mine, place) => place.owner.set(os::thread_id()),
+            _ => place.vacate(),
         }
     }
-}
-
-fn is_odd(turn: u32) -> bool {
-    turn % 2 == 1
 }
 
 impl Loan {
@@ -300,46 +282,27 @@ impl Loan {
         // SAFETY: regions live for ever.
         unsafe { region.as_ref() }
     }
+
+    fn is_shown(&self) -> bool {
+        let holder = self.holder.get().checked_sub(1);
+        holder.is_some_and(|holder| !PLACES[holder].seat.is_hidden())
+    }
 }
 
-impl Seat {
+impl Place {
     const fn new() -> Self {
-        Seat {
-            turn: AtomicU32::new(0),
+        Place {
+            seat: Seat::new(),
             seen: Guarded32::new(0),
             owner: Guarded32::new(0),
-            region: AtomicPtr::new(ptr::null_mut()),
             loan: Guarded::new(0),
         }
-    }
-
-    /// Runs `f` on the seat's region; [`NO_SHARD`] if it is closed, or if the caller is a handler on top of
-    /// this. The caller is the owner.
-    #[inline(always)]
-    fn operate(&self, f: impl FnOnce(&'static Region) -> isize) -> isize {
-        // Ordering: Relaxed, the thread's own stores. A handler between this and the next store is done with
-        // the seat when it returns; that turns go back then harms nobody.
-        let turn = self.turn.load(Ordering::Relaxed);
-        if is_odd(turn) {
-            return NO_SHARD;
-        }
-        // Ordering: Release: who sees a new turn, sees the region as the one before left it. That it comes
-        // before the load is the work of the fence and of the other side's barrier.
-        self.turn.store(turn.wrapping_add(1), Ordering::Release);
-        light_fence();
-        // Ordering: Acquire pairs with the Release in `show`: what others did to the region.
-        let region = self.region.load(Ordering::Acquire);
-        // SAFETY: regions live for ever.
-        let result = unsafe { region.as_ref() }.map_or(NO_SHARD, f);
-        // Ordering: Release: who sees it, sees the region as it was left.
-        self.turn.store(turn.wrapping_add(2), Ordering::Release);
-        result
     }
 
     /// Gets the loan of this number, which is nobody's. The caller is the owner.
     fn take(&self, loan: usize) {
         let number =
-            (ptr::from_ref(self) as usize - SEATS.as_ptr() as usize) / size_of::<Seat>() + 1;
+            (ptr::from_ref(self) as usize - PLACES.as_ptr() as usize) / size_of::<Place>() + 1;
         LOANS[loan - 1].holder.set(number);
         self.loan.set(loan);
         self.show();
@@ -347,36 +310,15 @@ impl Seat {
 
     /// Shows the owner what it has.
     fn show(&self) {
-        let loan = self.loan.get().checked_sub(1).and_then(|loan| LOANS[loan].region());
-        let region = loan.map_or(ptr::null_mut(), |region| ptr::from_ref(region).cast_mut());
-        // Ordering: Release publishes the region to the owner.
-        self.region.store(region, Ordering::Release);
-    }
-
-    /// Begins to close the seat; a barrier, and an operation's end if one is under way, complete it.
-    fn hide(&self) {
-        // Ordering: SeqCst with the barrier: operations that start after it see null.
-        self.region.store(ptr::null_mut(), Ordering::SeqCst);
-    }
-
-    fn is_hidden(&self) -> bool {
-        // Ordering: Relaxed, the lock orders it.
-        self.region.load(Ordering::Relaxed).is_null()
-    }
-
-    /// Odd while an operation is under way. After a barrier on a hidden seat: an operation that knows the
-    /// region is under way as long as this stays what it is, and odd.
-    fn turn(&self) -> u32 {
-        // Ordering: Acquire pairs with the Release in `operate`: the region as the last operation left it.
-        self.turn.load(Ordering::Acquire)
+        self.seat.show(self.loan.get().checked_sub(1).and_then(|loan| LOANS[loan].region()));
     }
 
     /// Waits a good while for the end of the operation that may know the region, if it is not below the
     /// caller; whether it is over. The seat is hidden, the barrier passed.
     fn becomes_quiet(&self) -> bool {
-        let first = self.turn();
-        let over = || !is_odd(first) || self.turn() != first;
-        if mine().is_some_and(|mine| ptr::eq(mine, self)) {
+        let first = self.seat.turn();
+        let over = || !is_odd(first) || self.seat.turn() != first;
+        if my_place().is_some_and(|mine| ptr::eq(mine, self)) {
             return over();
         }
         let waited = (0..TRY_PATIENCE).any(|_| {
@@ -404,50 +346,9 @@ impl Seat {
 
     /// Makes the seat nobody's. The owner is dead, or was left behind by fork.
     fn vacate(&self) {
-        self.hide();
+        self.seat.hide();
         self.give_back();
-        // Ordering: Relaxed, under the lock, and nobody else is left.
-        self.turn.store(0, Ordering::Relaxed);
+        self.seat.forget();
         self.owner.set(0);
-    }
-}
-
-// SAFETY, for each block: the seat shows the region, so nobody else works on it until the operation is over
-// (I4); handlers on top are turned away.
-impl Shard for Seat {
-    #[inline(always)]
-    fn pop(&self, class: Class) -> isize {
-        // SAFETY: see above.
-        self.operate(|region| unsafe { emulated::pop(region, class) })
-    }
-    #[inline(always)]
-    fn push(&self, class: Class, object: usize) -> isize {
-        // SAFETY: see above.
-        self.operate(|region| unsafe { emulated::push(region, class, object) })
-    }
-    fn pop_batch(&self, class: Class, out: &mut [usize]) -> isize {
-        // SAFETY: see above.
-        self.operate(|region| unsafe { emulated::pop_batch(region, class, out) })
-    }
-    fn push_batch(&self, class: Class, objects: &[usize]) -> isize {
-        // SAFETY: see above.
-        self.operate(|region| unsafe { emulated::push_batch(region, class, objects) })
-    }
-    fn set_end(&self, class: Class, region: &Region, expected: usize, end: usize) -> isize {
-        self.operate(|own| match ptr::eq(own, region) {
-            // SAFETY: see above; the caller computes `end` in the stack of `class`.
-            true => unsafe { emulated::set_end(own, class, expected, end) },
-            false => CHANGED,
-        })
-    }
-    fn add(&self, counter: Counter, delta: usize) -> isize {
-        super::locked::count_operation();
-        // SAFETY: see above.
-        self.operate(|region| unsafe { emulated::add(region, counter as usize, delta) })
-    }
-    fn region(&self) -> Option<&'static Region> {
-        // Ordering: Acquire, as in `operate`.
-        // SAFETY: regions live for ever.
-        unsafe { self.region.load(Ordering::Acquire).as_ref() }
     }
 }

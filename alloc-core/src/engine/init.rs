@@ -122,7 +122,8 @@ fn open_shards(adoption: Adoption) -> Report {
     } else if !hardened {
         locked::serve_alone();
         // A quarter of the shards stays behind locks, for handlers and those without a seat.
-        if seats::open(allowed * 3) {
+        fence = seats::open(allowed * 3);
+        if fence {
             locked::set_count(allowed);
         }
     }

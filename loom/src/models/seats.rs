@@ -3,7 +3,7 @@
 
 use super::{Found, Model, on, shards, threads};
 use crate::atomic::Ordering;
-use crate::cpu_cache::{Shard, seats};
+use crate::cpu_cache::{Shard, seat, seats};
 use crate::machine::{self, BLOCKS};
 use crate::size_class::Class;
 use crate::world::{bytes_of, explore_only};
@@ -12,7 +12,7 @@ const CLASS: Class = 4;
 const OWNER: usize = 1;
 
 /// Gives thread `OWNER` the only seat with a region, with one object and room for another two.
-fn start() -> &'static seats::Seat {
+fn start() -> &'static seat::Seat {
     assert!(seats::open(1));
     let seat = seats::mine().expect("a seat");
     // The thread that prepares the model has taken it.

@@ -94,13 +94,13 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "light-fence-left-out",
         model: "seat-closed",
-        file: "cpu_cache/seats.rs",
+        file: "cpu_cache/seat.rs",
         changes: &[("        light_fence();\n", "        if !BAD { light_fence(); }\n")],
     },
     Defect {
         name: "turn-relaxed",
         model: "seat-closed",
-        file: "cpu_cache/seats.rs",
+        file: "cpu_cache/seat.rs",
         changes: &[(
             "self.turn.store(turn.wrapping_add(2), Ordering::Release)",
             "self.turn.store(turn.wrapping_add(2), if BAD { Ordering::Relaxed } else { Ordering::Release })",
@@ -115,7 +115,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "handler-let-in",
         model: "seat-handler",
-        file: "cpu_cache/seats.rs",
+        file: "cpu_cache/seat.rs",
         changes: &[(
             "if is_odd(turn) {\n            return NO_SHARD;",
             "if !BAD && is_odd(turn) {\n            return NO_SHARD;",
@@ -135,8 +135,8 @@ pub const DEFECTS: &[Defect] = &[
         model: "seat-handover",
         file: "cpu_cache/seats.rs",
         changes: &[(
-            "if fenced && !is_odd(seat.turn()) {",
-            "if fenced && (BAD || !is_odd(seat.turn())) {",
+            "if fenced && !is_odd(place.seat.turn()) {",
+            "if fenced && (BAD || !is_odd(place.seat.turn())) {",
         )],
     },
     Defect {
