@@ -28,6 +28,7 @@ fn main() {
         an_idle_owner_loses_its_region();
         closing_takes_all_regions();
         a_child_of_fork_has_seats();
+        a_child_of_vfork_gets_no_seat_of_its_own();
         assert_eq!(alloc_core::check(), Ok(()));
     });
 }
@@ -147,4 +148,27 @@ fn a_child_of_fork_has_seats() {
             assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{status:#x}");
         }
     }
+}
+
+/// It has the thread pointer of its parent, who would go on with a seat whose owner is dead.
+fn a_child_of_vfork_gets_no_seat_of_its_own() {
+    extern "C" fn child(_: *mut libc::c_void) -> libc::c_int {
+        work(CALLS);
+        libc::c_int::from(seats::mine().is_some())
+    }
+    let parent = thread::spawn(|| {
+        let mut stack = vec![0u128; 8192];
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let mut status = 0;
+        // SAFETY: the child runs on a stack of its own while this thread waits for its end.
+        unsafe {
+            let top = stack.as_mut_ptr().add(stack.len());
+            let pid = libc::clone(child, top.cast(), flags, std::ptr::null_mut());
+            assert!(pid > 0 && libc::waitpid(pid, &raw mut status, 0) == pid);
+        }
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{status:#x}");
+        assert!(seats::mine().is_none());
+        work_until_seated();
+    });
+    parent.join().expect("it works");
 }

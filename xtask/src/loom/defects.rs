@@ -92,7 +92,7 @@ pub const DEFECTS: &[Defect] = &[
         )],
     },
     Defect {
-        name: "light-fence-left-out",
+        name: "light-fence-missing",
         model: "seat-closed",
         file: "cpu_cache/seat.rs",
         changes: &[("        light_fence();\n", "        if !BAD { light_fence(); }\n")],
