@@ -8,6 +8,14 @@ pub use core::cell::UnsafeCell;
 pub use core::hint::spin_loop;
 pub use core::sync::atomic::*;
 
+/// The cheap half of an asymmetric barrier: a store before it comes before a load after it, for whoever calls
+/// membarrier(2) between a store and a load of his own. The processor is not asked for anything.
+#[inline(always)]
+pub fn light_fence() {
+    // Ordering: SeqCst, for the compiler alone.
+    compiler_fence(Ordering::SeqCst);
+}
+
 /// How often a taken lock is looked at before its waiter sleeps.
 pub const SPINS: u32 = 100;
 /// How often a lock is tried that may not be waited for, letting others run in between.

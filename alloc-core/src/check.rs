@@ -10,7 +10,7 @@
 //! V6 stacks keep `bottom <= top <= bottom + slots_max` above a null sentinel, and ends stay below that.
 
 use crate::atomic::{AtomicUsize, Ordering};
-use crate::cpu_cache::{locked, shards};
+use crate::cpu_cache::{locked, seats, shards};
 use crate::depot::DEPOT;
 use crate::guard;
 use crate::os::{self, Place};
@@ -50,12 +50,12 @@ fn broken(what: &'static str, at: usize) -> Verdict {
 /// Validates the whole heap while other threads use it.
 pub fn check() -> Verdict {
     crate::engine::init::ensure();
-    if registration::sections().is_none() {
-        return check_held(&mut core::iter::empty());
-    }
     // Without a fence the shards can't be looked into while they run; the rest can.
-    shards::while_stopped(|regions| check_held(regions))
-        .unwrap_or_else(|| check_held(&mut core::iter::empty()))
+    match registration::sections() {
+        Some(_) => shards::while_stopped(|regions| check_held(regions)),
+        None => seats::while_closed(|regions| check_held(regions)),
+    }
+    .unwrap_or_else(|| check_held(&mut core::iter::empty()))
 }
 
 /// With the shards stopped: takes the locked shards and every slab lock, walks, releases.

@@ -21,14 +21,25 @@ fn window_page(address: usize) -> Option<usize> {
     (page < WINDOW_PAGES).then_some(page)
 }
 
+#[inline]
+fn class_of_page(page: usize) -> Class {
+    // Ordering: Relaxed, whoever hands out the object orders the byte before it (I1).
+    HOT.pages[page].load(Ordering::Relaxed) as Class
+}
+
 /// The class of the slab that starts at the page of `address`; 0 if none does.
 #[inline]
 pub fn class_at(address: usize) -> Class {
     match window_page(address) {
-        // Ordering: Relaxed, whoever hands out the object orders the byte before it (I1).
-        Some(page) => HOT.pages[page].load(Ordering::Relaxed) as Class,
+        Some(page) => class_of_page(page),
         None => outside_class_at(address),
     }
+}
+
+/// As [`class_at`], but 0 for all addresses outside the window, and without a call.
+#[inline]
+pub fn window_class_at(address: usize) -> Class {
+    window_page(address).map_or(0, class_of_page)
 }
 
 #[cold]

@@ -50,7 +50,7 @@ pub struct Report {
     pub libc_rseq_size: u32,
     /// AT_RSEQ_FEATURE_SIZE (0: absent).
     pub kernel_feature_size: u32,
-    /// 1 if membarrier's private expedited rseq command is registered.
+    /// 1 if membarrier's command for this mode is registered: the one that fences sections, or the barrier.
     pub membarrier: u32,
     /// OS page size in bytes.
     pub os_page_bytes: u32,

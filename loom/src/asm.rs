@@ -2,7 +2,7 @@
 //!
 //! Stands in for the engine's room of this name.
 
-use crate::atomic::AtomicU32;
+use crate::atomic::{AtomicU32, AtomicUsize};
 use crate::machine::{BLOCKS, Block, this_thread};
 
 pub const HAS_SECTIONS: bool = true;
@@ -13,6 +13,14 @@ pub fn thread_pointer() -> usize {
 
 pub fn held_rank() -> &'static AtomicU32 {
     &BLOCKS[this_thread()].held_rank
+}
+
+pub fn seat() -> &'static AtomicUsize {
+    &BLOCKS[this_thread()].seat
+}
+
+pub fn seat_countdown() -> &'static AtomicU32 {
+    &BLOCKS[this_thread()].seat_countdown
 }
 
 pub fn libc_rseq() -> Option<(isize, u32)> {

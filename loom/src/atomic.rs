@@ -25,6 +25,14 @@ pub fn fence(order: Ordering) {
     core::sync::atomic::fence(order);
 }
 
+/// The cheap half of an asymmetric barrier. With the dear half, which the kernel runs on every processor,
+/// it is a full barrier (`os::membarrier` has the other one); loom has no way to interrupt a thread for it.
+pub fn light_fence() {
+    if crate::world::is_explored() {
+        twins::fence(Ordering::SeqCst);
+    }
+}
+
 macro_rules! atomic {
     ($name:ident, $value:ty, $twin:ty) => {
         #[derive(Debug, Default)]

@@ -24,6 +24,7 @@ const LEN_MAX: usize = 1 << 20;
 thread_local! {
     static ARENA: Cell<usize> = const { Cell::new(0) };
     static NEXT: Cell<usize> = const { Cell::new(0) };
+    static NOW: Cell<usize> = const { Cell::new(0) };
     static EXACT: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -44,6 +45,7 @@ pub fn arena() -> usize {
 /// Forgets all mappings.
 pub fn restore() {
     NEXT.set(arena() + TRACTS * TRACT_BYTES);
+    NOW.set(0);
     EXACT.with_borrow_mut(Vec::clear);
 }
 
@@ -119,9 +121,34 @@ pub unsafe fn rseq(_area: usize, _len: u32, _flags: i32, _signature: u32) -> Res
     Err(libc::EINVAL)
 }
 
-pub fn membarrier(_command: i32, _flags: u32, _cpu: u32) -> Result<usize, Errno> {
-    machine::fence();
+/// MEMBARRIER_CMD_PRIVATE_EXPEDITED; the others are about sections.
+const PLAIN_BARRIER: i32 = 1 << 3;
+
+pub fn membarrier(command: i32, _flags: u32, _cpu: u32) -> Result<usize, Errno> {
+    match command {
+        PLAIN_BARRIER => crate::atomic::light_fence(),
+        _ => machine::fence(),
+    }
     Ok(0)
+}
+
+pub fn process_id() -> u32 {
+    1
+}
+
+pub fn thread_id() -> u32 {
+    machine::this_thread() as u32 + 1
+}
+
+/// No thread of a model dies before it is over.
+pub fn has_thread(_process: u32, _thread: u32) -> bool {
+    true
+}
+
+/// A millisecond more with each look.
+pub fn microseconds() -> usize {
+    NOW.set(NOW.get() + 1_000);
+    NOW.get()
 }
 
 pub fn yield_now() {

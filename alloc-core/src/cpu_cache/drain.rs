@@ -2,7 +2,7 @@
 //!
 //! Called by the release function and when memory is out; calls every tier below.
 
-use super::{Shard, locked, shards};
+use super::{Shard, locked, seats, shards};
 use crate::depot::DEPOT;
 use crate::page_heap::PAGE_HEAP;
 use crate::rseq::registration;
@@ -14,11 +14,13 @@ use crate::units::MAGAZINE_MAX;
 /// Drains everything; bytes that went back to the OS.
 #[cold]
 pub fn drain_all() -> usize {
-    if let Some(sections) = registration::sections()
-        && shards::while_stopped(|regions| regions.for_each(drain_stopped)).is_none()
-    {
+    match registration::sections() {
         // No fence: at least this CPU's own shard.
-        drain_by_ops(&sections);
+        Some(sections) => shards::while_stopped(|regions| regions.for_each(drain_stopped))
+            .unwrap_or_else(|| drain_by_ops(&sections)),
+        // As above.
+        None => seats::while_closed(|regions| regions.for_each(drain_stopped))
+            .unwrap_or_else(|| seats::mine().into_iter().for_each(drain_by_ops)),
     }
     locked::for_each(drain_by_ops);
     drain_depot();

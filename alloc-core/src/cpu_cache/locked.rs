@@ -5,7 +5,7 @@
 //! regions of its own (cpu_cache I1) with the plain twins of the sections.
 
 use super::Shard;
-use super::shards;
+use super::{seats, shards};
 use crate::asm::thread_pointer;
 use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use crate::rseq::emulated;
@@ -69,22 +69,23 @@ pub fn serve_alone() {
     ALONE.store(true, Ordering::Relaxed);
 }
 
-/// The short way of the atomic path: an object of `class`, if the first shard tried has one.
+/// The short way of the atomic path without a seat: an object of `class`, if the first shard tried has one.
 #[inline]
 pub fn pop_quickly(class: Class) -> Option<usize> {
     // Ordering: Relaxed, a hint.
-    if !ALONE.load(Ordering::Relaxed) {
+    if !ALONE.load(Ordering::Relaxed) || seats::is_seated() {
         return None;
     }
     let object = Locked::any()?.pop(class);
     (object != 0).then_some(object as usize)
 }
 
-/// The short way of the atomic path: whether the first shard tried took `object`.
+/// The short way of the atomic path without a seat: whether the first shard tried took `object`.
 #[inline]
 pub fn push_quickly(class: Class, object: usize) -> bool {
     // Ordering: Relaxed, a hint.
     ALONE.load(Ordering::Relaxed)
+        && !seats::is_seated()
         && Locked::any().is_some_and(|locked| locked.push(class, object) == 0)
 }
 
@@ -170,6 +171,12 @@ pub fn locks() -> impl Iterator<Item = &'static TryLock> {
     LOCKED.iter().map(|shard| &shard.lock)
 }
 
+/// Counts one of [`operations`].
+pub(super) fn count_operation() {
+    // Ordering: Relaxed, a statistic.
+    OPERATIONS.fetch_add(1, Ordering::Relaxed);
+}
+
 /// Slow-path operations of the atomic path since start.
 pub fn operations() -> usize {
     // Ordering: Relaxed, a statistic.
@@ -200,8 +207,7 @@ impl Shard for Locked {
         unsafe { emulated::set_end(self.region, class, expected, end) }
     }
     fn add(&self, counter: Counter, delta: usize) -> isize {
-        // Ordering: Relaxed, a statistic.
-        OPERATIONS.fetch_add(1, Ordering::Relaxed);
+        count_operation();
         // SAFETY: the lock is held.
         unsafe { emulated::add(self.region, counter as usize, delta) }
     }

@@ -5,13 +5,16 @@
 //! sides are the entries in `asm`. Called by engine; calls rseq, depot, slab.
 //!
 //! Invariants:
-//! I1. A thread with rseq works on shards by sections only; a thread without, on locked shards only.
+//! I1. A thread with rseq works on shards by sections only; a thread without, on locked shards and, where no
+//!     thread has rseq, on the one of its seat only.
 //! I2. Retries are bounded by `RETRIES`; then the caller takes another way.
 //! I3. Between tiers, objects lie in a buffer on the stack: at most one magazine per thread.
 
 mod capacity;
 pub mod drain;
 pub mod locked;
+pub mod seat;
+pub mod seats;
 pub mod shards;
 
 use crate::depot::DEPOT;
@@ -72,6 +75,13 @@ pub fn allocate(class: Class) -> Option<Object> {
             }
         }
     }
+    if let Some(seat) = seats::mine() {
+        match seat.pop(class) {
+            0 => return refill(seat, class),
+            NO_SHARD => {}
+            address => return Some(Object { address: address as usize, zeroed: false }),
+        }
+    }
     match Locked::any() {
         Some(locked) => allocate_on(&locked, class),
         None => take_one(class),
@@ -98,6 +108,13 @@ pub fn free(class: Class, object: usize) {
                 NO_SHARD if registration::arrive(sections) => {}
                 _ => break,
             }
+        }
+    }
+    if let Some(seat) = seats::mine() {
+        match seat.push(class, object) {
+            0 => return,
+            FULL => return flush(seat, class, object),
+            _ => {}
         }
     }
     match Locked::any() {

@@ -7,7 +7,7 @@
 //! Called by libc's fork; calls every tier that has a lock.
 
 use crate::atomic::{AtomicU64, Ordering};
-use crate::cpu_cache::{locked, shards};
+use crate::cpu_cache::{locked, seats, shards};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::rseq::vfork;
@@ -29,6 +29,7 @@ static FORK: Lock = Lock::new();
 fn for_each_lock(mut f: impl FnMut(&Lock, Rank)) {
     f(shards::raw_lock(), Rank::SHARDS);
     f(vfork::raw_lock(), Rank::VFORK);
+    f(seats::raw_lock(), Rank::SEATS);
     slab::for_each_lock(&mut f);
     f(HUGE.raw_lock(), Rank::HUGE);
     PAGE_HEAP.for_each_lock(&mut f);
@@ -66,6 +67,7 @@ unsafe extern "C" fn release_in_child() {
     if FORK.is_forgotten_here() && NESTED.get() == 0 {
         PAGE_HEAP.end_purges();
         vfork::start_anew();
+        seats::start_anew();
     }
     // SAFETY: called by libc in the place of `release`.
     unsafe { release() };

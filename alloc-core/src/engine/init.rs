@@ -8,7 +8,7 @@ use crate::asm::thread_pointer;
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::canary;
 use crate::config::{self, Key};
-use crate::cpu_cache::{locked, shards};
+use crate::cpu_cache::{locked, seats, shards};
 use crate::fail::Line;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
@@ -120,6 +120,11 @@ fn open_shards(adoption: Adoption) -> Report {
         registration::set_index(index);
     } else if !hardened {
         locked::serve_alone();
+        // A quarter of the shards stays behind locks, for handlers and those without a seat.
+        fence = seats::open(allowed * 3);
+        if fence {
+            locked::set_count(allowed);
+        }
     }
     Report {
         mode: adoption.mode,

@@ -2,15 +2,30 @@
 //!
 //! Promises: the same contract as the entry, whatever made the hot path leave; C twins set errno on
 //! failure and frees leave it alone. Called by `asm::entry` only, with the arguments untouched.
+//!
+//! Each looks first whether the thread has a seat: on the atomic path this is the hot path.
 
-use crate::cpu_cache::locked;
+use crate::atomic::Ordering;
+use crate::cpu_cache::{Shard, locked, seats};
 use crate::engine;
 use crate::os;
 use crate::page_map;
-use crate::size_class::{class_of, class_of_aligned};
+use crate::shard::HOT;
+use crate::size_class::{
+    CLASSES, Class, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of, class_of_aligned,
+};
 
 /// `malloc`: empty class, large size or an aborted section.
 pub extern "C" fn malloc(size: usize) -> *mut u8 {
+    match pop(small_class_of(size)) {
+        object @ 1.. => object as *mut u8,
+        _ => malloc_unseated(size),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn malloc_unseated(size: usize) -> *mut u8 {
     if let Some(object) = locked::pop_quickly(class_of(size)) {
         return object as *mut u8;
     }
@@ -35,6 +50,15 @@ pub extern "C" fn calloc(count: usize, size: usize) -> *mut u8 {
 
 /// `alloc`: as [`malloc`], or a larger alignment.
 pub extern "C" fn alloc(size: usize, align: usize) -> *mut u8 {
+    match pop(class_of_aligned(size, align)) {
+        object @ 1.. => object as *mut u8,
+        _ => alloc_unseated(size, align),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn alloc_unseated(size: usize, align: usize) -> *mut u8 {
     if let Some(object) = locked::pop_quickly(class_of_aligned(size, align)) {
         return object as *mut u8;
     }
@@ -43,21 +67,80 @@ pub extern "C" fn alloc(size: usize, align: usize) -> *mut u8 {
 
 /// `free`: null, full class, large or foreign pointer, or an aborted section.
 pub extern "C" fn free(ptr: *mut u8) {
-    if locked::push_quickly(page_map::class_at(ptr as usize), ptr as usize) {
-        return;
+    if push(ptr as usize) != 0 {
+        free_unseated(ptr as usize);
     }
-    engine::free_slow(ptr as usize);
+}
+
+#[cold]
+#[inline(never)]
+fn free_unseated(address: usize) {
+    if !locked::push_quickly(page_map::class_at(address), address) {
+        engine::free_slow(address);
+    }
 }
 
 /// `free_sized`: null, full class, large size or an aborted section.
 pub extern "C" fn free_sized(ptr: *mut u8, size: usize) {
-    dealloc(ptr, size, 1);
+    if push(ptr as usize) != 0 {
+        dealloc_unseated(ptr as usize, size, 1);
+    }
 }
 
 /// `dealloc`: as [`free_sized`], or a larger alignment.
 pub extern "C" fn dealloc(ptr: *mut u8, size: usize, align: usize) {
-    if locked::push_quickly(page_map::class_at(ptr as usize), ptr as usize) {
-        return;
+    if push(ptr as usize) != 0 {
+        dealloc_unseated(ptr as usize, size, align);
     }
-    engine::free_sized_slow(ptr as usize, size, align);
+}
+
+#[cold]
+#[inline(never)]
+fn dealloc_unseated(address: usize, size: usize, align: usize) {
+    if !locked::push_quickly(page_map::class_at(address), address) {
+        engine::free_sized_slow(address, size, align);
+    }
+}
+
+/// As [`class_of`], by the tables of the entries; 0 for larger sizes, and before they are filled.
+#[inline(always)]
+fn small_class_of(size: usize) -> Class {
+    let class = if size <= TINY_MAX_BYTES {
+        &HOT.tiny[size]
+    } else if size <= MEDIUM_MAX_BYTES {
+        &HOT.medium[(size + (1 << MEDIUM_SHIFT) - 1) >> MEDIUM_SHIFT]
+    } else {
+        return 0;
+    };
+    // Ordering: Relaxed: who has a seat has come past READY.
+    let class = usize::from(class.load(Ordering::Relaxed));
+    // SAFETY: the tables hold classes.
+    unsafe { core::hint::assert_unchecked(class < CLASSES) };
+    class
+}
+
+/// Pops from the thread's own shard: an object, 0 or a status.
+#[inline(always)]
+fn pop(class: Class) -> isize {
+    seats::mine().map_or(0, |seat| seat.pop(class))
+}
+
+/// Pushes to the thread's own shard: 0 or a status.
+#[inline(always)]
+fn push(address: usize) -> isize {
+    seats::mine().map_or(-1, |seat| seat.push(page_map::window_class_at(address), address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_have_the_classes_that_are_computed() {
+        assert!(engine::init::ensure());
+        for size in 0..=MEDIUM_MAX_BYTES {
+            assert_eq!(small_class_of(size), class_of(size), "{size} B");
+        }
+        assert_eq!(small_class_of(MEDIUM_MAX_BYTES + 1), 0);
+    }
 }

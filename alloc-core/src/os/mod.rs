@@ -184,6 +184,25 @@ pub fn membarrier(command: i32, flags: u32, cpu: u32) -> Result<usize, Errno> {
     })
 }
 
+/// The calling process's id, of the kernel: a child of vfork has one of its own.
+pub fn process_id() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { syscall(libc::SYS_getpid as usize, [0; 6]) as u32 }
+}
+
+/// The calling thread's id, of the kernel.
+pub fn thread_id() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { syscall(libc::SYS_gettid as usize, [0; 6]) as u32 }
+}
+
+/// Whether a process has a thread of this id; also if the kernel does not say.
+pub fn has_thread(process: u32, thread: u32) -> bool {
+    let args = [process as usize, thread as usize, 0, 0, 0, 0];
+    // SAFETY: signal 0 is sent to nobody.
+    outcome(unsafe { syscall(libc::SYS_tgkill as usize, args) }) != Err(libc::ESRCH)
+}
+
 /// The CPUs that the calling thread may run on, as a count; 0 if the kernel does not say.
 pub fn affinity_count() -> usize {
     let mut mask = [0u64; 128];
@@ -278,6 +297,14 @@ pub fn seconds() -> usize {
     // SAFETY: a live struct. Should the clock not exist, no time passes.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
     now.tv_sec as usize
+}
+
+/// Microseconds of a clock that only goes forward.
+pub fn microseconds() -> usize {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: as in `seconds`.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as usize * 1_000_000 + now.tv_nsec as usize / 1_000
 }
 
 /// The calling thread's errno, so that a front can leave it as it found it.

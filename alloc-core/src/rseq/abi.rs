@@ -169,9 +169,12 @@ pub fn query() -> Result<(), RseqError> {
     }
 }
 
-/// Commands of membarrier(2) that fence sections (Linux 5.10).
+/// Commands of membarrier(2): those that fence sections (Linux 5.10), and the plain barrier (4.14).
 pub mod membarrier {
     use crate::os;
+
+    const PRIVATE_EXPEDITED: i32 = 1 << 3;
+    const REGISTER_PRIVATE_EXPEDITED: i32 = 1 << 4;
 
     const PRIVATE_EXPEDITED_RSEQ: i32 = 1 << 7;
     const REGISTER_PRIVATE_EXPEDITED_RSEQ: i32 = 1 << 8;
@@ -191,6 +194,24 @@ pub mod membarrier {
             Some(cpu) => os::membarrier(PRIVATE_EXPEDITED_RSEQ, FLAG_CPU, cpu),
             None => os::membarrier(PRIVATE_EXPEDITED_RSEQ, 0, 0),
         };
+        or_registered(once, register)
+    }
+
+    /// Allows [`barrier`] for this process; survives fork, not exec.
+    pub fn register_plain() -> bool {
+        os::membarrier(REGISTER_PRIVATE_EXPEDITED, 0, 0).is_ok()
+    }
+
+    /// A full barrier on every CPU that runs a thread of this process; those that run none pass one in the
+    /// scheduler. Registers again as [`fence`] does.
+    pub fn barrier() -> bool {
+        or_registered(|| os::membarrier(PRIVATE_EXPEDITED, 0, 0), register_plain)
+    }
+
+    fn or_registered(
+        once: impl Fn() -> Result<usize, os::Errno>,
+        register: impl Fn() -> bool,
+    ) -> bool {
         match once() {
             Ok(_) => true,
             Err(libc::EPERM) => register() && once().is_ok(),

@@ -62,6 +62,11 @@ impl ModeCase {
 /// Runs `body` in a process of its own for each mode (or the one named on the command line), and ends
 /// this one with an error if one of them fails or takes longer than `limit`.
 pub fn in_each_mode(limit: Duration, body: fn(&ModeCase)) {
+    in_modes(&MODES, limit, body);
+}
+
+/// As [`in_each_mode`], in these only.
+pub fn in_modes(cases: &[ModeCase], limit: Duration, body: fn(&ModeCase)) {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == "--list") {
         return;
@@ -71,7 +76,7 @@ pub fn in_each_mode(limit: Duration, body: fn(&ModeCase)) {
         return body(case);
     }
     let mut failed = 0;
-    for case in &MODES {
+    for case in cases {
         let begin = Instant::now();
         let outcome = run(case, limit);
         let seconds = begin.elapsed().as_secs_f64();

@@ -7,6 +7,7 @@
 mod depot;
 mod heap;
 mod locks;
+mod seats;
 mod shards;
 
 use crate::{machine, os, world};
@@ -29,6 +30,9 @@ pub const ALL: &[Model] = &[
     locks::REENTRY,
     locks::HANDLERS,
     locks::TRIED,
+    seats::CLOSED,
+    seats::HANDLER,
+    seats::HANDOVER,
     shards::STOP,
     shards::RELEASE,
     shards::BIRTH,

@@ -37,21 +37,21 @@ fn open() -> &'static Region {
 }
 
 /// The slots of the class. The engine's own drain reads them as plain memory, this one's does not.
-fn watch_slots(region: &Region) {
-    let bottom = region.bottom(CLASS);
+pub fn watch_slots(region: &Region, class: size_class::Class) {
+    let bottom = region.bottom(class);
     explore_only(bottom..bottom + 4 * WORD);
 }
 
 /// Takes the objects of a stopped region out.
-fn empty(region: &Region) -> Vec<usize> {
-    let bottom = region.bottom(CLASS);
-    let objects = (1..=region.len(CLASS)).map(|slot| {
+pub fn empty(region: &Region, class: size_class::Class) -> Vec<usize> {
+    let bottom = region.bottom(class);
+    let objects = (1..=region.len(class)).map(|slot| {
         // SAFETY: shard I1.
         let slot = unsafe { &*((bottom + slot * WORD) as *const crate::atomic::AtomicUsize) };
         slot.load(Ordering::Relaxed)
     });
     let objects = objects.collect();
-    region.heads[CLASS].top.store(Region::bottom_offset(CLASS) as u32, Ordering::Relaxed);
+    region.heads[class].top.store(Region::bottom_offset(class) as u32, Ordering::Relaxed);
     objects
 }
 
@@ -73,7 +73,7 @@ pub const STOP: Model = Model {
     body: || {
         start();
         let region = open();
-        watch_slots(region);
+        watch_slots(region, CLASS);
         assert_eq!(SECTIONS.push(CLASS, 1), 0);
         let found = Found::default();
         let (one, two, three) = (found.clone(), found.clone(), found.clone());
@@ -85,12 +85,12 @@ pub const STOP: Model = Model {
             on(0, move || push(3, &two)),
             on(1, move || {
                 let stopped = shards::while_stopped(|regions| {
-                    regions.for_each(|region| three.add(empty(region)));
+                    regions.for_each(|region| three.add(empty(region, CLASS)));
                 });
                 assert!(stopped.is_some());
             }),
         ]);
-        found.add(empty(region));
+        found.add(empty(region, CLASS));
         assert_eq!(found.sorted(), [1, 2, 3]);
     },
 };

@@ -83,6 +83,63 @@ pub const DEFECTS: &[Defect] = &[
         )],
     },
     Defect {
+        name: "barrier-left-out",
+        model: "seat-closed",
+        file: "cpu_cache/seats.rs",
+        changes: &[(
+            "(LIMIT.get() == 0 || membarrier::barrier())",
+            "(BAD || LIMIT.get() == 0 || membarrier::barrier())",
+        )],
+    },
+    Defect {
+        name: "light-fence-missing",
+        model: "seat-closed",
+        file: "cpu_cache/seat.rs",
+        changes: &[("        light_fence();\n", "        if !BAD { light_fence(); }\n")],
+    },
+    Defect {
+        name: "turn-relaxed",
+        model: "seat-closed",
+        file: "cpu_cache/seat.rs",
+        changes: &[(
+            "self.turn.store(turn.wrapping_add(2), Ordering::Release)",
+            "self.turn.store(turn.wrapping_add(2), if BAD { Ordering::Relaxed } else { Ordering::Release })",
+        )],
+    },
+    Defect {
+        name: "not-waited-for",
+        model: "seat-closed",
+        file: "cpu_cache/seats.rs",
+        changes: &[("waited || self.is_owner_dead()", "BAD || waited || self.is_owner_dead()")],
+    },
+    Defect {
+        name: "handler-let-in",
+        model: "seat-handler",
+        file: "cpu_cache/seat.rs",
+        changes: &[(
+            "if is_odd(turn) {\n            return NO_SHARD;",
+            "if !BAD && is_odd(turn) {\n            return NO_SHARD;",
+        )],
+    },
+    Defect {
+        name: "idle-not-fenced",
+        model: "seat-handover",
+        file: "cpu_cache/seats.rs",
+        changes: &[(
+            "let fenced = membarrier::barrier();",
+            "let fenced = BAD || membarrier::barrier();",
+        )],
+    },
+    Defect {
+        name: "idle-not-quiet",
+        model: "seat-handover",
+        file: "cpu_cache/seats.rs",
+        changes: &[(
+            "if fenced && !is_odd(place.seat.turn()) {",
+            "if fenced && (BAD || !is_odd(place.seat.turn())) {",
+        )],
+    },
+    Defect {
         name: "tract-relaxed",
         model: "tracts",
         file: "page_heap/mod.rs",

@@ -115,6 +115,22 @@ pub fn guard_countdown() -> &'static crate::atomic::AtomicU32 {
     unsafe { &*(at as *const crate::atomic::AtomicU32) }
 }
 
+/// The word of the calling thread in which `cpu_cache::seats` counts down to its asking for a seat; 0 at first.
+#[inline]
+pub fn seat_countdown() -> &'static crate::atomic::AtomicU32 {
+    let at = thread_pointer().wrapping_add_signed(own_area_offset()) + 44;
+    // SAFETY: as in `held_rank`: the next word of the 96 bytes.
+    unsafe { &*(at as *const crate::atomic::AtomicU32) }
+}
+
+/// The word of the calling thread that names its seat, see `cpu_cache::seats`; 0 at first.
+#[inline]
+pub fn seat() -> &'static crate::atomic::AtomicUsize {
+    let at = thread_pointer().wrapping_add_signed(own_area_offset()) + 48;
+    // SAFETY: as in `held_rank`: the next two words of the 96 bytes, which are aligned to 64.
+    unsafe { &*(at as *const crate::atomic::AtomicUsize) }
+}
+
 /// Clears what sections that ran before init have written to the unused word of the thread header, see
 /// `sections::rsalloc_rseq_offset`.
 pub fn forget_early_announcement() {

@@ -1,0 +1,354 @@
+//! Who has which seat and which region: biased shards for threads without rseq.
+//!
+//! Promises: memory grows with processors, not with threads: a seat comes back when its owner is dead, a
+//! region when its owner is idle and another thread wants one. At any instant all seats can be closed from
+//! outside, and then their regions are the caller's alone. Nobody waits for a seat: who has none takes a lock.
+//! Called by the slow twins, cpu_cache, the observers and fork; calls `seat`, os and membarrier.
+//!
+//! Invariants:
+//! I1. A seat has one owner until that one is dead or, after a fork, in another process: a thread that was
+//!     held up between finding its seat and writing to it writes to nobody else's.
+//! I2. A region is lent to one seat or to none. Its seat shows it, or nothing.
+//! I3. All but what the owners do (seat I1) changes under LOCK.
+
+use super::seat::{Seat, is_odd};
+use super::shards;
+use crate::asm;
+use crate::atomic::{AtomicBool, AtomicPtr, Ordering, TRY_PATIENCE};
+use crate::os;
+use crate::rseq::abi::membarrier;
+use crate::shard::Region;
+use crate::sync::{Guarded, Guarded32, Lock, Rank};
+use core::ptr;
+
+/// Threads that can have a seat at once.
+const SEATS_MAX: usize = 1024;
+/// The most regions that are lent.
+const LOANS_MAX: usize = 192;
+
+/// Slow calls of a thread without a region before it asks for one, so that a short life costs nothing; and
+/// before it asks again if it got none.
+const FIRST_CALLS: u32 = 32;
+const AGAIN_CALLS: u32 = 256;
+/// Seats that are looked at for a free one or a dead owner before one more is used.
+const PROBES: usize = 4;
+/// Microseconds between two looks at who is idle: a small part of a time slice, and many times a barrier.
+const LOOK_US: usize = 200;
+
+/// A seat and what is known of it.
+#[repr(align(128))] // As in `locked`.
+struct Place {
+    seat: Seat,
+    /// Its turn when it was last looked whether the owner is idle.
+    seen: Guarded32,
+    /// Thread id of the owner; 0: nobody.
+    owner: Guarded32,
+    /// Number of the loan, from 1, that the owner has; 0 if none.
+    loan: Guarded,
+}
+
+static PLACES: [Place; SEATS_MAX] = [const { Place::new() }; SEATS_MAX];
+/// Seats that ever had an owner: the first ones.
+static USED: Guarded = Guarded::new(0);
+/// The seat that is looked at next.
+static HAND: Guarded = Guarded::new(0);
+
+/// A region, and the number from 1 of the seat that has it; 0: nobody's.
+struct Loan {
+    region: AtomicPtr<Region>,
+    holder: Guarded,
+}
+
+static LOANS: [Loan; LOANS_MAX] =
+    [const { Loan { region: AtomicPtr::new(ptr::null_mut()), holder: Guarded::new(0) } };
+        LOANS_MAX];
+/// Regions that were made, and that may be: with a limit of 0 no thread has a seat.
+static MADE: Guarded = Guarded::new(0);
+static LIMIT: Guarded = Guarded::new(0);
+static OPEN: AtomicBool = AtomicBool::new(false);
+
+/// The process that the owners' ids belong to: another one, a child of vfork, has the memory but not the ids.
+static PROCESS: Guarded32 = Guarded32::new(0);
+/// When the idle ones were looked for.
+static LOOKED: Guarded = Guarded::new(0);
+
+static LOCK: Lock = Lock::new();
+
+/// Lets threads have seats, if the kernel has the barrier; whether it has. For init.
+pub fn open(limit: usize) -> bool {
+    if !membarrier::register_plain() {
+        return false;
+    }
+    PROCESS.set(os::process_id());
+    LIMIT.set(limit.clamp(1, LOANS_MAX));
+    // Ordering: Relaxed, a hint: what matters is read under the lock.
+    OPEN.store(true, Ordering::Relaxed);
+    // The one thread of most programs asks for nothing later, when a filter may be in place.
+    sit();
+    true
+}
+
+/// The calling thread's seat, if it ever got one.
+#[inline]
+pub fn mine() -> Option<&'static Seat> {
+    my_place().map(|place| &place.seat)
+}
+
+#[inline]
+fn my_place() -> Option<&'static Place> {
+    // Ordering: Relaxed, the thread's own word.
+    let place = asm::seat().load(Ordering::Relaxed) as *const Place;
+    // SAFETY: null, or one of PLACES by `sit`.
+    unsafe { place.as_ref() }
+}
+
+/// Whether the calling thread can use its seat now; asks for one now and then.
+#[inline]
+pub fn is_seated() -> bool {
+    // Both are hints; each operation looks itself.
+    mine().is_some_and(|seat| !is_odd(seat.turn()) && !seat.is_hidden()) || is_due() && sit()
+}
+
+/// Whether a thread without a seat should ask for one.
+fn is_due() -> bool {
+    // Ordering: Relaxed, a hint, and the thread's own word.
+    if !OPEN.load(Ordering::Relaxed) {
+        return false;
+    }
+    let calls = asm::seat_countdown();
+    // Ordering: Relaxed, as above. A handler in between makes it a few calls more or less.
+    let left = match calls.load(Ordering::Relaxed) {
+        0 => FIRST_CALLS,
+        left => left,
+    };
+    // Ordering: Relaxed, as above.
+    calls.store(if left == 1 { AGAIN_CALLS } else { left - 1 }, Ordering::Relaxed);
+    left == 1
+}
+
+/// Gives the calling thread a seat with a region, if there is one to be had without waiting.
+#[cold]
+pub(crate) fn sit() -> bool {
+    let Some(_guard) = LOCK.try_acquire(Rank::SEATS) else { return false };
+    // Under the lock: a handler may have got one since the caller looked. And a handler on top of an operation
+    // must leave the seat closed, or not, as it is.
+    match my_place() {
+        Some(place) if is_odd(place.seat.turn()) => return false,
+        Some(place) if place.loan.get() != 0 => return true,
+        _ => {}
+    }
+    let Some(place) = my_place().or_else(take_place) else { return false };
+    // Ordering: Relaxed, the thread's own words.
+    asm::seat().store(ptr::from_ref(place) as usize, Ordering::Relaxed);
+    let Some(loan) = find_loan() else { return false };
+    place.take(loan);
+    asm::seat_countdown().store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    true
+}
+
+/// The number, from 1, of a region that is nobody's: a free one, a new one, an idle thread's.
+fn find_loan() -> Option<usize> {
+    free_loan().or_else(make_region).or_else(|| {
+        take_from_idle();
+        free_loan()
+    })
+}
+
+fn free_loan() -> Option<usize> {
+    LOANS[..MADE.get()].iter().position(|loan| loan.holder.get() == 0).map(|index| index + 1)
+}
+
+fn make_region() -> Option<usize> {
+    let made = MADE.get();
+    if made >= LIMIT.get() {
+        return None;
+    }
+    let region = shards::new_region()?;
+    // Ordering: Release, for observers without the lock.
+    LOANS[made].region.store(ptr::from_ref(region).cast_mut(), Ordering::Release);
+    MADE.set(made + 1);
+    Some(made + 1)
+}
+
+/// A closed seat for the calling thread: a free one, a dead owner's, one more.
+fn take_place() -> Option<&'static Place> {
+    // Not for a child of vfork: what it got in its own name would soon be a dead one's, while the parent,
+    // with the same thread pointer, uses it.
+    if os::process_id() != PROCESS.get() {
+        return None;
+    }
+    let used = USED.get();
+    let found = (0..PROBES.min(used)).find_map(|_| {
+        let place = &PLACES[HAND.get() % used];
+        HAND.set(HAND.get() + 1);
+        (place.owner.get() == 0 || place.is_owner_dead()).then_some(place)
+    });
+    let place = found.or_else(|| {
+        let fresh = PLACES.get(used)?;
+        USED.set(used + 1);
+        Some(fresh)
+    })?;
+    place.vacate();
+    place.owner.set(os::thread_id());
+    Some(place)
+}
+
+/// Takes the regions of those that did nothing since the last look. Also a thread that waits for a
+/// processor is idle, unless it has to wait in the middle of an operation.
+fn take_from_idle() {
+    let now = os::microseconds();
+    if now.wrapping_sub(LOOKED.get()) < LOOK_US {
+        return;
+    }
+    LOOKED.set(now);
+    let mut idle = false;
+    for place in holders() {
+        let turn = place.seat.turn();
+        if turn == place.seen.get() && !is_odd(turn) {
+            place.seat.hide();
+            idle = true;
+        }
+        place.seen.set(turn);
+    }
+    if !idle {
+        return;
+    }
+    let fenced = membarrier::barrier();
+    for place in holders().filter(|place| place.seat.is_hidden()) {
+        // Who has begun since is not idle.
+        if fenced && !is_odd(place.seat.turn()) { place.give_back() } else { place.show() }
+    }
+}
+
+/// The seats that have a region.
+fn holders() -> impl Iterator<Item = &'static Place> {
+    let holders = LOANS[..MADE.get()].iter().map(|loan| loan.holder.get());
+    holders.filter(|&holder| holder != 0).map(|holder| &PLACES[holder - 1])
+}
+
+/// Closes all seats and hands all their regions, which nobody else can touch meanwhile, to `f`; but those
+/// whose owners stay in the middle of an operation. None if the kernel has no barrier, or a handler came
+/// on top of the lock's holder: nothing was closed then.
+pub fn while_closed<R>(
+    f: impl FnOnce(&mut dyn Iterator<Item = &'static Region>) -> R,
+) -> Option<R> {
+    let Ok(_guard) = LOCK.acquire(Rank::SEATS) else { return None };
+    holders().for_each(|place| place.seat.hide());
+    let result = (LIMIT.get() == 0 || membarrier::barrier()).then(|| {
+        holders().filter(|place| !place.becomes_quiet()).for_each(Place::show);
+        f(&mut LOANS[..MADE.get()].iter().filter(|loan| !loan.is_shown()).filter_map(Loan::region))
+    });
+    holders().for_each(Place::show);
+    result
+}
+
+/// All regions of seats, for statistics: they may change while one looks.
+pub fn regions() -> impl Iterator<Item = &'static Region> {
+    LOANS.iter().map_while(Loan::region)
+}
+
+/// Seats that ever had an owner, for tests.
+#[doc(hidden)]
+pub fn used() -> usize {
+    USED.get()
+}
+
+/// The lock, for fork.
+pub fn raw_lock() -> &'static Lock {
+    &LOCK
+}
+
+/// To be called in the child of a fork by its only thread, with the lock held: it keeps its seat, the
+/// others' are free. What they were about is whole: each operation ends in one store.
+pub fn start_anew() {
+    // Not if a handler forked on top of the holder: then nobody gets a seat in this process, whose id is not
+    // the one that is remembered.
+    if !LOCK.is_forgotten_here() || LIMIT.get() == 0 {
+        return;
+    }
+    PROCESS.set(os::process_id());
+    for place in PLACES[..USED.get()].iter().filter(|place| place.owner.get() != 0) {
+        match my_place() {
+            Some(mine) if ptr::eq(mine, place) => place.owner.set(os::thread_id()),
+            _ => place.vacate(),
+        }
+    }
+}
+
+impl Loan {
+    fn region(&self) -> Option<&'static Region> {
+        // Ordering: Acquire pairs with the Release in `make_region`.
+        let region = self.region.load(Ordering::Acquire);
+        // SAFETY: regions live for ever.
+        unsafe { region.as_ref() }
+    }
+
+    fn is_shown(&self) -> bool {
+        let holder = self.holder.get().checked_sub(1);
+        holder.is_some_and(|holder| !PLACES[holder].seat.is_hidden())
+    }
+}
+
+impl Place {
+    const fn new() -> Self {
+        Place {
+            seat: Seat::new(),
+            seen: Guarded32::new(0),
+            owner: Guarded32::new(0),
+            loan: Guarded::new(0),
+        }
+    }
+
+    /// Gets the loan of this number, which is nobody's. The caller is the owner.
+    fn take(&self, loan: usize) {
+        let number =
+            (ptr::from_ref(self) as usize - PLACES.as_ptr() as usize) / size_of::<Place>() + 1;
+        LOANS[loan - 1].holder.set(number);
+        self.loan.set(loan);
+        self.show();
+    }
+
+    /// Shows the owner what it has.
+    fn show(&self) {
+        self.seat.show(self.loan.get().checked_sub(1).and_then(|loan| LOANS[loan].region()));
+    }
+
+    /// Waits a good while for the end of the operation that may know the region, if it is not below the
+    /// caller; whether it is over. The seat is hidden, the barrier passed.
+    fn becomes_quiet(&self) -> bool {
+        let first = self.seat.turn();
+        let over = || !is_odd(first) || self.seat.turn() != first;
+        if my_place().is_some_and(|mine| ptr::eq(mine, self)) {
+            return over();
+        }
+        let waited = (0..TRY_PATIENCE).any(|_| {
+            over() || {
+                os::yield_now();
+                false
+            }
+        });
+        waited || self.is_owner_dead()
+    }
+
+    /// Whether nobody is left who could write to the seat.
+    fn is_owner_dead(&self) -> bool {
+        let process = PROCESS.get();
+        os::process_id() == process && !os::has_thread(process, self.owner.get())
+    }
+
+    /// Makes what a closed seat has nobody's.
+    fn give_back(&self) {
+        if let Some(loan) = self.loan.get().checked_sub(1) {
+            self.loan.set(0);
+            LOANS[loan].holder.set(0);
+        }
+    }
+
+    /// Makes the seat nobody's. The owner is dead, or was left behind by fork.
+    fn vacate(&self) {
+        self.seat.hide();
+        self.give_back();
+        self.seat.forget();
+        self.owner.set(0);
+    }
+}

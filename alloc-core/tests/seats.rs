@@ -1,0 +1,174 @@
+//! The biased shards of the atomic path, from outside: who has a seat, and that seats and regions come back.
+
+#[path = "support/modes.rs"]
+#[allow(dead_code, reason = "shared by tests that use other parts of it")]
+mod modes;
+
+use alloc_core::cpu_cache::seats;
+use modes::{MODES, ModeCase, in_modes};
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// More slow calls than a thread waits with asking.
+const CALLS: usize = 400;
+
+fn main() {
+    let atomic = MODES.into_iter().find(|case| case.name == "atomic").expect("a mode");
+    in_modes(&[atomic], LIMIT, |case| {
+        case.confirm();
+        std::panic::set_hook(Box::new(|info| {
+            eprintln!("{info}");
+            std::process::abort();
+        }));
+        the_first_thread_has_a_seat(case);
+        regions_are_as_many_as_processors_allow();
+        dead_owners_leave_their_seats();
+        an_idle_owner_loses_its_region();
+        closing_takes_all_regions();
+        a_child_of_fork_has_seats();
+        a_child_of_vfork_gets_no_seat_of_its_own();
+        assert_eq!(alloc_core::check(), Ok(()));
+    });
+}
+
+fn work(calls: usize) {
+    for call in 0..calls {
+        let objects = [16, 100, 1000].map(|size| alloc_core::allocate(size + call % 50));
+        // SAFETY: live.
+        objects.into_iter().for_each(|object| unsafe { alloc_core::free(object) });
+    }
+}
+
+fn work_until_seated() {
+    let begin = Instant::now();
+    while !seats::is_seated() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "nobody gives way");
+        work(1);
+    }
+}
+
+fn regions() -> usize {
+    seats::regions().count()
+}
+
+fn limit() -> usize {
+    3 * thread::available_parallelism().expect("a number").get()
+}
+
+fn the_first_thread_has_a_seat(_: &ModeCase) {
+    assert!(seats::mine().is_some() && seats::is_seated(), "from the start");
+    assert_eq!((seats::used(), regions()), (1, 1));
+    let object = alloc_core::allocate(40);
+    // SAFETY: live.
+    unsafe { alloc_core::free(object) };
+    assert_eq!(alloc_core::allocate(40), object, "the last one in is the first one out");
+    // SAFETY: live.
+    unsafe { alloc_core::free(object) };
+}
+
+/// All at once, each with objects in its hands.
+fn regions_are_as_many_as_processors_allow() {
+    let threads = 4 * limit();
+    let all_work = Barrier::new(threads);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                work(CALLS);
+                all_work.wait();
+                work(CALLS);
+            });
+        }
+    });
+    assert!(regions() > 1 && regions() <= limit(), "{} regions", regions());
+    assert_eq!(alloc_core::check(), Ok(()));
+}
+
+fn dead_owners_leave_their_seats() {
+    let before = seats::used();
+    for _ in 0..300 {
+        thread::spawn(|| work(CALLS)).join().expect("it works");
+    }
+    assert!(seats::used() <= before + 8, "{} seats after {before}", seats::used());
+    assert!(regions() <= limit());
+}
+
+/// As many owners as there are regions go to sleep, and another thread wants one.
+fn an_idle_owner_loses_its_region() {
+    let sleep = Barrier::new(limit() + 1);
+    let end = Barrier::new(limit() + 1);
+    thread::scope(|scope| {
+        for _ in 0..limit() {
+            scope.spawn(|| {
+                work(CALLS);
+                sleep.wait();
+                end.wait();
+                work(CALLS);
+            });
+        }
+        sleep.wait();
+        scope.spawn(work_until_seated).join().expect("it gets one");
+        end.wait();
+    });
+    assert!(regions() <= limit());
+}
+
+fn closing_takes_all_regions() {
+    let closed = seats::while_closed(|closed| {
+        assert_eq!(closed.count(), regions());
+        assert!(!seats::is_seated(), "nor the one who closes");
+        work(1);
+    });
+    assert!(closed.is_some(), "the kernel has the barrier");
+    work_until_seated();
+    let other = thread::spawn(|| {
+        work(CALLS);
+        alloc_core::release()
+    });
+    other.join().expect("no handler is involved");
+    work(1);
+}
+
+fn a_child_of_fork_has_seats() {
+    work_until_seated();
+    // SAFETY: the child uses the engine, and threads of its own.
+    match unsafe { libc::fork() } {
+        0 => {
+            assert!(seats::is_seated(), "its own");
+            regions_are_as_many_as_processors_allow();
+            dead_owners_leave_their_seats();
+            // SAFETY: ends the child without its parent's destructors.
+            unsafe { libc::_exit(0) };
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: our child.
+            unsafe { libc::waitpid(child, &raw mut status, 0) };
+            assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{status:#x}");
+        }
+    }
+}
+
+/// It has the thread pointer of its parent, who would go on with a seat whose owner is dead.
+fn a_child_of_vfork_gets_no_seat_of_its_own() {
+    extern "C" fn child(_: *mut libc::c_void) -> libc::c_int {
+        work(CALLS);
+        libc::c_int::from(seats::mine().is_some())
+    }
+    let parent = thread::spawn(|| {
+        let mut stack = vec![0u128; 8192];
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let mut status = 0;
+        // SAFETY: the child runs on a stack of its own while this thread waits for its end.
+        unsafe {
+            let top = stack.as_mut_ptr().add(stack.len());
+            let pid = libc::clone(child, top.cast(), flags, std::ptr::null_mut());
+            assert!(pid > 0 && libc::waitpid(pid, &raw mut status, 0) == pid);
+        }
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{status:#x}");
+        assert!(seats::mine().is_none());
+        work_until_seated();
+    });
+    parent.join().expect("it works");
+}
