@@ -187,7 +187,7 @@ fn curves(results: &Results<Sample>, path: &Path) -> anyhow::Result<()> {
             .x_labels(8)
             .y_labels(8)
             .x_label_formatter(&|exponent| format!("1e{exponent}"))
-            .y_label_formatter(&|nines| format!("{} %", 100.0 * (1.0 - 0.1_f64.powf(*nines))))
+            .y_label_formatter(&|nines| share(*nines))
             .draw()?;
         let ours_last = |ours: bool| {
             (0..results.peers.len()).filter(move |&peer| results.peers[peer].ours == ours)
@@ -203,6 +203,12 @@ fn curves(results: &Results<Sample>, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The share that has so many nines.
+fn share(nines: f64) -> String {
+    let digits = (nines - 2.0).max(0.0) as usize;
+    format!("{:.digits$} %", 100.0 * (1.0 - 0.1_f64.powf(nines)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +222,12 @@ mod tests {
             [10.0, 10.0, 20.0, 500.0, 7_000.0]
         );
         assert_eq!(percentile(&[], 0.5), None);
+    }
+
+    #[test]
+    fn shares_are_written_with_their_nines() {
+        let written = [0.0, 1.0, 2.0, 3.0, 6.0].map(share);
+        assert_eq!(written, ["0 %", "90 %", "99 %", "99.9 %", "99.9999 %"]);
     }
 
     #[test]

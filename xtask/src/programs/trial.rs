@@ -148,13 +148,14 @@ impl Trial {
         command: &mut Command,
         mut is_ready: impl FnMut() -> bool,
     ) -> Result<Server> {
-        let child = self.start(command, true)?;
+        let mut child = self.start(command, true)?;
         self.want(&file_name(command.get_program()));
         while !is_ready() {
             ensure!(!is_interrupted(), "interrupted");
             ensure!(Instant::now() < self.deadline, "never ready: {}", child.line);
             if child.has_ended(Duration::from_millis(20))? {
-                bail!("ended at start: {}{}", child.line, child.last_words());
+                let ended = self.wait(&mut child)?;
+                bail!("ended at start, {}: {}{}", ended.status, child.line, child.last_words());
             }
         }
         self.look(child.pid());

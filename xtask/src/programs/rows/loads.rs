@@ -34,7 +34,7 @@ pub const ALL: &[&Program] = &[
         "8 connections set, get, replace and delete",
         &["memcached"],
         no_inputs,
-        |trial| memcached(trial, 1000),
+        |trial| memcached(trial, 2500),
     ),
     &row(
         "nginx",
