@@ -195,12 +195,26 @@ fn curves(results: &Results<Sample>, path: &Path) -> anyhow::Result<()> {
         for peer in ours_last(false).chain(ours_last(true)) {
             let points = curve(results.samples(row, peer));
             let points = points.into_iter().map(|(time, nines)| (time.max(1.0).log10(), nines));
+            let points = thinned(points);
             let width = if results.peers[peer].ours { 2 } else { 1 };
             chart.draw_series(LineSeries::new(points, plot::colour(peer).stroke_width(width)))?;
         }
     }
     area.present()?;
     Ok(())
+}
+
+/// Without the points that no eye can tell from the one before.
+fn thinned(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
+    const NEAR: f64 = 0.02;
+    let mut kept: Vec<(f64, f64)> = Vec::new();
+    for point in points {
+        match kept.last() {
+            Some(last) if point.0 - last.0 < NEAR && point.1 - last.1 < NEAR => {}
+            _ => kept.push(point),
+        }
+    }
+    kept
 }
 
 /// The share that has so many nines.
@@ -228,6 +242,15 @@ mod tests {
     fn shares_are_written_with_their_nines() {
         let written = [0.0, 1.0, 2.0, 3.0, 6.0].map(share);
         assert_eq!(written, ["0 %", "90 %", "99 %", "99.9 %", "99.9999 %"]);
+    }
+
+    #[test]
+    fn thinning_keeps_the_shape() {
+        let line = (0..10_000).map(|i| (f64::from(i) / 2000.0, f64::from(i) / 4000.0));
+        let kept = thinned(line);
+        assert!((200..300).contains(&kept.len()), "{}", kept.len());
+        let step = thinned([(1.0, 0.0), (1.001, 0.001), (1.002, 5.0)].into_iter());
+        assert_eq!(step, [(1.0, 0.0), (1.002, 5.0)]);
     }
 
     #[test]

@@ -55,8 +55,9 @@ pub const LATENCY: Part = Part {
             the two readings cost is in every figure and the same for all: the rows `nothing` show it, \
             and what interrupts and preemption do to any short piece of code. A call's own share is \
             what stands above `nothing`; the largest times are the machine's where `nothing` has them \
-            too. Percentiles are upper ends of buckets 1/32 wide; medians over the rounds. The first \
-            touch of an object is not timed. The curves join all rounds.",
+            too. Percentiles are upper ends of buckets 1/32 wide, medians over the rounds; a virtual machine's \
+            counter may move in steps of some 10 ns, and the middle of the spread is read off the \
+            tables of means instead. The first touch of an object is not timed. The curves join all rounds.",
 };
 
 impl Part {

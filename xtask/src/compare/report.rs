@@ -69,7 +69,12 @@ impl<S: Figures> Results<S> {
 
     /// How many rounds there were.
     pub fn rounds(&self) -> usize {
-        self.samples.iter().map(|entry| entry.round + 1).max().unwrap_or(0)
+        (0..self.rows.len()).map(|row| self.rounds_of(row)).max().unwrap_or(0)
+    }
+
+    fn rounds_of(&self, row: usize) -> usize {
+        let own = self.samples.iter().filter(|entry| entry.row == row);
+        own.map(|entry| entry.round + 1).max().unwrap_or(0)
     }
 
     /// The median of `metric` over the rounds; none if no round succeeded.
@@ -110,7 +115,8 @@ impl<S: Figures> Results<S> {
     pub fn add_csv(&mut self, path: &Path) -> anyhow::Result<()> {
         let shown = path.display();
         let mut csv = csv::Reader::from_path(path).with_context(|| format!("read {shown}"))?;
-        let first = self.rounds();
+        // A row's rounds go on counting from file to file.
+        let first: Vec<_> = (0..self.rows.len()).map(|row| self.rounds_of(row)).collect();
         let mut added = 0;
         let names = csv.headers()?.clone();
         for line in csv.records() {
@@ -122,7 +128,7 @@ impl<S: Figures> Results<S> {
             })?;
             let peer = self.peers.iter().position(|known| known.name == peer);
             let peer = peer.with_context(|| format!("{shown} has an allocator not named here"))?;
-            self.samples.push(Entry { round: first + round - 1, row, peer, sample });
+            self.samples.push(Entry { round: first[row] + round - 1, row, peer, sample });
             added += 1;
         }
         ensure!(added > 0, "{shown} has no samples");
@@ -282,6 +288,9 @@ pub mod tests {
         again.add_csv(&path).unwrap();
         assert_eq!(again.samples(1, 1).map(|s| s.ns_per_operation).collect::<Vec<_>>(), [1.5, 1.5]);
         assert_eq!(again.rounds(), 2, "those of the second file come after those of the first");
+        one("other").write_csv(&path).unwrap();
+        again.add_csv(&path).unwrap();
+        assert_eq!(again.rounds(), 2, "another row's rounds are its own");
         assert!(one("another").add_csv(&path).is_err());
     }
 }

@@ -112,7 +112,8 @@ fn origin<S: Figures>(results: &Results<S>) -> anyhow::Result<String> {
     let kernel = kernel.trim().split('-').next().unwrap_or_default();
     let cpus = std::thread::available_parallelism()?;
     let date = tools::output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
-    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+    let words: Vec<_> = std::env::args().skip(1).map(|word| without_folders(&word)).collect();
+    let command = words.join(" ");
     let peers = results.peers.iter().map(|peer| format!("{} ({})", peer.name, peer.version));
     Ok(format!(
         "Machine: {model}, {cpus} CPUs, Linux {kernel}. Date: {}. Command: `cargo xtask {command}`. \
@@ -122,6 +123,15 @@ fn origin<S: Figures>(results: &Results<S>) -> anyhow::Result<String> {
         results.rounds(),
         peers.collect::<Vec<_>>().join(", ")
     ))
+}
+
+/// A word of the command line; of files that it names by their whole path, only the names.
+fn without_folders(word: &str) -> String {
+    let name = |part: &str| match part.strip_prefix('/') {
+        Some(path) => path.rsplit('/').next().unwrap_or(path).to_owned(),
+        None => part.to_owned(),
+    };
+    word.split(',').map(name).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -140,6 +150,13 @@ mod tests {
     fn a_failure_is_shown_in_the_table_and_below() {
         let text = all(&results(&["ours", "a"], &[("row", &[Some(1.0), None])]));
         assert!(text.contains(" failed |") && text.contains("* row on a, round 1: it crashed"));
+    }
+
+    #[test]
+    fn this_machines_folders_stay_out() {
+        assert_eq!(without_folders("--rows"), "--rows");
+        assert_eq!(without_folders("redis,g++"), "redis,g++");
+        assert_eq!(without_folders("/tmp/x/a.csv,b/c.csv,/d"), "a.csv,b/c.csv,d");
     }
 
     #[test]
