@@ -26,8 +26,12 @@ struct Arguments {
     rest: f64,
 }
 
-/// Runs the row that the command line asks for; `allocator` says who served it.
-pub fn main(rows: &[Row], allocator: fn() -> String) -> anyhow::Result<()> {
+/// Runs the row that the command line asks for; `allocator` says who served it, `per_cpu` how.
+pub fn main(
+    rows: &[Row],
+    allocator: fn() -> String,
+    per_cpu: fn() -> Option<bool>,
+) -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let Some(name) = arguments.row.filter(|_| !arguments.list) else {
         println!("{}", serde_json::to_string(rows)?);
@@ -43,10 +47,12 @@ pub fn main(rows: &[Row], allocator: fn() -> String) -> anyhow::Result<()> {
     };
     let mut measurement = run(row, budget, seconds(arguments.rest)?)?;
     measurement.allocator = allocator();
+    measurement.per_cpu = per_cpu();
     println!("{}", serde_json::to_string(&measurement)?);
     Ok(())
 }
 
-fn seconds(value: f64) -> anyhow::Result<Duration> {
+/// A duration of the command line.
+pub fn seconds(value: f64) -> anyhow::Result<Duration> {
     Duration::try_from_secs_f64(value).with_context(|| format!("{value} is no number of seconds"))
 }

@@ -9,6 +9,7 @@
 //! * I2: an [`Object`] is neither `Copy` nor `Clone`, so safe code frees it once.
 #![allow(unsafe_code)]
 
+use crate::latency::clock;
 use std::ptr::NonNull;
 
 /// A live object of the C heap. Dropping it leaks the object.
@@ -106,6 +107,26 @@ impl Client {
         unsafe {
             self.read += u64::from(address.read_volatile());
             libc::free(address.cast());
+        }
+    }
+
+    /// [`Client::malloc`], and the ticks of the call alone, without the ledger's work.
+    #[inline(always)]
+    pub fn malloc_timed(&mut self, size: usize) -> (Object, u64) {
+        // SAFETY: malloc takes any size.
+        let (object, ticks) = clock::ticks(|| unsafe { libc::malloc(size) });
+        // SAFETY: the object is new and has a first byte, `size` being at least 1.
+        (unsafe { self.sign(object.cast(), "malloc") }, ticks)
+    }
+
+    /// [`Client::free`], and the ticks of the call alone.
+    #[inline(always)]
+    pub fn free_timed(&mut self, object: Object) -> u64 {
+        let address = object.into_raw();
+        // SAFETY: `address` is live (I2) and has a first byte (I1).
+        unsafe {
+            self.read += u64::from(address.read_volatile());
+            clock::ticks(|| libc::free(address.cast())).1
         }
     }
 

@@ -5,11 +5,13 @@
 //! a `#[global_allocator]` are in benches/front.
 //!
 //! One way down: `rows` (the table) -> `loads` (what they do) -> `client`, `slots`, `rng`;
-//! beside them `measure` (runs a row) -> `process` (what the kernel says about us).
+//! beside them `measure` (runs a row) and `latency` (times call by call) -> `process` (what the kernel
+//! says about us).
 #![deny(unsafe_code)]
 
 pub mod cli;
 pub mod client;
+pub mod latency;
 pub mod loads;
 pub mod measure;
 pub mod process;

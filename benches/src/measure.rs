@@ -31,6 +31,8 @@ pub struct Measurement {
     pub unit: &'static str,
     /// Who served it; empty until the program says so.
     pub allocator: String,
+    /// Whether its caches are per CPU, where it says so.
+    pub per_cpu: Option<bool>,
     /// Threads that ran at once.
     pub threads: usize,
     /// Operations within the clock.
@@ -77,6 +79,7 @@ pub fn run(row: &Row, budget: Budget, rest: Duration) -> anyhow::Result<Measurem
         row: row.name,
         unit: row.unit,
         allocator: String::new(),
+        per_cpu: None,
         threads,
         operations: outcome.operations,
         seconds,

@@ -1,4 +1,5 @@
-//! What the kernel and the dynamic linker say about this process: time, memory, faults, allocator.
+//! What the kernel and the dynamic linker say about this process: time, memory, faults, the allocator
+//! and its mode.
 //!
 //! Called by `measure`. Nothing here allocates but [`allocator`], which is called last.
 #![allow(unsafe_code)]
@@ -56,6 +57,21 @@ pub fn allocator() -> String {
     }
 }
 
+/// Whether the allocator serves from caches per CPU, where it says so: Google's tcmalloc does, and
+/// falls back to caches per thread in silence where it can't register with rseq.
+pub fn per_cpu() -> Option<bool> {
+    // SAFETY: the name is a C string.
+    let answer = unsafe {
+        libc::dlsym(libc::RTLD_DEFAULT, c"MallocExtension_Internal_GetPerCpuCachesActive".as_ptr())
+    };
+    if answer.is_null() {
+        return None;
+    }
+    // SAFETY: tcmalloc declares it so in internal_malloc_extension.h; nobody else has the name.
+    let answer: extern "C" fn() -> bool = unsafe { std::mem::transmute(answer) };
+    Some(answer())
+}
+
 fn kib_line(path: &str, key: &str) -> u64 {
     let mut text = [0; 8192];
     let mut len = 0;
@@ -92,5 +108,6 @@ mod tests {
     #[test]
     fn the_allocator_is_named() {
         assert!(allocator().contains(".so"), "{}", allocator());
+        assert_eq!(per_cpu(), None, "the C library has caches per thread, and no such question");
     }
 }

@@ -51,6 +51,24 @@ const GATES: &[Gate] = &[
         "workloads",
         &["compare", "--peers", "rsalloc,rsalloc-atomic", "--rounds", "1", "--seconds", "0.05"],
     ),
+    // Short as well: whole programs whose output must be right, and single calls.
+    xtask(
+        "timed-programs",
+        &[
+            "compare",
+            "--programs",
+            "--peers",
+            "rsalloc,rsalloc-atomic",
+            "--rows",
+            "memcached,sqlite3,python3-malloc",
+            "--rounds",
+            "1",
+        ],
+    ),
+    xtask(
+        "latency",
+        &["compare", "--latency", "--peers", "rsalloc", "--rounds", "1", "--seconds", "0.1"],
+    ),
     // About a minute, of which a sixth is the load that must not grow.
     xtask("storm", &["storm"]),
     xtask("programs", &["programs", "--quick", "--mode", "all"]),

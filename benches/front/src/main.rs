@@ -37,6 +37,20 @@ serve! {
     "tcmalloc": tcmalloc_better::TCMalloc;
 }
 
+#[cfg(feature = "tcmalloc")]
+fn per_cpu() -> Option<bool> {
+    unsafe extern "C" {
+        fn MallocExtension_Internal_GetPerCpuCachesActive() -> bool;
+    }
+    // SAFETY: tcmalloc declares it so in internal_malloc_extension.h.
+    Some(unsafe { MallocExtension_Internal_GetPerCpuCachesActive() })
+}
+
+#[cfg(not(feature = "tcmalloc"))]
+fn per_cpu() -> Option<bool> {
+    None
+}
+
 fn main() -> anyhow::Result<()> {
-    benches::cli::main(rows::ROWS, || ALLOCATOR.to_owned())
+    benches::cli::main(rows::ROWS, || ALLOCATOR.to_owned(), per_cpu)
 }

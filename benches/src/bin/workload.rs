@@ -2,5 +2,5 @@
 //! line of JSON. `workload --list` names the rows.
 
 fn main() -> anyhow::Result<()> {
-    benches::cli::main(benches::rows::ROWS, benches::process::allocator)
+    benches::cli::main(benches::rows::ROWS, benches::process::allocator, benches::process::per_cpu)
 }

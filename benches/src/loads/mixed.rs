@@ -63,20 +63,10 @@ impl Stress {
             .collect()
     }
 
-    /// Mostly 8 to 256 B; one in 64 up to 8 KiB; one in 4096 up to 256 KiB.
-    fn size(&mut self) -> usize {
-        let max = match self.rng.below(4096) {
-            0 => 256 << 10,
-            draw if draw % 64 == 0 => 8 << 10,
-            _ => 248,
-        };
-        8 + self.rng.below(max)
-    }
-
     fn work(&mut self, client: &mut Client) -> u64 {
         const OBJECTS: u64 = 20_000;
         for _ in 0..OBJECTS {
-            let size = self.size();
+            let size = mixed_size(&mut self.rng);
             match self.rng.below(8) {
                 // Lives long: stays in the table until its slot is drawn again.
                 0..=2 => {
@@ -114,6 +104,16 @@ impl Load for Stress {
             }
         }
     }
+}
+
+/// Mostly 8 to 256 B; one in 64 up to 8 KiB; one in 4096 up to 256 KiB.
+pub fn mixed_size(rng: &mut Rng) -> usize {
+    let max = match rng.below(4096) {
+        0 => 256 << 10,
+        draw if draw % 64 == 0 => 8 << 10,
+        _ => 248,
+    };
+    8 + rng.below(max)
 }
 
 /// A thread that allocates 64 objects, frees every other one and ends; the rest is freed by the

@@ -2,7 +2,8 @@
 //!
 //! Called by `compare` in place of `peers`. A program says by itself who serves it.
 
-use super::peers::Peer;
+use super::peers::{Caches, Peer};
+use super::sample;
 use crate::tools;
 use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
@@ -34,15 +35,18 @@ pub fn select(names: &[String]) -> anyhow::Result<Vec<Peer>> {
 }
 
 fn peer(name: &'static str, package: &str) -> anyhow::Result<Peer> {
-    Ok(Peer {
+    let peer = Peer {
         name,
         version: version(package)?,
         ours: name == "rsalloc",
         preload: None,
         environment: if name == "tcmalloc" { TCMALLOC } else { &[] },
+        caches: if name == "tcmalloc" { Caches::PerCpu } else { Caches::Any },
         program: build(name)?,
         says: Some(name),
-    })
+    };
+    sample::check_caches(&peer)?;
+    Ok(peer)
 }
 
 /// Builds `front` on `name`, and keeps it under a name of its own.

@@ -5,6 +5,7 @@
 //! crates.
 
 use super::crates::{self, Recipe};
+use super::sample;
 use crate::tools;
 use anyhow::{Context, bail};
 use std::path::PathBuf;
@@ -22,10 +23,21 @@ pub struct Peer {
     pub preload: Option<PathBuf>,
     /// The environment it needs.
     pub environment: &'static [(&'static str, &'static str)],
+    /// What caches it must be seen to have.
+    pub caches: Caches,
     /// The program that runs the rows.
     pub program: PathBuf,
     /// What the program says about who served it; none: what `preload` says.
     pub says: Option<&'static str>,
+}
+
+/// What caches a peer must be seen to have, for its figures to be what they are called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Caches {
+    /// Whatever it chooses.
+    Any,
+    /// One for each CPU; it says so when asked, and registers with rseq by itself.
+    PerCpu,
 }
 
 struct Entry {
@@ -202,6 +214,9 @@ fn find(entry: &Entry) -> anyhow::Result<Peer> {
     }
     let ours = matches!(entry.source, Source::Ours);
     let program = tools::release_dir()?.join("workload");
-    let environment = entry.environment;
-    Ok(Peer { name: entry.name, version, ours, preload, environment, program, says: None })
+    let Entry { name, environment, .. } = *entry;
+    let caches = if name == "tcmalloc" { Caches::PerCpu } else { Caches::Any };
+    let peer = Peer { name, version, ours, preload, environment, caches, program, says: None };
+    sample::check_caches(&peer)?;
+    Ok(peer)
 }

@@ -2,12 +2,15 @@
 //!
 //! Called by `compare`; writes SVG, which needs no font on this machine.
 
-use super::report::{Metric, PEAK, Results, TIME};
+use super::figures::{Figures, Metric};
+use super::peers::Peer;
+use super::report::Results;
 use anyhow::Context;
+use plotters::coord::Shift;
 use plotters::prelude::*;
 use std::path::Path;
 
-const COLOURS: [RGBColor; 10] = [
+const COLOURS: [RGBColor; 11] = [
     RGBColor(0xd6, 0x27, 0x28),
     RGBColor(0xff, 0x98, 0x96),
     RGBColor(0x1f, 0x77, 0xb4),
@@ -18,33 +21,41 @@ const COLOURS: [RGBColor; 10] = [
     RGBColor(0xbc, 0xbd, 0x22),
     RGBColor(0x7f, 0x7f, 0x7f),
     RGBColor(0xe3, 0x77, 0xc2),
+    RGBColor(0x11, 0x3a, 0x5d),
 ];
 
-/// Writes the plots of `results` into `folder`.
-pub fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
+/// Writes a plot of each metric that has one into `folder`; their files and captions.
+pub fn write<S: Figures>(
+    results: &Results<S>,
+    folder: &Path,
+) -> anyhow::Result<Vec<(&'static str, String)>> {
     std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    draw(results, &TIME, &folder.join("time.svg")).context("draw time.svg")?;
-    draw(results, &PEAK, &folder.join("peak-rss.svg")).context("draw peak-rss.svg")
+    let mut pictures = Vec::new();
+    for metric in S::METRICS {
+        let Some(name) = metric.plot else { continue };
+        draw(results, metric, &folder.join(format!("{name}.svg")))
+            .with_context(|| format!("draw {name}.svg"))?;
+        pictures.push((name, caption(metric)));
+    }
+    Ok(pictures)
 }
 
-fn draw(results: &Results, metric: &Metric, path: &Path) -> anyhow::Result<()> {
+fn caption<S>(metric: &Metric<S>) -> String {
+    format!("{}, multiple of the best peer's", metric.title)
+}
+
+fn draw<S: Figures>(results: &Results<S>, metric: &Metric<S>, path: &Path) -> anyhow::Result<()> {
     // One lane a row, the first on top; across, powers of two from 1/4 to 16. A dot outside is drawn
     // at the edge.
     const EXPONENTS: std::ops::Range<f64> = -2.0..4.0;
     const HEAD: u32 = 84;
-    const NAMES_A_LINE: usize = 7;
     let lanes = results.rows.len();
     let lane = |row: usize| -(row as f64) - 0.5;
     let area = SVGBackend::new(path, (900, HEAD + 60 + 24 * lanes as u32)).into_drawing_area();
     area.fill(&WHITE)?;
     let (head, body) = area.split_vertically(HEAD);
-    let title = format!("{}, multiple of the best peer's", metric.title);
-    head.draw(&Text::new(title, (16, 12), ("sans-serif", 18)))?;
-    for (i, peer) in results.peers.iter().enumerate() {
-        let (x, y) = (24 + 120 * (i % NAMES_A_LINE) as i32, 50 + 20 * (i / NAMES_A_LINE) as i32);
-        head.draw(&Circle::new((x, y), radius(peer.ours), colour(i).filled()))?;
-        head.draw(&Text::new(peer.name, (x + 10, y - 7), ("sans-serif", 13)))?;
-    }
+    head.draw(&Text::new(caption(metric), (16, 12), ("sans-serif", 18)))?;
+    legend(&head, &results.peers)?;
 
     let mut chart = ChartBuilder::on(&body)
         .margin(12)
@@ -83,7 +94,22 @@ fn draw(results: &Results, metric: &Metric, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn colour(peer: usize) -> RGBColor {
+/// The allocators' names beside their colours, under the title.
+pub fn legend<D: DrawingBackend>(
+    head: &DrawingArea<D, Shift>,
+    peers: &[Peer],
+) -> Result<(), DrawingAreaErrorKind<D::ErrorType>> {
+    const NAMES_A_LINE: usize = 7;
+    for (i, peer) in peers.iter().enumerate() {
+        let (x, y) = (24 + 120 * (i % NAMES_A_LINE) as i32, 50 + 20 * (i / NAMES_A_LINE) as i32);
+        head.draw(&Circle::new((x, y), radius(peer.ours), colour(i).filled()))?;
+        head.draw(&Text::new(peer.name, (x + 10, y - 7), ("sans-serif", 13)))?;
+    }
+    Ok(())
+}
+
+/// The colour of a peer in all pictures.
+pub fn colour(peer: usize) -> RGBColor {
     COLOURS[peer % COLOURS.len()]
 }
 

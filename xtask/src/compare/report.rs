@@ -1,24 +1,22 @@
-//! Samples turned into medians, ratios, tables, and the CSV file.
+//! Samples turned into medians, ratios, means, and the CSV file.
 //!
-//! Called by `compare` and read by `plot`. "Best peer" leaves out our own variants; a peer that
-//! failed in a row has no figure there, and the failure is listed.
+//! Called by `compare` and read by `tables` and `plot`. "Best peer" leaves out our own variants; a
+//! peer that failed in a row has no figure there, and the failure is kept.
 
+use super::figures::{Figures, Metric, Row};
+use super::part;
 use super::peers::Peer;
-use super::sample::{Row, Sample};
-use crate::tools;
-use anyhow::{Context, bail};
-use serde::Serialize;
-use std::fmt::Write as _;
+use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
 use std::path::Path;
-use std::process::Command;
 
 /// All samples of a run.
-pub struct Results {
+pub struct Results<S> {
     /// The rows, in order.
     pub rows: Vec<Row>,
     /// The allocators, in order.
     pub peers: Vec<Peer>,
-    samples: Vec<Entry>,
+    samples: Vec<Entry<S>>,
     failures: Vec<Failure>,
 }
 
@@ -29,54 +27,30 @@ struct Failure {
     cause: String,
 }
 
-struct Entry {
+struct Entry<S> {
     round: usize,
     row: usize,
     peer: usize,
-    sample: Sample,
+    sample: S,
 }
 
-/// A figure of a sample that gets a table.
-pub struct Metric {
-    /// The table's title.
-    pub title: &'static str,
-    digits: usize,
-    of: fn(&Sample) -> f64,
+/// The first fields of a line of the CSV file.
+#[derive(Serialize, Deserialize)]
+struct Key<'a> {
+    round: usize,
+    row: &'a str,
+    unit: &'a str,
+    peer: &'a str,
 }
 
-const MIB: f64 = (1 << 20) as f64;
-
-/// Wall-clock time, the figure of the plots and the limit.
-pub const TIME: Metric = Metric { title: "Time, ns", digits: 2, of: |s| s.ns_per_operation };
-
-const METRICS: &[Metric] = &[
-    TIME,
-    Metric {
-        title: "CPU time of all threads, ns",
-        digits: 2,
-        of: |s| s.cpu_seconds * 1e9 / s.operations.max(1) as f64,
-    },
-    PEAK,
-    Metric {
-        title: "RSS after all was freed, MiB",
-        digits: 1,
-        of: |s| s.final_rss_bytes as f64 / MIB,
-    },
-    Metric { title: "Page faults", digits: 0, of: |s| s.minor_faults as f64 },
-];
-
-/// Peak memory, the figure of the second plot.
-pub const PEAK: Metric =
-    Metric { title: "Peak RSS, MiB", digits: 1, of: |s| s.peak_rss_bytes as f64 / MIB };
-
-impl Results {
+impl<S: Figures> Results<S> {
     /// No samples yet.
     pub fn new(rows: Vec<Row>, peers: Vec<Peer>) -> Self {
         Results { rows, peers, samples: Vec::new(), failures: Vec::new() }
     }
 
     /// Takes in a sample or a failure.
-    pub fn add(&mut self, round: usize, row: usize, peer: usize, sample: anyhow::Result<Sample>) {
+    pub fn add(&mut self, round: usize, row: usize, peer: usize, sample: anyhow::Result<S>) {
         match sample {
             Ok(sample) => self.samples.push(Entry { round, row, peer, sample }),
             Err(error) => {
@@ -87,90 +61,95 @@ impl Results {
         }
     }
 
+    /// The samples of a row on a peer.
+    pub fn samples(&self, row: usize, peer: usize) -> impl Iterator<Item = &S> {
+        let own = self.samples.iter().filter(move |entry| entry.row == row && entry.peer == peer);
+        own.map(|entry| &entry.sample)
+    }
+
+    /// How many rounds there were.
+    pub fn rounds(&self) -> usize {
+        (0..self.rows.len()).map(|row| self.rounds_of(row)).max().unwrap_or(0)
+    }
+
+    fn rounds_of(&self, row: usize) -> usize {
+        let own = self.samples.iter().filter(|entry| entry.row == row);
+        own.map(|entry| entry.round + 1).max().unwrap_or(0)
+    }
+
     /// The median of `metric` over the rounds; none if no round succeeded.
-    pub fn median(&self, metric: &Metric, row: usize, peer: usize) -> Option<f64> {
-        let own = self.samples.iter().filter(|entry| entry.row == row && entry.peer == peer);
-        median(own.map(|entry| (metric.of)(&entry.sample)).collect())
+    pub fn median(&self, metric: &Metric<S>, row: usize, peer: usize) -> Option<f64> {
+        median(self.samples(row, peer).map(metric.of).collect())
     }
 
     /// The lowest median of the peers that are not ours.
-    pub fn best_peer(&self, metric: &Metric, row: usize) -> Option<f64> {
+    pub fn best_peer(&self, metric: &Metric<S>, row: usize) -> Option<f64> {
         let others = (0..self.peers.len()).filter(|&peer| !self.peers[peer].ours);
         others.filter_map(|peer| self.median(metric, row, peer)).min_by(f64::total_cmp)
     }
 
-    /// All tables as Markdown, and what failed.
-    pub fn tables(&self) -> String {
-        let mut text = String::from("| row | what happens |\n|---|---|\n");
-        for Row { name, what, .. } in &self.rows {
-            writeln!(text, "| {name} | {what} |").unwrap();
+    /// The median over the best peer's; none where either is missing.
+    pub fn ratio(&self, metric: &Metric<S>, row: usize, peer: usize) -> Option<f64> {
+        Some(self.median(metric, row, peer)? / self.best_peer(metric, row)?)
+    }
+
+    /// The rows in which every allocator has a ratio.
+    pub fn complete_rows(&self, metric: &Metric<S>) -> Vec<usize> {
+        let complete = |&row: &usize| {
+            let ratio = |peer| self.ratio(metric, row, peer);
+            (0..self.peers.len()).all(|peer| ratio(peer).is_some_and(|r| r.is_finite() && r > 0.0))
+        };
+        (0..self.rows.len()).filter(complete).collect()
+    }
+
+    /// The geometric mean of a peer's ratios over `rows`; none if there are none.
+    pub fn geometric_mean(&self, metric: &Metric<S>, rows: &[usize], peer: usize) -> Option<f64> {
+        let logs: Option<Vec<f64>> =
+            rows.iter().map(|&row| Some(self.ratio(metric, row, peer)?.ln())).collect();
+        let logs = logs.filter(|logs| !logs.is_empty())?;
+        Some((logs.iter().sum::<f64>() / logs.len() as f64).exp())
+    }
+
+    /// Takes in the samples that [`Results::write_csv`] wrote into the file at `path`; an error if
+    /// there is one of a row or an allocator that is not in this comparison.
+    pub fn add_csv(&mut self, path: &Path) -> anyhow::Result<()> {
+        let shown = path.display();
+        let mut csv = csv::Reader::from_path(path).with_context(|| format!("read {shown}"))?;
+        // A row's rounds go on counting from file to file.
+        let first: Vec<_> = (0..self.rows.len()).map(|row| self.rounds_of(row)).collect();
+        let mut added = 0;
+        let names = csv.headers()?.clone();
+        for line in csv.records() {
+            let line = line.with_context(|| format!("read {shown}"))?;
+            let Key { round, row, peer, .. } = line.deserialize(Some(&names))?;
+            let sample: S = line.deserialize(Some(&names)).with_context(|| format!("{shown}"))?;
+            let row = self.rows.iter().position(|known| known.name == row).with_context(|| {
+                format!("{shown} has row {row}, which is not of this comparison: see --rows")
+            })?;
+            let peer = self.peers.iter().position(|known| known.name == peer);
+            let peer = peer.with_context(|| format!("{shown} has an allocator not named here"))?;
+            self.samples.push(Entry { round: first[row] + round - 1, row, peer, sample });
+            added += 1;
         }
-        for metric in METRICS {
-            self.table(metric, &mut text);
-        }
-        if !self.failures.is_empty() {
-            text.push_str("\nFailed:\n\n");
-            for failure in &self.failures {
-                writeln!(text, "* {}", self.shown(failure)).unwrap();
-            }
-        }
-        text
+        ensure!(added > 0, "{shown} has no samples");
+        Ok(())
     }
 
     /// Writes every sample, one a line.
     pub fn write_csv(&self, path: &Path) -> anyhow::Result<()> {
-        #[derive(Serialize)]
-        struct Line<'a> {
-            round: usize,
-            row: &'a str,
-            unit: &'a str,
-            peer: &'a str,
-            operations: u64,
-            ns_per_operation: f64,
-            cpu_seconds: f64,
-            start_rss_bytes: u64,
-            peak_rss_bytes: u64,
-            final_rss_bytes: u64,
-            minor_faults: u64,
-        }
-        make_folder_of(path)?;
+        part::make_folder_of(path)?;
         let mut csv =
             csv::Writer::from_path(path).with_context(|| format!("write {}", path.display()))?;
         for Entry { round, row, peer, sample } in &self.samples {
-            csv.serialize(Line {
-                round: round + 1,
-                row: &self.rows[*row].name,
-                unit: &self.rows[*row].unit,
-                peer: self.peers[*peer].name,
-                operations: sample.operations,
-                ns_per_operation: sample.ns_per_operation,
-                cpu_seconds: sample.cpu_seconds,
-                start_rss_bytes: sample.start_rss_bytes,
-                peak_rss_bytes: sample.peak_rss_bytes,
-                final_rss_bytes: sample.final_rss_bytes,
-                minor_faults: sample.minor_faults,
-            })?;
+            let Row { name, unit, .. } = &self.rows[*row];
+            let key = Key { round: round + 1, row: name, unit, peer: self.peers[*peer].name };
+            csv.serialize((key, sample))?;
         }
         Ok(csv.flush()?)
     }
 
-    /// Puts the tables, the machine and the command into the generated part of `path`.
-    /// `part` names it, and the folder of the plots.
-    pub fn write_markdown(&self, path: &Path, part: &str) -> anyhow::Result<()> {
-        make_folder_of(path)?;
-        let old = std::fs::read_to_string(path).unwrap_or_else(|_| "# Benchmarks\n".to_owned());
-        let folder = plots_folder(part);
-        let new = format!(
-            "{}\n\n![Time as a multiple of the best peer's]({folder}/time.svg)\n\
-             ![Peak RSS as a multiple of the leanest peer's]({folder}/peak-rss.svg)\n{}",
-            self.origin()?,
-            self.tables()
-        );
-        std::fs::write(path, replace_generated(&old, &new, part))
-            .with_context(|| format!("write {}", path.display()))
-    }
-
-    /// An error when one of our samples failed, or a row is slower than `limit` times the best peer.
+    /// An error when one of our samples failed, or a row's first figure is more than `limit` times
+    /// the best peer's.
     pub fn verdict(&self, limit: Option<f64>) -> anyhow::Result<()> {
         let failures = self.failures.iter().filter(|failure| self.peers[failure.peer].ours);
         let mut bad: Vec<_> = failures.map(|failure| self.shown(failure)).collect();
@@ -179,7 +158,7 @@ impl Results {
             |peer: &usize| self.peers[*peer].ours && self.peers[*peer].environment.is_empty();
         for row in 0..self.rows.len() {
             for peer in (0..self.peers.len()).filter(limited) {
-                let ratio = self.ratio(&TIME, row, peer).unwrap_or(0.0);
+                let ratio = self.ratio(&S::METRICS[0], row, peer).unwrap_or(0.0);
                 if limit.is_some_and(|limit| ratio > limit) {
                     let (row, peer) = (&self.rows[row].name, self.peers[peer].name);
                     bad.push(format!("{row} on {peer}: {ratio:.2} times the best peer"));
@@ -192,66 +171,15 @@ impl Results {
         Ok(())
     }
 
+    /// What failed, a line each.
+    pub fn failed(&self) -> impl Iterator<Item = String> {
+        self.failures.iter().map(|failure| self.shown(failure))
+    }
+
     fn shown(&self, failure: &Failure) -> String {
         let Failure { round, row, peer, cause } = failure;
         let (row, peer) = (&self.rows[*row].name, self.peers[*peer].name);
         format!("{row} on {peer}, round {}: {cause}", round + 1)
-    }
-
-    /// The median over the best peer's; none where either is missing.
-    pub fn ratio(&self, metric: &Metric, row: usize, peer: usize) -> Option<f64> {
-        Some(self.median(metric, row, peer)? / self.best_peer(metric, row)?)
-    }
-
-    fn table(&self, metric: &Metric, text: &mut String) {
-        let ours: Vec<_> = (0..self.peers.len()).filter(|&peer| self.peers[peer].ours).collect();
-        write!(text, "\n### {}\n\n| row | per |", metric.title).unwrap();
-        self.peers.iter().for_each(|peer| write!(text, " {} |", peer.name).unwrap());
-        ours.iter().for_each(|&peer| write!(text, " {}/best |", self.peers[peer].name).unwrap());
-        text.push_str("\n|---|---|");
-        text.push_str(&"--:|".repeat(self.peers.len() + ours.len()));
-        for (row, Row { name, unit, .. }) in self.rows.iter().enumerate() {
-            write!(text, "\n| {name} | {unit} |").unwrap();
-            let best = self.best_peer(metric, row);
-            for peer in 0..self.peers.len() {
-                match self.median(metric, row, peer) {
-                    None => text.push_str(" failed |"),
-                    Some(value) => {
-                        let bold =
-                            if !self.peers[peer].ours && Some(value) == best { "**" } else { "" };
-                        write!(text, " {bold}{value:.*}{bold} |", metric.digits).unwrap();
-                    }
-                }
-            }
-            for &peer in &ours {
-                match self.ratio(metric, row, peer).filter(|ratio| ratio.is_finite()) {
-                    None => text.push_str(" - |"),
-                    Some(ratio) => write!(text, " {ratio:.2} |").unwrap(),
-                }
-            }
-        }
-        text.push('\n');
-    }
-
-    /// Where, when and how the figures were measured.
-    fn origin(&self) -> anyhow::Result<String> {
-        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
-        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
-        let model = model.map_or("unknown CPU", |rest| rest.trim_start_matches([' ', '\t', ':']));
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("osrelease")?;
-        let kernel = kernel.trim().split('-').next().unwrap_or_default();
-        let cpus = std::thread::available_parallelism()?;
-        let date = tools::output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
-        let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-        let peers = self.peers.iter().map(|peer| format!("{} ({})", peer.name, peer.version));
-        Ok(format!(
-            "Machine: {model}, {cpus} CPUs, Linux {kernel}. Date: {}. Command: `cargo xtask {command}`. \
-             Medians of {} rounds, interleaved, each sample in its own process; bold is the best peer, \
-             the last columns are ours over the best peer. Allocators: {}.",
-            date.trim(),
-            self.samples.iter().map(|entry| entry.round + 1).max().unwrap_or(0),
-            peers.collect::<Vec<_>>().join(", ")
-        ))
     }
 }
 
@@ -265,33 +193,10 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// Where the plots of `part` lie, below docs.
-pub fn plots_folder(part: &str) -> &'static str {
-    if part == FRONT { "benchmarks/front" } else { "benchmarks" }
-}
-
-/// The part of the tables with the Rust front.
-pub const FRONT: &str = "compare-front";
-/// The part with the C functions.
-pub const C: &str = "compare";
-
-/// `old` with what stands between the marks of `part` replaced by `new`; the marks are added if missing.
-fn replace_generated(old: &str, new: &str, part: &str) -> String {
-    let (begin, end) = (format!("<!-- {part}: begin -->"), format!("<!-- {part}: end -->"));
-    let (before, after) = match (old.split_once(&begin), old.split_once(&end)) {
-        (Some((before, _)), Some((_, after))) => (before.to_owned(), after),
-        _ => (format!("{}\n\n", old.trim_end()), "\n"),
-    };
-    format!("{before}{begin}\n{}\n{end}{after}", new.trim())
-}
-
-fn make_folder_of(path: &Path) -> anyhow::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))
-}
-
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use super::super::peers::Caches;
+    use super::super::sample::Sample;
     use super::*;
 
     #[test]
@@ -301,66 +206,91 @@ mod tests {
         assert_eq!(median(vec![4.0, 1.0]), Some(2.5));
     }
 
-    #[test]
-    fn only_the_generated_part_is_replaced() {
-        let first = replace_generated("# Benchmarks\n\nWords.\n", "one", C);
-        assert!(first.starts_with("# Benchmarks\n\nWords.\n") && first.contains("\none\n"));
-        let with_tail = first + "More words.\n";
-        let second = replace_generated(&with_tail, "two", C);
-        assert_eq!(second, with_tail.replace("one", "two"));
-        let both = replace_generated(&second, "three", FRONT);
-        assert!(both.starts_with(second.trim_end()) && both.contains("\nthree\n"));
-    }
-
-    fn results(times: &[(&'static str, bool, Option<f64>)]) -> Results {
-        let peers = times.iter().map(|&(name, ours, _)| Peer {
+    /// A peer, ours if it is called so.
+    pub fn peer(name: &'static str) -> Peer {
+        Peer {
             name,
-            ours,
+            ours: name == "ours",
             version: String::new(),
             preload: None,
             environment: &[],
+            caches: Caches::Any,
             program: Default::default(),
             says: None,
-        });
-        let row = Row { name: "row".into(), unit: "pair".into(), what: "it".into() };
-        let mut results = Results::new(vec![row], peers.collect());
-        for (peer, (.., time)) in times.iter().enumerate() {
-            let sample = time.map(|ns_per_operation| Sample {
-                allocator: String::new(),
-                operations: 1,
-                ns_per_operation,
-                cpu_seconds: 0.0,
-                start_rss_bytes: 0,
-                peak_rss_bytes: 0,
-                final_rss_bytes: 0,
-                minor_faults: 0,
-            });
-            results.add(0, 0, peer, sample.context("it crashed"));
+        }
+    }
+
+    pub fn row(name: &str) -> Row {
+        Row { name: name.into(), unit: "pair".into(), what: "it".into() }
+    }
+
+    /// Times by rows and peers.
+    pub fn results(peers: &[&'static str], rows: &[(&str, &[Option<f64>])]) -> Results<Sample> {
+        let names = rows.iter().map(|(name, _)| row(name)).collect();
+        let mut results = Results::new(names, peers.iter().map(|name| peer(name)).collect());
+        for (row, (_, times)) in rows.iter().enumerate() {
+            for (peer, time) in times.iter().enumerate() {
+                results.add(0, row, peer, time.map(Sample::of).context("it crashed"));
+            }
         }
         results
     }
 
     #[test]
     fn the_best_peer_is_never_ours() {
-        let results =
-            results(&[("ours", true, Some(1.0)), ("a", false, Some(2.0)), ("b", false, Some(3.0))]);
-        assert_eq!(results.best_peer(&TIME, 0), Some(2.0));
-        assert!(
-            results.tables().contains("| 1.00 | **2.00** | 3.00 | 0.50 |"),
-            "{}",
-            results.tables()
-        );
+        let results = results(&["ours", "a", "b"], &[("row", &[Some(1.0), Some(2.0), Some(3.0)])]);
+        assert_eq!(results.best_peer(&Sample::METRICS[0], 0), Some(2.0));
+    }
+
+    #[test]
+    fn means_are_over_the_rows_that_all_have() {
+        let rows: [(&str, &[Option<f64>]); 3] = [
+            ("one", &[Some(2.0), Some(1.0), Some(3.0)]),
+            ("two", &[Some(4.0), Some(16.0), Some(8.0)]),
+            ("three", &[Some(9.0), None, Some(1.0)]),
+        ];
+        let results = results(&["ours", "a", "b"], &rows);
+        let metric = &Sample::METRICS[0];
+        let complete = results.complete_rows(metric);
+        assert_eq!(complete, [0, 1]);
+        let mean = |peer| results.geometric_mean(metric, &complete, peer).unwrap();
+        assert!((mean(0) - 1.0).abs() < 1e-9, "of 2 and 1/2: {}", mean(0));
+        assert!((mean(1) - 2_f64.sqrt()).abs() < 1e-9, "of 1 and 2: {}", mean(1));
+        assert_eq!(results.geometric_mean(metric, &[], 0), None);
     }
 
     #[test]
     fn the_limit_and_our_failures_are_errors() {
-        let slow = results(&[("ours", true, Some(1.4)), ("a", false, Some(1.0))]);
+        let of = |ours, a| results(&["ours", "a"], &[("row", &[ours, a])]);
+        let slow = of(Some(1.4), Some(1.0));
         assert!(slow.verdict(Some(1.5)).is_ok() && slow.verdict(None).is_ok());
         assert!(slow.verdict(Some(1.3)).is_err());
-        let crashed = results(&[("ours", true, None), ("a", false, Some(1.0))]);
+        let crashed = of(None, Some(1.0));
         assert!(crashed.verdict(None).is_err());
-        assert!(crashed.tables().contains("it crashed"));
-        let other = results(&[("ours", true, Some(1.0)), ("a", false, None)]);
-        assert!(other.verdict(Some(1.3)).is_ok() && other.tables().contains(" failed |"));
+        assert!(crashed.failed().any(|line| line.contains("it crashed")));
+        assert!(of(Some(1.0), None).verdict(Some(1.3)).is_ok());
+    }
+
+    #[test]
+    fn a_line_of_the_csv_file_has_key_and_figures_and_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("below/samples.csv");
+        let one = |name: &str| results(&["ours", "a"], &[(name, &[Some(1.5), None])]);
+        one("row").write_csv(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[0].starts_with("round,row,unit,peer,operations,ns_per_operation,"), "{text}");
+        assert!(lines[1].starts_with("1,row,pair,ours,1,1.5,") && lines.len() == 2, "{text}");
+
+        let mut again =
+            results(&["a", "ours"], &[("other", &[None, None]), ("row", &[None, None])]);
+        again.add_csv(&path).unwrap();
+        again.add_csv(&path).unwrap();
+        assert_eq!(again.samples(1, 1).map(|s| s.ns_per_operation).collect::<Vec<_>>(), [1.5, 1.5]);
+        assert_eq!(again.rounds(), 2, "those of the second file come after those of the first");
+        one("other").write_csv(&path).unwrap();
+        again.add_csv(&path).unwrap();
+        assert_eq!(again.rounds(), 2, "another row's rounds are its own");
+        assert!(one("another").add_csv(&path).is_err());
     }
 }

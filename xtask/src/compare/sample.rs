@@ -1,31 +1,30 @@
 //! One run of the workload program: one row on one peer.
 //!
-//! Called by `compare`. Promises that a sample was served by the allocator it is named after.
+//! Called by `compare`, and by `latency` for the program beside it. Promises that a sample was served
+//! by the allocator it is named after, with caches per CPU where the peer is said to have them.
 
-use super::peers::Peer;
+use super::figures::{Figures, Metric, Row, Summary};
+use super::peers::{Caches, Peer};
+use super::suite::Suite;
 use crate::tools;
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::process::Command;
 
-/// A row that the workload program offers.
-#[derive(Deserialize)]
-pub struct Row {
-    /// Its name.
-    pub name: String,
-    /// What one operation is.
-    pub unit: String,
-    /// What happens in it.
-    pub what: String,
+/// The rows of the workload programs.
+pub struct Micro {
+    /// Those to run.
+    rows: Vec<String>,
+    all: Vec<Row>,
+    seconds: f64,
+    rest: f64,
 }
 
 /// What one run cost, as the workload program prints it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Sample {
-    /// The file that `malloc` came from.
-    #[serde(skip_serializing)]
-    pub allocator: String,
     /// Operations within the clock.
     pub operations: u64,
     /// Wall-clock nanoseconds over operations.
@@ -42,38 +41,169 @@ pub struct Sample {
     pub minor_faults: u64,
 }
 
-/// The rows of these names in the order of the program's table, all if there are none.
-pub fn select_rows(program: &Path, names: &[String]) -> anyhow::Result<Vec<Row>> {
-    let list = tools::output(Command::new(program).arg("--list"))?;
-    let all: Vec<Row> = serde_json::from_str(&list).context("the list of rows")?;
-    for name in names {
-        if !all.iter().any(|row| row.name == *name) {
-            let known: Vec<_> = all.iter().map(|row| row.name.as_str()).collect();
-            bail!("no row {name}; there are: {}", known.join(", "));
-        }
-    }
-    Ok(all.into_iter().filter(|row| names.is_empty() || names.contains(&row.name)).collect())
+const MIB: f64 = (1 << 20) as f64;
+
+impl Figures for Sample {
+    const METRICS: &'static [Metric<Self>] = &[
+        Metric {
+            title: "Time, ns",
+            digits: 2,
+            summary: Summary::None,
+            plot: Some("time"),
+            of: |s| s.ns_per_operation,
+        },
+        Metric {
+            title: "CPU time of all threads, ns",
+            digits: 2,
+            summary: Summary::None,
+            plot: None,
+            of: |s| s.cpu_seconds * 1e9 / s.operations.max(1) as f64,
+        },
+        Metric {
+            title: "Peak RSS, MiB",
+            digits: 1,
+            summary: Summary::None,
+            plot: Some("peak-rss"),
+            of: |s| s.peak_rss_bytes as f64 / MIB,
+        },
+        Metric {
+            title: "RSS after all was freed, MiB",
+            digits: 1,
+            summary: Summary::None,
+            plot: None,
+            of: |s| s.final_rss_bytes as f64 / MIB,
+        },
+        Metric {
+            title: "Page faults",
+            digits: 0,
+            summary: Summary::None,
+            plot: None,
+            of: |s| s.minor_faults as f64,
+        },
+    ];
 }
 
-/// Runs `row` on `peer`.
-pub fn take(row: &str, peer: &Peer, seconds: f64, rest: f64) -> anyhow::Result<Sample> {
-    // `timeout` and `env` run on the C library's allocator: only the workload gets the peer.
+impl Micro {
+    /// The rows of these names, all if there are none, of what the peers' program offers.
+    pub fn new(program: &Path, names: &[String], seconds: f64, rest: f64) -> anyhow::Result<Micro> {
+        let list = tools::output(Command::new(program).arg("--list"))?;
+        let all: Vec<Row> = serde_json::from_str(&list).context("the list of rows")?;
+        let rows = select(all.iter().map(|row| row.name.as_str()), names)?;
+        Ok(Micro { rows, all, seconds, rest })
+    }
+}
+
+impl Suite for Micro {
+    type Sample = Sample;
+
+    fn rows(&self) -> Vec<Row> {
+        let chosen = self.all.iter().filter(|row| self.rows.contains(&row.name));
+        chosen.cloned().collect()
+    }
+
+    fn take(&mut self, run: usize, peer: &Peer) -> anyhow::Result<Vec<Sample>> {
+        let (seconds, rest) = (self.seconds.to_string(), self.rest.to_string());
+        let arguments = [&self.rows[run], "--seconds", &seconds, "--rest", &rest];
+        let limit = 60.0 + 30.0 * self.seconds + self.rest;
+        Ok(vec![ask(peer, &peer.program, &arguments, limit)?])
+    }
+}
+
+/// Of `all`, those of these names, all if there are none.
+pub fn select<'a>(
+    all: impl Iterator<Item = &'a str> + Clone,
+    names: &[String],
+) -> anyhow::Result<Vec<String>> {
+    for name in names {
+        if !all.clone().any(|row| row == name) {
+            bail!("no row {name}; there are: {}", all.collect::<Vec<_>>().join(", "));
+        }
+    }
+    let wanted = all.filter(|row| names.is_empty() || names.iter().any(|name| name == row));
+    Ok(wanted.map(str::to_owned).collect())
+}
+
+/// Who served a program, and what it measured.
+#[derive(Deserialize)]
+struct Answer<T> {
+    /// The file that `malloc` came from, or the front's name.
+    allocator: String,
+    /// Whether its caches are per CPU, where it says so.
+    per_cpu: Option<bool>,
+    #[serde(flatten)]
+    measured: T,
+}
+
+/// Runs one of our programs on `peer`; what it measured. An error unless the peer served it.
+pub fn ask<T: DeserializeOwned>(
+    peer: &Peer,
+    program: &Path,
+    arguments: &[&str],
+    limit: f64,
+) -> anyhow::Result<T> {
+    let answer = answer(peer, peer.environment, program, arguments, limit)?;
+    match peer.says {
+        Some(name) if answer.allocator == name => {}
+        Some(name) => bail!("{} served it, not {name}", answer.allocator),
+        None => served_by(&answer.allocator, peer.preload.as_deref())?,
+    }
+    has_caches(peer.caches, answer.per_cpu)?;
+    Ok(answer.measured)
+}
+
+/// Makes sure that a peer whose caches must be per CPU has them, and that the question can be
+/// answered with no: without the peer's environment libc registers with rseq, and the peer must
+/// say that it fell back.
+pub fn check_caches(peer: &Peer) -> anyhow::Result<()> {
+    if peer.caches == Caches::Any {
+        return Ok(());
+    }
+    let list = tools::output(Command::new(&peer.program).arg("--list"))?;
+    let rows: Vec<Row> = serde_json::from_str(&list).context("the list of rows")?;
+    let arguments = [&rows[0].name, "--iters", "1"];
+    let per_cpu = |environment| -> anyhow::Result<Option<bool>> {
+        let answer: Answer<serde_json::Value> =
+            answer(peer, environment, &peer.program, &arguments, 60.0)?;
+        Ok(answer.per_cpu)
+    };
+    has_caches(peer.caches, per_cpu(peer.environment)?)?;
+    let without = per_cpu(&[])?;
+    ensure!(
+        without == Some(false),
+        "{} answers {without:?} when asked for caches per CPU where it can't have them: \
+         the check that it has them is worth nothing",
+        peer.name
+    );
+    Ok(())
+}
+
+fn answer<T: DeserializeOwned>(
+    peer: &Peer,
+    environment: &[(&str, &str)],
+    program: &Path,
+    arguments: &[&str],
+    limit: f64,
+) -> anyhow::Result<Answer<T>> {
+    // `timeout` and `env` run on the C library's allocator: only the program gets the peer.
     let mut command = Command::new("timeout");
-    command.arg(format!("{}", 60.0 + 30.0 * seconds + rest)).arg("env");
-    command.env_remove("LD_PRELOAD").env_remove("RSALLOC_CONF");
-    command.args(peer.environment.iter().map(|(key, value)| format!("{key}={value}")));
+    command.arg(limit.to_string()).arg("env");
+    for variable in ["LD_PRELOAD", "RSALLOC_CONF", "GLIBC_TUNABLES"] {
+        command.env_remove(variable);
+    }
+    command.args(environment.iter().map(|(key, value)| format!("{key}={value}")));
     if let Some(library) = &peer.preload {
         command.arg(format!("LD_PRELOAD={}", library.display()));
     }
-    command.arg(&peer.program).arg(row);
-    command.args(["--seconds", &seconds.to_string(), "--rest", &rest.to_string()]);
-    let sample: Sample = serde_json::from_str(&tools::output(&mut command)?)?;
-    match peer.says {
-        Some(name) if sample.allocator == name => {}
-        Some(name) => bail!("{} served it, not {name}", sample.allocator),
-        None => served_by(&sample.allocator, peer.preload.as_deref())?,
+    let text = tools::output(command.arg(program).args(arguments))?;
+    serde_json::from_str(&text).context("what the program printed")
+}
+
+fn has_caches(wanted: Caches, per_cpu: Option<bool>) -> anyhow::Result<()> {
+    match (wanted, per_cpu) {
+        (Caches::Any, _) | (Caches::PerCpu, Some(true)) => Ok(()),
+        (Caches::PerCpu, Some(false)) => bail!("it ran with caches per thread, not per CPU"),
+        (Caches::PerCpu, None) => bail!("it doesn't say whether its caches are per CPU"),
     }
-    Ok(sample)
 }
 
 /// An error unless `malloc` came from `preload`, or from the C library where nothing is preloaded.
@@ -95,6 +225,37 @@ fn same_file(a: &Path, b: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Sample {
+        /// One operation that took so long.
+        pub fn of(ns_per_operation: f64) -> Sample {
+            Sample {
+                operations: 1,
+                ns_per_operation,
+                cpu_seconds: 0.0,
+                start_rss_bytes: 0,
+                peak_rss_bytes: 0,
+                final_rss_bytes: 0,
+                minor_faults: 0,
+            }
+        }
+    }
+
+    #[test]
+    fn a_fall_back_to_caches_per_thread_is_refused() {
+        assert!(has_caches(Caches::PerCpu, Some(true)).is_ok());
+        assert!(has_caches(Caches::PerCpu, Some(false)).is_err());
+        assert!(has_caches(Caches::PerCpu, None).is_err());
+        assert!(has_caches(Caches::Any, None).is_ok());
+    }
+
+    #[test]
+    fn rows_are_selected_by_name_in_the_tables_order() {
+        let all = || ["a", "b", "c"].into_iter();
+        assert_eq!(select(all(), &[]).unwrap(), ["a", "b", "c"]);
+        assert_eq!(select(all(), &["c".into(), "a".into()]).unwrap(), ["a", "c"]);
+        assert!(select(all(), &["d".into()]).unwrap_err().to_string().contains("a, b, c"));
+    }
 
     #[test]
     fn a_sample_served_by_another_allocator_is_refused() {

@@ -19,7 +19,7 @@ pub mod kind;
 pub mod process;
 mod record;
 mod redis;
-mod registration;
+pub(crate) mod registration;
 mod rounds;
 mod section;
 mod snapshot;

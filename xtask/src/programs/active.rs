@@ -2,23 +2,33 @@
 //!
 //! Collected by `trial` while its programs run. Our own library publishes its mode in each process,
 //! preloaded or linked, and `rsalloc check` reads it: set by the first allocation, it cannot be
-//! there unless malloc was really ours. Any other library counts as seen when it is mapped.
+//! there unless malloc was really ours. Any other library counts as seen when it is mapped; one
+//! that must run per CPU, when the kernel says that the threads have rseq areas as well.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use super::Library;
 use super::mode::Mode;
+use crate::criu::registration;
+
+/// What it takes for a library to count as at work.
+pub enum Proof {
+    /// `inspector` reads that it runs in `mode`.
+    Published { inspector: PathBuf, mode: Mode },
+    /// It is mapped.
+    Mapped,
+    /// It is mapped, and the process has rseq areas, which libc was told not to register.
+    MappedPerCpu,
+}
 
 /// The names of the processes that must be seen with the library, and what was seen.
 pub struct Witness {
     library: PathBuf,
-    inspector: Option<PathBuf>,
-    mode: Mode,
+    proof: Proof,
     wanted: BTreeMap<String, Sight>,
 }
 
@@ -32,9 +42,8 @@ enum Sight {
 
 impl Witness {
     /// Nothing seen, nothing wanted.
-    pub fn new(library: &Library, mode: Mode) -> Witness {
-        let (library, inspector) = (library.path.clone(), library.inspector.clone());
-        Witness { library, inspector, mode, wanted: BTreeMap::new() }
+    pub fn new(library: &Path, proof: Proof) -> Witness {
+        Witness { library: library.to_owned(), proof, wanted: BTreeMap::new() }
     }
 
     /// From now on a process called `name` must be seen before the end.
@@ -64,30 +73,42 @@ impl Witness {
             match sight {
                 Sight::AtWork => (),
                 Sight::Nothing => bail!("the library was not seen in {name}"),
-                Sight::OtherMode(mode) => {
-                    bail!("{name} ran in mode {mode} instead of {}", self.mode)
-                }
+                Sight::OtherMode(how) => bail!("{name} ran in {how}"),
             }
         }
         Ok(())
     }
 
     fn sight(&self, pid: i32) -> Sight {
-        let Some(inspector) = &self.inspector else {
-            let library = self.library.to_string_lossy();
-            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-            let mapped = maps.lines().any(|line| line.ends_with(&*library));
-            return if mapped { Sight::AtWork } else { Sight::Nothing };
-        };
-        let answer = Command::new(inspector).args(["check", "--json", &pid.to_string()]).output();
-        let answer = answer.map(|output| output.stdout).unwrap_or_default();
-        let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
-        match (answer["active"].as_bool(), answer["report"]["mode"].as_str()) {
-            (Some(true), Some(mode)) if mode == self.mode.published() => Sight::AtWork,
-            (Some(true), Some(mode)) => Sight::OtherMode(mode.to_owned()),
-            _ => Sight::Nothing,
+        match &self.proof {
+            Proof::Published { inspector, mode } => published(inspector, *mode, pid),
+            Proof::Mapped if self.maps(pid) => Sight::AtWork,
+            // Registered by the first call into the library: until then it is not there yet.
+            Proof::MappedPerCpu if self.maps(pid) && has_rseq_areas(pid) => Sight::AtWork,
+            Proof::Mapped | Proof::MappedPerCpu => Sight::Nothing,
         }
     }
+
+    fn maps(&self, pid: i32) -> bool {
+        let library = self.library.to_string_lossy();
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        maps.lines().any(|line| line.ends_with(&*library))
+    }
+}
+
+fn published(inspector: &Path, mode: Mode, pid: i32) -> Sight {
+    let answer = Command::new(inspector).args(["check", "--json", &pid.to_string()]).output();
+    let answer = answer.map(|output| output.stdout).unwrap_or_default();
+    let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
+    match (answer["active"].as_bool(), answer["report"]["mode"].as_str()) {
+        (Some(true), Some(found)) if found == mode.published() => Sight::AtWork,
+        (Some(true), Some(found)) => Sight::OtherMode(format!("mode {found} instead of {mode}")),
+        _ => Sight::Nothing,
+    }
+}
+
+fn has_rseq_areas(pid: i32) -> bool {
+    registration::of(pid).is_ok_and(|threads| threads.iter().any(Option::is_some))
 }
 
 /// A process and all that descend from it.
@@ -116,8 +137,8 @@ mod tests {
         let inspector = room.path().join("rsalloc");
         fs::write(&inspector, format!("#!/bin/sh\necho '{answer}'\n")).expect("a script");
         fs::set_permissions(&inspector, PermissionsExt::from_mode(0o755)).expect("executable");
-        let library = Library { path: room.path().join("x.so"), inspector: Some(inspector) };
-        let mut witness = Witness::new(&library, Mode::Own);
+        let proof = Proof::Published { inspector, mode: Mode::Own };
+        let mut witness = Witness::new(&room.path().join("x.so"), proof);
         let name = fs::read_to_string("/proc/self/comm").expect("a name");
         witness.want(name.trim_end());
         witness.look(std::process::id() as i32);
@@ -131,5 +152,27 @@ mod tests {
         assert!(verdict(&published("atomic")).contains("in mode atomic instead of own"));
         assert!(verdict(r#"{"active":false,"report":null}"#).contains("was not seen"));
         assert!(verdict("no JSON").contains("was not seen"));
+    }
+
+    /// `sleep` under libc's registration, and without it.
+    #[test]
+    fn rseq_areas_are_seen_and_missed() {
+        for (tunable, wanted) in [("glibc.pthread.rseq=1", true), ("glibc.pthread.rseq=0", false)] {
+            let mut sleep = Command::new("sleep");
+            let mut sleep = sleep.arg("60").env("GLIBC_TUNABLES", tunable).spawn().expect("sleep");
+            let comm = format!("/proc/{}/comm", sleep.id());
+            while fs::read_to_string(&comm).is_ok_and(|name| name.trim_end() != "sleep") {
+                std::thread::yield_now();
+            }
+            // libc's start-up takes a moment.
+            let until = std::time::Instant::now() + std::time::Duration::from_millis(500);
+            let mut found = false;
+            while !found && std::time::Instant::now() < until {
+                found = has_rseq_areas(sleep.id() as i32);
+            }
+            sleep.kill().expect("it is ours");
+            sleep.wait().expect("it is ours");
+            assert_eq!(found, wanted, "{tunable}");
+        }
     }
 }

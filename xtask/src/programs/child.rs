@@ -19,6 +19,7 @@ use super::active;
 pub struct Child {
     pid: i32,
     pidfd: OwnedFd,
+    started: Instant,
     ended: bool,
     /// The command as one would type it, for messages.
     pub line: String,
@@ -31,8 +32,14 @@ pub struct Child {
 /// How a process ended.
 pub struct Ended {
     pub status: ExitStatus,
+    /// From its start to its end.
+    pub lifetime: Duration,
     /// The peak resident size of it or of one of its descendants (`wait4`).
     pub peak_rss_kib: u64,
+    /// User and system time of it and of the descendants that were waited for.
+    pub cpu: Duration,
+    /// Their page faults that needed no disk.
+    pub minor_faults: u64,
 }
 
 impl Child {
@@ -47,6 +54,7 @@ impl Child {
                 Ok(())
             });
         }
+        let begin = Instant::now();
         let started = command.spawn().with_context(|| format!("cannot start: {line}"))?;
         let pid = started.id() as i32;
         // SAFETY: the child has not been waited for, so the number is still its own.
@@ -54,7 +62,7 @@ impl Child {
         ensure!(fd >= 0, "pidfd_open: {}; Linux 5.3 is needed", std::io::Error::last_os_error());
         // SAFETY: the kernel has just given us this descriptor.
         let pidfd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Child { pid, pidfd, ended: false, line, stdout, stderr })
+        Ok(Child { pid, pidfd, started: begin, ended: false, line, stdout, stderr })
     }
 
     /// The process id.
@@ -96,7 +104,16 @@ impl Child {
         let pid = unsafe { libc::wait4(self.pid, &mut status, 0, &mut usage) };
         ensure!(pid == self.pid, "wait4: {}", std::io::Error::last_os_error());
         self.ended = true;
-        Ok(Ended { status: ExitStatus::from_raw(status), peak_rss_kib: usage.ru_maxrss as u64 })
+        let time = |time: libc::timeval| {
+            Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
+        };
+        Ok(Ended {
+            status: ExitStatus::from_raw(status),
+            lifetime: self.started.elapsed(),
+            peak_rss_kib: usage.ru_maxrss as u64,
+            cpu: time(usage.ru_utime) + time(usage.ru_stime),
+            minor_faults: usage.ru_minflt as u64,
+        })
     }
 
     /// Sends a signal to the process alone.
@@ -153,4 +170,39 @@ pub fn catch_interrupts() {
 pub fn is_interrupted() -> bool {
     // Ordering: Relaxed, as in the handler.
     INTERRUPTED.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(line: &str) -> Ended {
+        let room = tempfile::tempdir().expect("a temporary folder");
+        let mut shell = Command::new("sh");
+        let mut child =
+            Child::start(shell.args(["-c", line]), line.into(), &room.path().join("x")).unwrap();
+        child.wait(Instant::now() + Duration::from_secs(60), |_| ()).unwrap()
+    }
+
+    /// The kernel carries the peak of what a process was before `exec` along: of a fork of this one,
+    /// that is little, so that it hides no program's own.
+    #[test]
+    fn the_peak_is_the_programs_own() {
+        let ballast = std::hint::black_box(vec![1_u8; 64 << 20]);
+        let small = ended("true").peak_rss_kib;
+        drop(std::hint::black_box(ballast));
+        // SAFETY: malloc_trim has no preconditions.
+        unsafe { libc::malloc_trim(0) };
+        let smaller = ended("true").peak_rss_kib;
+        assert!(small > 60 << 10, "a fork carries what its parent holds: {small} KiB");
+        assert!(smaller < 16 << 10, "{smaller} KiB");
+    }
+
+    #[test]
+    fn the_time_of_waited_for_children_counts() {
+        let busy = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+        let ended = ended(&format!("sh -c '{busy}'; :"));
+        assert!(ended.cpu > Duration::from_millis(20), "{:?}", ended.cpu);
+        assert!(ended.lifetime >= ended.cpu / 2 && ended.minor_faults > 50);
+    }
 }

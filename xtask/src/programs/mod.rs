@@ -10,12 +10,13 @@
 //! I2: servers listen on loopback or a unix socket; files live in one folder that is removed.
 
 pub(crate) mod active;
-mod child;
+pub(crate) mod child;
 mod control;
-mod mode;
+pub(crate) mod mode;
 pub(crate) mod rows;
+pub(crate) mod setup;
 mod table;
-mod trial;
+pub(crate) mod trial;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +27,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::tools;
 use mode::{Mode, Modes};
 use rows::Program;
+use setup::Setup;
 use table::Row;
 use trial::{Measured, Scale, Trial};
 
@@ -77,11 +79,7 @@ pub fn run(args: Args) -> Result<()> {
     let packages: Vec<_> = programs.iter().flat_map(|program| program.packages).copied().collect();
     tools::apt_install(&packages)?;
     child::catch_interrupts();
-    let room = tempfile::Builder::new()
-        .prefix("rsalloc-programs-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .tempdir()
-        .context("no temporary folder: set TMPDIR to one that can be written")?;
+    let room = room()?;
     let small = args.quick || args.check_control;
     let bench = Bench {
         scale: if small { Scale::Quick } else { Scale::Full },
@@ -113,6 +111,15 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// A folder for inputs and outputs that is removed with the value; readable by other users.
+pub(crate) fn room() -> Result<tempfile::TempDir> {
+    tempfile::Builder::new()
+        .prefix("rsalloc-programs-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tempdir()
+        .context("no temporary folder: set TMPDIR to one that can be written")
+}
+
 fn choose(args: &Args) -> Result<Vec<&'static Program>> {
     for name in &args.only {
         if !rows::ALL.iter().any(|program| program.name == *name) {
@@ -128,11 +135,13 @@ fn choose(args: &Args) -> Result<Vec<&'static Program>> {
 }
 
 /// The place of one run of the command.
-struct Bench {
+pub(crate) struct Bench {
     /// No trial may take longer, whatever its program allows.
-    limit: Duration,
-    scale: Scale,
-    room: PathBuf,
+    pub limit: Duration,
+    /// How large the loads are.
+    pub scale: Scale,
+    /// The folder, see [`room`].
+    pub room: PathBuf,
 }
 
 impl Bench {
@@ -151,7 +160,7 @@ impl Bench {
         let mut rows = Vec::new();
         for program in programs {
             bar.set_message(format!("{} without", program.name));
-            let without = self.trial(program, None);
+            let without = self.trial(program, Setup::without());
             bar.inc(1);
             for &mode in modes {
                 bar.set_message(format!("{} {mode}", program.name));
@@ -176,7 +185,7 @@ impl Bench {
         let with = match without {
             Err(error) => Err(format!("fails without the library already: {error:#}")),
             Ok(without) => self
-                .trial(program, Some((library, mode)))
+                .trial(program, Setup::with(library, mode))
                 .and_then(|with| {
                     ensure!(
                         with.output == without.output,
@@ -190,19 +199,20 @@ impl Bench {
         Row { program: program.name, mode, without: without.as_ref().ok().cloned(), with }
     }
 
-    fn trial(&self, program: &Program, under: Option<(&Library, Mode)>) -> Result<Measured> {
+    /// Runs a program once; makes its inputs first if they are missing.
+    pub fn trial(&self, program: &Program, setup: Setup) -> Result<Measured> {
         let inputs = self.room.join(format!("{}-inputs", program.name));
         if !inputs.exists() {
             std::fs::create_dir(&inputs)?;
             (program.prepare)(&inputs, self.scale).context("preparing its inputs")?;
         }
         let limit = self.limit.min(program.timeout);
-        Trial::new(&self.room, &inputs, self.scale, (program.name, limit), under)?
+        Trial::new(&self.room, &inputs, self.scale, (program.name, limit), setup)?
             .measure(program.run)
     }
 
     /// Copies a library to where a program that runs as another user can read it.
-    fn adopt(&self, library: &Path, inspector: Option<PathBuf>) -> Result<Library> {
+    pub fn adopt(&self, library: &Path, inspector: Option<PathBuf>) -> Result<Library> {
         let shown = library.display();
         let name = library.file_name().with_context(|| format!("{shown}: not a file"))?;
         let path = self.room.join(name);
@@ -214,7 +224,8 @@ impl Bench {
 
 /// The library that the programs run on.
 pub struct Library {
-    path: PathBuf,
+    /// Where the programs find it.
+    pub path: PathBuf,
     /// The `rsalloc` command, if the library is the workspace's own: it tells the mode of a
     /// process. Rust programs then link the allocator instead of having it preloaded.
     inspector: Option<PathBuf>,

@@ -80,7 +80,7 @@ fn page(rows: &[Row]) -> Result<String> {
 
 fn figures(without: Option<&Measured>, with: &Measured) -> [String; 4] {
     let wall = |run: &Measured| format!("{:.2}", run.wall.as_secs_f64());
-    let rss = |run: &Measured| format!("{:.1}", run.peak_rss_kib as f64 / 1024.0);
+    let rss = |run: &Measured| format!("{:.1}", run.used.peak_rss_kib as f64 / 1024.0);
     let of = |figure: &dyn Fn(&Measured) -> String| without.map(figure).unwrap_or_default();
     [of(&wall), wall(with), of(&rss), rss(with)]
 }

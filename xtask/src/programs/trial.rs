@@ -16,11 +16,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::Library;
 use super::active::Witness;
 use super::child::{Child, Ended, is_interrupted};
-use super::mode::Mode;
 use super::rows::Exercise;
+use super::setup::Setup;
 
 /// How large the loads are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,8 +47,21 @@ pub struct Measured {
     pub output: String,
     /// From the first start to the end of the last check.
     pub wall: Duration,
-    /// The largest peak of a process under test.
+    /// What the processes under test used.
+    pub used: Used,
+}
+
+/// What processes under test used, helpers left out.
+#[derive(Clone, Copy, Default)]
+pub struct Used {
+    /// The largest peak of one of them.
     pub peak_rss_kib: u64,
+    /// The sum of the times from their starts to their ends.
+    pub lifetime: Duration,
+    /// User and system time of all.
+    pub cpu: Duration,
+    /// Page faults of all that needed no disk.
+    pub minor_faults: u64,
 }
 
 /// One run; see the head of the file.
@@ -65,7 +77,7 @@ pub struct Trial {
     deadline: Instant,
     /// None without the library.
     witness: Option<Witness>,
-    peak_rss_kib: u64,
+    used: Used,
     started: u32,
 }
 
@@ -73,13 +85,13 @@ pub struct Trial {
 pub struct Server(Child);
 
 impl Trial {
-    /// A trial in a fresh folder of `room`, without the library if `under` is None.
+    /// A trial in a fresh folder of `room`.
     pub fn new(
         room: &Path,
         inputs: &Path,
         scale: Scale,
         (name, limit): (&str, Duration),
-        under: Option<(&Library, Mode)>,
+        setup: Setup,
     ) -> Result<Trial> {
         // The same path each time: some programs write it into their output.
         let folder = room.join(name);
@@ -91,13 +103,11 @@ impl Trial {
             scale,
             inputs: inputs.to_owned(),
             folder,
-            links_ours: under.is_some_and(|(library, _)| library.inspector.is_some()),
-            environment: under
-                .map(|(library, mode)| mode.environment(&library.path))
-                .unwrap_or_default(),
+            links_ours: setup.links_ours,
+            environment: setup.environment,
             deadline: Instant::now() + limit,
-            witness: under.map(|(library, mode)| Witness::new(library, mode)),
-            peak_rss_kib: 0,
+            witness: setup.witness,
+            used: Used::default(),
             started: 0,
         })
     }
@@ -108,7 +118,7 @@ impl Trial {
         let output = exercise(&mut self)?;
         let wall = start.elapsed();
         self.witness.map_or(Ok(()), Witness::verdict)?;
-        Ok(Measured { output, wall, peak_rss_kib: self.peak_rss_kib })
+        Ok(Measured { output, wall, used: self.used })
     }
 
     /// Runs a program under test to its end and returns what it printed; it must succeed.
@@ -138,13 +148,14 @@ impl Trial {
         command: &mut Command,
         mut is_ready: impl FnMut() -> bool,
     ) -> Result<Server> {
-        let child = self.start(command, true)?;
+        let mut child = self.start(command, true)?;
         self.want(&file_name(command.get_program()));
         while !is_ready() {
             ensure!(!is_interrupted(), "interrupted");
             ensure!(Instant::now() < self.deadline, "never ready: {}", child.line);
             if child.has_ended(Duration::from_millis(20))? {
-                bail!("ended at start: {}{}", child.line, child.last_words());
+                let ended = self.wait(&mut child)?;
+                bail!("ended at start, {}: {}{}", ended.status, child.line, child.last_words());
             }
         }
         self.look(child.pid());
@@ -225,7 +236,10 @@ impl Trial {
                 witness.look(pid);
             }
         })?;
-        self.peak_rss_kib = self.peak_rss_kib.max(ended.peak_rss_kib);
+        self.used.peak_rss_kib = self.used.peak_rss_kib.max(ended.peak_rss_kib);
+        self.used.lifetime += ended.lifetime;
+        self.used.cpu += ended.cpu;
+        self.used.minor_faults += ended.minor_faults;
         Ok(ended)
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{Numbers, Program, digest, no_inputs, text};
-use crate::programs::trial::{Scale, Trial};
+use crate::programs::trial::Trial;
 use crate::tools;
 
 /// g++ on one large file.
@@ -34,7 +34,7 @@ fn gpp(trial: &mut Trial) -> Result<String> {
 }
 
 /// A C++ program of `parts` unlike classes, each of which draws in much of the library.
-fn cpp(parts: u32) -> String {
+pub(super) fn cpp(parts: u32) -> String {
     let mut source = String::from(
         "#include <algorithm>\n#include <functional>\n#include <iostream>\n#include <map>\n\
          #include <memory>\n#include <numeric>\n#include <regex>\n#include <string>\n\
@@ -80,11 +80,11 @@ pub const GIT: Program = Program {
     packages: &["git"],
     quick: true,
     timeout: Duration::from_secs(300),
-    prepare: repository,
+    prepare: |inputs, scale| repository(inputs, scale.pick(1500, 200)),
     run: git,
 };
 
-fn git(trial: &mut Trial) -> Result<String> {
+pub(super) fn git(trial: &mut Trial) -> Result<String> {
     let source = trial.inputs.join("source");
     let git = |arguments: &[&str]| {
         let mut command = Command::new("/usr/bin/git");
@@ -110,10 +110,10 @@ fn git(trial: &mut Trial) -> Result<String> {
 }
 
 /// Commits that each change a few of 200 files.
-fn repository(inputs: &Path, scale: Scale) -> Result<()> {
+pub(super) fn repository(inputs: &Path, commits: u64) -> Result<()> {
     let mut numbers = Numbers(11);
     let mut stream = Vec::new();
-    for commit in 0..scale.pick(1500_u64, 200) {
+    for commit in 0..commits {
         let mut put = |bytes: &[u8]| stream.extend_from_slice(bytes);
         let message = format!("commit {commit}");
         put(format!(

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -24,6 +24,14 @@ pub const REDIS: Program = Program {
 };
 
 fn redis(trial: &mut Trial) -> Result<String> {
+    on_redis(trial, redis_load)
+}
+
+/// Starts a server, puts `load` on it, and stops it.
+pub(super) fn on_redis(
+    trial: &mut Trial,
+    load: fn(&mut Trial, &Path) -> Result<String>,
+) -> Result<String> {
     let socket = trial.path("redis.sock");
     let mut start = Command::new("redis-server");
     // Lazy: another thread frees. No io-threads: they spin, for minutes on a busy machine.
@@ -43,7 +51,7 @@ fn redis(trial: &mut Trial) -> Result<String> {
     let server = trial.serve(&mut start, || {
         Redis::connect(&socket).is_ok_and(|mut redis| redis.ask(&[b"PING"]).is_ok())
     })?;
-    let output = redis_load(trial, &socket).map_err(|error| trial.blame(&server, error))?;
+    let output = load(trial, &socket).map_err(|error| trial.blame(&server, error))?;
     trial.stop(server, libc::SIGTERM)?;
     Ok(output)
 }
@@ -51,28 +59,7 @@ fn redis(trial: &mut Trial) -> Result<String> {
 fn redis_load(trial: &mut Trial, socket: &Path) -> Result<String> {
     let keys = trial.scale.pick(20_000, 4_000);
     let mut redis = Redis::connect(socket)?;
-    let value =
-        |key: u64, version: u64| text(key * 31 + version, 1 + (Numbers(key).below(2000) as usize));
-    let set =
-        |key: u64, version| vec![b"SET".to_vec(), format!("key:{key}").into(), value(key, version)];
-    for batch in 0..keys / 100 {
-        let range = batch * 100..(batch + 1) * 100;
-        redis.pipe(&range.clone().map(|key| set(key, 0)).collect::<Vec<_>>())?;
-        let other = range.flat_map(|key| {
-            let (field, item) = (format!("f{key}"), format!("item {key}"));
-            ["HSET hash", "ZADD sorted", "RPUSH list", "SADD set"].map(|command| {
-                let mut words: Vec<Vec<u8>> = command.split(' ').map(Into::into).collect();
-                match command {
-                    "HSET hash" => words.push(field.clone().into()),
-                    "ZADD sorted" => words.push(key.to_string().into()),
-                    _ => (),
-                }
-                words.push(item.clone().into());
-                words
-            })
-        });
-        redis.pipe(&other.collect::<Vec<_>>())?;
-    }
+    fill_redis(&mut redis, keys)?;
     let requests = trial.scale.pick("200000", "30000");
     let tests = "set,get,incr,lpush,rpop,sadd,hset,spop,zadd,lrange_100,mset";
     trial.run(
@@ -111,6 +98,38 @@ fn redis_load(trial: &mut Trial, socket: &Path) -> Result<String> {
     Ok(String::from_utf8(before)?)
 }
 
+/// Puts a known data set into database 0: `keys` strings, and as many members of each other type.
+pub(super) fn fill_redis(redis: &mut Redis, keys: u64) -> Result<()> {
+    for batch in 0..keys / 100 {
+        let range = batch * 100..(batch + 1) * 100;
+        redis.pipe(&range.clone().map(|key| set(key, 0)).collect::<Vec<_>>())?;
+        let other = range.flat_map(|key| {
+            let (field, item) = (format!("f{key}"), format!("item {key}"));
+            ["HSET hash", "ZADD sorted", "RPUSH list", "SADD set"].map(|command| {
+                let mut words: Vec<Vec<u8>> = command.split(' ').map(Into::into).collect();
+                match command {
+                    "HSET hash" => words.push(field.clone().into()),
+                    "ZADD sorted" => words.push(key.to_string().into()),
+                    _ => (),
+                }
+                words.push(item.clone().into());
+                words
+            })
+        });
+        redis.pipe(&other.collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+/// What is stored under a key.
+fn value(key: u64, version: u64) -> Vec<u8> {
+    text(key * 31 + version, 1 + (Numbers(key).below(2000) as usize))
+}
+
+fn set(key: u64, version: u64) -> Vec<Vec<u8>> {
+    vec![b"SET".to_vec(), format!("key:{key}").into(), value(key, version)]
+}
+
 fn info(redis: &mut Redis, field: &str) -> Result<String> {
     let all = String::from_utf8(redis.ask(&[b"INFO"])?)?;
     let value = all.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -130,6 +149,11 @@ pub const SQLITE: Program = Program {
 
 fn sqlite(trial: &mut Trial) -> Result<String> {
     let rows = trial.scale.pick(200_000, 20_000);
+    sqlite_rows(trial, rows)
+}
+
+/// The exercise on a table of `rows` rows.
+pub(super) fn sqlite_rows(trial: &mut Trial, rows: u32) -> Result<String> {
     let script = format!(
         "PRAGMA journal_mode=wal;
          CREATE TABLE t(id INTEGER PRIMARY KEY, a INTEGER, b TEXT, c BLOB);
@@ -168,65 +192,105 @@ pub const POSTGRES: Program = Program {
 };
 
 fn postgres(trial: &mut Trial) -> Result<String> {
-    let account = Account::for_server()?;
-    let home = trial.path("postgres");
-    fs::create_dir(&home)?;
-    account.give(&home)?;
-    let data = home.join("data");
-    let command = |program: &str| {
-        let mut command = Command::new(format!("/usr/lib/postgresql/15/bin/{program}"));
-        command
-            .env("PGHOST", &home)
-            .env("PGUSER", "postgres")
-            .env("PGDATABASE", "postgres")
-            .current_dir(&home);
-        account.take(&mut command);
-        command
-    };
-    trial.run(
-        command("initdb")
-            .args(["--auth=trust", "--username=postgres", "--no-sync", "-D"])
-            .arg(&data),
-    )?;
-    let mut start = command("postgres");
-    start.arg("-D").arg(&data).arg("-k").arg(&home);
-    for setting in
-        ["listen_addresses=", "fsync=off", "shared_buffers=64MB", "work_mem=1MB", "jit=off"]
-    {
-        start.args(["-c", setting]);
-    }
-    let probe = || command("pg_isready").output().is_ok_and(|output| output.status.success());
-    let server = trial.serve(&mut start, probe)?;
-    let output = postgres_load(trial, &command).map_err(|error| trial.blame(&server, error))?;
-    // SIGINT: fast shutdown, which waits for no client.
-    trial.stop(server, libc::SIGINT)?;
-    Ok(output)
+    let postgres = Postgres::new(trial.path("postgres"))?;
+    trial.run(&mut postgres.init())?;
+    let transactions = trial.scale.pick(1500, 200);
+    postgres.under_load(trial, transactions, Trial::run)
 }
 
-fn postgres_load(trial: &mut Trial, command: &dyn Fn(&str) -> Command) -> Result<String> {
-    let transactions = trial.scale.pick(1500, 200);
-    trial.run(command("pgbench").args(["-i", "-q", "-s", "3"]))?;
-    let count = transactions.to_string();
-    trial.run(
-        command("pgbench").args(["-n", "-c", "8", "-j", "2", "-M", "prepared", "-t", &count]),
-    )?;
-    let mut ask = |query: &str| trial.run(command("psql").args(["-X", "-A", "-t", "-c", query]));
-    let sums = ask(
-        "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = sum(delta),
+/// How a client of a server is run: under test or not.
+type Client = fn(&mut Trial, &mut Command) -> Result<String>;
+
+/// A PostgreSQL in a folder of its own.
+pub(super) struct Postgres {
+    account: Account,
+    home: PathBuf,
+}
+
+impl Postgres {
+    /// Makes the folder.
+    pub fn new(home: PathBuf) -> Result<Postgres> {
+        let account = Account::for_server()?;
+        fs::create_dir(&home)?;
+        account.give(&home)?;
+        Ok(Postgres { account, home })
+    }
+
+    /// What makes an empty database.
+    pub fn init(&self) -> Command {
+        let mut init = self.command("initdb");
+        init.args(["--auth=trust", "--username=postgres", "--no-sync", "-D"]).arg(self.data());
+        init
+    }
+
+    /// Where the database lies.
+    pub fn data(&self) -> PathBuf {
+        self.home.join("data")
+    }
+
+    /// Starts a server, lets `client`s put `transactions` by 8 connections and queries on it, and
+    /// stops it.
+    pub fn under_load(
+        &self,
+        trial: &mut Trial,
+        transactions: u32,
+        client: Client,
+    ) -> Result<String> {
+        let mut start = self.command("postgres");
+        start.arg("-D").arg(self.data()).arg("-k").arg(&self.home);
+        for setting in
+            ["listen_addresses=", "fsync=off", "shared_buffers=64MB", "work_mem=1MB", "jit=off"]
+        {
+            start.args(["-c", setting]);
+        }
+        let probe =
+            || self.command("pg_isready").output().is_ok_and(|output| output.status.success());
+        let server = trial.serve(&mut start, probe)?;
+        let output =
+            self.load(trial, transactions, client).map_err(|error| trial.blame(&server, error))?;
+        // SIGINT: fast shutdown, which waits for no client.
+        trial.stop(server, libc::SIGINT)?;
+        Ok(output)
+    }
+
+    fn load(&self, trial: &mut Trial, transactions: u32, client: Client) -> Result<String> {
+        client(trial, self.command("pgbench").args(["-i", "-q", "-s", "3"]))?;
+        let count = transactions.to_string();
+        client(
+            trial,
+            self.command("pgbench")
+                .args(["-n", "-c", "8", "-j", "2", "-M", "prepared", "-t", &count]),
+        )?;
+        let mut ask =
+            |query: &str| client(trial, self.command("psql").args(["-X", "-A", "-t", "-c", query]));
+        let sums = ask(
+            "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = sum(delta),
                 (SELECT sum(bbalance) FROM pgbench_branches) = sum(delta),
                 (SELECT sum(tbalance) FROM pgbench_tellers) = sum(delta), count(*) FROM pgbench_history",
-    )?;
-    let want = format!("t|t|t|{}", 8 * transactions);
-    ensure!(sums.trim() == want, "balances: {} instead of {want}", sums.trim());
-    let rows = ask(
-        "CREATE TABLE t AS SELECT i, (i * 7919) % 10007 AS a, md5(i::text) AS b FROM generate_series(1, 200000) i;
+        )?;
+        let want = format!("t|t|t|{}", 8 * transactions);
+        ensure!(sums.trim() == want, "balances: {} instead of {want}", sums.trim());
+        let rows = ask(
+            "CREATE TABLE t AS SELECT i, (i * 7919) % 10007 AS a, md5(i::text) AS b FROM generate_series(1, 200000) i;
          CREATE INDEX ON t(a, b); ANALYZE t;
          SELECT md5(string_agg(b, ',' ORDER BY b DESC)), count(DISTINCT a), sum(a) FROM t;
          SELECT md5(string_agg(x, ',' ORDER BY a)) FROM (SELECT a, string_agg(b, '' ORDER BY i) x FROM t GROUP BY a) g;
          SELECT md5(jsonb_agg(jsonb_build_object(b, a) ORDER BY i)::text) FROM t WHERE i % 7 = 0;
          SELECT count(*) FROM t x JOIN t y USING (a) WHERE x.b < y.b AND x.b ~ '^[0-7]+a'",
-    )?;
-    Ok(sums + &rows)
+        )?;
+        Ok(sums + &rows)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(format!("/usr/lib/postgresql/15/bin/{program}"));
+        command
+            .env("PGHOST", &self.home)
+            .env("PGUSER", "postgres")
+            .env("PGDATABASE", "postgres")
+            .current_dir(&self.home);
+        self.account.take(&mut command);
+        command
+    }
 }
 
 /// The user that PostgreSQL runs as: it refuses root.

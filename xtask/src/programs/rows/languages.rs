@@ -110,7 +110,7 @@ pub const LUA: Program = Program {
 };
 
 /// Runs a script that prints digests.
-fn script(
+pub(super) fn script(
     trial: &mut Trial,
     interpreter: &str,
     name: &str,

@@ -6,6 +6,7 @@
 mod build_tools;
 mod databases;
 mod languages;
+pub(crate) mod loads;
 mod rust;
 mod servers;
 mod streams;

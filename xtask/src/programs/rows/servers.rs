@@ -20,12 +20,12 @@ pub const NGINX: Program = Program {
     quick: false,
     timeout: Duration::from_secs(120),
     prepare: pages,
-    run: nginx,
+    run: |trial| nginx(trial, trial.scale.pick(20_000, 3_000)),
 };
 
 const PAGES: u64 = 40;
 
-fn pages(inputs: &Path, _: Scale) -> Result<()> {
+pub(super) fn pages(inputs: &Path, _: Scale) -> Result<()> {
     for page in 0..PAGES {
         fs::write(
             inputs.join(format!("{page}.txt")),
@@ -35,7 +35,8 @@ fn pages(inputs: &Path, _: Scale) -> Result<()> {
     Ok(())
 }
 
-fn nginx(trial: &mut Trial) -> Result<String> {
+/// The exercise with so many requests for each way to a page.
+pub(super) fn nginx(trial: &mut Trial, requests: u32) -> Result<String> {
     let address = free_address()?;
     // SAFETY: geteuid has no preconditions.
     let user = if unsafe { libc::geteuid() } == 0 { "user root;" } else { "" };
@@ -61,13 +62,13 @@ fn nginx(trial: &mut Trial) -> Result<String> {
         .arg(trial.path("nginx.conf"))
         .args(["-e", "stderr"]);
     let server = trial.serve(&mut start, || get_page(address, "/0.txt", "").is_ok())?;
-    let output = nginx_load(trial, address).map_err(|error| trial.blame(&server, error))?;
+    let output =
+        nginx_load(trial, address, requests).map_err(|error| trial.blame(&server, error))?;
     trial.stop(server, libc::SIGQUIT)?;
     Ok(output)
 }
 
-fn nginx_load(trial: &mut Trial, address: SocketAddr) -> Result<String> {
-    let requests = trial.scale.pick(20_000, 3_000);
+fn nginx_load(trial: &mut Trial, address: SocketAddr, requests: u32) -> Result<String> {
     for (path, header) in [("", "A: b"), ("packed/", "Accept-Encoding: gzip"), ("passed/", "A: b")]
     {
         let url = format!("http://{address}/{path}7.txt");
@@ -106,10 +107,11 @@ pub const MEMCACHED: Program = Program {
     quick: true,
     timeout: Duration::from_secs(120),
     prepare: no_inputs,
-    run: memcached,
+    run: |trial| memcached(trial, trial.scale.pick(10_000, 1_500)),
 };
 
-fn memcached(trial: &mut Trial) -> Result<String> {
+/// The exercise with so many keys for each connection.
+pub(super) fn memcached(trial: &mut Trial, keys: u64) -> Result<String> {
     let address = free_address()?;
     let mut start = Command::new("memcached");
     start.args([
@@ -129,7 +131,6 @@ fn memcached(trial: &mut Trial) -> Result<String> {
         start.args(["-u", "root"]);
     }
     let server = trial.serve(&mut start, || Cache::connect(address).is_ok())?;
-    let keys = trial.scale.pick(10_000, 1_500);
     let output = cache_load(address, keys).map_err(|error| trial.blame(&server, error))?;
     trial.stop(server, libc::SIGTERM)?;
     Ok(output)
