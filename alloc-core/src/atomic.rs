@@ -18,7 +18,5 @@ pub fn light_fence() {
 
 /// How often a taken lock is looked at before its waiter sleeps.
 pub const SPINS: u32 = 100;
-/// How often a lock is tried that may not be waited for, letting others run in between.
-pub const PATIENCE: u32 = 1_000;
-/// As above, for locks that are only ever tried.
-pub const TRY_PATIENCE: u32 = 10_000;
+/// How often others are let run in place of waiting, see `sync::Patience`.
+pub const PATIENCE: u32 = 10_000;

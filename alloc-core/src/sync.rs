@@ -15,8 +15,7 @@
 use crate::asm;
 use crate::asm::thread_pointer;
 use crate::atomic::{
-    AtomicU32, AtomicU64, AtomicUsize, Ordering, PATIENCE, SPINS, TRY_PATIENCE, compiler_fence,
-    spin_loop,
+    AtomicU32, AtomicU64, AtomicUsize, Ordering, PATIENCE, SPINS, compiler_fence, spin_loop,
 };
 use crate::os;
 
@@ -99,6 +98,47 @@ impl Rank {
     }
 }
 
+/// How long a caller tries locks that it may not wait for: one budget for all of them together.
+///
+/// In turns given to other threads, and in seconds: on a starved machine a turn costs milliseconds.
+pub struct Patience {
+    turns: u32,
+    until: usize,
+}
+
+impl Patience {
+    /// A good while, after which whoever still holds a lock is taken to wait for the caller.
+    pub fn new() -> Patience {
+        Patience::of(1)
+    }
+
+    /// One that outlasts [`Patience::new`] of another thread, and what that thread then does.
+    pub fn longer() -> Patience {
+        Patience::of(3)
+    }
+
+    fn of(whiles: u32) -> Patience {
+        // At least one second each: the one that has begun is not a whole one.
+        Patience { turns: PATIENCE * whiles, until: os::seconds() + 1 + whiles as usize }
+    }
+
+    /// Lets others run; false once the budget is used up.
+    pub fn spend(&mut self) -> bool {
+        if self.turns == 0 || os::seconds() >= self.until {
+            return false;
+        }
+        self.turns -= 1;
+        os::yield_now();
+        true
+    }
+
+    /// Whether nothing was spent yet, for tests.
+    #[doc(hidden)]
+    pub fn is_whole(&self) -> bool {
+        self.turns == PATIENCE
+    }
+}
+
 /// The lock; all zeroes is free.
 #[derive(Default)]
 #[repr(transparent)]
@@ -143,20 +183,17 @@ impl Lock {
         Some(Guard { lock: self, before })
     }
 
-    /// As [`Lock::acquire`]; where the caller may not wait, it tries for a good while: a holder that does
+    /// As [`Lock::acquire`]; where the caller may not wait, it tries with `patience`: a holder that does
     /// not wait for the caller will be done. None if the calling thread is the holder, or after that.
-    pub fn acquire_patiently(&self, rank: Rank) -> Option<Guard<'_>> {
-        if let Ok(guard) = self.acquire(rank) {
-            return Some(guard);
-        }
-        (0..PATIENCE).find_map(|_| {
+    pub fn acquire_patiently(&self, rank: Rank, patience: &mut Patience) -> Option<Guard<'_>> {
+        loop {
+            let guard = self.acquire(rank).ok();
             // Ordering: Relaxed, a thread sees its own store.
-            if self.word.load(Ordering::Relaxed) & !MARKS == thread_pointer() {
-                return None;
+            let is_mine = || self.word.load(Ordering::Relaxed) & !MARKS == thread_pointer();
+            if guard.is_some() || is_mine() || !patience.spend() {
+                return guard;
             }
-            os::yield_now();
-            self.try_acquire(rank)
-        })
+        }
     }
 
     #[inline]
@@ -245,7 +282,8 @@ impl Drop for Guard<'_> {
 #[derive(Default)]
 #[repr(transparent)]
 pub struct TryLock {
-    taken: AtomicU32,
+    /// 0 or the owner's thread pointer.
+    taken: AtomicUsize,
 }
 
 /// Holds a [`TryLock`] until dropped.
@@ -256,26 +294,33 @@ pub struct TryGuard<'a> {
 impl TryLock {
     /// A free lock.
     pub const fn new() -> Self {
-        TryLock { taken: AtomicU32::new(0) }
+        TryLock { taken: AtomicUsize::new(0) }
     }
 
     /// Takes the lock if it is free.
     #[inline]
     pub fn try_acquire(&self) -> Option<TryGuard<'_>> {
         // Ordering: Acquire pairs with the Release in `release`; Relaxed on failure reads nothing.
-        let result = self.taken.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed);
+        let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
+        let result = self.taken.compare_exchange(0, thread_pointer(), order, failed);
         result.is_ok().then(|| TryGuard { lock: self })
     }
 
-    /// Takes the lock, letting others run until it is free; none after a good while, in case the
-    /// holder is the calling thread itself, below a signal handler.
-    pub fn acquire_patiently(&self) -> Option<TryGuard<'_>> {
-        (0..TRY_PATIENCE).find_map(|_| {
-            self.try_acquire().or_else(|| {
-                os::yield_now();
-                None
-            })
-        })
+    /// Takes the lock, letting others run until it is free; none if the holder is the calling thread
+    /// itself, below a signal handler, or when `patience` ends.
+    pub fn acquire_patiently(&self, patience: &mut Patience) -> Option<TryGuard<'_>> {
+        loop {
+            let guard = self.try_acquire();
+            if guard.is_some() || self.is_taken_here() || !patience.spend() {
+                return guard;
+            }
+        }
+    }
+
+    /// Whether the calling thread holds the lock.
+    pub fn is_taken_here(&self) -> bool {
+        // Ordering: Relaxed, a thread sees its own store.
+        self.taken.load(Ordering::Relaxed) == thread_pointer()
     }
 
     /// Keeps the lock taken past the guard, for fork; [`TryLock::release`] undoes it.
@@ -390,6 +435,31 @@ mod tests {
         lock.release_forgotten();
         Rank(0).restore();
         assert!(lock.try_acquire(LOW).is_some());
+    }
+
+    /// Else a fork on a starved machine would wait for minutes.
+    #[test]
+    fn patience_ends_once_for_all_locks_and_by_the_clock() {
+        let (tried, other) = (TryLock::new(), TryLock::new());
+        let lock = Lock::new();
+        let _mine = (tried.try_acquire(), lock.acquire(HIGH).ok());
+        let mut patience = Patience::new();
+        assert!(tried.acquire_patiently(&mut patience).is_none());
+        assert!(lock.acquire_patiently(LOW, &mut patience).is_none());
+        assert!(patience.is_whole(), "nobody waits for what he holds himself");
+        std::thread::scope(|scope| {
+            let blocked = scope.spawn(|| {
+                let mut patience = Patience::new();
+                let none = tried.acquire_patiently(&mut patience).is_none();
+                assert!(other.acquire_patiently(&mut patience).is_some(), "what is free is taken");
+                none && !patience.spend()
+            });
+            assert!(blocked.join().unwrap(), "tried until the patience was used up");
+        });
+        let mut slow = Patience { turns: u32::MAX, ..Patience::new() };
+        let begin = std::time::Instant::now();
+        while slow.spend() {}
+        assert!(begin.elapsed().as_secs() < 10 && slow.turns > 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use alloc_core::page_heap::PAGE_HEAP;
 use alloc_core::page_heap::huge::HUGE;
 use alloc_core::size_class::{CLASS, Class, class_of, object_size};
 use alloc_core::slab::SLABS;
-use alloc_core::sync::{Guard, Rank};
+use alloc_core::sync::{Guard, Patience, Rank};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
@@ -230,6 +230,34 @@ fn a_fork_above_a_holder_leaves_it_its_lock() {
     let mut status = 0;
     // SAFETY: our own child.
     assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_sound();
+}
+
+/// Fork and the validator take all locked shards. Else a handler that forks would wait for its own thread, and
+/// for each shard of the others as long as for all of them.
+#[test]
+fn shards_that_stay_busy_are_waited_for_together_and_own_ones_not() {
+    let _alone = alone();
+    let all = locked::locks().count();
+    let own: Vec<_> =
+        locked::locks().take(2).map(|lock| lock.try_acquire().expect("free")).collect();
+    let hold = |patience: &mut Patience| {
+        let held = locked::hold_all(patience);
+        locked::release_all(held);
+        held.count_ones() as usize
+    };
+    let mut patience = Patience::new();
+    assert_eq!(hold(&mut patience), all - own.len());
+    assert!(patience.is_whole(), "waited for its own thread");
+    thread::scope(|scope| {
+        let others = || {
+            let mut patience = Patience::new();
+            (hold(&mut patience), patience.spend())
+        };
+        let seen = scope.spawn(others).join().expect("no panic");
+        assert_eq!(seen, (all - own.len(), false), "tried until the patience was used up");
+    });
+    drop(own);
     assert_sound();
 }
 

@@ -13,7 +13,6 @@ pub use core::sync::atomic::{Ordering, compiler_fence};
 
 pub const SPINS: u32 = 1;
 pub const PATIENCE: u32 = 2;
-pub const TRY_PATIENCE: u32 = 2;
 
 /// Lets the others run, as a spinning processor does.
 pub fn spin_loop() {

@@ -43,7 +43,7 @@ const GATES: &[Gate] = &[
     xtask("loom-blind", &["loom", "--control"]),
     xtask("sweep", &["sweep"]),
     xtask("sweep-blind", &["sweep", "--control"]),
-    xtask("criu", &["criu", "--cycles", "7", "--mode", "libc,own,atomic"]),
+    xtask("criu", &["criu", "--cycles", "20", "--mode", "libc,own,atomic"]),
     xtask("criu-redis", &["criu", "--redis", "--cycles", "5"]),
     xtask("criu-blind", &["criu", "--control"]),
     // Short: the rows check what they read back, on both paths; the figures do not count here.
@@ -75,8 +75,8 @@ const GATES: &[Gate] = &[
     xtask("vm", &["vm", "--quick"]),
     cargo("refusals", &["test", "--package", "alloc-core", "--features", "faults"]),
     xtask("fuzz-blind", &["fuzz", "--check-control"]),
-    // Nine runs, two at once: 85 s on two busy CPUs.
-    xtask("fuzz", &["fuzz", "--seconds", "15"]),
+    // Nine runs, two at once: five minutes on two CPUs.
+    xtask("fuzz", &["fuzz", "--seconds", "60"]),
 ];
 
 /// Debian packages of the gates themselves; `compare`, `criu` and `programs` fetch their own.

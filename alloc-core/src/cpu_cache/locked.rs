@@ -11,7 +11,7 @@ use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use crate::rseq::emulated;
 use crate::shard::{Counter, Region};
 use crate::size_class::Class;
-use crate::sync::{TryGuard, TryLock};
+use crate::sync::{Patience, TryGuard, TryLock};
 
 /// The most locked shards.
 pub const LOCKED_MAX: usize = 64;
@@ -113,16 +113,26 @@ impl LockedShard {
 }
 
 /// Takes the locks of all locked shards, and keeps them taken: a bit for each, to be handed to
-/// [`release_all`]. Those that stay busy are left out.
-pub fn hold_all() -> u64 {
-    let mut held = 0;
-    for (index, shard) in LOCKED.iter().enumerate() {
-        if let Some(guard) = shard.lock.acquire_patiently() {
-            TryLock::forget(guard);
-            held |= 1 << index;
+/// [`release_all`]. Left out are those that stay busy longer than `patience`, and those that the calling
+/// thread holds below a signal handler.
+pub fn hold_all(patience: &mut Patience) -> u64 {
+    let mut held = 0u64;
+    loop {
+        let (before, mut waits) = (held, false);
+        let missing = LOCKED.iter().enumerate().filter(|(index, _)| before >> index & 1 == 0);
+        for (index, LockedShard { lock, .. }) in missing {
+            if let Some(guard) = lock.try_acquire() {
+                TryLock::forget(guard);
+                held |= 1 << index;
+            } else if !lock.is_taken_here() {
+                waits = true;
+            }
+        }
+        // In turn: one that stays busy must not use up the patience for the others.
+        if !waits || !patience.spend() {
+            return held;
         }
     }
-    held
 }
 const _: () = assert!(LOCKED_MAX <= 64);
 
@@ -134,12 +144,13 @@ pub fn release_all(held: u64) {
 
 /// Runs `f` on each locked shard that exists, holding its lock; skips those that stay busy.
 pub fn for_each(mut f: impl FnMut(&Locked)) {
+    let mut patience = Patience::new();
     for shard in &LOCKED {
         // Ordering: Acquire pairs with the Release in `region`.
         let region = shard.region.load(Ordering::Acquire);
         // SAFETY: regions live for ever.
         if let Some(region) = unsafe { region.as_ref() }
-            && let Some(guard) = shard.lock.acquire_patiently()
+            && let Some(guard) = shard.lock.acquire_patiently(&mut patience)
         {
             f(&Locked { region, _guard: guard });
         }

@@ -12,7 +12,7 @@ use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::rseq::vfork;
 use crate::slab;
-use crate::sync::{Guarded, Guarded32, Lock, Rank};
+use crate::sync::{Guarded, Guarded32, Lock, Patience, Rank};
 
 /// Registers the handlers.
 pub fn install() {
@@ -45,7 +45,8 @@ static NESTED: Guarded = Guarded::new(0);
 
 unsafe extern "C" fn prepare() {
     let before = Rank::held();
-    let Some(fork) = FORK.acquire_patiently(Rank::FORK) else {
+    // Whoever has it may wait for what this thread holds below a handler, and goes on without.
+    let Some(fork) = FORK.acquire_patiently(Rank::FORK, &mut Patience::longer()) else {
         if FORK.is_forgotten_here() {
             NESTED.set(NESTED.get() + 1);
         }
@@ -53,11 +54,12 @@ unsafe extern "C" fn prepare() {
     };
     Lock::forget(fork);
     BEFORE.set(before.number());
+    let mut patience = Patience::new();
     // Ordering: Relaxed, read by this thread or its copy in the child.
-    HELD.store(locked::hold_all(), Ordering::Relaxed);
+    HELD.store(locked::hold_all(&mut patience), Ordering::Relaxed);
     for_each_lock(|lock, rank| {
         // A handler that forks on top of a holder: that lock stays with the holder, here and there.
-        if let Some(guard) = lock.acquire_patiently(rank) {
+        if let Some(guard) = lock.acquire_patiently(rank, &mut patience) {
             Lock::forget(guard);
         }
     });

@@ -15,7 +15,7 @@ use crate::fail::{Misuse, fail};
 use crate::os::{self, Place};
 use crate::page_heap::aside::Aside;
 use crate::page_heap::map_aligned;
-use crate::sync::{Guard, Guarded, Lock, Rank, Reentered};
+use crate::sync::{Guard, Guarded, Lock, Patience, Rank, Reentered};
 use crate::units::PAGE_BYTES;
 
 /// One huge span; address 0 is a free slot, 1 a tombstone.
@@ -84,7 +84,9 @@ impl HugeSpans {
     /// In a handler, with all places aside taken: whoever else holds the lock will soon be done.
     #[cold]
     fn insert_patiently(&self, address: usize, len: usize) -> bool {
-        let Some(_guard) = self.lock.acquire_patiently(Rank::HUGE) else { return false };
+        let mut patience = Patience::new();
+        let guard = self.lock.acquire_patiently(Rank::HUGE, &mut patience);
+        let Some(_guard) = guard else { return false };
         let has_room = self.make_room();
         if has_room {
             self.insert(address, len);

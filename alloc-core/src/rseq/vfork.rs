@@ -12,7 +12,7 @@
 
 use super::registration;
 use crate::atomic::{AtomicU32, Ordering};
-use crate::sync::{Lock, Rank};
+use crate::sync::{Lock, Patience, Rank};
 
 /// Children that live, or are about to.
 static CHILDREN: AtomicU32 = AtomicU32::new(0);
@@ -29,7 +29,7 @@ pub fn begin() {
     // Ordering: SeqCst, before the lock: whoever shows the areas later sees it (I2).
     CHILDREN.fetch_add(1, Ordering::SeqCst);
     // Not had by a handler on top of a holder, who shows nothing while the handler has a child.
-    let _guard = LOCK.acquire_patiently(Rank::VFORK);
+    let _guard = LOCK.acquire_patiently(Rank::VFORK, &mut Patience::new());
     registration::hide_areas();
 }
 
@@ -40,7 +40,7 @@ pub fn end() {
     }
     // Ordering: SeqCst, as in `begin`.
     CHILDREN.fetch_sub(1, Ordering::SeqCst);
-    let guard = LOCK.acquire_patiently(Rank::VFORK);
+    let guard = LOCK.acquire_patiently(Rank::VFORK, &mut Patience::new());
     // Ordering: SeqCst, as above.
     if guard.is_some() && CHILDREN.load(Ordering::SeqCst) == 0 {
         registration::show_areas();

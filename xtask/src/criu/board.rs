@@ -75,10 +75,10 @@ impl Board {
         self.page().beats[index].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// An object did not hold what was written to it.
+    /// An object did not hold what was written to it; its words are on standard error.
     pub fn fail(&self) {
-        // Ordering: Relaxed, a number that stands alone.
-        self.page().failures.fetch_add(1, Ordering::Relaxed);
+        // Ordering: Release, after the words; pairs with `failures`.
+        self.page().failures.fetch_add(1, Ordering::Release);
     }
 
     /// What a process said that is not judged.
@@ -101,8 +101,8 @@ impl Board {
 
     /// Objects whose contents were wrong.
     pub fn failures(&self) -> u64 {
-        // Ordering: Relaxed, a number that stands alone.
-        self.page().failures.load(Ordering::Relaxed)
+        // Ordering: Acquire, before the words are read; pairs with `fail`.
+        self.page().failures.load(Ordering::Acquire)
     }
 
     /// Asks the victim; also one that is still to be restored.

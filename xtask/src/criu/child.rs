@@ -27,11 +27,15 @@ impl Child {
         command.current_dir("/").env_clear().envs(kind.environment()?);
         // A session and files of its own: nothing that is dumped leads outside.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&stderr)?);
-        // SAFETY: setsid is a bare system call, allowed between fork and exec.
+        // SAFETY: bare system calls, allowed between fork and exec.
         unsafe {
             command.pre_exec(|| {
                 libc::setsid();
-                Ok(())
+                // What the caller of this program left open, a lock for one, can't be dumped.
+                match libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                }
             });
         }
         let name = command.get_program().display().to_string();

@@ -15,15 +15,21 @@ mod rss;
 mod victim;
 mod wide;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::criu::kind::{Kind, MODES};
 use crate::tools;
 use victim::{Line, Run, Victim};
+
+/// Builds the victim of a row in `room`, for who runs it elsewhere.
+pub fn build(room: &Path, name: &str) -> Result<PathBuf> {
+    let row = ROWS.iter().find(|row| row.name == name).context("no such row")?;
+    victim::compile(room, row.name, row.source, &[])
+}
 
 /// The options of `cargo xtask storm`.
 #[derive(clap::Args)]

@@ -65,7 +65,9 @@ pub fn judge(trial: &Trial) -> Result<String> {
         }
         trial.bar.inc(1);
     }
-    told.push("NOT RUN: vm.overcommit_memory=2 (it would be set for the whole machine)".to_owned());
+    told.push(
+        "NOT RUN: vm.overcommit_memory=2 (the whole machine's; see cargo xtask vm)".to_owned(),
+    );
     Ok(told.join("; "))
 }
 

@@ -119,6 +119,11 @@ fn defects() -> Vec<Defect> {
             says: "CPUs went and came 0 times",
         },
         Defect {
+            name: "a kernel that overcommits",
+            step: cell::refusal("always", &[], "1"),
+            says: "nothing was refused at this size",
+        },
+        Defect {
             name: "malloc's section ends before its commit",
             step: Step::succeeds(cell::HAMMER.task("broken", "/bin/broken.so")),
             says: "an object was handed out twice",

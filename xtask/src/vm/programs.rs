@@ -12,10 +12,13 @@ use super::cell::Cell;
 use super::fetch;
 use super::initramfs::Initramfs;
 use super::plan::{self, Plan};
-use crate::tools;
+use crate::{storm, tools};
 
 /// Test programs of alloc-core that run alone.
 const TESTS: [&str; 3] = ["fork", "sections", "stress"];
+
+/// The storm's victim for what is the whole machine's to set.
+pub const VICTIM: &str = "refuse";
 
 /// The guest's first program. Orphans become its children. The folder `release` is where the commands
 /// look for what was built.
@@ -57,6 +60,7 @@ impl Programs {
         }
         let own = std::env::current_exe().context("where is this program?")?;
         programs.push(("xtask".to_owned(), own));
+        programs.push((VICTIM.to_owned(), storm::build(&fetch::cache()?, VICTIM)?));
         // What the sweep reads the library with.
         for name in ["objdump", "nm"] {
             programs.push((name.to_owned(), PathBuf::from("/usr/bin").join(name)));

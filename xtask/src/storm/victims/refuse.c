@@ -1,10 +1,12 @@
 /* What happens when the OS refuses: null and ENOMEM, nothing lost, and everything works again afterwards.
  *
  * AMOUNT MiB of each size are asked for. How it ends is the second argument: `refused` (some request of each
- * size must be), `crowded` (the kernel's areas run out), `frugal` (rounds that fit only if memory goes
- * back), `served` (nothing may be refused).
+ * size must be), `refused-commit` (the same, by a kernel that does not overcommit: in a machine of its own),
+ * `crowded` (the kernel's areas run out), `frugal` (rounds that fit only if memory goes back), `served`
+ * (nothing may be refused).
  */
 #include "storm.h"
+#include <fcntl.h>
 #include <sys/mman.h>
 
 enum { SLOTS = 50, THREADS = 2, HEAD = sizeof(void *) * 3 };
@@ -99,6 +101,15 @@ static void crowd(void) {
     for (int i = 0; i < 10; i++) CHECK(mprotect(range + (page -= 2) * 4096, 4096, PROT_NONE) == 0);
 }
 
+/* The validator needs memory itself. */
+static void lift(const char *how) {
+    struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+    CHECK(setrlimit(RLIMIT_AS, &all) == 0 || how[0] != 'r');
+    if (strcmp(how, "refused-commit") != 0) return;
+    int policy = open("/proc/sys/vm/overcommit_memory", O_WRONLY | O_CLOEXEC);
+    CHECK(policy >= 0 && write(policy, "0", 1) == 1 && close(policy) == 0);
+}
+
 int main(int argc, char **argv) {
     size_t most = amount(argc, argv) << 20;
     const char *how = argc > 2 ? argv[2] : "refused";
@@ -116,9 +127,7 @@ int main(int argc, char **argv) {
     if (how[0] == 's' || how[0] == 'f')
         if (refused) fail("refused, with memory there", refused);
     malloc_trim(0);
-    /* The validator needs memory itself. */
-    struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
-    CHECK(setrlimit(RLIMIT_AS, &all) == 0 || how[0] != 'r');
+    lift(how);
     validate("the validator found a defect at the end");
     if (mallinfo2().uordblks > 64 << 10) fail("bytes are still in use", mallinfo2().uordblks);
     say("done: %zu refused of %zu\n", refused, refused + served);
