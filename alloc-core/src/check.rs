@@ -61,7 +61,7 @@ pub fn check() -> Verdict {
 /// With the shards stopped: takes the locked shards and every slab lock, walks, releases.
 fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
     // Whoever holds a locked shard may wait for a slab's lock, so these come first.
-    let held = locked::hold_all(&mut Patience::new());
+    let held = locked::hold_all(&mut Patience::usual());
     let before = Rank::held();
     slab::for_each_lock(|lock, rank| {
         if let Ok(guard) = lock.acquire(rank) {

@@ -108,11 +108,11 @@ pub struct Patience {
 
 impl Patience {
     /// A good while, after which whoever still holds a lock is taken to wait for the caller.
-    pub fn new() -> Patience {
+    pub fn usual() -> Patience {
         Patience::of(1)
     }
 
-    /// One that outlasts [`Patience::new`] of another thread, and what that thread then does.
+    /// One that outlasts [`Patience::usual`] of another thread, and what that thread then does.
     pub fn longer() -> Patience {
         Patience::of(3)
     }
@@ -443,20 +443,20 @@ mod tests {
         let (tried, other) = (TryLock::new(), TryLock::new());
         let lock = Lock::new();
         let _mine = (tried.try_acquire(), lock.acquire(HIGH).ok());
-        let mut patience = Patience::new();
+        let mut patience = Patience::usual();
         assert!(tried.acquire_patiently(&mut patience).is_none());
         assert!(lock.acquire_patiently(LOW, &mut patience).is_none());
         assert!(patience.is_whole(), "nobody waits for what he holds himself");
         std::thread::scope(|scope| {
             let blocked = scope.spawn(|| {
-                let mut patience = Patience::new();
+                let mut patience = Patience::usual();
                 let none = tried.acquire_patiently(&mut patience).is_none();
                 assert!(other.acquire_patiently(&mut patience).is_some(), "what is free is taken");
                 none && !patience.spend()
             });
             assert!(blocked.join().unwrap(), "tried until the patience was used up");
         });
-        let mut slow = Patience { turns: u32::MAX, ..Patience::new() };
+        let mut slow = Patience { turns: u32::MAX, ..Patience::usual() };
         let begin = std::time::Instant::now();
         while slow.spend() {}
         assert!(begin.elapsed().as_secs() < 10 && slow.turns > 0);

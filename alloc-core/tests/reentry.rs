@@ -246,12 +246,12 @@ fn shards_that_stay_busy_are_waited_for_together_and_own_ones_not() {
         locked::release_all(held);
         held.count_ones() as usize
     };
-    let mut patience = Patience::new();
+    let mut patience = Patience::usual();
     assert_eq!(hold(&mut patience), all - own.len());
     assert!(patience.is_whole(), "waited for its own thread");
     thread::scope(|scope| {
         let others = || {
-            let mut patience = Patience::new();
+            let mut patience = Patience::usual();
             (hold(&mut patience), patience.spend())
         };
         let seen = scope.spawn(others).join().expect("no panic");

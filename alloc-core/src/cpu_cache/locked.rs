@@ -144,7 +144,7 @@ pub fn release_all(held: u64) {
 
 /// Runs `f` on each locked shard that exists, holding its lock; skips those that stay busy.
 pub fn for_each(mut f: impl FnMut(&Locked)) {
-    let mut patience = Patience::new();
+    let mut patience = Patience::usual();
     for shard in &LOCKED {
         // Ordering: Acquire pairs with the Release in `region`.
         let region = shard.region.load(Ordering::Acquire);

@@ -54,7 +54,7 @@ unsafe extern "C" fn prepare() {
     };
     Lock::forget(fork);
     BEFORE.set(before.number());
-    let mut patience = Patience::new();
+    let mut patience = Patience::usual();
     // Ordering: Relaxed, read by this thread or its copy in the child.
     HELD.store(locked::hold_all(&mut patience), Ordering::Relaxed);
     for_each_lock(|lock, rank| {

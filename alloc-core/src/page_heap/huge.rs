@@ -84,7 +84,7 @@ impl HugeSpans {
     /// In a handler, with all places aside taken: whoever else holds the lock will soon be done.
     #[cold]
     fn insert_patiently(&self, address: usize, len: usize) -> bool {
-        let mut patience = Patience::new();
+        let mut patience = Patience::usual();
         let guard = self.lock.acquire_patiently(Rank::HUGE, &mut patience);
         let Some(_guard) = guard else { return false };
         let has_room = self.make_room();

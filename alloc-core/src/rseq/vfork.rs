@@ -29,7 +29,7 @@ pub fn begin() {
     // Ordering: SeqCst, before the lock: whoever shows the areas later sees it (I2).
     CHILDREN.fetch_add(1, Ordering::SeqCst);
     // Not had by a handler on top of a holder, who shows nothing while the handler has a child.
-    let _guard = LOCK.acquire_patiently(Rank::VFORK, &mut Patience::new());
+    let _guard = LOCK.acquire_patiently(Rank::VFORK, &mut Patience::usual());
     registration::hide_areas();
 }
 
@@ -40,7 +40,7 @@ pub fn end() {
     }
     // Ordering: SeqCst, as in `begin`.
     CHILDREN.fetch_sub(1, Ordering::SeqCst);
-    let guard = LOCK.acquire_patiently(Rank::VFORK, &mut Patience::new());
+    let guard = LOCK.acquire_patiently(Rank::VFORK, &mut Patience::usual());
     // Ordering: SeqCst, as above.
     if guard.is_some() && CHILDREN.load(Ordering::SeqCst) == 0 {
         registration::show_areas();
