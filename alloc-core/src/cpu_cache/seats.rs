@@ -14,11 +14,11 @@
 use super::seat::{Seat, is_odd};
 use super::shards;
 use crate::asm;
-use crate::atomic::{AtomicBool, AtomicPtr, Ordering, TRY_PATIENCE};
+use crate::atomic::{AtomicBool, AtomicPtr, Ordering};
 use crate::os;
 use crate::rseq::abi::membarrier;
 use crate::shard::Region;
-use crate::sync::{Guarded, Guarded32, Lock, Rank};
+use crate::sync::{Guarded, Guarded32, Lock, Patience, Rank};
 use core::ptr;
 
 /// Threads that can have a seat at once.
@@ -321,13 +321,13 @@ impl Place {
         if my_place().is_some_and(|mine| ptr::eq(mine, self)) {
             return over();
         }
-        let waited = (0..TRY_PATIENCE).any(|_| {
-            over() || {
-                os::yield_now();
-                false
+        let mut patience = Patience::usual();
+        while !over() {
+            if !patience.spend() {
+                return self.is_owner_dead();
             }
-        });
-        waited || self.is_owner_dead()
+        }
+        true
     }
 
     /// Whether nobody is left who could write to the seat.

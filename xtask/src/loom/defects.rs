@@ -110,7 +110,7 @@ pub const DEFECTS: &[Defect] = &[
         name: "not-waited-for",
         model: "seat-closed",
         file: "cpu_cache/seats.rs",
-        changes: &[("waited || self.is_owner_dead()", "BAD || waited || self.is_owner_dead()")],
+        changes: &[("while !over() {", "while !BAD && !over() {")],
     },
     Defect {
         name: "handler-let-in",
