@@ -5,7 +5,8 @@
 //! a `#[global_allocator]` are in benches/front.
 //!
 //! One way down: `rows` (the table) -> `loads` (what they do) -> `client`, `slots`, `rng`;
-//! beside them `measure` (runs a row) -> `process` (what the kernel says about us).
+//! beside them `measure` (runs a row) -> `process` (what the kernel says about us), and `trace` (calls of
+//! real programs, run again by the `replay` program).
 #![deny(unsafe_code)]
 
 pub mod cli;
@@ -16,3 +17,4 @@ pub mod process;
 pub mod rng;
 pub mod rows;
 pub mod slots;
+pub mod trace;

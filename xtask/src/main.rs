@@ -9,6 +9,7 @@ mod layers;
 mod loom;
 mod preflight;
 mod programs;
+mod replay;
 mod storm;
 mod sweep;
 mod tools;
@@ -41,6 +42,8 @@ enum Command {
     Loom(loom::Arguments),
     /// Runs real programs on the library and compares them with the run without it.
     Programs(programs::Args),
+    /// Runs recorded programs' allocator calls on every allocator, interleaved.
+    Replay(replay::Arguments),
     /// Puts the process through forks, signals, crashes, refusals, many threads and hours.
     Storm(storm::Args),
     /// Stops a thread at every instruction of every restartable section and checks where it goes on.
@@ -59,6 +62,7 @@ fn main() -> anyhow::Result<()> {
         Command::Layers => layers::main(),
         Command::Loom(arguments) => loom::main(&arguments),
         Command::Programs(args) => programs::run(args),
+        Command::Replay(arguments) => replay::main(arguments),
         Command::Storm(args) => storm::run(&args),
         Command::Sweep(arguments) => sweep::main(&arguments),
         Command::Vm(args) => vm::run(args),

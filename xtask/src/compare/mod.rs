@@ -6,10 +6,10 @@
 
 mod crates;
 mod front;
-mod peers;
-mod plot;
-mod report;
-mod sample;
+pub mod peers;
+pub mod plot;
+pub mod report;
+pub mod sample;
 
 use crate::tools;
 use anyhow::{Context, bail};
@@ -72,7 +72,10 @@ pub fn main(mut arguments: Arguments) -> anyhow::Result<()> {
     };
     let program = &peers.first().context("no allocator")?.program;
     let rows = sample::select_rows(program, &arguments.rows)?;
-    let results = measure(&arguments, rows, peers)?;
+    let (seconds, rest) = (arguments.seconds, arguments.rest);
+    let results = measure(arguments.rounds, rows, peers, |row, peer| {
+        sample::take(&row.name, peer, seconds, rest)
+    })?;
 
     println!("{}", results.tables());
     if let Some(path) = &arguments.csv {
@@ -87,25 +90,27 @@ pub fn main(mut arguments: Arguments) -> anyhow::Result<()> {
     results.verdict(arguments.limit)
 }
 
-fn measure(
-    arguments: &Arguments,
+/// Takes `rounds` samples of every row on every peer, interleaved.
+pub fn measure(
+    rounds: usize,
     rows: Vec<sample::Row>,
     peers: Vec<peers::Peer>,
+    take: impl Fn(&sample::Row, &peers::Peer) -> anyhow::Result<sample::Sample>,
 ) -> anyhow::Result<Results> {
-    let progress = ProgressBar::new((arguments.rounds * rows.len() * peers.len()) as u64);
+    let progress = ProgressBar::new((rounds * rows.len() * peers.len()) as u64);
     progress.set_style(
         ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({eta} left)")
             .context("the progress bar's template")?,
     );
     let mut results = Results::new(rows, peers);
-    for round in 0..arguments.rounds {
+    for round in 0..rounds {
         for row in 0..results.rows.len() {
             for turn in 0..results.peers.len() {
                 // Each round starts with another peer, so that none always follows the same one.
                 let peer = (turn + round) % results.peers.len();
-                let (row_name, who) = (&results.rows[row].name, &results.peers[peer]);
-                progress.set_message(format!("round {}: {row_name} on {}", round + 1, who.name));
-                let sample = sample::take(row_name, who, arguments.seconds, arguments.rest);
+                let (what, who) = (&results.rows[row], &results.peers[peer]);
+                progress.set_message(format!("round {}: {} on {}", round + 1, what.name, who.name));
+                let sample = take(what, who);
                 results.add(round, row, peer, sample);
                 progress.inc(1);
             }

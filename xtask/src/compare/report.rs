@@ -51,11 +51,7 @@ pub const TIME: Metric = Metric { title: "Time, ns", digits: 2, of: |s| s.ns_per
 
 const METRICS: &[Metric] = &[
     TIME,
-    Metric {
-        title: "CPU time of all threads, ns",
-        digits: 2,
-        of: |s| s.cpu_seconds * 1e9 / s.operations.max(1) as f64,
-    },
+    CPU,
     PEAK,
     Metric {
         title: "RSS after all was freed, MiB",
@@ -64,6 +60,13 @@ const METRICS: &[Metric] = &[
     },
     Metric { title: "Page faults", digits: 0, of: |s| s.minor_faults as f64 },
 ];
+
+/// What all threads used of the CPUs.
+pub const CPU: Metric = Metric {
+    title: "CPU time of all threads, ns",
+    digits: 2,
+    of: |s| s.cpu_seconds * 1e9 / s.operations.max(1) as f64,
+};
 
 /// Peak memory, the figure of the second plot.
 pub const PEAK: Metric =
@@ -267,11 +270,17 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 
 /// Where the plots of `part` lie, below docs.
 pub fn plots_folder(part: &str) -> &'static str {
-    if part == FRONT { "benchmarks/front" } else { "benchmarks" }
+    match part {
+        FRONT => "benchmarks/front",
+        REPLAY => "benchmarks/replay",
+        _ => "benchmarks",
+    }
 }
 
 /// The part of the tables with the Rust front.
 pub const FRONT: &str = "compare-front";
+/// The part with recorded programs.
+pub const REPLAY: &str = "replay";
 /// The part with the C functions.
 pub const C: &str = "compare";
 

@@ -5,7 +5,9 @@
 use super::peers::Peer;
 use crate::tools;
 use anyhow::{Context, bail};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
@@ -57,27 +59,43 @@ pub fn select_rows(program: &Path, names: &[String]) -> anyhow::Result<Vec<Row>>
 
 /// Runs `row` on `peer`.
 pub fn take(row: &str, peer: &Peer, seconds: f64, rest: f64) -> anyhow::Result<Sample> {
-    // `timeout` and `env` run on the C library's allocator: only the workload gets the peer.
+    let arguments =
+        [row, "--seconds", &seconds.to_string(), "--rest", &rest.to_string()].map(OsString::from);
+    let sample: Sample = run(peer, &peer.program, &arguments, 60.0 + 30.0 * seconds + rest)?;
+    served_by(&sample.allocator, peer)?;
+    Ok(sample)
+}
+
+/// Runs `program` on `peer` for at most `seconds`; the line of JSON that it prints.
+pub fn run<T: DeserializeOwned>(
+    peer: &Peer,
+    program: &Path,
+    arguments: &[OsString],
+    seconds: f64,
+) -> anyhow::Result<T> {
+    // `timeout` and `env` run on the C library's allocator: only the program gets the peer.
     let mut command = Command::new("timeout");
-    command.arg(format!("{}", 60.0 + 30.0 * seconds + rest)).arg("env");
+    command.arg(seconds.to_string()).arg("env");
     command.env_remove("LD_PRELOAD").env_remove("RSALLOC_CONF");
     command.args(peer.environment.iter().map(|(key, value)| format!("{key}={value}")));
     if let Some(library) = &peer.preload {
         command.arg(format!("LD_PRELOAD={}", library.display()));
     }
-    command.arg(&peer.program).arg(row);
-    command.args(["--seconds", &seconds.to_string(), "--rest", &rest.to_string()]);
-    let sample: Sample = serde_json::from_str(&tools::output(&mut command)?)?;
+    command.arg(program).args(arguments);
+    Ok(serde_json::from_str(&tools::output(&mut command)?)?)
+}
+
+/// An error unless `allocator`, which a program said, is the one that `peer` means.
+pub fn served_by(allocator: &str, peer: &Peer) -> anyhow::Result<()> {
     match peer.says {
-        Some(name) if sample.allocator == name => {}
-        Some(name) => bail!("{} served it, not {name}", sample.allocator),
-        None => served_by(&sample.allocator, peer.preload.as_deref())?,
+        Some(name) if allocator == name => Ok(()),
+        Some(name) => bail!("{allocator} served it, not {name}"),
+        None => came_from(allocator, peer.preload.as_deref()),
     }
-    Ok(sample)
 }
 
 /// An error unless `malloc` came from `preload`, or from the C library where nothing is preloaded.
-fn served_by(allocator: &str, preload: Option<&Path>) -> anyhow::Result<()> {
+fn came_from(allocator: &str, preload: Option<&Path>) -> anyhow::Result<()> {
     let meant = match preload {
         Some(library) => same_file(Path::new(allocator), library),
         None => allocator.rsplit('/').next().is_some_and(|name| name.starts_with("libc.so")),
@@ -98,11 +116,11 @@ mod tests {
 
     #[test]
     fn a_sample_served_by_another_allocator_is_refused() {
-        assert!(served_by("/lib/x86_64-linux-gnu/libc.so.6", None).is_ok());
-        assert!(served_by("/usr/lib/libjemalloc.so.2", None).is_err());
+        assert!(came_from("/lib/x86_64-linux-gnu/libc.so.6", None).is_ok());
+        assert!(came_from("/usr/lib/libjemalloc.so.2", None).is_err());
         let here =
             Path::new(file!()).file_name().map(|_| tools::root().join("Cargo.toml")).unwrap();
-        assert!(served_by(here.to_str().unwrap(), Some(&here)).is_ok());
-        assert!(served_by("/lib/x86_64-linux-gnu/libc.so.6", Some(&here)).is_err());
+        assert!(came_from(here.to_str().unwrap(), Some(&here)).is_ok());
+        assert!(came_from("/lib/x86_64-linux-gnu/libc.so.6", Some(&here)).is_err());
     }
 }
