@@ -5,14 +5,15 @@
 //! a `#[global_allocator]` are in benches/front.
 //!
 //! One way down: `rows` (the table) -> `loads` (what they do) -> `client`, `slots`, `rng`;
-//! beside them `measure` (runs a row) -> `process` (what the kernel says about us), and `trace` (calls of
-//! real programs, run again by the `replay` program).
+//! beside them `measure` (runs a row) -> `process` (what the kernel says about us), `phases` (memory over
+//! time, of the `memory` program) and `trace` (calls of real programs, run again by the `replay` program).
 #![deny(unsafe_code)]
 
 pub mod cli;
 pub mod client;
 pub mod loads;
 pub mod measure;
+pub mod phases;
 pub mod process;
 pub mod rng;
 pub mod rows;

@@ -7,6 +7,7 @@ mod fuzz;
 mod golden;
 mod layers;
 mod loom;
+mod memory;
 mod preflight;
 mod programs;
 mod replay;
@@ -40,6 +41,8 @@ enum Command {
     Layers,
     /// Runs the lock-free protocols in every order of a few operations.
     Loom(loom::Arguments),
+    /// Measures what memory every allocator takes over time, idle, and with many threads.
+    Memory(memory::Arguments),
     /// Runs real programs on the library and compares them with the run without it.
     Programs(programs::Args),
     /// Runs recorded programs' allocator calls on every allocator, interleaved.
@@ -61,6 +64,7 @@ fn main() -> anyhow::Result<()> {
         Command::Golden(arguments) => golden::main(arguments),
         Command::Layers => layers::main(),
         Command::Loom(arguments) => loom::main(&arguments),
+        Command::Memory(arguments) => memory::main(&arguments),
         Command::Programs(args) => programs::run(args),
         Command::Replay(arguments) => replay::main(arguments),
         Command::Storm(args) => storm::run(&args),

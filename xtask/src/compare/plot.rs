@@ -83,7 +83,8 @@ fn draw(results: &Results, metric: &Metric, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn colour(peer: usize) -> RGBColor {
+/// The colour of an allocator.
+pub fn colour(peer: usize) -> RGBColor {
     COLOURS[peer % COLOURS.len()]
 }
 

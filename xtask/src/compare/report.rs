@@ -160,8 +160,6 @@ impl Results {
     /// Puts the tables, the machine and the command into the generated part of `path`.
     /// `part` names it, and the folder of the plots.
     pub fn write_markdown(&self, path: &Path, part: &str) -> anyhow::Result<()> {
-        make_folder_of(path)?;
-        let old = std::fs::read_to_string(path).unwrap_or_else(|_| "# Benchmarks\n".to_owned());
         let folder = plots_folder(part);
         let new = format!(
             "{}\n\n![Time as a multiple of the best peer's]({folder}/time.svg)\n\
@@ -169,8 +167,7 @@ impl Results {
             self.origin()?,
             self.tables()
         );
-        std::fs::write(path, replace_generated(&old, &new, part))
-            .with_context(|| format!("write {}", path.display()))
+        write_part(path, &new, part)
     }
 
     /// An error when one of our samples failed, or a row is slower than `limit` times the best peer.
@@ -236,26 +233,45 @@ impl Results {
         text.push('\n');
     }
 
-    /// Where, when and how the figures were measured.
     fn origin(&self) -> anyhow::Result<String> {
-        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
-        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
-        let model = model.map_or("unknown CPU", |rest| rest.trim_start_matches([' ', '\t', ':']));
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("osrelease")?;
-        let kernel = kernel.trim().split('-').next().unwrap_or_default();
-        let cpus = std::thread::available_parallelism()?;
-        let date = tools::output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
-        let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-        let peers = self.peers.iter().map(|peer| format!("{} ({})", peer.name, peer.version));
+        let rounds = self.samples.iter().map(|entry| entry.round + 1).max().unwrap_or(0);
         Ok(format!(
-            "Machine: {model}, {cpus} CPUs, Linux {kernel}. Date: {}. Command: `cargo xtask {command}`. \
-             Medians of {} rounds, interleaved, each sample in its own process; bold is the best peer, \
-             the last columns are ours over the best peer. Allocators: {}.",
-            date.trim(),
-            self.samples.iter().map(|entry| entry.round + 1).max().unwrap_or(0),
-            peers.collect::<Vec<_>>().join(", ")
+            "{} Medians of {rounds} rounds, interleaved, each sample in its own process; bold is the best \
+             peer, the last columns are ours over the best peer. {}",
+            origin()?,
+            allocators(&self.peers)
         ))
     }
+}
+
+/// Where, when and how figures were measured.
+pub fn origin() -> anyhow::Result<String> {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
+    let model = model.map_or("unknown CPU", |rest| rest.trim_start_matches([' ', '\t', ':']));
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("osrelease")?;
+    let kernel = kernel.trim().split('-').next().unwrap_or_default();
+    let cpus = std::thread::available_parallelism()?;
+    let date = tools::output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
+    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+    Ok(format!(
+        "Machine: {model}, {cpus} CPUs, Linux {kernel}. Date: {}. Command: `cargo xtask {command}`.",
+        date.trim()
+    ))
+}
+
+/// The allocators and what they were built from.
+pub fn allocators(peers: &[Peer]) -> String {
+    let peers = peers.iter().map(|peer| format!("{} ({})", peer.name, peer.version));
+    format!("Allocators: {}.", peers.collect::<Vec<_>>().join(", "))
+}
+
+/// Puts `new` into the part of the page at `path` that is generated for `part`.
+pub fn write_part(path: &Path, new: &str, part: &str) -> anyhow::Result<()> {
+    make_folder_of(path)?;
+    let old = std::fs::read_to_string(path).unwrap_or_else(|_| "# Benchmarks\n".to_owned());
+    std::fs::write(path, replace_generated(&old, new, part))
+        .with_context(|| format!("write {}", path.display()))
 }
 
 fn median(mut values: Vec<f64>) -> Option<f64> {
