@@ -248,12 +248,8 @@ impl Depot {
         let whole = core::ptr::from_ref(self) as usize;
         // Ordering: Acquire, pairs with the Release in `make`.
         let chunks = self.chunks.iter().map(|chunk| chunk.load(Ordering::Acquire) as usize);
-        if is_in(core::ptr::from_ref(&self.free) as usize, size_of::<Stack>()) {
-            Some("depot_free_stack")
-        } else if is_in(core::ptr::from_ref(&self.full) as usize, size_of_val(&self.full)) {
-            Some("depot_stacks")
-        } else if is_in(whole, size_of::<Self>()) {
-            Some("depot_totals")
+        if is_in(whole, size_of::<Self>()) {
+            Some("depot")
         } else if chunks.take_while(|&chunk| chunk != 0).any(|chunk| is_in(chunk, CHUNK_BYTES)) {
             Some("magazines")
         } else {

@@ -11,10 +11,8 @@ use crate::slab::SLABS;
 use crate::units::TRACT_PAGES;
 
 /// The parts; `part_of` gives the place in this list.
-pub const PARTS: [&str; 11] = [
-    "depot_stacks",
-    "depot_free_stack",
-    "depot_totals",
+pub const PARTS: [&str; 9] = [
+    "depot",
     "magazines",
     "slab_classes",
     "page_heap",

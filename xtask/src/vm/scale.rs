@@ -24,6 +24,8 @@ const LOADS: [&str; 5] = ["churn-512", "churn-8k", "larson", "pipe", "mstress"];
 const LIBRARY: &str = "librsalloc-counters.so";
 /// For a load on one machine; under translation by one thread a load takes a minute.
 const SECONDS_MAX: u64 = 900;
+/// Of all threads together, so that rare events are counted too.
+const OPERATIONS_MIN: usize = 4_000_000;
 /// What shared writes may grow by from the smallest machine to the largest.
 const GROWTH_GOAL: f64 = 1.1;
 
@@ -86,8 +88,10 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn task(load: &str, cpus: usize) -> Task {
-    let threads = (2 * cpus).to_string();
-    let task = Task::new(load, &["/bin/scale", load, "--threads", &threads]).within(SECONDS_MAX);
+    let threads = 2 * cpus;
+    let iters = (OPERATIONS_MIN / threads).to_string();
+    let command = ["/bin/scale", load, "--threads", &threads.to_string(), "--iters", &iters];
+    let task = Task::new(load, &command).within(SECONDS_MAX);
     task.with(&[("LD_PRELOAD", &format!("/bin/{LIBRARY}"))])
 }
 
