@@ -67,7 +67,11 @@ pub fn run(args: &Args) -> Result<()> {
             continue;
         }
         let mut steps = vec![cell.facts()];
-        steps.extend(LOADS.map(|load| Step::succeeds(task(load, cpus))));
+        steps.extend(LOADS.map(|load| {
+            let task = task(load, cpus);
+            let conf = args.conf.iter().map(|conf| ("RSALLOC_CONF", conf.as_str()));
+            Step::succeeds(task.with(&conf.collect::<Vec<_>>()))
+        }));
         let row = host.steps(&cell, &steps).with_context(|| cell.name())?;
         ensure!(row.faults.is_empty(), "{}: {}", cell.name(), row.faults.join("; "));
         for load in LOADS {
