@@ -65,6 +65,9 @@ pub struct Args {
     /// Count slow paths, locks and shared writes on machines of 2, 8 and 64 CPUs
     #[arg(long, conflicts_with_all = ["icount", "here", "checkpoint", "quick", "control"])]
     scale: bool,
+    /// With --scale: RSALLOC_CONF of the loads
+    #[arg(long, requires = "scale", value_name = "KEY:VALUE,..")]
+    conf: Option<String>,
     /// Write docs/kernels.md (needs a full run), or docs/scale.md with --scale
     #[arg(long, conflicts_with_all = ["quick", "only", "control", "here", "checkpoint"])]
     write: bool,

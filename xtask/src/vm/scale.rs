@@ -67,7 +67,11 @@ pub fn run(args: &Args) -> Result<()> {
             continue;
         }
         let mut steps = vec![cell.facts()];
-        steps.extend(LOADS.map(|load| Step::succeeds(task(load, cpus))));
+        steps.extend(LOADS.map(|load| {
+            let task = task(load, cpus);
+            let conf = args.conf.iter().map(|conf| ("RSALLOC_CONF", conf.as_str()));
+            Step::succeeds(task.with(&conf.collect::<Vec<_>>()))
+        }));
         let row = host.steps(&cell, &steps).with_context(|| cell.name())?;
         ensure!(row.faults.is_empty(), "{}: {}", cell.name(), row.faults.join("; "));
         for load in LOADS {
@@ -170,6 +174,9 @@ fn page(entries: &[Entry]) -> String {
         }
         text += "\n";
     }
+    if entries.iter().all(|entry| growth(entries, entry).is_none()) {
+        return text + "\nNo machine to compare with: the goal was not looked at.\n";
+    }
     let worst = entries.iter().filter_map(|entry| growth(entries, entry)).fold(0.0, f64::max);
     let verdict = if worst <= GROWTH_GOAL { "met" } else { "not met" };
     text + &format!(
@@ -213,6 +220,8 @@ mod tests {
         let text = page(&[few, many]);
         assert!(text.contains("| pipe | 64 | 2 | 1 | 2 | 0.5 | 42 | 11 | 2.00 |"), "{text}");
         assert!(text.contains("is not met: the worst is 2.00"), "{text}");
+        let alone = entry("pipe", 64, &seen(&format!("{more}{LOAD}"))).unwrap();
+        assert!(page(&[alone]).contains("the goal was not looked at"));
     }
 
     #[test]
