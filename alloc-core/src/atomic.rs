@@ -1,12 +1,20 @@
 //! Atomics, cells and waiting: the one place that the engine takes them from.
 //!
 //! Promises nothing of its own: all is core's. The models under `loom/` compile the engine's files with
-//! a room of this name that runs every order of the same operations, and gives up waiting sooner. The
-//! lowest leaf, used by every room.
+//! a room of this name that runs every order of the same operations, and gives up waiting sooner. With the
+//! feature `counters` each write is noted first (`counting`). A low leaf, used by every room.
+
+#[cfg(feature = "counters")]
+mod counting;
 
 pub use core::cell::UnsafeCell;
 pub use core::hint::spin_loop;
+#[cfg(not(feature = "counters"))]
 pub use core::sync::atomic::*;
+#[cfg(feature = "counters")]
+pub use core::sync::atomic::{Ordering, compiler_fence, fence};
+#[cfg(feature = "counters")]
+pub use counting::*;
 
 /// The cheap half of an asymmetric barrier: a store before it comes before a load after it, for whoever calls
 /// membarrier(2) between a store and a load of his own. The processor is not asked for anything.

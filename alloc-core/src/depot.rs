@@ -127,6 +127,8 @@ impl Depot {
             slots[count] = object;
             count += 1;
         }
+        #[cfg(feature = "counters")]
+        crate::counters::wrote_all(slots.as_ptr() as usize, 8 * count);
         // Ordering: Relaxed, published by the push.
         magazine.count.store(count as u32, Ordering::Relaxed);
         // Ordering: Relaxed, a bound and a statistic.
@@ -234,6 +236,24 @@ impl Depot {
                 Ok(_) => return Some(made as u32 + 1),
                 Err(seen) => made = seen,
             }
+        }
+    }
+}
+
+#[cfg(feature = "counters")]
+impl Depot {
+    /// Which part of the depot the cache line at `line` is of, as `sources` names it.
+    pub fn part_of(&self, line: usize) -> Option<&'static str> {
+        let is_in = |at: usize, bytes: usize| (at & !63..at + bytes).contains(&line);
+        let whole = core::ptr::from_ref(self) as usize;
+        // Ordering: Acquire, pairs with the Release in `make`.
+        let chunks = self.chunks.iter().map(|chunk| chunk.load(Ordering::Acquire) as usize);
+        if is_in(whole, size_of::<Self>()) {
+            Some("depot")
+        } else if chunks.take_while(|&chunk| chunk != 0).any(|chunk| is_in(chunk, CHUNK_BYTES)) {
+            Some("magazines")
+        } else {
+            None
         }
     }
 }

@@ -7,8 +7,8 @@
 //! engine -> cpu_cache -> depot -> slab -> page_heap -> os
 //!              |                   |         |
 //!            rseq -> os            +--- page_map, guard, canary
-//! leaves: units, config, size_class, sync, fail, shard, asm, report, publish, describe, atomic
-//! observers: stats, check
+//! leaves: units, config, size_class, sync, fail, shard, asm, report, publish, describe, atomic, counters
+//! observers: stats, check, sources
 //! ```
 #![no_std]
 
@@ -18,6 +18,8 @@ mod atomic;
 mod canary;
 mod check;
 pub mod config;
+#[cfg(feature = "counters")]
+pub mod counters;
 pub mod cpu_cache;
 pub mod depot;
 pub mod describe;
@@ -36,6 +38,8 @@ pub mod rseq;
 pub mod shard;
 pub mod size_class;
 pub mod slab;
+#[cfg(feature = "counters")]
+pub mod sources;
 mod stats;
 pub mod sync;
 pub mod units;

@@ -163,12 +163,16 @@ impl Lock {
     pub fn acquire(&self, rank: Rank) -> Result<Guard<'_>, Reentered> {
         let before = rank.enter();
         if !self.take(thread_pointer()) {
+            #[cfg(feature = "counters")]
+            crate::counters::lock_contended();
             if rank <= before {
                 before.restore();
                 return Err(Reentered);
             }
             self.wait();
         }
+        #[cfg(feature = "counters")]
+        crate::counters::lock_taken();
         Ok(Guard { lock: self, before })
     }
 
@@ -177,9 +181,13 @@ impl Lock {
     pub fn try_acquire(&self, rank: Rank) -> Option<Guard<'_>> {
         let before = rank.enter();
         if !self.take(thread_pointer()) {
+            #[cfg(feature = "counters")]
+            crate::counters::lock_contended();
             before.restore();
             return None;
         }
+        #[cfg(feature = "counters")]
+        crate::counters::lock_taken();
         Some(Guard { lock: self, before })
     }
 

@@ -38,6 +38,37 @@ fn run_keeps_what_the_environment_holds() {
 }
 
 #[test]
+fn record_writes_a_trace_and_hands_the_exit_code_back() {
+    let folder = fresh_folder("recorded");
+    let target = common::scratch().join("recorder");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--package", "record", "--target-dir"]).arg(&target);
+    assert!(cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());
+    let library = target.join("debug/librsalloc_record.so");
+    let record = |arguments: &[&str]| {
+        let mut command = rsalloc(&["record", "--lib", library.to_str().unwrap()]);
+        command.args(arguments).current_dir(&folder).output().unwrap()
+    };
+    let output = record(&["--", "sh", "-c", "exit 42"]);
+    assert_eq!(output.status.code(), Some(42));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("sh.trace: ") && said.contains(" calls of 1 threads"), "{said}");
+    // The name is the program's, not that of a shell that a link leads to.
+    assert!(std::fs::read(folder.join("sh.trace")).unwrap().starts_with(b"rsalloct"));
+
+    let nothing = record(&["--only", "no-such-program", "-o", "sh.trace", "--", "sh", "-c", ""]);
+    assert_eq!(nothing.status.code(), Some(3));
+    let said = String::from_utf8_lossy(&nothing.stderr).into_owned();
+    assert!(said.contains("nothing was recorded: no process of no-such-program"), "{said}");
+    assert!(!folder.join("sh.trace").exists(), "an old trace would be taken for this program's");
+
+    let nowhere = record(&["-o", "no/folder/x", "--", "sh", "-c", ""]);
+    assert_eq!(nowhere.status.code(), Some(3));
+    let said = String::from_utf8_lossy(&nowhere.stderr).into_owned();
+    assert!(said.contains("there is no folder") && said.lines().count() == 1, "{said}");
+}
+
+#[test]
 fn run_hands_hyphens_on_and_the_exit_code_back() {
     assert_eq!(answer(&mut with_library("run", &["echo", "-n", "--json", "-x"])), "--json -x");
     assert_eq!(answer(&mut with_library("run", &["--", "echo", "a", "--", "b"])), "a -- b\n");

@@ -6,7 +6,8 @@
 //!
 //! One way down: `rows` (the table) -> `loads` (what they do) -> `client`, `slots`, `rng`;
 //! beside them `measure` (runs a row) and `latency` (times call by call) -> `process` (what the kernel
-//! says about us).
+//! says about us), `phases` (memory over time, of the `memory` program) and `trace` (calls of real
+//! programs, run again by the `replay` program).
 #![deny(unsafe_code)]
 
 pub mod cli;
@@ -14,7 +15,9 @@ pub mod client;
 pub mod latency;
 pub mod loads;
 pub mod measure;
+pub mod phases;
 pub mod process;
 pub mod rng;
 pub mod rows;
 pub mod slots;
+pub mod trace;

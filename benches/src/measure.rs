@@ -6,7 +6,7 @@
 
 use crate::client::Client;
 use crate::loads::Load;
-use crate::process;
+use crate::process::{self, Edge};
 use crate::rows::Row;
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,9 +107,11 @@ fn alone(load: &mut dyn Load, budget: Budget) -> Outcome {
     Meter::new(budget.warm_up()).steps(load, &mut client);
     let meter = Meter::new(budget);
     let before = process::usage();
+    process::counters(Edge::Begin);
     let begin = Instant::now();
     meter.steps(load, &mut client);
     let wall = begin.elapsed();
+    process::counters(Edge::End);
     let after = process::usage();
     load.finish(&mut client);
     Outcome {
@@ -148,10 +150,12 @@ fn together(loads: Vec<Box<dyn Load>>, budget: Budget) -> Outcome {
         barrier.wait();
         barrier.wait();
         let before = process::usage();
+        process::counters(Edge::Begin);
         let begin = Instant::now();
         barrier.wait();
         barrier.wait();
         let wall = begin.elapsed();
+        process::counters(Edge::End);
         let after = process::usage();
         barrier.wait();
         let mut client = Client::default();

@@ -72,6 +72,30 @@ pub fn per_cpu() -> Option<bool> {
     Some(answer())
 }
 
+/// An end of what is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// The clock is about to start.
+    Begin,
+    /// It has stopped.
+    End,
+}
+
+/// Tells an allocator that has counters (librsalloc.so with the feature of that name), which prints them as
+/// a line of JSON at the end. Others have no such functions.
+pub fn counters(edge: Edge) {
+    let name = match edge {
+        Edge::Begin => c"rsalloc_counters_begin",
+        Edge::End => c"rsalloc_counters_end",
+    };
+    // SAFETY: the name ends with a zero, and the functions of these names have this type.
+    let function: Option<extern "C" fn()> =
+        unsafe { std::mem::transmute(libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr())) };
+    if let Some(function) = function {
+        function();
+    }
+}
+
 fn kib_line(path: &str, key: &str) -> u64 {
     let mut text = [0; 8192];
     let mut len = 0;

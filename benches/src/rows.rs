@@ -23,7 +23,7 @@ pub struct Row {
 }
 
 /// An allocation and its free.
-const PAIR: &str = "malloc+free";
+pub const PAIR: &str = "malloc+free";
 
 /// All rows, in the order of the table.
 pub static ROWS: &[Row] = &[
@@ -101,7 +101,8 @@ pub fn one(load: impl Load + 'static) -> Vec<Box<dyn Load>> {
     vec![Box::new(load)]
 }
 
-fn many<L: Load + 'static>(threads: usize, build: fn(usize) -> L) -> Vec<Box<dyn Load>> {
+/// The loads of a row with so many threads, each with a seed of its own.
+pub fn many<L: Load + 'static>(threads: usize, build: fn(usize) -> L) -> Vec<Box<dyn Load>> {
     (0..threads).map(|seed| Box::new(build(seed)) as Box<dyn Load>).collect()
 }
 

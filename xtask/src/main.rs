@@ -7,8 +7,10 @@ mod fuzz;
 mod golden;
 mod layers;
 mod loom;
+mod memory;
 mod preflight;
 mod programs;
+mod replay;
 mod storm;
 mod sweep;
 mod tools;
@@ -39,8 +41,12 @@ enum Command {
     Layers,
     /// Runs the lock-free protocols in every order of a few operations.
     Loom(loom::Arguments),
+    /// Measures what memory every allocator takes over time, idle, and with many threads.
+    Memory(memory::Arguments),
     /// Runs real programs on the library and compares them with the run without it.
     Programs(programs::Args),
+    /// Runs recorded programs' allocator calls on every allocator, interleaved.
+    Replay(replay::Arguments),
     /// Puts the process through forks, signals, crashes, refusals, many threads and hours.
     Storm(storm::Args),
     /// Stops a thread at every instruction of every restartable section and checks where it goes on.
@@ -58,7 +64,9 @@ fn main() -> anyhow::Result<()> {
         Command::Golden(arguments) => golden::main(arguments),
         Command::Layers => layers::main(),
         Command::Loom(arguments) => loom::main(&arguments),
+        Command::Memory(arguments) => memory::main(&arguments),
         Command::Programs(args) => programs::run(args),
+        Command::Replay(arguments) => replay::main(arguments),
         Command::Storm(args) => storm::run(&args),
         Command::Sweep(arguments) => sweep::main(&arguments),
         Command::Vm(args) => vm::run(args),

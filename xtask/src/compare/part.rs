@@ -1,6 +1,6 @@
-//! The parts of docs/benchmarks.md that the command writes, one for each suite.
+//! The parts of docs/benchmarks.md (and of docs/scale.md) that commands write.
 //!
-//! Called by `compare`. A part stands between two marks; what is outside of them is left alone.
+//! Called by `compare`, `replay`, `memory` and `vm --scale`. A part stands between two marks; what is outside of them is left alone.
 
 use anyhow::Context;
 use std::path::{Path, PathBuf};
@@ -59,6 +59,30 @@ pub const LATENCY: Part = Part {
             counter may move in steps of some 10 ns, and the middle of the spread is read off the \
             tables of means instead. The first touch of an object is not timed. The curves join all rounds.",
 };
+
+/// Recorded programs.
+pub const REPLAY: Part = Part {
+    mark: "replay",
+    folder: "benchmarks/replay",
+    heading: "## Recorded programs",
+    notes: "",
+};
+
+/// Live and resident bytes over the phases of a load.
+pub const MEMORY_PHASES: Part = memory("memory-phases", "## Memory over time");
+
+/// What stays resident.
+pub const MEMORY_IDLE: Part = memory("memory-idle", "## Memory of an idle process");
+
+/// What threads cost.
+pub const MEMORY_THREADS: Part = memory("memory-threads", "## Memory with many threads");
+
+const fn memory(mark: &'static str, heading: &'static str) -> Part {
+    Part { mark, folder: "benchmarks/memory", heading, notes: "" }
+}
+
+/// Slow paths by CPUs, in docs/scale.md.
+pub const SCALE: Part = Part { mark: "scale", folder: "", heading: "## Counts", notes: "" };
 
 impl Part {
     /// Puts `text` between the marks of this part in the file at `path`.

@@ -1,6 +1,6 @@
 //! One run of the workload program: one row on one peer.
 //!
-//! Called by `compare`, and by `latency` for the program beside it. Promises that a sample was served
+//! Called by `compare`, by `latency`, `replay` and `memory` for the programs beside it. Promises that a sample was served
 //! by the allocator it is named after, with caches per CPU where the peer is said to have them.
 
 use super::figures::{Figures, Metric, Row, Summary};
@@ -41,31 +41,44 @@ pub struct Sample {
     pub minor_faults: u64,
 }
 
-const MIB: f64 = (1 << 20) as f64;
+/// What a sample takes from its peer only, not from our own environment.
+pub const CLEARED: [&str; 3] = ["LD_PRELOAD", "RSALLOC_CONF", "GLIBC_TUNABLES"];
+
+/// Bytes of it.
+pub const MIB: f64 = (1 << 20) as f64;
+
+/// The clock's time.
+pub const TIME: Metric<Sample> = Metric {
+    title: "Time, ns",
+    digits: 2,
+    summary: Summary::None,
+    plot: Some("time"),
+    of: |s| s.ns_per_operation,
+};
+
+/// What all threads used of the CPUs.
+pub const CPU: Metric<Sample> = Metric {
+    title: "CPU time of all threads, ns",
+    digits: 2,
+    summary: Summary::None,
+    plot: None,
+    of: |s| s.cpu_seconds * 1e9 / s.operations.max(1) as f64,
+};
+
+/// The most memory.
+pub const PEAK: Metric<Sample> = Metric {
+    title: "Peak RSS, MiB",
+    digits: 1,
+    summary: Summary::None,
+    plot: Some("peak-rss"),
+    of: |s| s.peak_rss_bytes as f64 / MIB,
+};
 
 impl Figures for Sample {
     const METRICS: &'static [Metric<Self>] = &[
-        Metric {
-            title: "Time, ns",
-            digits: 2,
-            summary: Summary::None,
-            plot: Some("time"),
-            of: |s| s.ns_per_operation,
-        },
-        Metric {
-            title: "CPU time of all threads, ns",
-            digits: 2,
-            summary: Summary::None,
-            plot: None,
-            of: |s| s.cpu_seconds * 1e9 / s.operations.max(1) as f64,
-        },
-        Metric {
-            title: "Peak RSS, MiB",
-            digits: 1,
-            summary: Summary::None,
-            plot: Some("peak-rss"),
-            of: |s| s.peak_rss_bytes as f64 / MIB,
-        },
+        TIME,
+        CPU,
+        PEAK,
         Metric {
             title: "RSS after all was freed, MiB",
             digits: 1,
@@ -102,11 +115,15 @@ impl Suite for Micro {
     }
 
     fn take(&mut self, run: usize, peer: &Peer) -> anyhow::Result<Vec<Sample>> {
-        let (seconds, rest) = (self.seconds.to_string(), self.rest.to_string());
-        let arguments = [&self.rows[run], "--seconds", &seconds, "--rest", &rest];
-        let limit = 60.0 + 30.0 * self.seconds + self.rest;
-        Ok(vec![ask(peer, &peer.program, &arguments, limit)?])
+        Ok(vec![take(&self.rows[run], peer, self.seconds, self.rest)?])
     }
+}
+
+/// Runs `row` of the workload program on `peer`.
+pub fn take(row: &str, peer: &Peer, seconds: f64, rest: f64) -> anyhow::Result<Sample> {
+    let limit = 60.0 + 30.0 * seconds + rest;
+    let (seconds, rest) = (seconds.to_string(), rest.to_string());
+    ask(peer, &peer.program, &[row, "--seconds", &seconds, "--rest", &rest], limit)
 }
 
 /// Of `all`, those of these names, all if there are none.
@@ -187,7 +204,7 @@ fn answer<T: DeserializeOwned>(
     // `timeout` and `env` run on the C library's allocator: only the program gets the peer.
     let mut command = Command::new("timeout");
     command.arg(limit.to_string()).arg("env");
-    for variable in ["LD_PRELOAD", "RSALLOC_CONF", "GLIBC_TUNABLES"] {
+    for variable in CLEARED {
         command.env_remove(variable);
     }
     command.args(environment.iter().map(|(key, value)| format!("{key}={value}")));

@@ -1,9 +1,10 @@
 //! The results as Markdown: a table for each figure, what failed, and where it all comes from.
 //!
-//! Called by `compare`; judges nothing.
+//! Called by `compare`, and by `memory` and `vm --scale` for tables and origins of their own; judges nothing.
 
 use super::figures::{Figures, Metric, Row, Summary};
 use super::part::Part;
+use super::peers::Peer;
 use super::report::Results;
 use crate::tools;
 use anyhow::Context;
@@ -35,7 +36,13 @@ pub fn document<S: Figures>(
     part: &Part,
     pictures: &[(&str, String)],
 ) -> anyhow::Result<String> {
-    let mut text = origin(results)?;
+    let mut text = format!(
+        "{} Medians of {} rounds, interleaved, each sample in its own process; bold is the best peer, \
+         the last columns are ours over the best peer. {}",
+        origin()?,
+        results.rounds(),
+        allocators(&results.peers)
+    );
     if !part.notes.is_empty() {
         write!(text, "\n\n{}", part.notes)?;
     }
@@ -48,44 +55,59 @@ pub fn document<S: Figures>(
 
 fn table<S: Figures>(results: &Results<S>, metric: &Metric<S>, text: &mut String) {
     let peers = &results.peers;
-    let ours: Vec<_> = (0..peers.len()).filter(|&peer| peers[peer].ours).collect();
-    write!(text, "\n### {}\n\n| row | per |", metric.title).unwrap();
-    peers.iter().for_each(|peer| write!(text, " {} |", peer.name).unwrap());
-    ours.iter().for_each(|&peer| write!(text, " {}/best |", peers[peer].name).unwrap());
-    text.push_str("\n|---|---|");
-    text.push_str(&"--:|".repeat(peers.len() + ours.len()));
+    write!(text, "\n### {}\n\n{}", metric.title, head(&["row", "per"], peers)).unwrap();
     for (row, Row { name, unit, .. }) in results.rows.iter().enumerate() {
-        write!(text, "\n| {name} | {unit} |").unwrap();
-        let best = results.best_peer(metric, row);
-        for (index, peer) in peers.iter().enumerate() {
-            match results.median(metric, row, index) {
-                None => text.push_str(" failed |"),
-                Some(value) => {
-                    let bold = if !peer.ours && Some(value) == best { "**" } else { "" };
-                    write!(text, " {bold}{value:.*}{bold} |", metric.digits).unwrap();
-                }
-            }
-        }
-        for &peer in &ours {
-            match results.ratio(metric, row, peer).filter(|ratio| ratio.is_finite()) {
-                None => text.push_str(" - |"),
-                Some(ratio) => write!(text, " {ratio:.2} |").unwrap(),
-            }
-        }
+        let values: Vec<_> =
+            (0..peers.len()).map(|peer| results.median(metric, row, peer)).collect();
+        text.push_str(&line(&[name, unit], peers, &values, metric.digits));
     }
     if metric.summary == Summary::GeometricMean {
-        means(results, metric, &ours, text);
+        means(results, metric, text);
     }
-    text.push('\n');
+}
+
+/// The head of a table: the columns of `first`, then one for each peer, and ours over the best peer.
+pub fn head(first: &[&str], peers: &[Peer]) -> String {
+    let mut text = format!("| {} |", first.join(" | "));
+    peers.iter().for_each(|peer| write!(text, " {} |", peer.name).unwrap());
+    let ours = peers.iter().filter(|peer| peer.ours);
+    ours.clone().for_each(|peer| write!(text, " {}/best |", peer.name).unwrap());
+    text + "\n|" + &"---|".repeat(first.len()) + &"--:|".repeat(peers.len() + ours.count()) + "\n"
+}
+
+/// A line of it: a figure for each peer, none where it failed; the least of the peers that are not
+/// ours is bold.
+pub fn line(first: &[&str], peers: &[Peer], values: &[Option<f64>], digits: usize) -> String {
+    let mut text = format!("| {} |", first.join(" | "));
+    let others = (0..peers.len()).filter(|&peer| !peers[peer].ours);
+    let best = others.filter_map(|peer| values[peer]).min_by(f64::total_cmp);
+    for (peer, value) in peers.iter().zip(values) {
+        match value {
+            None => text.push_str(" failed |"),
+            Some(value) => {
+                let bold = if !peer.ours && Some(*value) == best { "**" } else { "" };
+                write!(text, " {bold}{value:.digits$}{bold} |").unwrap();
+            }
+        }
+    }
+    for (_, value) in peers.iter().zip(values).filter(|(peer, _)| peer.ours) {
+        let ratio = value.zip(best).map(|(value, best)| value / best);
+        match ratio.filter(|ratio| ratio.is_finite() && *ratio >= 0.0) {
+            None => text.push_str(" - |"),
+            Some(ratio) => write!(text, " {ratio:.2} |").unwrap(),
+        }
+    }
+    text + "\n"
 }
 
 /// The last line of a table: geometric means, and ours over the best of the peers'.
-fn means<S: Figures>(results: &Results<S>, metric: &Metric<S>, ours: &[usize], text: &mut String) {
+fn means<S: Figures>(results: &Results<S>, metric: &Metric<S>, text: &mut String) {
+    let ours: Vec<_> = (0..results.peers.len()).filter(|&peer| results.peers[peer].ours).collect();
     let rows = results.complete_rows(metric);
     let mean = |peer| results.geometric_mean(metric, &rows, peer);
     let others = (0..results.peers.len()).filter(|peer| !ours.contains(peer));
     let best = others.filter_map(mean).min_by(f64::total_cmp);
-    write!(text, "\n| geometric mean of {} | best |", rows.len()).unwrap();
+    write!(text, "| geometric mean of {} | best |", rows.len()).unwrap();
     for peer in 0..results.peers.len() {
         match mean(peer) {
             None => text.push_str(" - |"),
@@ -95,16 +117,17 @@ fn means<S: Figures>(results: &Results<S>, metric: &Metric<S>, ours: &[usize], t
             }
         }
     }
-    for &peer in ours {
+    for peer in ours.iter().copied() {
         match mean(peer).zip(best) {
             None => text.push_str(" - |"),
             Some((value, best)) => write!(text, " {:.3} |", value / best).unwrap(),
         }
     }
+    text.push('\n');
 }
 
-/// Where, when and how the figures were measured.
-fn origin<S: Figures>(results: &Results<S>) -> anyhow::Result<String> {
+/// Where, when and how figures were measured.
+pub fn origin() -> anyhow::Result<String> {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
     let model = model.map_or("unknown CPU", |rest| rest.trim_start_matches([' ', '\t', ':']));
@@ -113,16 +136,17 @@ fn origin<S: Figures>(results: &Results<S>) -> anyhow::Result<String> {
     let cpus = std::thread::available_parallelism()?;
     let date = tools::output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
     let words: Vec<_> = std::env::args().skip(1).map(|word| without_folders(&word)).collect();
-    let command = words.join(" ");
-    let peers = results.peers.iter().map(|peer| format!("{} ({})", peer.name, peer.version));
     Ok(format!(
-        "Machine: {model}, {cpus} CPUs, Linux {kernel}. Date: {}. Command: `cargo xtask {command}`. \
-         Medians of {} rounds, interleaved, each sample in its own process; bold is the best peer, \
-         the last columns are ours over the best peer. Allocators: {}.",
+        "Machine: {model}, {cpus} CPUs, Linux {kernel}. Date: {}. Command: `cargo xtask {}`.",
         date.trim(),
-        results.rounds(),
-        peers.collect::<Vec<_>>().join(", ")
+        words.join(" ")
     ))
+}
+
+/// The allocators and what they were built from.
+pub fn allocators(peers: &[Peer]) -> String {
+    let peers = peers.iter().map(|peer| format!("{} ({})", peer.name, peer.version));
+    format!("Allocators: {}.", peers.collect::<Vec<_>>().join(", "))
 }
 
 /// A word of the command line; of files that it names by their whole path, only the names.
@@ -168,7 +192,7 @@ mod tests {
         let results = results(&["ours", "a", "b"], &rows);
         let metric = &super::super::sample::Sample::METRICS[0];
         let mut text = String::new();
-        means(&results, metric, &[0], &mut text);
+        means(&results, metric, &mut text);
         // Ours 1/2 and 1; a 1 and 2; b 2 and 1.
         assert_eq!(
             text.trim(),

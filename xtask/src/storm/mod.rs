@@ -11,8 +11,8 @@ mod control;
 mod hang;
 mod long;
 mod refuse;
-mod rss;
-mod victim;
+pub mod rss;
+pub mod victim;
 mod wide;
 
 use std::path::{Path, PathBuf};
@@ -68,6 +68,9 @@ struct Row {
 }
 
 const ALL: &[&str] = &["libc", "own", "mm_cid", "atomic"];
+
+/// The victim of many threads, which the table of memory uses too.
+pub const THREADS: &str = include_str!("victims/threads.c");
 
 const ROWS: &[Row] = &[
     Row {
@@ -133,7 +136,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "threads",
         unit: "threads",
-        source: include_str!("victims/threads.c"),
+        source: THREADS,
         modes: &["libc", "own", "atomic"],
         short: 1500,
         long: 10_000,

@@ -20,6 +20,7 @@ mod modules;
 mod plan;
 mod programs;
 mod qemu;
+mod scale;
 mod table;
 
 use std::fs;
@@ -61,7 +62,13 @@ pub struct Args {
     /// Dump processes in one machine and restore them in others
     #[arg(long, conflicts_with_all = ["icount", "here"])]
     checkpoint: bool,
-    /// Write docs/kernels.md (needs a full run)
+    /// Count slow paths, locks and shared writes on machines of 2, 8 and 64 CPUs
+    #[arg(long, conflicts_with_all = ["icount", "here", "checkpoint", "quick", "control"])]
+    scale: bool,
+    /// With --scale: RSALLOC_CONF of the loads
+    #[arg(long, requires = "scale", value_name = "KEY:VALUE,..")]
+    conf: Option<String>,
+    /// Write docs/kernels.md (needs a full run), or docs/scale.md with --scale
     #[arg(long, conflicts_with_all = ["quick", "only", "control", "here", "checkpoint"])]
     write: bool,
     /// A part that runs inside a guest
@@ -79,6 +86,9 @@ pub fn run(args: Args) -> Result<()> {
     }
     if args.here {
         return here::run();
+    }
+    if args.scale {
+        return scale::run(&args);
     }
     if args.checkpoint {
         return checkpoint::run(&args);

@@ -7,9 +7,9 @@ use crate::program;
 use anyhow::{Context, Result, bail};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus};
 
 const LIBRARY: &str = "librsalloc.so";
 
@@ -53,15 +53,14 @@ pub fn probe(how: &How, subcommand: &str) -> Result<Command> {
     Ok(command)
 }
 
+/// How a program that ended is passed on. As shells have it: a signal reads 128 and its number.
+pub fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    ExitCode::from(code as u8)
+}
+
 fn set_environment(command: &mut Command, how: &How) -> Result<()> {
-    let library = library(how)?;
-    if library.as_os_str().as_bytes().iter().any(|b| b" :".contains(b)) {
-        bail!(
-            "LD_PRELOAD cannot name {}: it splits at spaces and colons; move the library",
-            library.display()
-        );
-    }
-    prepend(command, "LD_PRELOAD", library.as_os_str(), ":");
+    preload(command, &library(LIBRARY, how.lib.as_deref())?)?;
     let mut conf: Vec<&str> = how.conf.iter().map(String::as_str).collect();
     if how.atomic {
         conf.push("mode:atomic");
@@ -75,20 +74,32 @@ fn set_environment(command: &mut Command, how: &How) -> Result<()> {
     Ok(())
 }
 
-/// The library asked for, or the one beside this command. In cargo's target folder `deps` holds
+/// Has the dynamic linker load `library` into what `command` starts, before all others.
+pub fn preload(command: &mut Command, library: &Path) -> Result<()> {
+    if library.as_os_str().as_bytes().iter().any(|b| b" :".contains(b)) {
+        bail!(
+            "LD_PRELOAD cannot name {}: it splits at spaces and colons; move the library",
+            library.display()
+        );
+    }
+    prepend(command, "LD_PRELOAD", library.as_os_str(), ":");
+    Ok(())
+}
+
+/// The library asked for, or the one called `name` beside this command. In cargo's target folder `deps` holds
 /// the library that was built with the command; the one above it may be older.
-fn library(how: &How) -> Result<PathBuf> {
-    if let Some(path) = &how.lib {
+pub fn library(name: &str, asked: Option<&Path>) -> Result<PathBuf> {
+    if let Some(path) = asked {
         return path.canonicalize().with_context(|| format!("no library {}", path.display()));
     }
     let own = std::env::current_exe().context("cannot find this command's own folder")?;
     let folder = own.parent().context("this command lies in no folder")?;
     ["deps", "", "../lib"]
         .iter()
-        .map(|place| folder.join(place).join(LIBRARY))
+        .map(|place| folder.join(place).join(name))
         .find_map(|path| path.canonicalize().ok())
         .with_context(|| {
-            format!("no {LIBRARY} beside {} or in ../lib; name it by --lib", own.display())
+            format!("no {name} beside {} or in ../lib; name it by --lib", own.display())
         })
 }
 

@@ -9,6 +9,7 @@ mod elf;
 mod inspect;
 mod launch;
 mod program;
+mod record;
 mod stats;
 
 use clap::{Parser, Subcommand};
@@ -62,6 +63,14 @@ enum Command {
         #[arg(last = true, conflicts_with = "pid")]
         program: Vec<OsString>,
     },
+    /// Write a trace of a program's allocator calls, for `cargo xtask replay`
+    Record {
+        #[command(flatten)]
+        what: record::What,
+        /// The program and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        program: Vec<OsString>,
+    },
     /// Print the effective settings and where each came from
     Conf {
         /// Answer in JSON
@@ -93,6 +102,7 @@ fn main() -> ExitCode {
         Command::Stats { json, output, how, program, .. } => {
             stats::of_program(&how, &program, json, output)
         }
+        Command::Record { what, program } => record::record(&what, &program),
         Command::Conf { json, how } => conf::conf(json, &how),
         Command::CheckProbe => check::probe(),
         Command::ConfProbe => conf::probe(),

@@ -7,7 +7,6 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -62,9 +61,7 @@ pub fn of_program(
         Some(found) => put(&render(&found, json), output, Stream::Err)?,
         None => eprintln!("rsalloc: the program left no statistics ({status})"),
     }
-    // As shells have it: a signal reads 128 and its number.
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
-    Ok(ExitCode::from(code as u8))
+    Ok(launch::exit_code(status))
 }
 
 fn render(found: &Value, json: bool) -> String {

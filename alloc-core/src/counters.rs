@@ -1,0 +1,194 @@
+//! Counters of the slow paths: locks, and writes to cache lines that other CPUs write too.
+//!
+//! Exists with the feature `counters` only, which no shipped library has: `cargo xtask vm --scale` builds one
+//! and runs it on machines with more CPUs than there are here. Promises to note every write that the
+//! engine's Rust code makes through `atomic` (and magazines' contents); the sections of `asm` write to their
+//! CPU's region and are not seen. The lowest leaf, called by `atomic`, `sync` and `depot`; `sources` reads it.
+//!
+//! A line is *shared* from the second CPU that writes to it on. A write to it *moves* it if the CPU that
+//! wrote to it last was another: that is a cache miss for certain. Which thread is where when is the
+//! scheduler's: the numbers are statistics, races between two notes included.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const LINE_SHIFT: usize = 6;
+const LINES: usize = 1 << 17;
+/// How many slots are looked at for a line.
+const PROBES: usize = 64;
+/// In `owner`: more than one CPU has written to the line.
+const SHARED: u64 = 1 << 32;
+/// Around the thread pointer lie words that are the thread's own, wherever it runs.
+const OWN_BYTES: usize = 4096;
+
+/// A cache line that was written to.
+pub struct Line {
+    /// Its address; 0: the slot is free.
+    address: AtomicU64,
+    /// The CPU that wrote last, plus 1, and whether it is shared.
+    owner: AtomicU64,
+    writes: AtomicU64,
+    moves: AtomicU64,
+}
+
+static TABLE: [Line; LINES] = [const {
+    Line {
+        address: AtomicU64::new(0),
+        owner: AtomicU64::new(0),
+        writes: AtomicU64::new(0),
+        moves: AtomicU64::new(0),
+    }
+}; LINES];
+
+static IS_ON: AtomicBool = AtomicBool::new(false);
+static LOCKED: AtomicU64 = AtomicU64::new(0);
+static CONTENDED: AtomicU64 = AtomicU64::new(0);
+static UNTRACKED: AtomicU64 = AtomicU64::new(0);
+
+/// What was counted of locks, and writes that found no room in the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Totals {
+    /// Locks that were taken.
+    pub locked: u64,
+    /// Of these, those that were taken already when they were wanted; a try that failed counts.
+    pub contended: u64,
+    /// Writes to lines that are not known.
+    pub untracked: u64,
+}
+
+/// Begins to count: all is zero but which lines are shared.
+pub fn begin() {
+    for line in &TABLE {
+        line.writes.store(0, RELAXED);
+        line.moves.store(0, RELAXED);
+    }
+    [&LOCKED, &CONTENDED, &UNTRACKED].into_iter().for_each(|counter| counter.store(0, RELAXED));
+    IS_ON.store(true, RELAXED);
+}
+
+/// Ends that.
+pub fn end() -> Totals {
+    IS_ON.store(false, RELAXED);
+    Totals {
+        locked: LOCKED.load(RELAXED),
+        contended: CONTENDED.load(RELAXED),
+        untracked: UNTRACKED.load(RELAXED),
+    }
+}
+
+/// The lines that are shared: address, writes and moves.
+pub fn shared() -> impl Iterator<Item = (usize, u64, u64)> {
+    let shared = |line: &&Line| line.owner.load(RELAXED) & SHARED != 0;
+    TABLE.iter().filter(shared).map(|line| {
+        let address = line.address.load(RELAXED) as usize;
+        (address, line.writes.load(RELAXED), line.moves.load(RELAXED))
+    })
+}
+
+/// A lock was taken.
+pub fn lock_taken() {
+    count(&LOCKED);
+}
+
+/// A lock was taken by another when it was wanted.
+pub fn lock_contended() {
+    count(&CONTENDED);
+}
+
+/// The word at `address` is written to.
+pub fn wrote(address: usize) {
+    // SAFETY: no preconditions; on x86-64 it is the thread pointer.
+    let thread = unsafe { libc::pthread_self() } as usize;
+    if address.wrapping_sub(thread).wrapping_add(OWN_BYTES) < 2 * OWN_BYTES {
+        return;
+    }
+    // SAFETY: no preconditions.
+    let cpu = unsafe { libc::sched_getcpu() } as u64 + 1;
+    let Some(line) = line_at(address) else { return count(&UNTRACKED) };
+    let owner = line.owner.load(RELAXED);
+    let (last, was_shared) = (owner & !SHARED, owner & SHARED != 0);
+    let is_moved = last != 0 && last != cpu;
+    if is_moved || last == 0 {
+        line.owner.store(cpu | if was_shared || is_moved { SHARED } else { 0 }, RELAXED);
+    }
+    if was_shared || is_moved {
+        count(&line.writes);
+    }
+    if is_moved {
+        count(&line.moves);
+    }
+}
+
+/// All lines of `bytes` from `address` on are written to.
+pub fn wrote_all(address: usize, bytes: usize) {
+    (address..address + bytes).step_by(1 << LINE_SHIFT).for_each(wrote);
+}
+
+fn line_at(address: usize) -> Option<&'static Line> {
+    let wanted = (address >> LINE_SHIFT << LINE_SHIFT) as u64;
+    let hash = (wanted >> LINE_SHIFT).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    for probe in 0..PROBES {
+        let line = &TABLE[(hash as usize + probe) % LINES];
+        let found = match line.address.load(RELAXED) {
+            0 => line.address.compare_exchange(0, wanted, RELAXED, RELAXED).unwrap_or_else(|f| f),
+            found => found,
+        };
+        // 0: it was free, and is this line's now.
+        if found == wanted || found == 0 {
+            return Some(line);
+        }
+    }
+    None
+}
+
+fn count(counter: &AtomicU64) {
+    if IS_ON.load(RELAXED) {
+        counter.fetch_add(1, RELAXED);
+    }
+}
+
+/// Ordering: Relaxed throughout; counters carry no data, and a race between two is a count more or less.
+const RELAXED: Ordering = Ordering::Relaxed;
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+
+    #[repr(align(64))]
+    struct Own([u8; 64]);
+
+    fn pin(cpu: usize) {
+        // SAFETY: a set of zeroes is an empty one; both calls get live memory of the right size.
+        unsafe {
+            let mut set: libc::cpu_set_t = core::mem::zeroed();
+            libc::CPU_SET(cpu, &mut set);
+            assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set), 0);
+        }
+    }
+
+    #[test]
+    fn writes_count_from_the_second_cpu_on() {
+        if std::thread::available_parallelism().unwrap().get() < 2 {
+            std::eprintln!("NOT TESTED: one CPU");
+            return;
+        }
+        let line = std::boxed::Box::leak(std::boxed::Box::new(Own([0; 64])));
+        let address = line.0.as_ptr() as usize;
+        let seen =
+            || shared().find(|(at, ..)| *at == address).map(|(_, writes, moves)| (writes, moves));
+        begin();
+        pin(0);
+        (0..5).for_each(|word| wrote(address + 8 * word));
+        assert_eq!(seen(), None, "one CPU only");
+        pin(1);
+        wrote(address);
+        wrote(address + 63);
+        assert_eq!(seen(), Some((2, 1)));
+        pin(0);
+        wrote_all(address, 64);
+        assert_eq!(seen(), Some((3, 2)));
+        end();
+        wrote(address);
+        assert_eq!(seen(), Some((3, 2)), "it has ended");
+    }
+}
