@@ -7,17 +7,18 @@
 //! A flush that follows a refill shows that more capacity would have saved both, so that is when a
 //! class grows; a thread that only allocates or only frees gains nothing and gets nothing.
 
-use super::{Shard, give_back, shards};
+use super::{Shard, give_back, locked, shards};
 use crate::atomic::Ordering;
 use crate::config;
+use crate::rseq::registration;
 use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::units::MAGAZINE_MAX;
 
 const WORD: usize = size_of::<usize>();
 
-/// What a shard may cache at least, however little is in use: with less, a load on eight CPUs goes past its
-/// caches thousands of times as often (docs/adr/0005).
+/// What the shards of a CPU may cache at least, however little is in use: with less, a load on eight CPUs
+/// goes past its caches thousands of times as often (docs/adr/0005).
 const BUDGET_MIN_BYTES: usize = 2 << 20;
 
 /// Marks in `Region::marks`: the class ran empty since its last flush; it missed since the hand passed.
@@ -73,8 +74,15 @@ fn set_capacity<S: Shard>(shard: &S, region: &Region, class: Class, capacity: us
 /// hits.
 fn budget() -> usize {
     match config::cache_bytes() {
-        0 => (super::in_use_bytes() / (4 * shards::regions_made())).max(BUDGET_MIN_BYTES),
+        0 => (super::in_use_bytes() / (4 * shards::regions_made())).max(budget_min()),
         configured => configured,
+    }
+}
+
+fn budget_min() -> usize {
+    match registration::sections() {
+        Some(_) => BUDGET_MIN_BYTES,
+        None => BUDGET_MIN_BYTES / locked::EACH_CPU,
     }
 }
 

@@ -13,6 +13,8 @@ use crate::shard::{Counter, Region};
 use crate::size_class::Class;
 use crate::sync::{Patience, TryGuard, TryLock};
 
+/// Shards of the atomic path for each CPU, those that are lent (`seats`) included.
+pub const EACH_CPU: usize = 4;
 /// The most locked shards.
 pub const LOCKED_MAX: usize = 64;
 const ATTEMPTS: usize = 4;

@@ -235,7 +235,8 @@ pub fn while_closed<R>(
     let Ok(_guard) = LOCK.acquire(Rank::SEATS) else { return None };
     holders().for_each(|place| place.seat.hide());
     let result = (LIMIT.get() == 0 || membarrier::barrier()).then(|| {
-        holders().filter(|place| !place.becomes_quiet()).for_each(Place::show);
+        let mut patience = Patience::usual();
+        holders().filter(|place| !place.becomes_quiet(&mut patience)).for_each(Place::show);
         f(&mut LOANS[..MADE.get()].iter().filter(|loan| !loan.is_shown()).filter_map(Loan::region))
     });
     holders().for_each(Place::show);
@@ -313,15 +314,14 @@ impl Place {
         self.seat.show(self.loan.get().checked_sub(1).and_then(|loan| LOANS[loan].region()));
     }
 
-    /// Waits a good while for the end of the operation that may know the region, if it is not below the
+    /// Waits with `patience` for the end of the operation that may know the region, if it is not below the
     /// caller; whether it is over. The seat is hidden, the barrier passed.
-    fn becomes_quiet(&self) -> bool {
+    fn becomes_quiet(&self, patience: &mut Patience) -> bool {
         let first = self.seat.turn();
         let over = || !is_odd(first) || self.seat.turn() != first;
         if my_place().is_some_and(|mine| ptr::eq(mine, self)) {
             return over();
         }
-        let mut patience = Patience::usual();
         while !over() {
             if !patience.spend() {
                 return self.is_owner_dead();

@@ -107,7 +107,7 @@ fn random_bytes() -> [u8; 16] {
 fn open_shards(adoption: Adoption) -> Report {
     let possible = possible_cpus();
     let allowed = os::affinity_count().clamp(1, possible);
-    locked::set_count(allowed * 4);
+    locked::set_count(allowed * locked::EACH_CPU);
     let has_cid = registration::has_mm_cid(&adoption);
     // Hardened, every call comes to the slow twins: the entries stay closed, as they are under mm_cid.
     let hardened = canary::is_on();
@@ -121,7 +121,7 @@ fn open_shards(adoption: Adoption) -> Report {
     } else if !hardened {
         locked::serve_alone();
         // A quarter of the shards stays behind locks, for handlers and those without a seat.
-        fence = seats::open(allowed * 3);
+        fence = seats::open(allowed * (locked::EACH_CPU - 1));
         if fence {
             locked::set_count(allowed);
         }
