@@ -55,6 +55,7 @@ const HEADER: &str = include_str!("victims/storm.h");
 /// Compiles `source` into `room`; `arguments` are further ones of cc.
 pub fn compile(room: &Path, name: &str, source: &str, arguments: &[&str]) -> Result<PathBuf> {
     let (file, program) = (room.join(name).with_extension("c"), room.join(name));
+    std::fs::create_dir_all(room).with_context(|| format!("create {}", room.display()))?;
     std::fs::write(room.join("storm.h"), HEADER).context("write storm.h")?;
     std::fs::write(&file, source).with_context(|| format!("write {}", file.display()))?;
     let mut cc = Command::new("cc");
