@@ -7,7 +7,8 @@
 //! engine -> cpu_cache -> depot -> slab -> page_heap -> os
 //!              |                   |         |
 //!            rseq -> os            +--- page_map, guard, canary
-//! leaves: units, config, size_class, sync, fail, shard, asm, report, publish, describe, atomic, counters
+//! leaves: units, config, size_class, sync, fail, shard, asm, report, publish, describe, token_bucket,
+//!         atomic, counters
 //! observers: stats, check, sources
 //! ```
 #![no_std]
@@ -42,6 +43,7 @@ pub mod slab;
 pub mod sources;
 mod stats;
 pub mod sync;
+mod token_bucket;
 pub mod units;
 
 pub use check::{Defect, check};

@@ -117,11 +117,15 @@ impl Region {
     /// Makes every class empty, with no capacity. Nobody else may use the region meanwhile (I4). Class 0
     /// keeps its zeroes, as in the closed heads.
     pub fn reset(&self) {
-        for (class, head) in self.heads.iter().enumerate().skip(1) {
-            // Ordering: Relaxed, published by the store of the table entry.
-            head.top.store(Self::bottom_offset(class) as u32, Ordering::Relaxed);
-            head.end.store(0, Ordering::Relaxed);
-        }
+        (1..CLASSES).for_each(|class| self.reset_class(class));
+    }
+
+    /// As [`Region::reset`], of one class.
+    pub fn reset_class(&self, class: Class) {
+        let head = &self.heads[class];
+        // Ordering: Relaxed, published by the store of the table entry.
+        head.top.store(Self::bottom_offset(class) as u32, Ordering::Relaxed);
+        head.end.store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
     }
 
     /// A counter's value, as one look can tell.

@@ -32,7 +32,16 @@ pub struct SlabClass {
     slabs: Guarded,
     /// Objects handed out.
     out: Guarded,
+    /// The most that were since the class last declined, and since it was last looked at.
+    peak: Guarded,
+    seen: Guarded,
+    /// Whether it is to be looked at, and whether it has next to no object left.
+    fallen: Guarded,
+    declined: Guarded,
 }
+
+/// A fall of so many bytes, and by an eighth, is worth a look.
+const FALL_BYTES: usize = 16 << 10;
 
 /// All slab classes, by class.
 pub static SLABS: [SlabClass; CLASSES] = [const { SlabClass::new() }; CLASSES];
@@ -44,6 +53,59 @@ impl SlabClass {
             bins: [const { Guarded::new(0) }; BINS],
             slabs: Guarded::new(0),
             out: Guarded::new(0),
+            peak: Guarded::new(0),
+            seen: Guarded::new(0),
+            fallen: Guarded::new(0),
+            declined: Guarded::new(0),
+        }
+    }
+
+    /// Notes how many objects are handed out after some were taken. The lock is held.
+    fn rise_to(&self, out: usize) {
+        self.out.set(out);
+        self.declined.set(0);
+        if out > self.seen.get() {
+            self.seen.set(out);
+            self.peak.set(out.max(self.peak.get()));
+        }
+    }
+
+    /// As [`SlabClass::rise_to`], after objects came home.
+    fn fall_to(&self, out: usize, size: usize) {
+        self.out.set(out);
+        let fallen = self.seen.get() - out;
+        if fallen >= self.seen.get() / 8 && fallen * size >= FALL_BYTES {
+            self.fallen.set(1);
+        }
+    }
+
+    /// Whether the objects handed out have become fewer since the last [`SlabClass::look`].
+    pub fn has_fallen(&self) -> bool {
+        self.fallen.get() != 0
+    }
+
+    /// Whether next to no object of the class is left in the program, so that what is freed should go home.
+    pub fn has_declined(&self) -> bool {
+        self.declined.get() != 0
+    }
+
+    /// Objects handed out, caches included, and the most there were since the class last declined. From now
+    /// on a fall is counted from here.
+    pub fn look(&self, class: Class) -> Option<(usize, usize)> {
+        let _guard = self.lock.acquire(Rank::slab(class)).ok()?;
+        self.fallen.set(0);
+        self.seen.set(self.out.get());
+        Some((self.out.get(), self.peak.get()))
+    }
+
+    /// The class has declined to `live` objects in the program; `to_nothing`: the few that are left shall go
+    /// home one by one, and an empty slab at once.
+    pub fn decline(&self, class: Class, live: usize, to_nothing: bool) {
+        let Ok(_guard) = self.lock.acquire(Rank::slab(class)) else { return };
+        self.peak.set(live);
+        self.declined.set(usize::from(to_nothing));
+        if to_nothing {
+            release_kept(self);
         }
     }
 
@@ -100,7 +162,7 @@ pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Reentered> {
         count += take_from(slab, class, &mut out[count..]);
         rebin(slabs, slab, bin, class);
     }
-    slabs.out.set(slabs.out.get() + count);
+    slabs.rise_to(slabs.out.get() + count);
     drop(guard);
     Ok(Taken { count, zeroed })
 }
@@ -226,7 +288,7 @@ fn put_run(class: Class, objects: &[usize]) -> Result<(), Reentered> {
     for &object in objects {
         put_one(slabs, class, object);
     }
-    slabs.out.set(slabs.out.get() - objects.len());
+    slabs.fall_to(slabs.out.get() - objects.len(), CLASS[class].size);
     drop(guard);
     Ok(())
 }
@@ -260,7 +322,7 @@ fn put_one(slabs: &SlabClass, class: Class, object: usize) {
 fn keep_or_release(slabs: &SlabClass, slab: &PageEntry, info: &ClassInfo) {
     let last = &slabs.bins[BINS - 1];
     let is_only = entry_ref(last.get()).is_some_and(|first| first.next.get() == 0);
-    if is_only && info.objects > 1 {
+    if is_only && info.objects > 1 && !slabs.has_declined() {
         return;
     }
     release(slabs, slab);
@@ -279,9 +341,14 @@ fn release(slabs: &SlabClass, slab: &PageEntry) {
 pub fn release_empty() {
     for (class, slabs) in SLABS.iter().enumerate() {
         let Ok(_guard) = slabs.lock.acquire(Rank::slab(class)) else { continue };
-        while let Some(slab) = entry_ref(slabs.bins[BINS - 1].get()) {
-            release(slabs, slab);
-        }
+        release_kept(slabs);
+    }
+}
+
+/// The lock is held.
+fn release_kept(slabs: &SlabClass) {
+    while let Some(slab) = entry_ref(slabs.bins[BINS - 1].get()) {
+        release(slabs, slab);
     }
 }
 

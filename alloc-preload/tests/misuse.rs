@@ -54,7 +54,7 @@ const CASES: &[Case] = &[
     Case {
         name: "double_far",
         misuse: "double free, thousands of other frees between",
-        source: "char *p = malloc(40), *q[5000]; for (int i = 0; i < 5000; i++) q[i] = malloc(40);
+        source: "char *p = malloc(40), *q[9000]; for (int i = 0; i < 9000; i++) q[i] = malloc(40);
             free(p); for (int i = 0; i < 5000; i++) free(q[i]); free(p);",
         default: Some((HOME, DOUBLE)),
         hardened: Some((ONCE, DOUBLE)),

@@ -13,6 +13,7 @@ use crate::config;
 use crate::rseq::registration;
 use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
+use crate::slab::SLABS;
 use crate::units::MAGAZINE_MAX;
 
 const WORD: usize = size_of::<usize>();
@@ -45,7 +46,7 @@ pub(super) fn grow_on_flush<S: Shard>(shard: &S, class: Class) -> bool {
     let marks = region.marks[class].load(Ordering::Relaxed);
     // Ordering: Relaxed, as above.
     region.marks[class].store(ACTIVE, Ordering::Relaxed);
-    let first = region.capacity(class) == 0;
+    let first = region.capacity(class) == 0 && !SLABS[class].has_declined();
     (first || marks & REFILLED != 0) && grow(shard, region, class)
 }
 
@@ -110,7 +111,7 @@ fn find_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize)
         let marks = region.marks[victim].load(Ordering::Relaxed);
         if marks & ACTIVE == 0 {
             let before = bytes_of(victim);
-            shrink(shard, region, victim, capacity / 2);
+            shrink(shard, region, victim, capacity / 2, give_back);
             wanted -= before.saturating_sub(bytes_of(victim)).min(wanted);
         } else {
             // Ordering: Relaxed, as above.
@@ -120,7 +121,14 @@ fn find_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize)
     wanted <= limit
 }
 
-fn shrink<S: Shard>(shard: &S, region: &Region, class: Class, capacity: usize) {
+/// Lowers the capacity of `class` and hands what is above it to `give`.
+pub(super) fn shrink<S: Shard>(
+    shard: &S,
+    region: &Region,
+    class: Class,
+    capacity: usize,
+    give: fn(Class, &[usize]),
+) {
     if !set_capacity(shard, region, class, capacity) {
         return;
     }
@@ -131,7 +139,7 @@ fn shrink<S: Shard>(shard: &S, region: &Region, class: Class, capacity: usize) {
             return;
         }
         match shard.pop_batch(class, &mut buffer[..excess]) {
-            popped @ 1.. => give_back(class, &buffer[..popped as usize]),
+            popped @ 1.. => give(class, &buffer[..popped as usize]),
             _ => return,
         }
     }

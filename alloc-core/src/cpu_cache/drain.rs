@@ -7,13 +7,20 @@ use crate::depot::DEPOT;
 use crate::page_heap::PAGE_HEAP;
 use crate::rseq::registration;
 use crate::shard::Region;
-use crate::size_class::CLASSES;
+use crate::size_class::{CLASSES, Class};
 use crate::slab;
+use crate::sync::Patience;
 use crate::units::MAGAZINE_MAX;
 
 /// Drains everything; bytes that went back to the OS.
 #[cold]
 pub fn drain_all() -> usize {
+    drain_caches(&mut Patience::usual());
+    PAGE_HEAP.purge(0)
+}
+
+/// As [`drain_all`], but the free spans stay, and locked shards that are busy for longer than `patience`.
+pub(super) fn drain_caches(patience: &mut Patience) {
     match registration::sections() {
         // No fence: at least this CPU's own shard.
         Some(sections) => shards::while_stopped(|regions| regions.for_each(drain_stopped))
@@ -22,43 +29,63 @@ pub fn drain_all() -> usize {
         None => seats::while_closed(|regions| regions.for_each(drain_stopped))
             .unwrap_or_else(|| seats::mine().into_iter().for_each(drain_by_ops)),
     }
-    locked::for_each(drain_by_ops);
+    locked::for_each(patience, drain_by_ops);
     drain_depot();
     slab::release_empty();
-    PAGE_HEAP.purge(0)
+}
+
+/// As [`drain_all`], of one class; the slabs keep what they can.
+#[cold]
+pub(super) fn drain_class(class: Class) {
+    let _ = match registration::sections() {
+        Some(_) => shards::while_stopped(|regions| {
+            regions.for_each(|region| drain_class_stopped(region, class));
+        }),
+        None => seats::while_closed(|regions| {
+            regions.for_each(|region| drain_class_stopped(region, class));
+        }),
+    };
+    locked::for_each(&mut Patience::none(), |locked| drain_class_by_ops(locked, class));
 }
 
 /// Empties a region that nobody else can touch.
 fn drain_stopped(region: &Region) {
-    for class in 1..CLASSES {
-        let bottom = region.bottom(class) as *const usize;
-        // SAFETY: shard I1: the slots above the sentinel hold objects; the region is ours alone.
-        let objects = unsafe { core::slice::from_raw_parts(bottom.add(1), region.len(class)) };
-        // A handler on top of its own thread's slab lock: the depot needs none.
-        for magazine in objects[slab::put_cached(class, objects)..].chunks(MAGAZINE_MAX) {
-            DEPOT.put_unbounded(class, magazine);
-        }
+    (1..CLASSES).for_each(|class| drain_class_stopped(region, class));
+}
+
+fn drain_class_stopped(region: &Region, class: Class) {
+    let bottom = region.bottom(class) as *const usize;
+    // SAFETY: shard I1: the slots above the sentinel hold objects; the region is ours alone.
+    let objects = unsafe { core::slice::from_raw_parts(bottom.add(1), region.len(class)) };
+    // A handler on top of its own thread's slab lock: the depot needs none.
+    for magazine in objects[slab::put_cached(class, objects)..].chunks(MAGAZINE_MAX) {
+        DEPOT.put_unbounded(class, magazine);
     }
-    region.reset();
+    region.reset_class(class);
 }
 
 fn drain_by_ops<S: Shard>(shard: &S) {
+    (1..CLASSES).for_each(|class| drain_class_by_ops(shard, class));
+}
+
+fn drain_class_by_ops<S: Shard>(shard: &S, class: Class) {
     let mut buffer = [0; MAGAZINE_MAX];
-    for class in 1..CLASSES {
-        while let popped @ 1.. = shard.pop_batch(class, &mut buffer) {
-            super::give_back_to_slab(class, &buffer[..popped as usize]);
-        }
+    while let popped @ 1.. = shard.pop_batch(class, &mut buffer) {
+        super::give_back_to_slab(class, &buffer[..popped as usize]);
     }
 }
 
 fn drain_depot() {
+    (1..CLASSES).for_each(drain_depot_of);
+}
+
+/// Puts the depot's objects of `class` back into their slabs.
+pub(super) fn drain_depot_of(class: Class) {
     let mut buffer = [0; MAGAZINE_MAX];
-    for class in 1..CLASSES {
-        for _ in 0..DEPOT.magazines(class) {
-            match DEPOT.take(class, &mut buffer) {
-                0 => break,
-                count => super::give_back_to_slab(class, &buffer[..count]),
-            }
+    for _ in 0..DEPOT.magazines(class) {
+        match DEPOT.take(class, &mut buffer) {
+            0 => break,
+            count => super::give_back_to_slab(class, &buffer[..count]),
         }
     }
 }

@@ -144,15 +144,15 @@ pub fn release_all(held: u64) {
     mine.for_each(|(_, shard)| shard.lock.release());
 }
 
-/// Runs `f` on each locked shard that exists, holding its lock; skips those that stay busy.
-pub fn for_each(mut f: impl FnMut(&Locked)) {
-    let mut patience = Patience::usual();
+/// Runs `f` on each locked shard that exists, holding its lock; skips those that stay busy for longer than
+/// `patience`.
+pub fn for_each(patience: &mut Patience, mut f: impl FnMut(&Locked)) {
     for shard in &LOCKED {
         // Ordering: Acquire pairs with the Release in `region`.
         let region = shard.region.load(Ordering::Acquire);
         // SAFETY: regions live for ever.
         if let Some(region) = unsafe { region.as_ref() }
-            && let Some(guard) = shard.lock.acquire_patiently(&mut patience)
+            && let Some(guard) = shard.lock.acquire_patiently(patience)
         {
             f(&Locked { region, _guard: guard });
         }

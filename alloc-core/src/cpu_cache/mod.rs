@@ -11,6 +11,7 @@
 //! I3. Between tiers, objects lie in a buffer on the stack: at most one magazine per thread.
 
 mod capacity;
+mod decline;
 pub mod drain;
 pub mod locked;
 pub mod seat;
@@ -24,7 +25,7 @@ use crate::rseq::registration;
 use crate::rseq::{ABORTED, FULL, NO_SHARD, Sections};
 use crate::shard::{Counter, Region};
 use crate::size_class::{CLASS, CLASSES, Class, natural_align};
-use crate::slab;
+use crate::slab::{self, SLABS};
 use crate::sync::{Rank, Reentered};
 use crate::units::MAGAZINE_MAX;
 use locked::Locked;
@@ -189,11 +190,14 @@ fn flush<S: Shard>(shard: &S, class: Class, object: usize) {
     if shard.push(class, object) != 0 {
         give_back(class, &[object]);
     }
+    if SLABS[class].has_fallen() {
+        decline::look(shard, class);
+    }
 }
 
 /// Puts objects of `class` that are in nobody's cache into the depot, else into their slabs.
 pub(crate) fn give_back(class: Class, objects: &[usize]) {
-    let whole = objects.len() == CLASS[class].batch;
+    let whole = objects.len() == CLASS[class].batch && !SLABS[class].has_declined();
     if whole && !objects.contains(&0) && depot_has_room(class) && DEPOT.put(class, objects) {
         return;
     }

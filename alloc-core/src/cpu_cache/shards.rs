@@ -21,6 +21,9 @@ use crate::units::SHARDS_MAX;
 static REGIONS: [AtomicPtr<Region>; SHARDS_MAX] =
     [const { AtomicPtr::new(core::ptr::null_mut()) }; SHARDS_MAX];
 
+/// The shards up to the highest one that was ever born.
+static HIGHEST: AtomicUsize = AtomicUsize::new(0);
+
 /// Regions ever made; they live for ever.
 static MADE: AtomicUsize = AtomicUsize::new(0);
 
@@ -61,6 +64,8 @@ pub fn is_open(sections: Sections) -> bool {
     {
         // Ordering: Release, for observers without the lock.
         REGIONS[index].store(core::ptr::from_ref(region).cast_mut(), Ordering::Release);
+        // Ordering: Relaxed: who needs all shards has the lock, for others they may be one fewer.
+        HIGHEST.fetch_max(index + 1, Ordering::Relaxed);
         // Ordering: Release publishes the reset region to the sections.
         entry(sections.index, index).store(entry_of(Some(region)), Ordering::Release);
     }
@@ -75,7 +80,8 @@ pub fn regions_made() -> usize {
 
 /// The shards up to the highest one that was ever born.
 pub fn highest_born() -> usize {
-    born().last().map_or(0, |(shard, _)| shard + 1)
+    // Ordering: Relaxed, see `is_open`.
+    HIGHEST.load(Ordering::Relaxed)
 }
 
 /// A fresh region, empty and without capacity.
@@ -101,7 +107,9 @@ pub fn while_stopped<R>(
         // Ordering: SeqCst with the fence: a section that starts after it sees the closed region.
         entry(index, shard).store(entry_of(None), Ordering::SeqCst);
     }
-    let result = membarrier::fence(None).then(|| f(&mut regions()));
+    // Twice: a section whose abort the first one lost (Linux before 6.12.54) is over, or meets the second.
+    let fenced = membarrier::fence(None) && membarrier::fence(None);
+    let result = fenced.then(|| f(&mut regions()));
     for (shard, region) in born() {
         // Ordering: Release publishes what `f` did to the sections.
         entry(index, shard).store(entry_of(Some(region)), Ordering::Release);
@@ -110,7 +118,7 @@ pub fn while_stopped<R>(
 }
 
 fn born() -> impl Iterator<Item = (usize, &'static Region)> {
-    REGIONS.iter().enumerate().filter_map(|(index, slot)| {
+    REGIONS[..highest_born()].iter().enumerate().filter_map(|(index, slot)| {
         // Ordering: Acquire pairs with the Release at birth.
         let region = slot.load(Ordering::Acquire);
         // SAFETY: regions live for ever.

@@ -14,7 +14,7 @@ pub mod huge;
 mod purging;
 pub mod tract;
 
-use crate::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use crate::os::{self, Place};
 use crate::shard::HOT;
 use crate::sync::{Guard, Guarded, Lock, Rank};
@@ -49,6 +49,10 @@ pub struct PageHeap {
     dirty: AtomicUsize,
     /// Pages in spans that somebody holds.
     held: AtomicUsize,
+    /// The most of them since the heap last declined, as `trim` saw it.
+    peak: AtomicUsize,
+    /// Whether that was when it last declined: it has only fallen since.
+    declining: AtomicBool,
     /// Pages that `trim` purged and nobody acquired again.
     purged: AtomicUsize,
     /// Pages that were purged too early, see `limit`.

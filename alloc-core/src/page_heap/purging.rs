@@ -8,20 +8,56 @@ use super::PageHeap;
 use super::tract::{HEADER_PAGES, Kind, Run, Tract};
 use crate::atomic::Ordering;
 use crate::os;
+use crate::token_bucket::TokenBucket;
 use crate::units::{PAGE_BYTES, TRACT_BYTES};
 
 /// The part of the regret that a second takes away.
 const FADE_PARTS: usize = 16;
 
+/// The part of their peak to which the pages held have declined when all others are purged; and the least
+/// peak for which it is done.
+const PEAK_PARTS: usize = 8;
+const PEAK_MIN_PAGES: usize = (1 << 20) / PAGE_BYTES;
+/// Pages that declines may purge, at once and in a second: 16 MiB, some 4,000 page faults if they come back.
+static ALLOWANCE: TokenBucket = TokenBucket::new((64 << 20) / PAGE_BYTES, (16 << 20) / PAGE_BYTES);
+
 impl PageHeap {
     /// Purges if more than the limit and the regret is dirty, to half of it, so that the next purge is some
-    /// way off. Called by those who released spans, when they hold no lock.
+    /// way off; and if nearly all that was held is free. Called by those who released spans, when they hold
+    /// no lock.
     pub fn trim(&self) {
         self.collect_deferred();
         let limit = self.limit();
-        // Ordering: Relaxed, a statistic that steers purging.
+        // Ordering: Relaxed, statistics that steer purging.
+        let (held, peak) = (self.held.load(Ordering::Relaxed), self.peak.load(Ordering::Relaxed));
+        if held > peak {
+            // Ordering: Relaxed, as above.
+            self.peak.store(held, Ordering::Relaxed);
+            self.declining.store(false, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        } else if held < peak / PEAK_PARTS && peak >= PEAK_MIN_PAGES {
+            self.decline_to(held);
+        }
+        // Ordering: Relaxed, as above.
         if self.dirty.load(Ordering::Relaxed) > limit {
             self.trim_above(limit);
+        }
+    }
+
+    /// Purges all that is free, whatever was regretted: it may be for the last time that the program frees
+    /// something, and nobody looks later. One that swings pays for the part that its allowance covers; while
+    /// it only falls, each step is an eighth of the one before, and goes with the first.
+    #[cold]
+    fn decline_to(&self, held: usize) {
+        // Ordering: Relaxed, statistics that steer purging.
+        let (dirty, goes_on) =
+            (self.dirty.load(Ordering::Relaxed), self.declining.load(Ordering::Relaxed));
+        if goes_on || ALLOWANCE.spend(dirty, os::seconds()) {
+            // Ordering: Relaxed, as above.
+            self.peak.store(held, Ordering::Relaxed);
+            self.declining.store(true, Ordering::Relaxed); // Ordering: Relaxed, as above.
+            let pages = self.purge(0) / PAGE_BYTES;
+            // Ordering: Relaxed, as above. As in `trim_above`.
+            self.purged.fetch_add(pages, Ordering::Relaxed);
         }
     }
 

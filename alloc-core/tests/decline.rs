@@ -1,0 +1,115 @@
+//! What a program leaves behind that has freed everything, without anybody asking for it.
+
+#[path = "support/modes.rs"]
+#[allow(dead_code, reason = "shared by tests that use other parts of it")]
+mod modes;
+
+use alloc_core::{allocate, check, free, stats};
+use modes::{MODES, in_modes};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// What may be left in caches, in slabs, and in free spans.
+const LEFT_BYTES: u64 = 3 << 20;
+
+fn main() {
+    in_modes(&MODES, LIMIT, |case| {
+        case.confirm();
+        std::panic::set_hook(Box::new(|info| {
+            eprintln!("{info}");
+            std::process::abort();
+        }));
+        one_class_leaves_nothing();
+        many_classes_leave_nothing();
+        what_other_threads_cached_goes_too();
+        what_is_in_use_keeps_its_caches();
+        assert_eq!(check(), Ok(()));
+    });
+}
+
+/// A pseudo-random order, from a fixed seed.
+fn shuffle<T>(objects: &mut [T]) {
+    let mut state = 1_u64;
+    for last in (1..objects.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        objects.swap(last, (state >> 33) as usize % (last + 1));
+    }
+}
+
+fn make(sizes: impl Iterator<Item = usize>) -> Vec<usize> {
+    let make = |size| {
+        let object = allocate(size);
+        // SAFETY: a live object of at least one byte.
+        unsafe { object.write(1) };
+        object as usize
+    };
+    sizes.map(make).collect()
+}
+
+fn free_all(objects: impl IntoIterator<Item = usize>) {
+    // SAFETY: live objects, each once.
+    objects.into_iter().for_each(|object| unsafe { free(object as *mut u8) });
+}
+
+fn left() -> u64 {
+    let stats = stats();
+    stats.cached_bytes + stats.slab_free_bytes + stats.dirty_bytes
+}
+
+fn assert_little_is_left(of: u64) {
+    let left = left();
+    assert!(of > 8 * LEFT_BYTES, "{of} B are no load");
+    assert!(left < LEFT_BYTES, "{left} B left of {of}: {:?}", stats());
+}
+
+fn one_class_leaves_nothing() {
+    for size in [64, 1500, 40_000] {
+        let mut objects = make((0..(26 << 20) / size).map(|_| size));
+        let held = stats().live_bytes;
+        shuffle(&mut objects);
+        free_all(objects);
+        assert_little_is_left(held);
+        rest();
+    }
+}
+
+fn many_classes_leave_nothing() {
+    let mut objects = make((0..20_000).map(|index| 16 << (index % 10)));
+    let held = stats().live_bytes;
+    shuffle(&mut objects);
+    free_all(objects);
+    assert_little_is_left(held);
+    rest();
+}
+
+/// Declines have an allowance, which flows in with time.
+fn rest() {
+    std::thread::sleep(Duration::from_secs(2));
+}
+
+fn what_other_threads_cached_goes_too() {
+    let mut objects = make((0..300_000).map(|_| 100));
+    let held = stats().live_bytes;
+    shuffle(&mut objects);
+    let last = objects.split_off(200_000);
+    let parts: Vec<_> = objects.chunks(50_000).map(<[_]>::to_vec).collect();
+    std::thread::scope(|scope| {
+        for part in parts {
+            scope.spawn(|| free_all(part));
+        }
+    });
+    free_all(last);
+    assert_little_is_left(held);
+}
+
+/// Else each object of a steady load would go home and come back.
+fn what_is_in_use_keeps_its_caches() {
+    let held = make((0..200_000).map(|_| 64));
+    let refills = stats().refills;
+    for _ in 0..1000 {
+        free_all(make((0..1000).map(|_| 64)));
+    }
+    let refills = stats().refills - refills;
+    assert!(refills < 3000, "{refills} refills for 1,000,000 objects");
+    free_all(held);
+}
