@@ -27,6 +27,9 @@ const SLOTS: usize = 256;
 
 static EXCHANGE: [AtomicU64; SLOTS] = [const { AtomicU64::new(0) }; SLOTS];
 static STOP: AtomicBool = AtomicBool::new(false);
+/// How much longer than asked for the load may take to be interrupted often enough.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 static HANDLED: AtomicU64 = AtomicU64::new(0);
 static SEED: AtomicU64 = AtomicU64::new(88_172_645_463_325_252);
 
@@ -44,12 +47,18 @@ fn stress(case: &ModeCase) {
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = setting("threads", (THREADS_PER_CPU * cpus) as u64);
     let period = Duration::from_micros(setting("period_us", PERIOD_US));
+    let handled_min = setting("handled", 1000);
     let checks = std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(move || work(period));
         }
         let observer = scope.spawn(observe);
         std::thread::sleep(Duration::from_millis(setting("ms", STRESS_MS)));
+        // On a busy machine timers fire late.
+        let begin = std::time::Instant::now();
+        while HANDLED.load(Ordering::Relaxed) <= handled_min && begin.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(100));
+        }
         STOP.store(true, Ordering::Relaxed);
         observer.join().expect("the observer")
     });
@@ -62,7 +71,7 @@ fn stress(case: &ModeCase) {
     assert_eq!(stats.live_bytes, live, "objects were lost: {stats:?}");
     let handled = HANDLED.load(Ordering::Relaxed);
     println!("         {handled} handlers, {} aborts, {checks} checks", stats.aborts);
-    assert!(handled > setting("handled", 1000), "the timers did not fire");
+    assert!(handled > handled_min, "the timers did not fire");
     assert!(checks > setting("checks", 3) as usize, "the observer did not get through");
     match case.has_sections() {
         true => assert!(stats.aborts > 0, "no section was aborted: nothing was tested"),
