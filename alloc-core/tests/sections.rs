@@ -79,6 +79,12 @@ impl Drop for Over<'_> {
     }
 }
 
+/// How often the shards are stopped: fewer in a guest, where a stop takes some thirty times as long.
+fn stops_wanted() -> usize {
+    let wanted = std::env::var("RSALLOC_TEST_STOPS").ok();
+    wanted.map_or(5_000, |text| text.parse().expect("a number"))
+}
+
 /// From the stop on, no section changes a region, also none that had its address already.
 #[test]
 fn a_stopped_region_stands_still() {
@@ -113,9 +119,11 @@ fn a_stopped_region_stands_still() {
         });
         let begin = Instant::now();
         let mut stops = 0;
+        let goal = stops_wanted();
         // On a busy machine the other thread may be late.
-        while stops < 5_000 || moved.load(Ordering::Relaxed) < 100 {
-            assert!(begin.elapsed() < Duration::from_secs(60), "nothing is in flight");
+        while stops < goal || moved.load(Ordering::Relaxed) < 100 {
+            let is_late = begin.elapsed() > Duration::from_secs(60);
+            assert!(!is_late || moved.load(Ordering::Relaxed) > 0, "nothing is in flight");
             if stops % 100 == 0 {
                 thread::sleep(Duration::from_micros(100));
             }
