@@ -191,8 +191,16 @@ impl Cell {
         let period = 1000 * threads;
         let mode_word = format!("mode={}", mode.name);
         let words = [format!("threads={threads}"), format!("period_us={period}")];
-        let command =
-            ["/bin/stress", &mode_word, "ms=3000", "handled=200", "checks=0", &words[0], &words[1]];
+        let command = [
+            "/bin/stress",
+            &mode_word,
+            "ms=3000",
+            "most_ms=200000",
+            "handled=200",
+            "checks=0",
+            &words[0],
+            &words[1],
+        ];
         let task = Task { hotplug, ..Task::new(&name, &command).with(mode.variables).within(300) };
         let demands = match hotplug {
             true => vec![Demand::Success, Demand::Toggles(TOGGLES_MIN)],
