@@ -23,6 +23,7 @@ pub(crate) mod registration;
 mod rounds;
 mod section;
 mod snapshot;
+mod stats;
 pub mod victim;
 
 use std::path::PathBuf;
