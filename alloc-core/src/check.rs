@@ -50,25 +50,36 @@ fn broken(what: &'static str, at: usize) -> Verdict {
 /// Validates the whole heap while other threads use it.
 pub fn check() -> Verdict {
     crate::engine::init::ensure();
-    // Without a fence the shards can't be looked into while they run; the rest can.
-    match registration::sections() {
-        Some(_) => shards::while_stopped(|regions| check_held(regions)),
-        None => seats::while_closed(|regions| check_held(regions)),
+    let mut patience = Patience::usual();
+    loop {
+        // Without a fence the shards can't be looked into while they run; the rest can.
+        let verdict = match registration::sections() {
+            Some(_) => shards::while_stopped(|regions| check_held(regions)),
+            None => seats::while_closed(|regions| check_held(regions)),
+        }
+        .unwrap_or_else(|| check_held(&mut core::iter::empty()));
+        // A handler that forks on top of a holder of some lock goes first.
+        if verdict != broken(BUSY, 0) || !patience.spend() {
+            return verdict;
+        }
     }
-    .unwrap_or_else(|| check_held(&mut core::iter::empty()))
 }
+
+/// Said of a lock that could not be had: in a signal handler, or from who forks in one.
+const BUSY: &str = "a lock that the validator may not wait for";
 
 /// With the shards stopped: takes the locked shards and every slab lock, walks, releases.
 fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
     // Whoever holds a locked shard may wait for a slab's lock, so these come first.
     let held = locked::hold_all(&mut Patience::usual());
     let before = Rank::held();
-    slab::for_each_lock(|lock, rank| {
-        if let Ok(guard) = lock.acquire(rank) {
-            Lock::forget(guard);
-        }
+    let mut gives_way = false;
+    slab::for_each_lock(|lock, rank| match lock.acquire(rank) {
+        Ok(guard) => Lock::forget(guard),
+        Err(_) => gives_way |= !lock.is_held_here(),
     });
-    let verdict = Walk::new().and_then(|walk| {
+    let given_way = if gives_way { broken(BUSY, 0) } else { Ok(()) };
+    let verdict = given_way.and_then(|()| Walk::new()).and_then(|walk| {
         let verdict = walk.run(&mut regions.chain(locked::held_regions(held)));
         walk.end();
         verdict
@@ -127,7 +138,7 @@ impl Walk {
 
     /// V1, V2.
     fn tract(&self, tract: &Tract) -> Verdict {
-        let Ok(_guard) = tract.lock() else { return broken("tract lock held by the caller", 0) };
+        let Ok(_guard) = tract.lock() else { return broken(BUSY, 0) };
         let mut index = HEADER_PAGES;
         while index < tract.mapped_pages() {
             let page = tract.base() + index * PAGE_BYTES;

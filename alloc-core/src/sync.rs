@@ -23,9 +23,12 @@ use crate::os;
 const SLEEPERS: usize = 1;
 /// The guard was forgotten, see [`Lock::forget`].
 const FORGOTTEN: usize = 2;
-const MARKS: usize = SLEEPERS | FORGOTTEN;
+/// The holder forks in a signal handler, see [`Lock::announce_fork`].
+const FORKING: usize = 4;
+const MARKS: usize = SLEEPERS | FORGOTTEN | FORKING;
 
-/// The lock is taken, and the caller may not wait for it: it runs on top of a holder.
+/// The lock is taken, and the caller may not wait for it: it runs on top of a holder, or it holds another lock
+/// which a fork on top of this one's holder needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reentered;
 
@@ -73,10 +76,15 @@ impl Rank {
         Rank(asm::held_rank().load(Ordering::Relaxed))
     }
 
+    /// Whether this is the rank of any lock.
+    pub fn is_any(self) -> bool {
+        self > Rank(0)
+    }
+
     /// Whether the calling thread holds any lock: in code that takes none itself, whether it is a signal
     /// handler on top of a holder.
     pub fn is_any_held() -> bool {
-        Rank::held() > Rank(0)
+        Rank::held().is_any()
     }
 
     /// Says what the calling thread holds now that it has given up forgotten locks.
@@ -163,7 +171,8 @@ impl Lock {
         Lock { word: AtomicUsize::new(0) }
     }
 
-    /// Takes the lock, waiting for other threads if the order allows it.
+    /// Takes the lock, waiting for other threads if the order allows it, and as long as nobody forks on top
+    /// of its holder while the caller holds another lock.
     #[inline]
     pub fn acquire(&self, rank: Rank) -> Result<Guard<'_>, Reentered> {
         let before = rank.enter();
@@ -174,7 +183,10 @@ impl Lock {
                 before.restore();
                 return Err(Reentered);
             }
-            self.wait();
+            if !self.wait(before.is_any()) {
+                before.restore();
+                return Err(Reentered);
+            }
         }
         #[cfg(feature = "counters")]
         crate::counters::lock_taken();
@@ -201,9 +213,7 @@ impl Lock {
     pub fn acquire_patiently(&self, rank: Rank, patience: &mut Patience) -> Option<Guard<'_>> {
         loop {
             let guard = self.acquire(rank).ok();
-            // Ordering: Relaxed, a thread sees its own store.
-            let is_mine = || self.word.load(Ordering::Relaxed) & !MARKS == thread_pointer();
-            if guard.is_some() || is_mine() || !patience.spend() {
+            if guard.is_some() || self.is_held_here() || !patience.spend() {
                 return guard;
             }
         }
@@ -215,13 +225,15 @@ impl Lock {
         self.word.compare_exchange(0, owner, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
+    /// False, without the lock, if its holder forks in a signal handler and the caller holds another lock
+    /// (`nested`), which that fork needs.
     #[cold]
-    fn wait(&self) {
+    fn wait(&self, nested: bool) -> bool {
         let me = thread_pointer();
         for _ in 0..SPINS {
             // Ordering: Relaxed, only a hint; `take` acquires.
             if self.word.load(Ordering::Relaxed) == 0 && self.take(me) {
-                return;
+                return true;
             }
             spin_loop();
         }
@@ -231,7 +243,7 @@ impl Lock {
             // Whoever has slept takes the lock with the mark set: others may still sleep.
             if seen == 0 {
                 if self.take(me | SLEEPERS) {
-                    return;
+                    return true;
                 }
                 continue;
             }
@@ -240,6 +252,10 @@ impl Lock {
             let mark =
                 self.word.compare_exchange(seen, marked, Ordering::Relaxed, Ordering::Relaxed);
             if mark.is_ok() {
+                // Marked before it leaves: the wake that it may have had was another one's too.
+                if nested && seen & FORKING != 0 {
+                    return false;
+                }
                 os::futex_wait(self.low_half(), marked as u32);
             }
         }
@@ -258,6 +274,39 @@ impl Lock {
         // Ordering: Relaxed, for this thread.
         guard.lock.word.fetch_or(FORGOTTEN, Ordering::Relaxed);
         core::mem::forget(guard);
+    }
+
+    /// To be called before a fork: if the calling thread, in a signal handler, lies on top of itself holding
+    /// this lock, whoever waits for it with another lock in hand goes on without. [`Lock::end_fork`] undoes it.
+    pub fn announce_fork(&self) {
+        // Ordering: Relaxed, the thread's own stores; the mark carries no data, and the kernel orders it before
+        // the wake.
+        if self.is_held_here()
+            && self.word.load(Ordering::Relaxed) & FORGOTTEN == 0
+            && self.word.fetch_or(FORKING, Ordering::Relaxed) & FORKING == 0
+        {
+            os::futex_wake_all(self.low_half());
+        }
+    }
+
+    /// To be called after a fork, on both sides.
+    pub fn end_fork(&self) {
+        if self.is_held_here() {
+            // Ordering: Relaxed, as above.
+            self.word.fetch_and(!FORKING, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the holder forks in a signal handler, as one look can tell.
+    pub fn is_forking(&self) -> bool {
+        // Ordering: Relaxed, a hint.
+        self.word.load(Ordering::Relaxed) & FORKING != 0
+    }
+
+    /// Whether the calling thread holds the lock.
+    pub fn is_held_here(&self) -> bool {
+        // Ordering: Relaxed, a thread sees its own store.
+        self.word.load(Ordering::Relaxed) & !MARKS == thread_pointer()
     }
 
     /// Whether the calling thread holds the lock by a forgotten guard.

@@ -15,7 +15,8 @@ use objects::{Object, Random};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long each mode forks at least, how often, and how long it may take in all before it counts as hung.
+/// How long each mode forks at least, how often (`forks=N`: so often), and how long it may take in all before
+/// it counts as hung.
 const FORKING: Duration = Duration::from_millis(1500);
 const FORKS: u32 = 40;
 const LIMIT: Duration = Duration::from_secs(60);
@@ -51,7 +52,8 @@ fn fork_often(case: &ModeCase) {
         });
         let begin = Instant::now();
         let mut forks = 0;
-        while forks < FORKS || begin.elapsed() < FORKING {
+        let wanted = forks_wanted();
+        while forks < wanted.unwrap_or(FORKS) || wanted.is_none() && begin.elapsed() < FORKING {
             fork_one(if forks % 4 == 0 { 2 } else { 1 });
             forks += 1;
         }
@@ -61,6 +63,12 @@ fn fork_often(case: &ModeCase) {
     alloc_core::release();
     assert_eq!(alloc_core::check(), Ok(()), "in the parent");
     println!("         {forks} forks");
+}
+
+/// What the command line says.
+fn forks_wanted() -> Option<u32> {
+    let text = std::env::args().find_map(|word| word.strip_prefix("forks=").map(str::to_owned))?;
+    Some(text.parse().expect("forks=N with a number"))
 }
 
 /// Forks a child that uses the heap in every way and forks again, `depth` deep; waits for it.

@@ -162,7 +162,7 @@ atomic!(AtomicUsize, usize, twins::AtomicUsize);
 atomic!(AtomicIsize, isize, twins::AtomicIsize);
 sums!(AtomicU32, u32; fetch_add fetch_sub fetch_max fetch_min fetch_or);
 sums!(AtomicU64, u64; fetch_add fetch_sub fetch_or);
-sums!(AtomicUsize, usize; fetch_add fetch_sub fetch_max fetch_min fetch_or);
+sums!(AtomicUsize, usize; fetch_add fetch_sub fetch_max fetch_min fetch_or fetch_and);
 
 /// A pointer, kept as its address.
 #[derive(Debug)]

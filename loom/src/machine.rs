@@ -200,11 +200,20 @@ pub fn sleep(changed: impl FnOnce() -> bool) {
 
 /// futex(2), FUTEX_WAKE: wakes one.
 pub fn wake() {
+    wake_by(Condvar::notify_one);
+}
+
+/// futex(2), FUTEX_WAKE of all.
+pub fn wake_all() {
+    wake_by(Condvar::notify_all);
+}
+
+fn wake_by(notify: fn(&Condvar)) {
     if !world::is_explored() {
         return;
     }
     let kernel = kernel();
     let (lock, sleepers) = &kernel.futexes;
     let _guard = lock.lock().unwrap();
-    sleepers[0].notify_one();
+    notify(&sleepers[0]);
 }

@@ -115,6 +115,10 @@ pub fn futex_wake(_word: &AtomicU32) {
     machine::wake();
 }
 
+pub fn futex_wake_all(_word: &AtomicU32) {
+    machine::wake_all();
+}
+
 /// # Safety
 /// 1. None here.
 pub unsafe fn rseq(_area: usize, _len: u32, _flags: i32, _signature: u32) -> Result<(), Errno> {

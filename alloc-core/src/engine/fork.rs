@@ -44,25 +44,75 @@ static BEFORE: Guarded32 = Guarded32::new(0);
 static NESTED: Guarded = Guarded::new(0);
 
 unsafe extern "C" fn prepare() {
+    while !take_all() {
+        // Holding nothing, whoever it is that forks on top of a holder can be waited for.
+        for_each_lock(|lock, rank| {
+            if lock.is_forking() {
+                drop(lock.acquire(rank));
+            }
+        });
+    }
+}
+
+/// Takes all locks, or as many as can be had in a handler on top of a holder: its own stay with it, on both
+/// sides. False, with none taken, if this thread holds none and another one forks on top of a holder.
+fn take_all() -> bool {
     let before = Rank::held();
-    // Whoever has it may wait for what this thread holds below a handler, and goes on without.
-    let Some(fork) = FORK.acquire_patiently(Rank::FORK, &mut Patience::longer()) else {
-        if FORK.is_forgotten_here() {
-            NESTED.set(NESTED.get() + 1);
+    let mut patience = Patience::longer();
+    let fork = loop {
+        announce();
+        match FORK.acquire(Rank::FORK) {
+            Ok(fork) => break fork,
+            // This thread's own, below a handler.
+            Err(_) if FORK.is_forgotten_here() => {
+                NESTED.set(NESTED.get() + 1);
+                return true;
+            }
+            // Whoever forks gives way to what was announced, or will be done.
+            Err(_) if patience.spend() => {}
+            Err(_) => return true,
         }
-        return;
     };
     Lock::forget(fork);
     BEFORE.set(before.number());
     let mut patience = Patience::usual();
     // Ordering: Relaxed, read by this thread or its copy in the child.
     HELD.store(locked::hold_all(&mut patience), Ordering::Relaxed);
+    let mut gives_way = false;
     for_each_lock(|lock, rank| {
-        // A handler that forks on top of a holder: that lock stays with the holder, here and there.
-        if let Some(guard) = lock.acquire_patiently(rank, &mut patience) {
-            Lock::forget(guard);
+        while !gives_way {
+            match lock.acquire(rank) {
+                Ok(guard) => return Lock::forget(guard),
+                Err(_) if lock.is_held_here() => return,
+                // Its holder waits for FORK, and can't give it up before. Who holds a lock himself goes without.
+                Err(_) if lock.is_forking() && before.is_any() => return,
+                Err(_) if lock.is_forking() => gives_way = true,
+                Err(_) if patience.spend() => {}
+                Err(_) => return,
+            }
         }
     });
+    if gives_way {
+        give_back();
+    }
+    !gives_way
+}
+
+/// In a handler on top of holders: says of each lock that this thread forks.
+fn announce() {
+    if Rank::is_any_held() {
+        for_each_lock(|lock, _| lock.announce_fork());
+    }
+}
+
+/// Gives up what `take_all` took.
+fn give_back() {
+    for_each_lock(|lock, _| lock.release_forgotten());
+    // Ordering: Relaxed, written by this thread or its original in the parent.
+    locked::release_all(HELD.load(Ordering::Relaxed));
+    let before = Rank::of_number(BEFORE.get());
+    FORK.release_forgotten();
+    before.restore();
 }
 
 unsafe extern "C" fn release_in_child() {
@@ -77,17 +127,14 @@ unsafe extern "C" fn release_in_child() {
 
 unsafe extern "C" fn release() {
     // The child's thread has the thread pointer of the one that forked, so it owns the locks too.
-    if !FORK.is_forgotten_here() {
-        return;
+    if FORK.is_forgotten_here() {
+        if NESTED.get() > 0 {
+            NESTED.set(NESTED.get() - 1);
+            return;
+        }
+        give_back();
     }
-    if NESTED.get() > 0 {
-        NESTED.set(NESTED.get() - 1);
-        return;
+    if Rank::is_any_held() {
+        for_each_lock(|lock, _| lock.end_fork());
     }
-    for_each_lock(|lock, _| lock.release_forgotten());
-    // Ordering: Relaxed, written by this thread or its original in the parent.
-    locked::release_all(HELD.load(Ordering::Relaxed));
-    let before = Rank::of_number(BEFORE.get());
-    FORK.release_forgotten();
-    before.restore();
 }

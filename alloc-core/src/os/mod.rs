@@ -153,10 +153,19 @@ pub fn futex_wait(word: &AtomicU32, expected: u32) {
 
 /// Wakes one sleeper on `word`.
 pub fn futex_wake(word: &AtomicU32) {
+    wake(word, 1);
+}
+
+/// Wakes all sleepers on `word`.
+pub fn futex_wake_all(word: &AtomicU32) {
+    wake(word, i32::MAX as usize);
+}
+
+fn wake(word: &AtomicU32, count: usize) {
     let op = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;
     // SAFETY: wakes only.
     unsafe {
-        syscall(libc::SYS_futex as usize, [word.as_ptr() as usize, op, 1, 0, 0, 0]);
+        syscall(libc::SYS_futex as usize, [word.as_ptr() as usize, op, count, 0, 0, 0]);
     }
 }
 

@@ -75,6 +75,33 @@ pub const HANDLERS: Model = Model {
     },
 };
 
+/// A handler forks on top of the holder of the higher lock, and needs the lower one, which another thread has
+/// that wants the higher.
+pub const FORKING: Model = Model {
+    name: "lock-forking",
+    preemptions: 2,
+    body: || {
+        machine::handle(1, || {
+            let before = Rank::held();
+            HIGH.announce_fork();
+            // As without an end of its patience: what never comes is a deadlock.
+            Rank::of_number(0).restore();
+            drop(LOW.acquire(LOW_RANK).ok().expect("nobody forks above it"));
+            before.restore();
+            HIGH.end_fork();
+        });
+        threads(vec![
+            on(0, || drop(HIGH.acquire(HIGH_RANK))),
+            on(1, || {
+                let _low = LOW.acquire(LOW_RANK);
+                drop(HIGH.acquire(HIGH_RANK));
+            }),
+            on(1, || machine::signal(1)),
+        ]);
+        assert!(LOW.try_acquire(LOW_RANK).is_some() && HIGH.try_acquire(HIGH_RANK).is_some());
+    },
+};
+
 const CLASS: usize = 4;
 
 /// The atomic path: two threads on one locked shard, who go elsewhere when it is busy.

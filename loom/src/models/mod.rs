@@ -29,6 +29,7 @@ pub const ALL: &[Model] = &[
     locks::FUTEX,
     locks::REENTRY,
     locks::HANDLERS,
+    locks::FORKING,
     locks::TRIED,
     seats::CLOSED,
     seats::HANDLER,

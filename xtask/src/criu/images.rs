@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use super::stats;
 use crate::tools;
 
 /// The program, with the loader and the libraries it is run through.
@@ -35,6 +36,10 @@ pub struct Dump {
     pub images: PathBuf,
     /// Time of the command that ends the dump.
     pub wall: Duration,
+    /// The part of it in which CRIU waited for the threads to stop.
+    pub stopping: Duration,
+    /// Threads that had a processor or waited for one when it began: the others stop at once.
+    pub running: usize,
     /// Bytes of all the images that a restore reads.
     pub bytes: u64,
     /// Threads that CRIU found inside a section and sent to its abort handler.
@@ -85,12 +90,14 @@ impl Criu {
             }
         }
         let images = folder("images")?;
+        let running = running(pid)?;
         let begin = Instant::now();
         self.run("dump", &images, &[&tree[..], &SEIZE, options].concat())?;
         let wall = begin.elapsed();
         let log = fs::read_to_string(images.join("log")).context("CRIU left no log")?;
         let caught = log.lines().filter(|line| line.contains("in rseq critical section")).count();
-        Ok(Dump { wall, bytes: bytes(room)?, caught, images })
+        let stopping = stats::stopping(&images.join("stats-dump"))?;
+        Ok(Dump { wall, stopping, running, bytes: bytes(room)?, caught, images })
     }
 
     /// Restores what `images` holds, as a child of this process.
@@ -150,6 +157,17 @@ pub fn flip_in(bytes: &mut [u8], mark: &[u8], step: usize) -> usize {
         }
     }
     flipped
+}
+
+/// Threads of `pid` that run or are ready to.
+fn running(pid: i32) -> Result<usize> {
+    let mut count = 0;
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = fs::read_to_string(entry?.path().join("stat"))?;
+        // The state follows the name, which may hold anything.
+        count += usize::from(stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R')));
+    }
+    Ok(count)
 }
 
 fn bytes(folder: &Path) -> Result<u64> {

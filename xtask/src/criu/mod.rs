@@ -23,6 +23,7 @@ pub(crate) mod registration;
 mod rounds;
 mod section;
 mod snapshot;
+mod stats;
 pub mod victim;
 
 use std::path::PathBuf;
@@ -46,6 +47,9 @@ pub struct Args {
     /// Only these ways to dump [default: all that the kernel can do]
     #[arg(long, value_delimiter = ',')]
     way: Vec<Way>,
+    /// Without glibc's malloc in turn: nothing is compared, and it takes half the time
+    #[arg(long)]
+    alone: bool,
     /// Keep the results in this file, and go on from what is there
     #[arg(long)]
     record: Option<PathBuf>,
@@ -57,7 +61,7 @@ pub struct Args {
     snapshot: bool,
     /// Put redis-server through the cycles instead: every value is read back after each restore,
     /// then some are changed. On libc's rseq only
-    #[arg(long, conflicts_with_all = ["mode", "way", "record", "control", "snapshot"])]
+    #[arg(long, conflicts_with_all = ["mode", "way", "alone", "record", "control", "snapshot"])]
     redis: bool,
     /// Be the process that `--snapshot` dumps
     #[arg(long, hide = true)]
@@ -96,7 +100,8 @@ pub fn run(args: Args) -> Result<()> {
     }
     let ways = ways(&criu, &args.way)?;
     let named = |kind: &&Kind| args.mode.is_empty() || args.mode.iter().any(|m| m == kind.name);
-    let kinds: Vec<_> = MODES.iter().filter(named).chain([&GLIBC]).collect();
+    let peers: &[&Kind] = if args.alone { &[] } else { &[&GLIBC] };
+    let kinds: Vec<_> = MODES.iter().filter(named).chain(peers.iter().copied()).collect();
     let mut record = Record::open(args.record)?;
     let outcome = rounds::run(&criu, &kinds, (args.cycles, &ways), &mut record);
     record.print();

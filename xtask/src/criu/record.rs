@@ -39,6 +39,11 @@ struct Row {
     verified: u64,
     /// Milliseconds of the dumps, and of the restores after them.
     dumps: Vec<f64>,
+    /// Of them, until all threads had stopped; and how many of these were running.
+    #[serde(default)]
+    stops: Vec<f64>,
+    #[serde(default)]
+    running: Vec<f64>,
     restores: Vec<f64>,
     /// Bytes of the images.
     bytes: Vec<f64>,
@@ -77,6 +82,8 @@ impl Record {
         row.verified += verified;
         if measured {
             row.dumps.push(taken.dump.wall.as_secs_f64() * 1e3);
+            row.stops.push(taken.dump.stopping.as_secs_f64() * 1e3);
+            row.running.push(taken.dump.running as f64);
             row.restores.push(taken.restore.as_secs_f64() * 1e3);
             row.bytes.push(taken.dump.bytes as f64);
         }
@@ -105,11 +112,13 @@ impl Record {
 impl Row {
     fn line(&self, kind: &str) -> String {
         let mut line = format!(
-            "{kind:<8}{:>5} cycles ok, {:>4} threads caught in a section, {:>11} objects compared; medians: dump {:>4.0} ms, restore {:>4.0} ms, image {:>5.1} MB",
+            "{kind:<8}{:>5} cycles ok, {:>4} threads caught in a section, {:>11} objects compared; medians: dump {:>4.0} ms ({:.0} to stop the threads, {:.0} of which were running), restore {:>4.0} ms, image {:>5.1} MB",
             self.cycles,
             self.caught,
             self.verified,
             median(&self.dumps),
+            median(&self.stops),
+            median(&self.running),
             median(&self.restores),
             median(&self.bytes) / 1e6,
         );
@@ -122,11 +131,17 @@ impl Row {
         line
     }
 
+    /// What remains of each dump when all threads have stopped.
+    fn stopped(&self) -> Vec<f64> {
+        self.dumps.iter().zip(&self.stops).map(|(dump, stop)| dump - stop).collect()
+    }
+
     fn ratios(&self, kind: &str, glibc: &Row) -> String {
         let ratio = |a: &[f64], b: &[f64]| median(a) / median(b);
         format!(
-            "{kind:<8}against glibc: dump time {:.2}, restore time {:.2}, image size {:.2}",
+            "{kind:<8}against glibc: dump time {:.2} ({:.2} once the threads have stopped), restore time {:.2}, image size {:.2}",
             ratio(&self.dumps, &glibc.dumps),
+            ratio(&self.stopped(), &glibc.stopped()),
             ratio(&self.restores, &glibc.restores),
             ratio(&self.bytes, &glibc.bytes),
         )

@@ -49,6 +49,8 @@ pub fn run(
     };
     while let Some(done) = done(&lives, record) {
         bar.set_position(done as u64);
+        // Each goes first in its turn.
+        lives.rotate_left(1);
         for life in &mut lives {
             let number = record.cycles(life.kind.name);
             let way = ways[number % ways.len()];

@@ -65,6 +65,21 @@ pub const DEFECTS: &[Defect] = &[
         changes: &[("if rank <= before {", "if !BAD && rank <= before {")],
     },
     Defect {
+        name: "fork-waited-for",
+        model: "lock-forking",
+        file: "sync.rs",
+        changes: &[("if nested && seen & FORKING", "if !BAD && nested && seen & FORKING")],
+    },
+    Defect {
+        name: "fork-unheard",
+        model: "lock-forking",
+        file: "sync.rs",
+        changes: &[(
+            "os::futex_wake_all(self.low_half());",
+            "if !BAD { os::futex_wake_all(self.low_half()); }",
+        )],
+    },
+    Defect {
         name: "unlock-order",
         model: "lock-reentry",
         file: "sync.rs",

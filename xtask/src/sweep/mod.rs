@@ -34,6 +34,9 @@ pub struct Arguments {
     /// Only these registrations and indices
     #[arg(long, value_delimiter = ',', value_parser = names())]
     environment: Vec<String>,
+    /// Only each N-th run from the K-th on: K/N
+    #[arg(long, value_name = "K/N", value_parser = part)]
+    part: Option<(usize, usize)>,
     /// Break the sections of the running library on purpose: each check must see it
     #[arg(long)]
     control: bool,
@@ -89,6 +92,7 @@ struct Subject {
     sections: Vec<Section>,
     cpus: Vec<usize>,
     environments: Vec<&'static Environment>,
+    part: (usize, usize),
 }
 
 /// What was seen of one section.
@@ -145,6 +149,7 @@ fn sweep(subject: &Subject) -> anyhow::Result<()> {
     bar.finish_and_clear();
     print!("{}", subject.table(&rows));
     println!("{runs} runs, {hits} stops, {} deviations", faults.len());
+    ensure!(runs > 0, "nothing was run");
     for (name, text, why) in UNREACHABLE {
         println!("not reached: {name}: {text}: {why}");
     }
@@ -158,6 +163,14 @@ fn sweep(subject: &Subject) -> anyhow::Result<()> {
     faults.truncate(SHOWN);
     let tail = if more > 0 { format!("\nand {more} more") } else { String::new() };
     bail!("{}{tail}", faults.join("\n"))
+}
+
+/// Reads K/N.
+fn part(text: &str) -> anyhow::Result<(usize, usize)> {
+    let (first, of) = text.split_once('/').context("K/N is wanted")?;
+    let (first, of) = (first.parse()?, of.parse()?);
+    ensure!(first < of, "K is less than N");
+    Ok((first, of))
 }
 
 fn names() -> PossibleValuesParser {
@@ -184,12 +197,17 @@ impl Subject {
         let wanted = &arguments.environment;
         let named = |e: &&Environment| wanted.is_empty() || wanted.iter().any(|w| w == e.name);
         let environments = ENVIRONMENTS.iter().filter(named).collect();
-        Ok(Subject { library, code, sections, cpus, environments })
+        let part = arguments.part.unwrap_or((0, 1));
+        Ok(Subject { library, code, sections, cpus, environments, part })
     }
 
     /// Every section, environment, address and treatment. In an environment of the other index an entry
     /// is left at its bound check and the functions are not called, so there nothing has to be reached.
     fn runs(&self) -> impl Iterator<Item = (usize, &'static Environment, u64, Treatment)> {
+        self.all_runs().skip(self.part.0).step_by(self.part.1)
+    }
+
+    fn all_runs(&self) -> impl Iterator<Item = (usize, &'static Environment, u64, Treatment)> {
         self.sections.iter().enumerate().flat_map(move |(index, section)| {
             self.environments.iter().flat_map(move |&environment| {
                 self.addresses(section).flat_map(move |at| {

@@ -20,6 +20,7 @@ mod modules;
 mod plan;
 mod programs;
 mod qemu;
+mod record;
 mod scale;
 mod table;
 
@@ -34,6 +35,7 @@ use cell::{Cell, Step};
 use plan::{Plan, Seen};
 use programs::Programs;
 use qemu::{Accelerator, Boot};
+use record::{Record, Run};
 
 /// The options of `cargo xtask vm`.
 #[derive(clap::Args)]
@@ -68,7 +70,10 @@ pub struct Args {
     /// With --scale: RSALLOC_CONF of the loads
     #[arg(long, requires = "scale", value_name = "KEY:VALUE,..")]
     conf: Option<String>,
-    /// Write docs/kernels.md (needs a full run), or docs/scale.md with --scale
+    /// Keep each cell that was run in this folder, and leave out those that it has
+    #[arg(long, conflicts_with_all = ["control", "icount", "here", "checkpoint", "scale"])]
+    record: Option<PathBuf>,
+    /// Write docs/kernels.md with all that was run and recorded, or docs/scale.md with --scale
     #[arg(long, conflicts_with_all = ["quick", "only", "control", "here", "checkpoint"])]
     write: bool,
     /// A part that runs inside a guest
@@ -98,32 +103,50 @@ pub fn run(args: Args) -> Result<()> {
         cells.iter().for_each(|cell| println!("{}", cell.name()));
         return Ok(());
     }
-    let mut host = Host::new(&args)?;
-    if args.control {
-        return control::run(&mut host);
+    let record = Record::open(args.record.clone())?;
+    let mut todo = Vec::new();
+    for cell in &cells {
+        if !record.is_done(cell, args.quick)? {
+            todo.push(*cell);
+        }
     }
-    if args.icount {
-        return icount::run(&mut host);
+    let mut rows = Vec::new();
+    if !todo.is_empty() {
+        let mut host = Host::new(&args)?;
+        if args.control {
+            return control::run(&mut host);
+        }
+        if args.icount {
+            return icount::run(&mut host);
+        }
+        rows = run_all(&host, &todo, &record)?;
     }
+    if args.write {
+        let kept = record.rows()?;
+        table::write(if args.record.is_some() { &kept } else { &rows })?;
+    }
+    let failed = rows.iter().filter(|row| !row.faults.is_empty()).count();
+    ensure!(failed == 0, "{failed} of {} cells failed", rows.len());
+    println!("{} cells ok, {} of them run now", cells.len(), rows.len());
+    Ok(())
+}
+
+/// Runs `cells`; a line for each as soon as it is known.
+fn run_all(host: &Host, cells: &[Cell], record: &Record) -> Result<Vec<Row>> {
     let bar = ProgressBar::new(cells.len() as u64).with_style(ProgressStyle::with_template(
         "{elapsed_precise} {wide_bar} {pos}/{len} {msg}",
     )?);
     let mut rows = Vec::new();
-    for cell in &cells {
+    for cell in cells {
         bar.set_message(cell.name());
         let row = host.run(cell).with_context(|| cell.name())?;
         bar.suspend(|| println!("{}", table::line(&row)));
+        record.add(&row)?;
         rows.push(row);
         bar.inc(1);
     }
     bar.finish_and_clear();
-    if args.write {
-        table::write(&rows)?;
-    }
-    let failed = rows.iter().filter(|row| !row.faults.is_empty()).count();
-    ensure!(failed == 0, "{failed} of {} cells failed", cells.len());
-    println!("{} cells ok", cells.len());
-    Ok(())
+    Ok(rows)
 }
 
 fn choose(args: &Args) -> Result<Vec<Cell>> {
@@ -151,6 +174,7 @@ struct Host {
 /// How a cell went.
 struct Row {
     cell: Cell,
+    run: Run,
     seconds: f64,
     seen: Vec<Seen>,
     faults: Vec<String>,
@@ -191,6 +215,7 @@ impl Host {
             log: &log,
             limit: Duration::from_secs(limit),
         };
+        let run = Run::now(self.is_quick)?;
         let begin = Instant::now();
         let mut end = boot.run()?;
         // Seen once in twenty boots on a busy machine: QEMU or the kernel stands still before any program
@@ -204,7 +229,7 @@ impl Host {
         if end.hung {
             faults.push(format!("the machine hung, killed after {limit} s"));
         }
-        Ok(Row { cell: *cell, seconds: begin.elapsed().as_secs_f64(), seen, faults })
+        Ok(Row { cell: *cell, run, seconds: begin.elapsed().as_secs_f64(), seen, faults })
     }
 }
 

@@ -8,7 +8,7 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use super::Row;
-use super::cell::Shape;
+use super::cell::{self, Shape};
 use crate::tools;
 
 /// One row for the terminal, as soon as it is known.
@@ -38,13 +38,14 @@ pub fn write(rows: &[Row]) -> Result<()> {
 fn page(rows: &[Row]) -> Result<String> {
     let mut page = String::from(
         "# Other kernels\n\n\
-         Made by `cargo xtask vm --write`: Debian's cloud kernels in QEMU, the programs in an initramfs.\n\
-         A cell is ok if the machine was the one it is called, every step ended as it had to, and the\n\
-         kernel aborted sections by the thousand where it had to. `cargo xtask vm --control` shows that\n\
-         each demand can turn red.\n\n\
-         | Linux | glibc | CPUs | rseq (kernel, libc) | steps | hotplug | sections aborted | result |\n\
-         |---|---|---|---|--:|--:|--:|---|\n",
+         Made by `cargo xtask vm --record DIR --write`: Debian's cloud kernels in QEMU, the programs in an\n\
+         initramfs. A cell is ok if the machine was the one it is called, every step ended as it had to,\n\
+         and the kernel aborted sections by the thousand (`few`: with `--quick`, by the hundred) where it\n\
+         had to. `cargo xtask vm --control` shows that each demand can turn red.\n\n",
     );
+    writeln!(page, "{} of the {} cells of the matrix were run:\n", rows.len(), cell::all().len())?;
+    page += "| Linux | glibc | CPUs | rseq (kernel, libc) | steps | seconds | hotplug | sections aborted | day, commit | result |\n\
+             |---|---|---|---|--:|--:|--:|--:|---|---|\n";
     for row in rows {
         let facts = row.facts();
         let (release, sizes) = match &facts {
@@ -60,11 +61,15 @@ fn page(rows: &[Row]) -> Result<String> {
         let result = if row.faults.is_empty() { "ok".into() } else { row.faults.join("; ") };
         writeln!(
             page,
-            "| {release} | {} | {} | {sizes} | {} | {toggles} | {} | {result} |",
+            "| {release} | {} | {} | {sizes} | {}{} | {:.0} | {toggles} | {} | {}, {} | {result} |",
             row.cell.glibc.version,
             cpus(row.cell.shape),
+            if row.run.is_quick { "few: " } else { "" },
             row.seen.len(),
+            row.seconds,
             aborts(row),
+            row.run.day,
+            row.run.commit,
         )?;
     }
     Ok(page)
