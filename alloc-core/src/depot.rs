@@ -9,6 +9,7 @@
 //!     tag, so a head that was taken and put back in between is noticed (ABA).
 //! I2. A magazine is in exactly one place: a stack, the free stack, or a holder's hands.
 
+use crate::asm;
 use crate::atomic::UnsafeCell;
 use crate::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::os::{self, Place};
@@ -103,6 +104,11 @@ fn limit(class: Class) -> u32 {
 }
 
 impl Depot {
+    /// Asks for what [`Depot::put`] and [`Depot::take`] of `class` begin with: a hint.
+    pub fn prefetch(&self, class: Class) {
+        asm::prefetch(core::ptr::from_ref(&self.full[class]) as usize);
+    }
+
     /// Puts `objects` (at most `MAGAZINE_MAX`) as one magazine; false if the class has enough of them
     /// or there is no memory for one, and the objects stay with the caller.
     pub fn put(&self, class: Class, objects: &[usize]) -> bool {

@@ -9,15 +9,17 @@
 //! I2. `free` is the number of set bits; a slab is in list `bin(free)`, in none if `free` is 0.
 //! I3. At most one empty slab of a class is kept; it is in the last list.
 
+use crate::asm;
 use crate::canary::{self, Canary};
 use crate::fail::{Misuse, deny, fail};
 use crate::guard;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
-use crate::page_heap::tract::{Kind, PageEntry};
+use crate::page_heap::tract::{self, Kind, PageEntry};
 use crate::page_map;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo, RECIPROCAL_SHIFT};
-use crate::sync::{Guarded, Lock, Rank, Reentered};
+use crate::sync::{Guarded, Guarded64, Lock, Rank, Reentered};
+use crate::units::PAGE_BYTES;
 
 /// Lists by fullness, the fullest first; the last one has the empty slab.
 const BINS: usize = 9;
@@ -119,6 +121,11 @@ impl SlabClass {
         &self.lock
     }
 
+    /// The first slab of the first list that has one. The lock is held.
+    fn fullest(&self) -> Option<&'static PageEntry> {
+        self.bins.iter().find_map(|bin| entry_ref(bin.get()))
+    }
+
     /// The slabs that have a free object. The lock is held.
     pub fn partial(&self) -> impl Iterator<Item = (usize, &'static PageEntry)> {
         (0..BINS).flat_map(move |bin| {
@@ -141,6 +148,13 @@ pub struct Taken {
     pub zeroed: bool,
 }
 
+/// Asks for what [`take`] and [`put`] of `class` begin with: a hint.
+pub fn prefetch_class(class: Class) {
+    let slabs = core::ptr::from_ref(&SLABS[class]) as usize;
+    asm::prefetch(slabs);
+    asm::prefetch(slabs + 64);
+}
+
 /// Takes up to `out.len()` objects of `class` in ascending order; none when the OS has no more memory.
 pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Reentered> {
     let slabs = &SLABS[class];
@@ -148,27 +162,30 @@ pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Reentered> {
     let mut count = 0;
     let mut zeroed = false;
     while count < out.len() {
-        let Some((bin, slab)) = slabs.partial().next() else {
+        let slab = match slabs.fullest() {
+            Some(slab) => slab,
             // One fresh slab is enough to serve; more would only fill the caches.
-            if count > 0 {
-                break;
-            }
-            match new_slab(slabs, class) {
-                Some(fresh) => zeroed = fresh,
+            None if count > 0 => break,
+            None => match new_slab(slabs, class) {
+                Some((slab, fresh)) => {
+                    zeroed = fresh;
+                    slab
+                }
                 None => break,
-            }
-            continue;
+            },
         };
+        // The list's next slab, in case this one has too few.
+        asm::prefetch(slab.next.get());
         count += take_from(slab, class, &mut out[count..]);
-        rebin(slabs, slab, bin, class);
+        rebin(slabs, slab, class);
     }
     slabs.rise_to(slabs.out.get() + count);
     drop(guard);
     Ok(Taken { count, zeroed })
 }
 
-/// Adds a slab of `class` to the lists; whether it reads as zero. None when out of memory.
-fn new_slab(slabs: &SlabClass, class: Class) -> Option<bool> {
+/// A slab of `class`, in no list yet, and whether its only object reads as zero. None when out of memory.
+fn new_slab(slabs: &SlabClass, class: Class) -> Option<(&'static PageEntry, bool)> {
     let info = &CLASS[class];
     let span = PAGE_HEAP.acquire(info.pages, 1, Kind::Slab)?;
     let entry = PAGE_HEAP.entry_at(span.address)?;
@@ -184,8 +201,7 @@ fn new_slab(slabs: &SlabClass, class: Class) -> Option<bool> {
     }
     page_map::set_class_at(span.address, class);
     slabs.slabs.set(slabs.slabs.get() + 1);
-    link(slabs, entry, bin_of(info, info.objects));
-    Some(span.zeroed && info.objects == 1)
+    Some((entry, span.zeroed && info.objects == 1))
 }
 
 /// canary I1 for the objects of a slab that is being born.
@@ -223,8 +239,11 @@ fn take_from(slab: &PageEntry, class: Class, out: &mut [usize]) -> usize {
 
 /// Which object of a slab of `class` starts at `object`, an address in the slab's first page.
 pub fn index_of(slab: &PageEntry, class: Class, object: usize) -> Option<usize> {
-    let info = &CLASS[class];
-    let offset = object.checked_sub(slab.page())?;
+    index_in(slab.page(), &CLASS[class], object)
+}
+
+fn index_in(page: usize, info: &ClassInfo, object: usize) -> Option<usize> {
+    let offset = object.checked_sub(page)?;
     let index = ((offset as u64 * info.reciprocal) >> RECIPROCAL_SHIFT) as usize;
     (index * info.size == offset && index < info.objects).then_some(index)
 }
@@ -284,53 +303,92 @@ pub fn put(objects: &[usize]) -> usize {
 
 fn put_run(class: Class, objects: &[usize]) -> Result<(), Reentered> {
     let slabs = &SLABS[class];
+    // Their slabs lie anywhere: side by side the lines come sooner than one after the other under the lock.
+    objects.iter().for_each(|&object| prefetch(class, object));
     let guard = slabs.lock.acquire(Rank::slab(class))?;
-    for &object in objects {
-        put_one(slabs, class, object);
+    let mut rest = objects;
+    while let Some(&first) = rest.first() {
+        let Some(slab) = PAGE_HEAP.entry_at(first) else { fail(Misuse::ForeignPointer, first) };
+        // Released since the caller looked: all of its objects were home.
+        if slab.class.get() as Class != class {
+            fail(Misuse::DoubleFree, first);
+        }
+        rest = &rest[put_in(slabs, slab, class, rest)..];
     }
     slabs.fall_to(slabs.out.get() - objects.len(), CLASS[class].size);
     drop(guard);
     Ok(())
 }
 
-fn put_one(slabs: &SlabClass, class: Class, object: usize) {
+/// Puts back the first of `objects`, which lies in `slab`, and those that follow it there; how many.
+fn put_in(slabs: &SlabClass, slab: &PageEntry, class: Class, objects: &[usize]) -> usize {
     let info = &CLASS[class];
-    let Some(slab) = PAGE_HEAP.entry_at(object) else { fail(Misuse::ForeignPointer, object) };
-    let Some(index) = index_of(slab, class, object) else {
-        return deny(true, Misuse::InnerPointer, object);
-    };
-    let word = &slab.bitmap()[index / 64];
-    let bit = 1 << (index % 64);
-    deny(word.get() & bit != 0, Misuse::DoubleFree, object);
-    word.set(word.get() | bit);
-    slab.scan.set(slab.scan.get().min((index / 64) as u32));
-    let free = slab.free.get() as usize + 1;
-    slab.free.set(free as u32);
-    if free == 1 {
-        link(slabs, slab, bin_of(info, free));
-    } else {
-        let bin = slab.bin.get() as usize - 1;
-        rebin(slabs, slab, bin, class);
+    let (page, bitmap) = (slab.page(), slab.bitmap());
+    let (mut at, mut bits, mut scan) = (0, bitmap[0].get(), slab.scan.get() as usize);
+    let (mut count, mut put) = (0, 0);
+    for &object in objects.iter().take_while(|&&object| object.wrapping_sub(page) < PAGE_BYTES) {
+        count += 1;
+        let Some(index) = index_in(page, info, object) else {
+            deny(true, Misuse::InnerPointer, object);
+            continue;
+        };
+        if index / 64 != at {
+            // The word before is whole only now: until here its bits were in a register.
+            store(&bitmap[at], bits);
+            at = index / 64;
+            bits = bitmap[at].get();
+        }
+        deny(bits >> (index % 64) & 1 != 0, Misuse::DoubleFree, object);
+        bits |= 1 << (index % 64);
+        scan = scan.min(at);
+        put += 1;
     }
-    if free == info.objects {
-        keep_or_release(slabs, slab, info);
+    store(&bitmap[at], bits);
+    if scan < slab.scan.get() as usize {
+        slab.scan.set(scan as u32);
     }
+    if put > 0 {
+        let free = slab.free.get() as usize + put;
+        slab.free.set(free as u32);
+        if free == info.objects {
+            keep_or_release(slabs, slab, class);
+        } else {
+            rebin(slabs, slab, class);
+        }
+    }
+    count
+}
+
+/// Writes what has changed only: another CPU may share the line.
+fn store(word: &Guarded64, bits: u64) {
+    if word.get() != bits {
+        word.set(bits);
+    }
+}
+
+/// Asks for what [`put_in`] will touch of the slab of `object`.
+fn prefetch(class: Class, object: usize) {
+    let offset = (object % PAGE_BYTES) as u64;
+    let number = (offset * CLASS[class].reciprocal) >> RECIPROCAL_SHIFT;
+    tract::prefetch(object, class, number as usize);
 }
 
 /// An empty slab stays if it is the only one, so that a program at the edge does not swing (I3).
 /// Spans of one object never stay: the page heap keeps them as well, for all classes.
-fn keep_or_release(slabs: &SlabClass, slab: &PageEntry, info: &ClassInfo) {
-    let last = &slabs.bins[BINS - 1];
-    let is_only = entry_ref(last.get()).is_some_and(|first| first.next.get() == 0);
-    if is_only && info.objects > 1 && !slabs.has_declined() {
-        return;
+fn keep_or_release(slabs: &SlabClass, slab: &PageEntry, class: Class) {
+    let is_only = slabs.bins[BINS - 1].get() == 0;
+    if is_only && CLASS[class].objects > 1 && !slabs.has_declined() {
+        rebin(slabs, slab, class);
+    } else {
+        release(slabs, slab);
     }
-    release(slabs, slab);
 }
 
 fn release(slabs: &SlabClass, slab: &PageEntry) {
     let page = slab.page();
-    unlink(slabs, slab);
+    if slab.bin.get() != 0 {
+        unlink(slabs, slab);
+    }
     slabs.slabs.set(slabs.slabs.get() - 1);
     page_map::set_class_at(page, 0);
     // SAFETY: all objects are home, so the slab is ours alone.
@@ -360,14 +418,19 @@ pub fn bin_of(info: &ClassInfo, free: usize) -> usize {
     }
 }
 
-fn rebin(slabs: &SlabClass, slab: &PageEntry, bin: usize, class: Class) {
+/// Puts the slab into the list that is its own by now (I2).
+fn rebin(slabs: &SlabClass, slab: &PageEntry, class: Class) {
     let free = slab.free.get() as usize;
-    let wanted = bin_of(&CLASS[class], free);
-    if free == 0 {
+    let wanted = if free == 0 { 0 } else { bin_of(&CLASS[class], free) + 1 };
+    let bin = slab.bin.get() as usize;
+    if wanted == bin {
+        return;
+    }
+    if bin != 0 {
         unlink(slabs, slab);
-    } else if wanted != bin {
-        unlink(slabs, slab);
-        link(slabs, slab, wanted);
+    }
+    if wanted != 0 {
+        link(slabs, slab, wanted - 1);
     }
 }
 

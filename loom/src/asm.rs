@@ -11,6 +11,8 @@ pub fn thread_pointer() -> usize {
     std::ptr::from_ref(&BLOCKS[this_thread()]) as usize
 }
 
+pub fn prefetch(_address: usize) {}
+
 pub fn held_rank() -> &'static AtomicU32 {
     &BLOCKS[this_thread()].held_rank
 }

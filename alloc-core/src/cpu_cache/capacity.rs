@@ -22,21 +22,29 @@ const WORD: usize = size_of::<usize>();
 /// goes past its caches thousands of times as often (docs/adr/0005).
 const BUDGET_MIN_BYTES: usize = 2 << 20;
 
-/// Marks in `Region::marks`: the class ran empty since its last flush; it missed since the hand passed.
+/// In `Region::marks`: the class ran empty since its last flush.
 const REFILLED: u8 = 1;
-const ACTIVE: u8 = 2;
+/// In `Region::marks`, from this bit on: how often the hand will pass the class before it takes from it.
+const PASSES_SHIFT: u32 = 1;
 
-/// Classes that one look for budget passes.
+/// The most classes that one look for budget passes; one of large objects passes fewer, for the same reason as
+/// [`passes`].
 const HAND_STEPS: usize = 8;
 
 /// Remembers that `class` ran empty, and gives a class its first capacity.
 pub(super) fn note_refill<S: Shard>(shard: &S, class: Class) {
     let Some(region) = shard.region() else { return };
     // Ordering: Relaxed, a hint of the policy.
-    region.marks[class].store(REFILLED | ACTIVE, Ordering::Relaxed);
+    region.marks[class].store(REFILLED | passes(class), Ordering::Relaxed);
     if region.capacity(class) == 0 && CLASS[class].batch > 1 {
         grow(shard, region, class);
     }
+}
+
+/// Whether the last miss of `class` found it empty.
+pub(super) fn ran_empty_last<S: Shard>(shard: &S, class: Class) -> bool {
+    // Ordering: Relaxed, a hint of the policy.
+    shard.region().is_some_and(|region| region.marks[class].load(Ordering::Relaxed) & REFILLED != 0)
 }
 
 /// Gives a full class more capacity if it has earned it; whether it got some.
@@ -45,9 +53,15 @@ pub(super) fn grow_on_flush<S: Shard>(shard: &S, class: Class) -> bool {
     // Ordering: Relaxed, a hint of the policy.
     let marks = region.marks[class].load(Ordering::Relaxed);
     // Ordering: Relaxed, as above.
-    region.marks[class].store(ACTIVE, Ordering::Relaxed);
+    region.marks[class].store(passes(class), Ordering::Relaxed);
     let first = region.capacity(class) == 0 && !SLABS[class].has_declined();
     (first || marks & REFILLED != 0) && grow(shard, region, class)
+}
+
+/// What a miss marks a class with: 1 to 7 passes of the hand. A miss costs about the same whatever the size, and room
+/// for a large object is that for a hundred small ones.
+fn passes(class: Class) -> u8 {
+    (CLASS[class].batch.ilog2() as u8 + 1) << PASSES_SHIFT
 }
 
 fn grow<S: Shard>(shard: &S, region: &Region, class: Class) -> bool {
@@ -88,14 +102,13 @@ fn budget_min() -> usize {
 }
 
 /// Makes room for `bytes` more in the budget: a clock hand passes a few classes and takes half of what
-/// those have that did not miss since it last came by.
+/// those have that did not miss for so many passes.
 fn find_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize) -> bool {
     // Added up each time: a sum kept in the region would be corrected in another one by a thread that
     // migrates in between, and go wrong for ever.
-    let bytes_of = |class: Class| region.capacity(class) * CLASS[class].size;
-    let mut wanted = (1..CLASSES).map(bytes_of).sum::<usize>() + bytes;
+    let mut wanted = (1..CLASSES).map(|class| bytes_of(region, class)).sum::<usize>() + bytes;
     let limit = budget();
-    for _ in 0..HAND_STEPS {
+    for _ in 0..CLASS[class].batch.min(HAND_STEPS) {
         if wanted <= limit {
             return true;
         }
@@ -109,16 +122,35 @@ fn find_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize)
         }
         // Ordering: Relaxed, as above.
         let marks = region.marks[victim].load(Ordering::Relaxed);
-        if marks & ACTIVE == 0 {
-            let before = bytes_of(victim);
+        if marks >> PASSES_SHIFT == 0 {
+            let before = bytes_of(region, victim);
             shrink(shard, region, victim, capacity / 2, give_back);
-            wanted -= before.saturating_sub(bytes_of(victim)).min(wanted);
+            wanted -= before.saturating_sub(bytes_of(region, victim)).min(wanted);
         } else {
             // Ordering: Relaxed, as above.
-            region.marks[victim].store(marks & !ACTIVE, Ordering::Relaxed);
+            region.marks[victim].store(marks - (1 << PASSES_SHIFT), Ordering::Relaxed);
         }
     }
     wanted <= limit
+}
+
+/// By class: where its stack starts in a region, and the size of its objects. Each look for budget reads all of it, and
+/// comes so seldom that each cache line is a miss: 13, where `CLASS` has 74.
+static SHAPES: [(u32, u32); CLASSES] = {
+    let mut shapes = [(0, 0); CLASSES];
+    let mut class = 1;
+    while class < CLASSES {
+        shapes[class] = (Region::bottom_offset(class) as u32, CLASS[class].size as u32);
+        class += 1;
+    }
+    shapes
+};
+
+fn bytes_of(region: &Region, class: Class) -> usize {
+    let (bottom, size) = SHAPES[class];
+    // Ordering: Relaxed, a snapshot for the policy.
+    let end = region.heads[class].end.load(Ordering::Relaxed);
+    end.saturating_sub(bottom) as usize / WORD * size as usize
 }
 
 /// Lowers the capacity of `class` and hands what is above it to `give`.

@@ -32,6 +32,9 @@ use locked::Locked;
 
 const RETRIES: usize = 4;
 
+/// See [`turn_batch`].
+const TURN_BATCH_MIN: usize = 8;
+
 /// Below this much in use the caches are not cut any further.
 const IN_USE_MIN_BYTES: usize = 16 << 20;
 
@@ -134,11 +137,16 @@ pub fn free_on<S: Shard>(shard: &S, class: Class, object: usize) {
 /// Serves one object of an empty class and fills the shard with the rest of a magazine.
 #[cold]
 fn refill<S: Shard>(shard: &S, class: Class) -> Option<Object> {
+    prefetch(class);
+    let wanted = match capacity::ran_empty_last(shard, class) {
+        true => CLASS[class].batch,
+        false => turn_batch(class),
+    };
     drop_null(shard, class);
     count(shard, Counter::Refills);
     capacity::note_refill(shard, class);
     let mut buffer = [0; MAGAZINE_MAX];
-    let (taken, zeroed) = supply(class, &mut buffer);
+    let (taken, zeroed) = supply(class, &mut buffer, wanted);
     let (&first, rest) = buffer[..taken].split_first()?;
     let left = rest.len() - fill(shard, class, rest);
     if left > 0 {
@@ -147,13 +155,29 @@ fn refill<S: Shard>(shard: &S, class: Class) -> Option<Object> {
     Some(Object { address: first, zeroed })
 }
 
-/// Objects from the depot or, if it has none, from a slab: how many, and whether the first is zeroed.
-fn supply(class: Class, buffer: &mut [usize; MAGAZINE_MAX]) -> (usize, bool) {
+/// The tiers below, whose lines a rare miss finds in no near cache, come while the shard is looked at.
+fn prefetch(class: Class) {
+    DEPOT.prefetch(class);
+    slab::prefetch_class(class);
+    if CLASS[class].batch == 1 {
+        PAGE_HEAP.prefetch();
+    }
+}
+
+/// What a class moves to or from the slabs when it swings. Who goes on emptying or filling it moves a whole batch, for
+/// the fixed cost; after a turn that would be most of an allocation's longest times, for nothing that is needed.
+fn turn_batch(class: Class) -> usize {
+    let batch = CLASS[class].batch;
+    (batch / 4).max(batch.min(TURN_BATCH_MIN))
+}
+
+/// Objects from the depot or, if it has none, `wanted` ones from a slab: how many, and whether the first is zeroed.
+fn supply(class: Class, buffer: &mut [usize; MAGAZINE_MAX], wanted: usize) -> (usize, bool) {
     let taken = DEPOT.take(class, buffer);
     if taken > 0 {
         return (taken, false);
     }
-    match slab::take(class, &mut buffer[..CLASS[class].batch]) {
+    match slab::take(class, &mut buffer[..wanted]) {
         Ok(taken) if taken.count > 0 || !Rank::is_any_held() => (taken.count, taken.zeroed),
         // The thread was interrupted inside this class or below: a larger object serves as well.
         Ok(_) | Err(Reentered) => take_one(class).map_or((0, false), |object| {
@@ -177,10 +201,16 @@ fn fill<S: Shard>(shard: &S, class: Class, objects: &[usize]) -> usize {
 /// Makes room in a full class by moving a magazine out, then pushes `object`.
 #[cold]
 fn flush<S: Shard>(shard: &S, class: Class, object: usize) {
+    prefetch(class);
+    let has_turned = capacity::ran_empty_last(shard, class);
     count(shard, Counter::Flushes);
     if !capacity::grow_on_flush(shard, class) {
+        let wanted = match has_turned && !depot_has_room(class) {
+            true => turn_batch(class),
+            false => CLASS[class].batch,
+        };
         let mut buffer = [0; MAGAZINE_MAX];
-        if let popped @ 1.. = shard.pop_batch(class, &mut buffer[..CLASS[class].batch]) {
+        if let popped @ 1.. = shard.pop_batch(class, &mut buffer[..wanted]) {
             let batch = &buffer[..popped as usize];
             // The last of the batch are what was freed last: the place to look for a double free.
             deny(batch.contains(&object), Misuse::DoubleFree, object);

@@ -16,6 +16,8 @@
 //! I5. Under the lock, each page that is not free belongs to the span whose first entry's kind is not
 //!     `None`, or is being purged.
 
+use crate::asm;
+use crate::size_class::{CLASS, Class};
 use crate::sync::{Guard, Guarded, Guarded32, Guarded64, Lock, Rank, Reentered};
 use crate::units::{PAGE_BYTES, SLAB_OBJECTS_MAX, TRACT_BYTES, TRACT_PAGES};
 
@@ -41,6 +43,17 @@ pub enum Kind {
     Deferred = 3,
 }
 
+/// Words of a bitmap that have room in the entry.
+const INLINE_WORDS: usize = 3;
+/// The first class whose bitmap lies in the entry: one line has all then.
+const INLINE_FROM: Class = {
+    let mut class = 1;
+    while CLASS[class].objects > INLINE_WORDS * 64 {
+        class += 1;
+    }
+    class
+};
+
 /// Metadata of one page; of the whole span if the page is its first. Guarded by the slab class's lock
 /// (slabs) or by being the owner (large spans); `kind` and `pages` by the tract's lock (I5).
 #[repr(C, align(64))]
@@ -61,6 +74,8 @@ pub struct PageEntry {
     pub next: Guarded,
     /// See `next`.
     pub prev: Guarded,
+    /// The bitmap of a slab of few objects.
+    inline: [Guarded64; INLINE_WORDS],
 }
 
 const _: () = assert!(size_of::<PageEntry>() == 64);
@@ -89,16 +104,34 @@ impl PageEntry {
     }
 
     /// The slab's bitmap; a set bit is a free object.
-    pub fn bitmap(&self) -> &[Guarded64; BITMAP_WORDS] {
-        let tract = self.tract_base();
-        let index = (core::ptr::from_ref(self) as usize - tract) / size_of::<PageEntry>();
-        let at = tract + TRACT_PAGES * size_of::<PageEntry>() + index * BITMAP_BYTES;
+    pub fn bitmap(&self) -> &[Guarded64] {
+        if self.class.get() as Class >= INLINE_FROM {
+            return &self.inline;
+        }
+        let at = bitmap_address(core::ptr::from_ref(self) as usize);
         // SAFETY: bitmaps follow the entries in the tract's metadata, mapped for ever (I4).
         unsafe { &*(at as *const [Guarded64; BITMAP_WORDS]) }
     }
 
     fn tract_base(&self) -> usize {
         core::ptr::from_ref(self) as usize & !(TRACT_BYTES - 1)
+    }
+}
+
+/// Where the bitmap of the page with this entry is, if it lies outside of the entry.
+fn bitmap_address(entry: usize) -> usize {
+    let tract = entry & !(TRACT_BYTES - 1);
+    let index = (entry - tract) / size_of::<PageEntry>();
+    tract + TRACT_PAGES * size_of::<PageEntry>() + index * BITMAP_BYTES
+}
+
+/// Asks for what is known of the object with this number in its slab of `class`: a hint, whatever `object` is.
+pub fn prefetch(object: usize, class: Class, number: usize) {
+    let tract = object & !(TRACT_BYTES - 1);
+    let entry = tract + (object - tract) / PAGE_BYTES * size_of::<PageEntry>();
+    asm::prefetch(entry);
+    if class < INLINE_FROM {
+        asm::prefetch(bitmap_address(entry) + number / 64 * 8);
     }
 }
 
@@ -168,6 +201,11 @@ impl Tract {
     /// Takes the tract's lock.
     pub fn lock(&self) -> Result<Guard<'_>, Reentered> {
         self.header().lock.acquire(self.rank())
+    }
+
+    /// Asks for the lock and the bitmaps behind it: a hint.
+    pub fn prefetch(&self) {
+        (0..size_of::<Header>()).step_by(64).for_each(|at| asm::prefetch(self.base() + at));
     }
 
     /// Takes the tract's lock if it is free.
@@ -256,6 +294,9 @@ impl Tract {
     /// the tract, whose base is aligned further). The lock is held.
     pub fn take(&self, pages: usize, align: usize) -> Option<Run> {
         let header = self.header();
+        if let Some(first) = find_short(&header.free, pages, align) {
+            return Some(self.take_run(first, pages));
+        }
         let mut longest = 0;
         let mut page = HEADER_PAGES;
         while let Some(start) = next(&header.free, page, true) {
@@ -328,6 +369,28 @@ fn clear(words: &[Guarded64; WORDS], bit: usize) {
     words[bit / 64].set(words[bit / 64].get() & !(1 << (bit % 64)));
 }
 
+/// The first run of `pages` set bits at a multiple of `align`, if both are at most 64: 64 starts at a time, where a
+/// look from run to run guesses wrong at each end.
+fn find_short(words: &[Guarded64; WORDS], pages: usize, align: usize) -> Option<usize> {
+    if pages > 64 || align > 64 {
+        return None;
+    }
+    let aligned = !0u64 / (!0 >> (64 - align));
+    (0..WORDS).find_map(|index| {
+        let behind = words.get(index + 1).map_or(0, |word| word.get());
+        let mut starts = u128::from(words[index].get()) | u128::from(behind) << 64;
+        // A bit stays if the `known` bits from it on are set.
+        let mut known = 1;
+        while known < pages {
+            let more = known.min(pages - known);
+            starts &= starts >> more;
+            known += more;
+        }
+        let starts = starts as u64 & aligned;
+        (starts != 0).then(|| index * 64 + starts.trailing_zeros() as usize)
+    })
+}
+
 /// The first bit at or behind `from` that is `wanted`.
 fn next(words: &[Guarded64; WORDS], from: usize, wanted: bool) -> Option<usize> {
     let mut index = from / 64;
@@ -342,4 +405,30 @@ fn next(words: &[Guarded64; WORDS], from: usize, wanted: bool) -> Option<usize> 
         index += 1;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs of each length at each place, between runs that are one page too short.
+    #[test]
+    fn short_runs_are_found_where_they_are() {
+        for (pages, align) in [(1, 1), (2, 1), (3, 1), (5, 2), (17, 4), (64, 1), (64, 64), (33, 16)]
+        {
+            for first in (0..=TRACT_PAGES - pages).step_by(align) {
+                let words = [const { Guarded64::new(0) }; WORDS];
+                let mut page = 0;
+                while page + pages < first {
+                    (page..page + pages - 1).for_each(|page| set(&words, page));
+                    page += pages;
+                }
+                (first..first + pages).for_each(|page| set(&words, page));
+                assert_eq!(find_short(&words, pages, align), Some(first), "{pages} at {align}");
+                clear(&words, first + pages / 2);
+                let found = find_short(&words, pages, align);
+                assert_eq!(found, None, "{pages} at {align}: no run of that length is left");
+            }
+        }
+    }
 }
