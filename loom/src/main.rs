@@ -39,12 +39,14 @@ mod rseq;
 mod shard;
 #[path = "../../alloc-core/src/size_class.rs"]
 mod size_class;
-#[path = "../../alloc-core/src/slab.rs"]
+#[path = "../../alloc-core/src/slab/mod.rs"]
 mod slab;
 #[path = "../../alloc-core/src/stats.rs"]
 mod stats;
 #[path = "../../alloc-core/src/sync.rs"]
 mod sync;
+#[path = "../../alloc-core/src/token_bucket.rs"]
+mod token_bucket;
 #[path = "../../alloc-core/src/units.rs"]
 mod units;
 

@@ -14,7 +14,7 @@ use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
-use crate::slab::SLABS;
+use crate::slab::{self, SLABS};
 use crate::sync::{Patience, Rank};
 use crate::token_bucket::TokenBucket;
 use crate::units::PAGE_BYTES;
@@ -67,7 +67,7 @@ pub(super) fn look<S: Shard>(shard: &S, class: Class) {
         capacity::shrink(shard, region, class, capacity, give_back_to_slab);
     }
     drain::drain_depot_of(class);
-    SLABS[class].decline(class, live, few);
+    slab::decline(class, live, few);
     if few {
         look_at_all();
     }
@@ -91,7 +91,7 @@ fn look_at_all() {
         drain::drain_caches(&mut Patience::none());
         for (class, slabs) in SLABS.iter().enumerate().skip(1) {
             // What was cached is home.
-            slabs.decline(class, slabs.totals().1, true);
+            slab::decline(class, slabs.totals().1, true);
         }
         PAGE_HEAP.trim();
     }

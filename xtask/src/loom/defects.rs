@@ -199,7 +199,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "class-not-written",
         model: "page-map",
-        file: "slab.rs",
+        file: "slab/mod.rs",
         changes: &[(
             "page_map::set_class_at(span.address, class);",
             "if !BAD { page_map::set_class_at(span.address, class); }",

@@ -9,6 +9,8 @@
 //! I2. `free` is the number of set bits; a slab is in list `bin(free)`, in none if `free` is 0.
 //! I3. At most one empty slab of a class is kept; it is in the last list.
 
+mod class;
+
 use crate::asm;
 use crate::canary::{self, Canary};
 use crate::fail::{Misuse, deny, fail};
@@ -17,127 +19,10 @@ use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::page_heap::tract::{self, Kind, PageEntry};
 use crate::page_map;
-use crate::size_class::{CLASS, CLASSES, Class, ClassInfo, RECIPROCAL_SHIFT};
-use crate::sync::{Guarded, Guarded64, Lock, Rank, Reentered};
+use crate::size_class::{CLASS, Class, ClassInfo, RECIPROCAL_SHIFT};
+use crate::sync::{Guarded64, Lock, Rank, Reentered};
 use crate::units::PAGE_BYTES;
-
-/// Lists by fullness, the fullest first; the last one has the empty slab.
-const BINS: usize = 9;
-
-/// The slabs of one class.
-#[repr(align(128))] // As in `cpu_cache::locked`.
-pub struct SlabClass {
-    lock: Lock,
-    /// Addresses of the first entries of the lists.
-    bins: [Guarded; BINS],
-    /// Slabs of the class.
-    slabs: Guarded,
-    /// Objects handed out.
-    out: Guarded,
-    /// The most that were since the class last declined, and since it was last looked at.
-    peak: Guarded,
-    seen: Guarded,
-    /// Whether it is to be looked at, and whether it has next to no object left.
-    fallen: Guarded,
-    declined: Guarded,
-}
-
-/// A fall of so many bytes, and by an eighth, is worth a look.
-const FALL_BYTES: usize = 16 << 10;
-
-/// All slab classes, by class.
-pub static SLABS: [SlabClass; CLASSES] = [const { SlabClass::new() }; CLASSES];
-
-impl SlabClass {
-    const fn new() -> Self {
-        SlabClass {
-            lock: Lock::new(),
-            bins: [const { Guarded::new(0) }; BINS],
-            slabs: Guarded::new(0),
-            out: Guarded::new(0),
-            peak: Guarded::new(0),
-            seen: Guarded::new(0),
-            fallen: Guarded::new(0),
-            declined: Guarded::new(0),
-        }
-    }
-
-    /// Notes how many objects are handed out after some were taken. The lock is held.
-    fn rise_to(&self, out: usize) {
-        self.out.set(out);
-        self.declined.set(0);
-        if out > self.seen.get() {
-            self.seen.set(out);
-            self.peak.set(out.max(self.peak.get()));
-        }
-    }
-
-    /// As [`SlabClass::rise_to`], after objects came home.
-    fn fall_to(&self, out: usize, size: usize) {
-        self.out.set(out);
-        let fallen = self.seen.get() - out;
-        if fallen >= self.seen.get() / 8 && fallen * size >= FALL_BYTES {
-            self.fallen.set(1);
-        }
-    }
-
-    /// Whether the objects handed out have become fewer since the last [`SlabClass::look`].
-    pub fn has_fallen(&self) -> bool {
-        self.fallen.get() != 0
-    }
-
-    /// Whether next to no object of the class is left in the program, so that what is freed should go home.
-    pub fn has_declined(&self) -> bool {
-        self.declined.get() != 0
-    }
-
-    /// Objects handed out, caches included, and the most there were since the class last declined. From now
-    /// on a fall is counted from here.
-    pub fn look(&self, class: Class) -> Option<(usize, usize)> {
-        let _guard = self.lock.acquire(Rank::slab(class)).ok()?;
-        self.fallen.set(0);
-        self.seen.set(self.out.get());
-        Some((self.out.get(), self.peak.get()))
-    }
-
-    /// The class has declined to `live` objects in the program; `to_nothing`: the few that are left shall go
-    /// home one by one, and an empty slab at once.
-    pub fn decline(&self, class: Class, live: usize, to_nothing: bool) {
-        let Ok(_guard) = self.lock.acquire(Rank::slab(class)) else { return };
-        self.peak.set(live);
-        self.declined.set(usize::from(to_nothing));
-        if to_nothing {
-            release_kept(self);
-        }
-    }
-
-    /// Slabs of the class and objects handed out, as one look can tell.
-    pub fn totals(&self) -> (usize, usize) {
-        (self.slabs.get(), self.out.get())
-    }
-
-    /// The lock, for fork and for the validator.
-    pub fn raw_lock(&self) -> &Lock {
-        &self.lock
-    }
-
-    /// The first slab of the first list that has one. The lock is held.
-    fn fullest(&self) -> Option<&'static PageEntry> {
-        self.bins.iter().find_map(|bin| entry_ref(bin.get()))
-    }
-
-    /// The slabs that have a free object. The lock is held.
-    pub fn partial(&self) -> impl Iterator<Item = (usize, &'static PageEntry)> {
-        (0..BINS).flat_map(move |bin| {
-            let mut at = self.bins[bin].get();
-            core::iter::from_fn(move || {
-                let entry = entry_ref(at)?;
-                at = entry.next.get();
-                Some((bin, entry))
-            })
-        })
-    }
-}
+pub use class::{SLABS, SlabClass, bin_of};
 
 /// Objects that were taken, and whether their memory is known to read as zero.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -177,7 +62,7 @@ pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Reentered> {
         // The list's next slab, in case this one has too few.
         asm::prefetch(slab.next.get());
         count += take_from(slab, class, &mut out[count..]);
-        rebin(slabs, slab, class);
+        slabs.rebin(slab, class);
     }
     slabs.rise_to(slabs.out.get() + count);
     drop(guard);
@@ -353,7 +238,7 @@ fn put_in(slabs: &SlabClass, slab: &PageEntry, class: Class, objects: &[usize]) 
         if free == info.objects {
             keep_or_release(slabs, slab, class);
         } else {
-            rebin(slabs, slab, class);
+            slabs.rebin(slab, class);
         }
     }
     count
@@ -376,9 +261,9 @@ fn prefetch(class: Class, object: usize) {
 /// An empty slab stays if it is the only one, so that a program at the edge does not swing (I3).
 /// Spans of one object never stay: the page heap keeps them as well, for all classes.
 fn keep_or_release(slabs: &SlabClass, slab: &PageEntry, class: Class) {
-    let is_only = slabs.bins[BINS - 1].get() == 0;
+    let is_only = slabs.kept().is_none();
     if is_only && CLASS[class].objects > 1 && !slabs.has_declined() {
-        rebin(slabs, slab, class);
+        slabs.rebin(slab, class);
     } else {
         release(slabs, slab);
     }
@@ -386,13 +271,23 @@ fn keep_or_release(slabs: &SlabClass, slab: &PageEntry, class: Class) {
 
 fn release(slabs: &SlabClass, slab: &PageEntry) {
     let page = slab.page();
-    if slab.bin.get() != 0 {
-        unlink(slabs, slab);
-    }
+    slabs.unlink(slab);
     slabs.slabs.set(slabs.slabs.get() - 1);
     page_map::set_class_at(page, 0);
     // SAFETY: all objects are home, so the slab is ours alone.
     unsafe { PAGE_HEAP.release(page) };
+}
+
+/// The class has declined to `live` objects in the program; `to_nothing`: the few that are left shall go home one
+/// by one, and an empty slab at once.
+pub fn decline(class: Class, live: usize, to_nothing: bool) {
+    let slabs = &SLABS[class];
+    let Ok(_guard) = slabs.lock.acquire(Rank::slab(class)) else { return };
+    slabs.peak.set(live);
+    slabs.declined.set(usize::from(to_nothing));
+    if to_nothing {
+        release_kept(slabs);
+    }
 }
 
 /// Releases the kept empty slabs of all classes.
@@ -405,62 +300,9 @@ pub fn release_empty() {
 
 /// The lock is held.
 fn release_kept(slabs: &SlabClass) {
-    while let Some(slab) = entry_ref(slabs.bins[BINS - 1].get()) {
+    while let Some(slab) = slabs.kept() {
         release(slabs, slab);
     }
-}
-
-/// The list for a slab with `free` free objects: eighths of fullness, and one for empty slabs.
-pub fn bin_of(info: &ClassInfo, free: usize) -> usize {
-    match free == info.objects {
-        true => BINS - 1,
-        false => free * (BINS - 1) / info.objects,
-    }
-}
-
-/// Puts the slab into the list that is its own by now (I2).
-fn rebin(slabs: &SlabClass, slab: &PageEntry, class: Class) {
-    let free = slab.free.get() as usize;
-    let wanted = if free == 0 { 0 } else { bin_of(&CLASS[class], free) + 1 };
-    let bin = slab.bin.get() as usize;
-    if wanted == bin {
-        return;
-    }
-    if bin != 0 {
-        unlink(slabs, slab);
-    }
-    if wanted != 0 {
-        link(slabs, slab, wanted - 1);
-    }
-}
-
-fn link(slabs: &SlabClass, slab: &PageEntry, bin: usize) {
-    let head = &slabs.bins[bin];
-    let this = core::ptr::from_ref(slab) as usize;
-    slab.prev.set(0);
-    slab.next.set(head.get());
-    if let Some(next) = entry_ref(head.get()) {
-        next.prev.set(this);
-    }
-    head.set(this);
-    slab.bin.set(bin as u32 + 1);
-}
-
-fn unlink(slabs: &SlabClass, slab: &PageEntry) {
-    let bin = slab.bin.get() as usize - 1;
-    match entry_ref(slab.prev.get()) {
-        Some(prev) => prev.next.set(slab.next.get()),
-        None => slabs.bins[bin].set(slab.next.get()),
-    }
-    if let Some(next) = entry_ref(slab.next.get()) {
-        next.prev.set(slab.prev.get());
-    }
-    slab.bin.set(0);
-}
-
-fn entry_ref(address: usize) -> Option<&'static PageEntry> {
-    // SAFETY: lists hold 0 or addresses of entries, which live as long as their tracts: for ever.
-    unsafe { (address as *const PageEntry).as_ref() }
 }
 
 /// The class locks in rank order, for fork.
