@@ -41,16 +41,10 @@ pub const DEFECTS: &[Defect] = &[
         name: "spare-relaxed",
         model: "depot-spare",
         file: "depot.rs",
-        changes: &[
-            (
-                "spare.swap(number, Ordering::AcqRel)",
-                "spare.swap(number, if BAD { Ordering::Relaxed } else { Ordering::AcqRel })",
-            ),
-            (
-                "spare.swap(0, Ordering::Acquire)",
-                "spare.swap(0, if BAD { Ordering::Relaxed } else { Ordering::Acquire })",
-            ),
-        ],
+        changes: &[(
+            "spare.swap(number, Ordering::AcqRel)",
+            "spare.swap(number, if BAD { Ordering::Relaxed } else { Ordering::AcqRel })",
+        )],
     },
     Defect {
         name: "spare-not-exchanged",
