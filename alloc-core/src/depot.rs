@@ -5,9 +5,13 @@
 //! magazine memory, which is never unmapped (a stale reader may still look at it).
 //!
 //! Invariants:
-//! I1. A stack's word is `tag << 32 | number of the top magazine` (0: empty); each change raises the
-//!     tag, so a head that was taken and put back in between is noticed (ABA).
-//! I2. A magazine is in exactly one place: a stack, the free stack, or a holder's hands.
+//! I1. A stack's word is `tag << 32 | magazines << 21 | number of the top one` (0: empty); each change raises
+//!     the tag, so a head that was taken and put back in between is noticed (ABA).
+//! I2. A magazine is in exactly one place: a stack, the free stack, a CPU's spare, or a holder's hands.
+//!
+//! Each write to a line that other CPUs write too makes it travel. So a stack has a line of its own, and its count
+//! lies in its word; the empty magazine stays with the CPU that emptied it, for what it gives back next; and the sum of
+//! all bytes leaves out the first magazine of a class, which comes and goes most.
 
 use crate::asm;
 use crate::atomic::UnsafeCell;
@@ -28,18 +32,26 @@ const CHUNK_BYTES: usize = 128 << 10;
 const CHUNK_MAGAZINES: usize = CHUNK_BYTES / size_of::<Magazine>();
 const CHUNKS: usize = 8192;
 
-#[repr(align(16))]
+/// Bits of a magazine's number in a stack's word.
+const NUMBER_BITS: u32 = 21;
+const _: () = assert!(CHUNKS * CHUNK_MAGAZINES < 1 << NUMBER_BITS);
+/// What a stack counts up to; it may hold more.
+const COUNT_MAX: usize = (1 << (32 - NUMBER_BITS)) - 1;
+
+#[repr(align(64))]
 struct Stack {
     head: AtomicU64,
-    count: AtomicU32,
 }
+
+/// How many magazines a stack had before a change of it, and has after.
+type Change = (usize, usize);
 
 /// The depot of the process; all zeroes is valid.
 pub struct Depot {
     full: [Stack; CLASSES],
     free: Stack,
     chunks: [AtomicPtr<Magazine>; CHUNKS],
-    /// Bytes in objects of the full magazines.
+    /// Bytes in objects of the full magazines, as [`Depot::bytes`] says.
     bytes: AtomicUsize,
     /// Magazines ever made.
     made: AtomicUsize,
@@ -55,75 +67,95 @@ pub static DEPOT: Depot = const {
 };
 
 impl Stack {
-    fn push(&self, depot: &Depot, number: u32) {
+    fn push(&self, depot: &Depot, number: u32) -> Change {
         let magazine = depot.magazine(number);
         // Ordering: Relaxed, the exchange below confirms it.
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             // Ordering: Relaxed, published by the exchange.
-            magazine.next.store(head as u32, Ordering::Relaxed);
-            let new = raise(head) | u64::from(number);
+            magazine.next.store(number_in(head), Ordering::Relaxed);
+            let count = (count_in(head) + 1).min(COUNT_MAX);
+            let new = raise(head) | word(count, number);
             // Ordering: Release publishes the magazine to the Acquire in `pop`; Relaxed on failure,
             // the value is only tried again.
             match self.head.compare_exchange_weak(head, new, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => return,
+                Ok(_) => return (count_in(head), count),
                 Err(seen) => head = seen,
             }
         }
     }
 
-    fn pop(&self, depot: &Depot) -> Option<u32> {
+    fn pop(&self, depot: &Depot) -> Option<(u32, Change)> {
         // Ordering: Acquire pairs with the Release in `push`, for `next` below.
         let mut head = self.head.load(Ordering::Acquire);
         loop {
-            let number = head as u32;
+            let number = number_in(head);
             if number == 0 {
                 return None;
             }
             // Ordering: Relaxed; stale if the magazine was taken meanwhile, and then the tag differs.
             let next = depot.magazine(number).next.load(Ordering::Relaxed);
-            let new = raise(head) | u64::from(next);
+            let count = if next == 0 { 0 } else { count_in(head).max(2) - 1 };
+            let new = raise(head) | word(count, next);
             // Ordering: Acquire pairs with the Release in `push`, both ways: the holder reads objects.
             match self.head.compare_exchange_weak(head, new, Ordering::Acquire, Ordering::Acquire) {
-                Ok(_) => return Some(number),
+                Ok(_) => return Some((number, (count_in(head), count))),
                 Err(seen) => head = seen,
             }
         }
     }
+
+    fn count(&self) -> usize {
+        // Ordering: Relaxed, a bound and a statistic.
+        count_in(self.head.load(Ordering::Relaxed))
+    }
 }
 
-/// The next tag, with room for a number (I1).
+/// The next tag, with room for a count and a number (I1).
 fn raise(head: u64) -> u64 {
     ((head >> 32) + 1) << 32
 }
 
+fn word(count: usize, number: u32) -> u64 {
+    (count as u64) << NUMBER_BITS | u64::from(number)
+}
+
+fn number_in(head: u64) -> u32 {
+    head as u32 & ((1 << NUMBER_BITS) - 1)
+}
+
+fn count_in(head: u64) -> usize {
+    (head as u32 >> NUMBER_BITS) as usize
+}
+
 /// The most magazines of `class` that the depot holds.
-fn limit(class: Class) -> u32 {
+fn limit(class: Class) -> usize {
     let bytes = CLASS[class].batch * CLASS[class].size;
-    ((512 << 10) / bytes).clamp(2, 16) as u32
+    ((512 << 10) / bytes).clamp(2, 16)
 }
 
 impl Depot {
     /// Asks for what [`Depot::put`] and [`Depot::take`] of `class` begin with: a hint.
     pub fn prefetch(&self, class: Class) {
         asm::prefetch(core::ptr::from_ref(&self.full[class]) as usize);
+        asm::prefetch(core::ptr::from_ref(&self.free) as usize);
     }
 
-    /// Puts `objects` (at most `MAGAZINE_MAX`) as one magazine; false if the class has enough of them
-    /// or there is no memory for one, and the objects stay with the caller.
-    pub fn put(&self, class: Class, objects: &[usize]) -> bool {
-        let stack = &self.full[class];
-        // Ordering: Relaxed, a bound that may be passed by as many threads as race here.
-        if stack.count.load(Ordering::Relaxed) >= limit(class) {
-            return false;
-        }
-        self.put_unbounded(class, objects)
+    /// Puts `objects` (at most `MAGAZINE_MAX`) as one magazine, the CPU's spare one if there is; false if the class
+    /// has enough of them or there is no memory for one, and the objects stay with the caller.
+    pub fn put(&self, class: Class, objects: &[usize], spare: Option<&AtomicU32>) -> bool {
+        // A bound that may be passed by as many threads as race here.
+        self.full[class].count() < limit(class) && self.put_unbounded(class, objects, spare)
     }
 
     /// As [`Depot::put`], however many there are: where the slab tier can't be entered.
-    pub fn put_unbounded(&self, class: Class, objects: &[usize]) -> bool {
-        let stack = &self.full[class];
-        let Some(number) = self.free.pop(self).or_else(|| self.make()) else { return false };
+    pub fn put_unbounded(
+        &self,
+        class: Class,
+        objects: &[usize],
+        spare: Option<&AtomicU32>,
+    ) -> bool {
+        let Some(number) = self.empty(spare) else { return false };
         let magazine = self.magazine(number);
         // SAFETY: I2: the magazine is in our hands.
         let slots = unsafe { &mut *magazine.objects.get() };
@@ -137,39 +169,68 @@ impl Depot {
         crate::counters::wrote_all(slots.as_ptr() as usize, 8 * count);
         // Ordering: Relaxed, published by the push.
         magazine.count.store(count as u32, Ordering::Relaxed);
-        // Ordering: Relaxed, a bound and a statistic.
-        stack.count.fetch_add(1, Ordering::Relaxed);
-        // Ordering: Relaxed, as above.
-        self.bytes.fetch_add(count * CLASS[class].size, Ordering::Relaxed);
-        stack.push(self, number);
+        self.push(class, number);
         true
     }
 
     /// Takes a magazine of `class` into `out` (at least `MAGAZINE_MAX` long): how many objects, 0 if
-    /// there is none.
-    pub fn take(&self, class: Class, out: &mut [usize; MAGAZINE_MAX]) -> usize {
-        let stack = &self.full[class];
-        let Some(number) = stack.pop(self) else { return 0 };
-        // Ordering: Relaxed, a bound and a statistic.
-        stack.count.fetch_sub(1, Ordering::Relaxed);
+    /// there is none. The magazine becomes the CPU's spare one.
+    pub fn take(
+        &self,
+        class: Class,
+        out: &mut [usize; MAGAZINE_MAX],
+        spare: Option<&AtomicU32>,
+    ) -> usize {
+        let Some(number) = self.pop(class) else { return 0 };
         let magazine = self.magazine(number);
         // Ordering: Relaxed, the pop acquired it.
         let count = magazine.count.load(Ordering::Relaxed) as usize;
-        // Ordering: Relaxed, a bound and a statistic.
-        self.bytes.fetch_sub(count * CLASS[class].size, Ordering::Relaxed);
         // SAFETY: I2: the magazine is in our hands.
         let objects = unsafe { &*magazine.objects.get() };
         out[..count].copy_from_slice(&objects[..count]);
-        self.free.push(self, number);
+        // Ordering: AcqRel: what was read out of each magazine comes before what its next holder writes.
+        match spare.map_or(number, |spare| spare.swap(number, Ordering::AcqRel)) {
+            0 => {}
+            other => _ = self.free.push(self, other),
+        }
         count
+    }
+
+    /// An empty magazine: the spare one, a free one, one more.
+    fn empty(&self, spare: Option<&AtomicU32>) -> Option<u32> {
+        // Ordering: Acquire pairs with the swap in `take`.
+        match spare.map_or(0, |spare| spare.swap(0, Ordering::Acquire)) {
+            0 => self.free.pop(self).map(|(number, _)| number).or_else(|| self.make()),
+            number => Some(number),
+        }
+    }
+
+    fn push(&self, class: Class, number: u32) {
+        let change = self.full[class].push(self, number);
+        self.account(class, change);
+    }
+
+    fn pop(&self, class: Class) -> Option<u32> {
+        let (number, change) = self.full[class].pop(self)?;
+        self.account(class, change);
+        Some(number)
+    }
+
+    fn account(&self, class: Class, (before, after): Change) {
+        let info = &CLASS[class];
+        let beyond = |magazines: usize| magazines.saturating_sub(usize::from(info.batch > 1));
+        let more = beyond(after).wrapping_sub(beyond(before));
+        if more != 0 {
+            // Ordering: Relaxed, a bound.
+            self.bytes.fetch_add(more.wrapping_mul(info.batch * info.size), Ordering::Relaxed);
+        }
     }
 
     /// Shows each magazine of `class` to `f`, for the validator: takes them all, then puts them back in
     /// their order. Others find the depot empty meanwhile.
     pub fn visit(&self, class: Class, mut f: impl FnMut(&[usize])) {
-        let stack = &self.full[class];
         let mut held = 0;
-        while let Some(number) = stack.pop(self) {
+        while let Some(number) = self.pop(class) {
             let magazine = self.magazine(number);
             // Ordering: Relaxed, the pop acquired the magazine, which is ours now (I2).
             let count = magazine.count.load(Ordering::Relaxed) as usize;
@@ -182,21 +243,20 @@ impl Depot {
         while held != 0 {
             // Ordering: Relaxed, ours.
             let next = self.magazine(held).next.load(Ordering::Relaxed);
-            stack.push(self, held);
+            self.push(class, held);
             held = next;
         }
     }
 
     /// Magazines of `class` in the depot.
     pub fn magazines(&self, class: Class) -> usize {
-        // Ordering: Relaxed, a statistic.
-        self.full[class].count.load(Ordering::Relaxed) as usize
+        self.full[class].count()
     }
 
-    /// Bytes in objects of all magazines, as one look can tell.
+    /// Bytes in objects of all magazines but the first of each class of small objects, as one look can tell.
     pub fn bytes(&self) -> usize {
-        // Ordering: Relaxed, a bound and a statistic.
-        self.bytes.load(Ordering::Relaxed)
+        // Ordering: Relaxed, a bound. Who takes a magazine may have counted before who put it.
+        (self.bytes.load(Ordering::Relaxed) as isize).max(0) as usize
     }
 
     /// Bytes mapped for magazines.

@@ -1,16 +1,32 @@
 //! The depot: its stacks of magazines, and the memory behind them.
 
 use super::{Found, Model, on, threads};
+use crate::atomic::AtomicU32;
 use crate::depot::DEPOT;
 use crate::units::MAGAZINE_MAX;
 
+/// The spare magazine of processor 0.
+static SPARE: AtomicU32 = AtomicU32::new(0);
+
 fn put(class: usize, object: usize) {
-    assert!(DEPOT.put_unbounded(class, &[object]));
+    assert!(DEPOT.put_unbounded(class, &[object], None));
+}
+
+fn put_spare(class: usize, object: usize) {
+    assert!(DEPOT.put_unbounded(class, &[object], Some(&SPARE)));
 }
 
 fn take(class: usize) -> Vec<usize> {
+    take_with(class, None)
+}
+
+fn take_spare(class: usize) -> Vec<usize> {
+    take_with(class, Some(&SPARE))
+}
+
+fn take_with(class: usize, spare: Option<&AtomicU32>) -> Vec<usize> {
     let mut out = [0; MAGAZINE_MAX];
-    let count = DEPOT.take(class, &mut out);
+    let count = DEPOT.take(class, &mut out, spare);
     out[..count].to_vec()
 }
 
@@ -82,5 +98,31 @@ pub const HANDOVER: Model = Model {
         ]);
         found.add(everything(1..2));
         assert_eq!(found.sorted(), [11, 12]);
+    },
+};
+
+/// Two threads of one processor use its spare magazine, in the middle of each other's work, or one of them has moved to
+/// another processor since it looked where the spare one is.
+pub const SPARED: Model = Model {
+    name: "depot-spare",
+    preemptions: 3,
+    body: || {
+        put(1, 11);
+        put(1, 12);
+        let found = Found::default();
+        let (one, other) = (found.clone(), found.clone());
+        threads(vec![
+            on(0, move || {
+                one.add(take_spare(1));
+                put_spare(2, 21);
+            }),
+            on(1, move || {
+                other.add(take_spare(1));
+                put_spare(2, 22);
+            }),
+        ]);
+        assert_eq!(DEPOT.magazines(1) + DEPOT.magazines(2), 2, "the count is not that of the magazines");
+        found.add(everything(1..3));
+        assert_eq!(found.sorted(), [11, 12, 21, 22]);
     },
 };

@@ -26,6 +26,7 @@ pub const ALL: &[Model] = &[
     depot::ABA,
     depot::MAKE,
     depot::HANDOVER,
+    depot::SPARED,
     locks::FUTEX,
     locks::REENTRY,
     locks::HANDLERS,
