@@ -279,12 +279,11 @@ impl Lock {
     /// To be called before a fork: if the calling thread, in a signal handler, lies on top of itself holding
     /// this lock, whoever waits for it with another lock in hand goes on without. [`Lock::end_fork`] undoes it.
     pub fn announce_fork(&self) {
-        // Ordering: Relaxed, the thread's own stores; the mark carries no data, and the kernel orders it before
-        // the wake.
-        if self.is_held_here()
-            && self.word.load(Ordering::Relaxed) & FORGOTTEN == 0
-            && self.word.fetch_or(FORKING, Ordering::Relaxed) & FORKING == 0
-        {
+        if !self.is_held_here() || self.is_forgotten_here() {
+            return;
+        }
+        // Ordering: Relaxed, the mark carries no data, and the kernel orders it before the wake.
+        if self.word.fetch_or(FORKING, Ordering::Relaxed) & FORKING == 0 {
             os::futex_wake_all(self.low_half());
         }
     }

@@ -1,7 +1,8 @@
 //! fork: the child gets a complete, working heap.
 //!
 //! Promises: at the instant of fork no tier is half way: every lock is held by the forking thread, in
-//! rank order, and given up on both sides. Sections need nothing: what the child sees of another
+//! rank order, and given up on both sides; of a handler on top of a holder, all but that thread's own and those
+//! that another such handler lies upon. Sections need nothing: what the child sees of another
 //! thread's section is a state before or after its commit store. Cost: one uncontended atomic for each
 //! lock. What other threads had in hand (cpu_cache I3) is lost to the child: one magazine each.
 //! Called by libc's fork; calls every tier that has a lock.

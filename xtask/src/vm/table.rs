@@ -38,12 +38,16 @@ pub fn write(rows: &[Row]) -> Result<()> {
 fn page(rows: &[Row]) -> Result<String> {
     let mut page = String::from(
         "# Other kernels\n\n\
-         Made by `cargo xtask vm --record DIR --write`: Debian's cloud kernels in QEMU, the programs in an\n\
-         initramfs. A cell is ok if the machine was the one it is called, every step ended as it had to,\n\
-         and the kernel aborted sections by the thousand (`few`: with `--quick`, by the hundred) where it\n\
-         had to. `cargo xtask vm --control` shows that each demand can turn red.\n\n",
+         Made by `cargo xtask vm --record DIR --write`: Debian's cloud kernels in QEMU 10, the programs in an initramfs. A cell is\n\
+         ok if the machine was the one it is called, every step ended as it had to, and the kernel aborted sections by the\n\
+         hundred in each mode that has them. `cargo xtask vm --control` shows that each demand can turn red.\n\n",
     );
-    writeln!(page, "{} of the {} cells of the matrix were run:\n", rows.len(), cell::all().len())?;
+    writeln!(
+        page,
+        "{} of the {} cells of the matrix were run, each in full unless it says `few`:\n",
+        rows.len(),
+        cell::all().len()
+    )?;
     page += "| Linux | glibc | CPUs | rseq (kernel, libc) | steps | seconds | hotplug | sections aborted | day, commit | result |\n\
              |---|---|---|---|--:|--:|--:|--:|---|---|\n";
     for row in rows {
