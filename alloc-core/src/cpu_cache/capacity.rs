@@ -163,7 +163,7 @@ fn shrink<S: Shard>(shard: &S, region: &Region, class: Class, capacity: usize) {
             return;
         }
         match shard.pop_batch(class, &mut buffer[..excess]) {
-            popped @ 1.. => give_back(class, &buffer[..popped as usize], Some(&region.spare)),
+            popped @ 1.. => give_back(class, &buffer[..popped as usize]),
             _ => return,
         }
     }

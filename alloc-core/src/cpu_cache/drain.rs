@@ -36,7 +36,7 @@ fn drain_stopped(region: &Region) {
         let objects = unsafe { core::slice::from_raw_parts(bottom.add(1), region.len(class)) };
         // A handler on top of its own thread's slab lock: the depot needs none.
         for magazine in objects[slab::put_cached(class, objects)..].chunks(MAGAZINE_MAX) {
-            DEPOT.put_unbounded(class, magazine, None);
+            DEPOT.put_unbounded(class, magazine);
         }
     }
     region.reset();
@@ -55,7 +55,7 @@ fn drain_depot() {
     let mut buffer = [0; MAGAZINE_MAX];
     for class in 1..CLASSES {
         for _ in 0..DEPOT.magazines(class) {
-            match DEPOT.take(class, &mut buffer, None) {
+            match DEPOT.take(class, &mut buffer) {
                 0 => break,
                 count => super::give_back_to_slab(class, &buffer[..count]),
             }
