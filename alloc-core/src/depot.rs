@@ -7,11 +7,10 @@
 //! Invariants:
 //! I1. A stack's word is `tag << 32 | magazines << 21 | number of the top one` (0: empty); each change raises
 //!     the tag, so a head that was taken and put back in between is noticed (ABA).
-//! I2. A magazine is in exactly one place: a stack, the free stack, a CPU's spare, or a holder's hands.
+//! I2. A magazine is in exactly one place: a stack, the free stack, or a holder's hands.
 //!
 //! Each write to a line that other CPUs write too makes it travel. So a stack has a line of its own, and its count
-//! lies in its word; the empty magazine stays with the CPU that emptied it, for what it gives back next; and the sum of
-//! all bytes leaves out the first magazine of a class, which comes and goes most.
+//! lies in its word; and the sum of all bytes leaves out the first magazine of a class, which comes and goes most.
 
 use crate::asm;
 use crate::atomic::UnsafeCell;
@@ -141,21 +140,17 @@ impl Depot {
         asm::prefetch(core::ptr::from_ref(&self.free) as usize);
     }
 
-    /// Puts `objects` (at most `MAGAZINE_MAX`) as one magazine, the CPU's spare one if there is; false if the class
-    /// has enough of them or there is no memory for one, and the objects stay with the caller.
-    pub fn put(&self, class: Class, objects: &[usize], spare: Option<&AtomicU32>) -> bool {
+    /// Puts `objects` (at most `MAGAZINE_MAX`) as one magazine; false if the class has enough of them
+    /// or there is no memory for one, and the objects stay with the caller.
+    pub fn put(&self, class: Class, objects: &[usize]) -> bool {
         // A bound that may be passed by as many threads as race here.
-        self.full[class].count() < limit(class) && self.put_unbounded(class, objects, spare)
+        self.full[class].count() < limit(class) && self.put_unbounded(class, objects)
     }
 
     /// As [`Depot::put`], however many there are: where the slab tier can't be entered.
-    pub fn put_unbounded(
-        &self,
-        class: Class,
-        objects: &[usize],
-        spare: Option<&AtomicU32>,
-    ) -> bool {
-        let Some(number) = self.empty(spare) else { return false };
+    pub fn put_unbounded(&self, class: Class, objects: &[usize]) -> bool {
+        let free = self.free.pop(self).map(|(number, _)| number);
+        let Some(number) = free.or_else(|| self.make()) else { return false };
         let magazine = self.magazine(number);
         // SAFETY: I2: the magazine is in our hands.
         let slots = unsafe { &mut *magazine.objects.get() };
@@ -174,13 +169,8 @@ impl Depot {
     }
 
     /// Takes a magazine of `class` into `out` (at least `MAGAZINE_MAX` long): how many objects, 0 if
-    /// there is none. The magazine becomes the CPU's spare one.
-    pub fn take(
-        &self,
-        class: Class,
-        out: &mut [usize; MAGAZINE_MAX],
-        spare: Option<&AtomicU32>,
-    ) -> usize {
+    /// there is none.
+    pub fn take(&self, class: Class, out: &mut [usize; MAGAZINE_MAX]) -> usize {
         let Some(number) = self.pop(class) else { return 0 };
         let magazine = self.magazine(number);
         // Ordering: Relaxed, the pop acquired it.
@@ -188,21 +178,8 @@ impl Depot {
         // SAFETY: I2: the magazine is in our hands.
         let objects = unsafe { &*magazine.objects.get() };
         out[..count].copy_from_slice(&objects[..count]);
-        // Ordering: AcqRel: what was read out of each magazine comes before what its next holder writes.
-        match spare.map_or(number, |spare| spare.swap(number, Ordering::AcqRel)) {
-            0 => {}
-            other => _ = self.free.push(self, other),
-        }
+        self.free.push(self, number);
         count
-    }
-
-    /// An empty magazine: the spare one, a free one, one more.
-    fn empty(&self, spare: Option<&AtomicU32>) -> Option<u32> {
-        // Ordering: Acquire pairs with the swap in `take`.
-        match spare.map_or(0, |spare| spare.swap(0, Ordering::Acquire)) {
-            0 => self.free.pop(self).map(|(number, _)| number).or_else(|| self.make()),
-            number => Some(number),
-        }
     }
 
     fn push(&self, class: Class, number: u32) {

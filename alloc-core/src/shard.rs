@@ -80,8 +80,6 @@ pub struct Region {
     pub marks: [AtomicU8; CLASSES],
     /// The class that the policy looks at next for capacity to take away.
     pub hand: AtomicU8,
-    /// The number of an empty magazine, see depot; 0: none. Never in a section.
-    pub spare: AtomicU32,
     /// The stacks, class after class, each above its sentinel.
     pub slots: [AtomicUsize; SLOTS],
 }

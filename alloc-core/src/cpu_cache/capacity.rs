@@ -124,9 +124,7 @@ fn find_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize)
         let marks = region.marks[victim].load(Ordering::Relaxed);
         if marks >> PASSES_SHIFT == 0 {
             let before = bytes_of(region, victim);
-            shrink(shard, region, victim, capacity / 2, |objects| {
-                give_back(victim, objects, Some(&region.spare));
-            });
+            shrink(shard, region, victim, capacity / 2, give_back);
             wanted -= before.saturating_sub(bytes_of(region, victim)).min(wanted);
         } else {
             // Ordering: Relaxed, as above.
@@ -161,7 +159,7 @@ pub(super) fn shrink<S: Shard>(
     region: &Region,
     class: Class,
     capacity: usize,
-    give: impl Fn(&[usize]),
+    give: fn(Class, &[usize]),
 ) {
     if !set_capacity(shard, region, class, capacity) {
         return;
@@ -173,7 +171,7 @@ pub(super) fn shrink<S: Shard>(
             return;
         }
         match shard.pop_batch(class, &mut buffer[..excess]) {
-            popped @ 1.. => give(&buffer[..popped as usize]),
+            popped @ 1.. => give(class, &buffer[..popped as usize]),
             _ => return,
         }
     }

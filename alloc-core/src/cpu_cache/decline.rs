@@ -64,9 +64,7 @@ pub(super) fn look<S: Shard>(shard: &S, class: Class) {
     } else if let Some(region) = shard.region() {
         let capacity = if few { 0 } else { live / CACHED_PARTS };
         let capacity = capacity.min(region.capacity(class));
-        capacity::shrink(shard, region, class, capacity, |objects| {
-            give_back_to_slab(class, objects)
-        });
+        capacity::shrink(shard, region, class, capacity, give_back_to_slab);
     }
     drain::drain_depot_of(class);
     slab::decline(class, live, few);

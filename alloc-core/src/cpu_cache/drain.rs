@@ -59,7 +59,7 @@ fn drain_class_stopped(region: &Region, class: Class) {
     let objects = unsafe { core::slice::from_raw_parts(bottom.add(1), region.len(class)) };
     // A handler on top of its own thread's slab lock: the depot needs none.
     for magazine in objects[slab::put_cached(class, objects)..].chunks(MAGAZINE_MAX) {
-        DEPOT.put_unbounded(class, magazine, None);
+        DEPOT.put_unbounded(class, magazine);
     }
     region.reset_class(class);
 }
@@ -83,7 +83,7 @@ fn drain_depot() {
 pub(super) fn drain_depot_of(class: Class) {
     let mut buffer = [0; MAGAZINE_MAX];
     for _ in 0..DEPOT.magazines(class) {
-        match DEPOT.take(class, &mut buffer, None) {
+        match DEPOT.take(class, &mut buffer) {
             0 => break,
             count => super::give_back_to_slab(class, &buffer[..count]),
         }

@@ -18,7 +18,6 @@ pub mod seat;
 pub mod seats;
 pub mod shards;
 
-use crate::atomic::AtomicU32;
 use crate::depot::DEPOT;
 use crate::fail::{Misuse, deny};
 use crate::page_heap::PAGE_HEAP;
@@ -108,7 +107,7 @@ pub fn free(class: Class, object: usize) {
             match sections.push(class, object) {
                 0 => return,
                 FULL if shards::is_open(sections) => return flush(&sections, class, object),
-                FULL => return give_back(class, &[object], None),
+                FULL => return give_back(class, &[object]),
                 ABORTED => count(&sections, Counter::Aborts),
                 NO_SHARD if registration::arrive(sections) => {}
                 _ => break,
@@ -124,7 +123,7 @@ pub fn free(class: Class, object: usize) {
     }
     match Locked::any() {
         Some(locked) => free_on(&locked, class, object),
-        None => give_back(class, &[object], None),
+        None => give_back(class, &[object]),
     }
 }
 
@@ -147,11 +146,11 @@ fn refill<S: Shard>(shard: &S, class: Class) -> Option<Object> {
     count(shard, Counter::Refills);
     capacity::note_refill(shard, class);
     let mut buffer = [0; MAGAZINE_MAX];
-    let (taken, zeroed) = supply(shard, class, &mut buffer, wanted);
+    let (taken, zeroed) = supply(class, &mut buffer, wanted);
     let (&first, rest) = buffer[..taken].split_first()?;
     let left = rest.len() - fill(shard, class, rest);
     if left > 0 {
-        give_back(class, &rest[..left], spare(shard));
+        give_back(class, &rest[..left]);
     }
     Some(Object { address: first, zeroed })
 }
@@ -173,13 +172,8 @@ fn turn_batch(class: Class) -> usize {
 }
 
 /// Objects from the depot or, if it has none, `wanted` ones from a slab: how many, and whether the first is zeroed.
-fn supply<S: Shard>(
-    shard: &S,
-    class: Class,
-    buffer: &mut [usize; MAGAZINE_MAX],
-    wanted: usize,
-) -> (usize, bool) {
-    let taken = DEPOT.take(class, buffer, spare(shard));
+fn supply(class: Class, buffer: &mut [usize; MAGAZINE_MAX], wanted: usize) -> (usize, bool) {
+    let taken = DEPOT.take(class, buffer);
     if taken > 0 {
         return (taken, false);
     }
@@ -220,27 +214,22 @@ fn flush<S: Shard>(shard: &S, class: Class, object: usize) {
             let batch = &buffer[..popped as usize];
             // The last of the batch are what was freed last: the place to look for a double free.
             deny(batch.contains(&object), Misuse::DoubleFree, object);
-            give_back(class, batch, spare(shard));
+            give_back(class, batch);
         }
     }
     if shard.push(class, object) != 0 {
-        give_back(class, &[object], spare(shard));
+        give_back(class, &[object]);
     }
     if SLABS[class].has_fallen() {
         decline::look(shard, class);
     }
 }
 
-/// Where the CPU keeps an empty magazine. A thread that moves on in between uses another's, which is as good.
-fn spare<S: Shard>(shard: &S) -> Option<&'static AtomicU32> {
-    shard.region().map(|region| &region.spare)
-}
-
 /// Puts objects of `class` that are in nobody's cache into the depot, else into their slabs.
-fn give_back(class: Class, objects: &[usize], spare: Option<&AtomicU32>) {
+pub(crate) fn give_back(class: Class, objects: &[usize]) {
     let whole = objects.len() == CLASS[class].batch && !objects.contains(&0);
     let wanted = whole && !SLABS[class].has_declined() && depot_has_room(class);
-    if wanted && DEPOT.put(class, objects, spare) {
+    if wanted && DEPOT.put(class, objects) {
         return;
     }
     give_back_to_slab(class, objects);
@@ -261,7 +250,7 @@ fn give_back_to_slab(class: Class, objects: &[usize]) {
     let rest = &objects[slab::put_cached(class, objects)..];
     if !rest.is_empty() {
         // A handler above its own thread's slab lock: leave them where no lock is needed.
-        DEPOT.put_unbounded(class, rest, None);
+        DEPOT.put_unbounded(class, rest);
     }
 }
 
@@ -289,7 +278,7 @@ fn drop_null<S: Shard>(shard: &S, class: Class) {
     while shard.region().is_some_and(|region| region.len(class) > 0) {
         match shard.pop_batch(class, &mut one) {
             1 if one[0] == 0 => {}
-            1 => return give_back(class, &one, spare(shard)),
+            1 => return give_back(class, &one),
             _ => return,
         }
     }

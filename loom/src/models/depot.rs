@@ -1,32 +1,16 @@
 //! The depot: its stacks of magazines, and the memory behind them.
 
 use super::{Found, Model, on, threads};
-use crate::atomic::AtomicU32;
 use crate::depot::DEPOT;
 use crate::units::MAGAZINE_MAX;
 
-/// The spare magazine of processor 0.
-static SPARE: AtomicU32 = AtomicU32::new(0);
-
 fn put(class: usize, object: usize) {
-    assert!(DEPOT.put_unbounded(class, &[object], None));
-}
-
-fn put_spare(class: usize, object: usize) {
-    assert!(DEPOT.put_unbounded(class, &[object], Some(&SPARE)));
+    assert!(DEPOT.put_unbounded(class, &[object]));
 }
 
 fn take(class: usize) -> Vec<usize> {
-    take_with(class, None)
-}
-
-fn take_spare(class: usize) -> Vec<usize> {
-    take_with(class, Some(&SPARE))
-}
-
-fn take_with(class: usize, spare: Option<&AtomicU32>) -> Vec<usize> {
     let mut out = [0; MAGAZINE_MAX];
-    let count = DEPOT.take(class, &mut out, spare);
+    let count = DEPOT.take(class, &mut out);
     out[..count].to_vec()
 }
 
@@ -51,23 +35,22 @@ fn everything(classes: std::ops::Range<usize>) -> Vec<usize> {
     all
 }
 
-/// The free stack loses its top, gets it back without what lay below, and a pop is in flight.
+/// The free stack loses its top, gets it back with as many magazines below, but others, and a pop is in flight.
 pub const ABA: Model = Model {
     name: "depot-aba",
     preemptions: 3,
     body: || {
-        put(1, 11);
-        put(1, 12);
-        assert_eq!((take(1), take(1)), (vec![12], vec![11]));
+        (11..=13).for_each(|object| put(1, object));
+        assert_eq!((take(1), take(1)), (vec![13], vec![12]));
         threads(vec![
             on(0, || put(3, 31)),
             on(1, || {
-                put(1, 13);
+                put(4, 41);
                 put(2, 21);
-                assert_eq!(take(1), [13]);
+                assert_eq!((take(1), take(4)), (vec![11], vec![41]));
             }),
         ]);
-        assert_eq!(everything(1..4), [21, 31]);
+        assert_eq!(everything(1..5), [21, 31]);
     },
 };
 
@@ -98,31 +81,5 @@ pub const HANDOVER: Model = Model {
         ]);
         found.add(everything(1..2));
         assert_eq!(found.sorted(), [11, 12]);
-    },
-};
-
-/// Two threads of one processor use its spare magazine, in the middle of each other's work, or one of them has moved to
-/// another processor since it looked where the spare one is.
-pub const SPARED: Model = Model {
-    name: "depot-spare",
-    preemptions: 3,
-    body: || {
-        put(1, 11);
-        put(1, 12);
-        let found = Found::default();
-        let (one, other) = (found.clone(), found.clone());
-        threads(vec![
-            on(0, move || {
-                one.add(take_spare(1));
-                put_spare(2, 21);
-            }),
-            on(1, move || {
-                other.add(take_spare(1));
-                put_spare(2, 22);
-            }),
-        ]);
-        assert_eq!(DEPOT.magazines(1) + DEPOT.magazines(2), 2, "the count is not that of the magazines");
-        found.add(everything(1..3));
-        assert_eq!(found.sorted(), [11, 12, 21, 22]);
     },
 };

@@ -150,11 +150,11 @@ pub const PAGE_MAP: Model = Model {
             on(0, || {
                 let mut one = [0];
                 assert_eq!(slab::take(CLASS, &mut one).expect("no handler").count, 1);
-                assert!(DEPOT.put_unbounded(CLASS, &one, None));
+                assert!(DEPOT.put_unbounded(CLASS, &one));
             }),
             on(1, || {
                 let mut out = [0; MAGAZINE_MAX];
-                if DEPOT.take(CLASS, &mut out, None) == 1 {
+                if DEPOT.take(CLASS, &mut out) == 1 {
                     assert_eq!(page_map::class_at(out[0]), CLASS);
                     assert_eq!(slab::put(&out[..1]), 1);
                 }

@@ -26,7 +26,6 @@ pub const ALL: &[Model] = &[
     depot::ABA,
     depot::MAKE,
     depot::HANDOVER,
-    depot::SPARED,
     locks::FUTEX,
     locks::REENTRY,
     locks::HANDLERS,

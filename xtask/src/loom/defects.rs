@@ -38,24 +38,6 @@ pub const DEFECTS: &[Defect] = &[
         )],
     },
     Defect {
-        name: "spare-relaxed",
-        model: "depot-spare",
-        file: "depot.rs",
-        changes: &[(
-            "spare.swap(number, Ordering::AcqRel)",
-            "spare.swap(number, if BAD { Ordering::Relaxed } else { Ordering::AcqRel })",
-        )],
-    },
-    Defect {
-        name: "spare-not-exchanged",
-        model: "depot-spare",
-        file: "depot.rs",
-        changes: &[(
-            "spare.swap(0, Ordering::Acquire)",
-            "if BAD { spare.load(Ordering::Acquire) } else { spare.swap(0, Ordering::Acquire) }",
-        )],
-    },
-    Defect {
         name: "fence-left-out",
         model: "stop",
         file: "cpu_cache/shards.rs",
