@@ -36,6 +36,8 @@ pub struct Step {
 
 // Amounts for translated guests, some thirty times slower than the machine, of which there are 28.
 pub const HAMMER: Hammer = Hammer { signals: "8000", aborts: 400 };
+/// On the machine itself.
+pub const HAMMER_HERE: Hammer = Hammer { signals: "20000", aborts: 1000 };
 const HAMMER_QUICK: Hammer = Hammer { signals: "6000", aborts: 200 };
 const STOPS: &str = "1000";
 const FORKS: &str = "forks=20";
@@ -257,7 +259,8 @@ pub fn refusal(name: &str, variables: &[(&str, &str)], policy: &str) -> Step {
 impl Hammer {
     /// The task that hammers the sections of `library`.
     pub fn task(&self, name: &str, library: &str) -> Task {
-        let command = ["/bin/xtask", "vm", "hammer", self.signals, HAMMER_PERIOD_US];
+        let aborts = self.aborts.to_string();
+        let command = ["/bin/xtask", "vm", "hammer", self.signals, HAMMER_PERIOD_US, &aborts];
         Task::new(name, &command).with(&[("LD_PRELOAD", library)]).within(300)
     }
 }
