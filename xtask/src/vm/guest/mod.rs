@@ -24,6 +24,7 @@ use super::plan::{MARK, Plan, Seen, Task};
 pub use carry::{ABORTS, PLACE};
 pub use facts::Facts;
 pub use fixups::Fixups;
+pub use hotplug::ENOUGH;
 use hotplug::Hotplug;
 
 const PORT: &str = "/dev/ttyS1";
