@@ -82,10 +82,17 @@ fn lacking(case: &ModeCase) -> &'static str {
         _ if CHECKS.load(Ordering::Relaxed) <= setting("checks", 3) => {
             "the observer did not get through"
         }
+        _ if is_file_missing() => "what happens around it did not happen often enough",
         true if stats.aborts == 0 => "no section was aborted: nothing was tested",
         false if stats.atomic_ops <= 1000 => "the atomic path was not used",
         _ => "",
     }
+}
+
+/// Whether the command line names a file to wait for, `until=PATH`, that is not there yet.
+fn is_file_missing() -> bool {
+    let path = std::env::args().find_map(|word| word.strip_prefix("until=").map(str::to_owned));
+    path.is_some_and(|path| !std::path::Path::new(&path).exists())
 }
 
 /// The number that the command line gives `name`.

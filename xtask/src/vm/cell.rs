@@ -4,6 +4,7 @@
 //! what the host must see of it. Used by the command; judged by `judge`.
 
 use super::fetch::{GLIBC_36, GLIBC_41, Glibc, KERNELS, Kernel};
+use super::guest::ENOUGH;
 use super::judge::Demand;
 use super::plan::Task;
 use super::qemu;
@@ -36,6 +37,8 @@ pub struct Step {
 
 // Amounts for translated guests, some thirty times slower than the machine, of which there are 28.
 pub const HAMMER: Hammer = Hammer { signals: "8000", aborts: 400 };
+/// On the machine itself.
+pub const HAMMER_HERE: Hammer = Hammer { signals: "20000", aborts: 1000 };
 const HAMMER_QUICK: Hammer = Hammer { signals: "6000", aborts: 200 };
 const STOPS: &str = "1000";
 const FORKS: &str = "forks=20";
@@ -44,7 +47,6 @@ const SWEEP_PARTS: usize = 5;
 pub const HAMMER_PERIOD_US: &str = "1000";
 /// Name of the step that says what machine it is.
 pub const FACTS: &str = "facts";
-const TOGGLES_MIN: u64 = 10;
 
 /// How long sections are hammered.
 pub struct Hammer {
@@ -191,19 +193,16 @@ impl Cell {
         let period = 1000 * threads;
         let mode_word = format!("mode={}", mode.name);
         let words = [format!("threads={threads}"), format!("period_us={period}")];
-        let command = [
-            "/bin/stress",
-            &mode_word,
-            "ms=3000",
-            "most_ms=200000",
-            "handled=200",
-            "checks=0",
-            &words[0],
-            &words[1],
-        ];
+        let mut command =
+            vec!["/bin/stress", &mode_word, "ms=3000", "most_ms=200000", "handled=200"];
+        command.extend(["checks=0", &words[0], &words[1]]);
+        let until = format!("until={}", ENOUGH.1);
+        if hotplug {
+            command.push(&until);
+        }
         let task = Task { hotplug, ..Task::new(&name, &command).with(mode.variables).within(300) };
         let demands = match hotplug {
-            true => vec![Demand::Success, Demand::Toggles(TOGGLES_MIN)],
+            true => vec![Demand::Success, Demand::Toggles(ENOUGH.0)],
             false => vec![Demand::Success],
         };
         Step { task, demands }
@@ -257,7 +256,8 @@ pub fn refusal(name: &str, variables: &[(&str, &str)], policy: &str) -> Step {
 impl Hammer {
     /// The task that hammers the sections of `library`.
     pub fn task(&self, name: &str, library: &str) -> Task {
-        let command = ["/bin/xtask", "vm", "hammer", self.signals, HAMMER_PERIOD_US];
+        let aborts = self.aborts.to_string();
+        let command = ["/bin/xtask", "vm", "hammer", self.signals, HAMMER_PERIOD_US, &aborts];
         Task::new(name, &command).with(&[("LD_PRELOAD", library)]).within(300)
     }
 }

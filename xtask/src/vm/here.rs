@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::cell::{HAMMER, HAMMER_PERIOD_US};
+use super::cell::{HAMMER_HERE, HAMMER_PERIOD_US};
 use super::guest::Fixups;
 use crate::tools;
 
@@ -26,12 +26,14 @@ pub fn run() -> Result<()> {
     for (name, setting) in MODES {
         let fixups = Fixups::count().context("no tracepoint rseq:rseq_ip_fixup, or no perf")?;
         let mut hammer = Command::new(&own);
-        hammer.args(["vm", "hammer", HAMMER.signals, HAMMER_PERIOD_US]).env("LD_PRELOAD", &library);
+        hammer
+            .args(["vm", "hammer", HAMMER_HERE.signals, HAMMER_PERIOD_US, "0"])
+            .env("LD_PRELOAD", &library);
         hammer.env_remove("GLIBC_TUNABLES").env_remove("RSALLOC_CONF").envs(setting);
         let said = tools::output(&mut hammer).context(name)?;
         let count = fixups.read().context("the count can't be read")?;
         println!("{name:<8}{count:>6} sections aborted by the kernel, {}", said.trim());
-        let least = HAMMER.aborts;
+        let least = HAMMER_HERE.aborts;
         ensure!(count >= least, "{name}: {count} aborts show nothing, {least} would");
     }
     Ok(())

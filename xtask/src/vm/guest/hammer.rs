@@ -3,29 +3,48 @@
 //! Promises that every object keeps what was written to it, and ends only after so many signals.
 //! Started by a task with the library preloaded; `fixups` counts from outside what the kernel did.
 
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+
+use super::Fixups;
 
 const THREADS_PER_CPU: usize = 2;
 const HELD: usize = 8;
 const SIZE: usize = 48;
 /// Pairs between two looks at the count of signals.
 const PAIRS: usize = 500;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// For aborts that are still wanting; then whoever demanded them says so.
+const LATE: Duration = Duration::from_secs(200);
 
 static SIGNALS: AtomicU64 = AtomicU64::new(0);
+static OVER: AtomicBool = AtomicBool::new(false);
 
 /// Allocates and frees on twice as many threads as CPUs, each interrupted every `period`, until
-/// `signals` have been handled.
-pub fn hammer(signals: u64, period: Duration) -> Result<()> {
+/// `signals` have been handled and `aborts` sections were aborted.
+pub fn hammer(signals: u64, period: Duration, aborts: u64) -> Result<()> {
+    let (begin, fixups) = (Instant::now(), Fixups::count());
+    // What can't be counted is not waited for.
+    let has_aborts = || fixups.as_ref().and_then(Fixups::read).is_none_or(|count| count >= aborts);
     let handler = on_signal as extern "C" fn(i32) as usize;
     // SAFETY: the handler uses an atomic, and malloc and free, which are what is tested.
     unsafe { libc::signal(libc::SIGUSR1, handler) };
     let threads = THREADS_PER_CPU * std::thread::available_parallelism()?.get();
     let pairs = std::thread::scope(|scope| {
-        let run = |seed| scope.spawn(move || work(seed, signals, period));
+        let run = |seed| scope.spawn(move || work(seed, period));
         let threads: Vec<_> = (0..threads).map(run).collect();
+        // Ordering: Relaxed; a signal more or less.
+        while SIGNALS.load(Ordering::Relaxed) < signals || !has_aborts() && begin.elapsed() < LATE {
+            std::thread::sleep(PAUSE);
+            // A thread that has failed says why.
+            if threads.iter().any(|thread| thread.is_finished()) {
+                break;
+            }
+        }
+        OVER.store(true, Ordering::Relaxed); // Ordering: Relaxed, a hint.
         threads.into_iter().map(|thread| thread.join().expect("no panic")).sum::<Result<u64>>()
     })?;
     // SAFETY: a name that ends in zero.
@@ -39,11 +58,11 @@ pub fn hammer(signals: u64, period: Duration) -> Result<()> {
     Ok(())
 }
 
-fn work(seed: usize, signals: u64, period: Duration) -> Result<u64> {
+fn work(seed: usize, period: Duration) -> Result<u64> {
     let _timer = Timer::start(period)?;
     let (mut held, mut pairs) = ([std::ptr::null_mut::<usize>(); HELD], 0);
-    // Ordering: Relaxed; a signal more or less.
-    while SIGNALS.load(Ordering::Relaxed) < signals {
+    // Ordering: Relaxed, a hint.
+    while !OVER.load(Ordering::Relaxed) {
         for turn in 0..PAIRS {
             let mark = seed << 32 | turn;
             let slot = &mut held[turn % HELD];

@@ -3,7 +3,7 @@
 //! Each CPU but the first is switched, the absent ones too, so that a machine with holes gets CPUs
 //! that no program saw at its start. In the end everything is as it was.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +13,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 const PAUSE: Duration = Duration::from_millis(20);
+/// This file is there once CPUs have gone or come so often.
+pub const ENOUGH: (u64, &str) = (10, "/tmp/toggled");
 
 /// The loop.
 pub struct Hotplug {
@@ -28,6 +30,8 @@ impl Hotplug {
             .filter(|path| path.exists())
             .collect();
         ensure!(!switches.is_empty(), "no CPU can be switched off");
+        // One of an earlier task.
+        let _ = fs::remove_file(ENOUGH.1);
         let stop = Arc::new(AtomicBool::new(false));
         let seen = stop.clone();
         let thread = std::thread::spawn(move || switch(&switches, &seen));
@@ -46,18 +50,21 @@ fn switch(switches: &[PathBuf], stop: &AtomicBool) -> u64 {
     let state = |path: &PathBuf| fs::read_to_string(path).unwrap_or_default().trim() == "1";
     let before: Vec<_> = switches.iter().map(state).collect();
     let mut toggles = 0;
-    let mut set =
-        |path, on| toggles += u64::from(fs::write(path, if on { "1" } else { "0" }).is_ok());
+    let set = |path, on| u64::from(fs::write(path, if on { "1" } else { "0" }).is_ok());
     for path in switches.iter().cycle() {
         // Ordering: Relaxed, as above.
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        set(path, !state(path));
+        toggles += set(path, !state(path));
+        if toggles >= ENOUGH.0 {
+            // Whoever waits for it says so if it does not come.
+            let _ = File::create(ENOUGH.1);
+        }
         std::thread::sleep(PAUSE);
     }
     for (path, on) in switches.iter().zip(before).filter(|(path, on)| state(path) != *on) {
-        set(path, on);
+        toggles += set(path, on);
     }
     toggles
 }

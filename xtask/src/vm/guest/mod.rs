@@ -24,6 +24,7 @@ use super::plan::{MARK, Plan, Seen, Task};
 pub use carry::{ABORTS, PLACE};
 pub use facts::Facts;
 pub use fixups::Fixups;
+pub use hotplug::ENOUGH;
 use hotplug::Hotplug;
 
 const PORT: &str = "/dev/ttyS1";
@@ -39,7 +40,7 @@ pub enum Inside {
     /// Prints what machine this is
     Facts,
     /// Allocates and frees under signals
-    Hammer { signals: u64, period_us: u64 },
+    Hammer { signals: u64, period_us: u64, aborts: u64 },
     /// Counts the instructions of the hot entries
     Ticks,
     /// Writes where only the kernel may
@@ -56,8 +57,8 @@ impl Inside {
         match self {
             Inside::Guest { plan } => run(&plan),
             Inside::Facts => facts::facts(),
-            Inside::Hammer { signals, period_us } => {
-                hammer::hammer(signals, Duration::from_micros(period_us))
+            Inside::Hammer { signals, period_us, aborts } => {
+                hammer::hammer(signals, Duration::from_micros(period_us), aborts)
             }
             Inside::Ticks => ticks::ticks(),
             Inside::BreakAbi => defect::break_abi(),
