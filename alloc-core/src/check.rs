@@ -55,7 +55,7 @@ pub fn check() -> Verdict {
         // Without a fence the shards can't be looked into while they run; the rest can.
         let verdict = match registration::sections() {
             Some(_) => shards::while_stopped(|regions| check_held(regions)),
-            None => seats::while_closed(|regions| check_held(regions)),
+            None => seats::while_closed(&mut Patience::usual(), |regions| check_held(regions)),
         }
         .unwrap_or_else(|| check_held(&mut core::iter::empty()));
         // A handler that forks on top of a holder of some lock goes first.

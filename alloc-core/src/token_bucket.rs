@@ -24,7 +24,9 @@ impl TokenBucket {
     /// Takes `tokens` at second `now`, if there are as many or the bucket is full.
     pub fn spend(&self, tokens: usize, now: usize) -> bool {
         // Ordering: Relaxed throughout, hints of a policy that carry nothing.
-        let seconds = now.wrapping_sub(self.filled_at.swap(now, Ordering::Relaxed));
+        let before = self.filled_at.swap(now, Ordering::Relaxed);
+        // Who was held up after reading the clock comes from the past.
+        let seconds = (now.wrapping_sub(before) as isize).max(0) as usize;
         // Ordering: Relaxed, as above.
         let spent =
             self.spent.load(Ordering::Relaxed).saturating_sub(seconds.saturating_mul(self.rate));
@@ -54,5 +56,7 @@ mod tests {
         assert!(bucket.spend(500, 1012));
         assert!(!bucket.spend(1, 1051));
         assert!(bucket.spend(1, 1053));
+        assert!(bucket.spend(500, 1063));
+        assert!(!bucket.spend(1, 1062));
     }
 }

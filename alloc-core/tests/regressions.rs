@@ -5,7 +5,7 @@
 
 #[path = "fuzzed/conf.rs"]
 mod conf;
-#[path = "fuzzed/cpus.rs"]
+#[path = "support/cpus.rs"]
 mod cpus;
 #[path = "fuzzed/heap.rs"]
 mod heap;

@@ -5,6 +5,7 @@
 mod modes;
 
 use alloc_core::cpu_cache::seats;
+use alloc_core::sync::Patience;
 use modes::{MODES, ModeCase, in_modes};
 use std::sync::Barrier;
 use std::thread;
@@ -115,7 +116,7 @@ fn an_idle_owner_loses_its_region() {
 }
 
 fn closing_takes_all_regions() {
-    let closed = seats::while_closed(|closed| {
+    let closed = seats::while_closed(&mut Patience::usual(), |closed| {
         assert_eq!(closed.count(), regions());
         assert!(!seats::is_seated(), "nor the one who closes");
         work(1);

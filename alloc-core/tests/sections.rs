@@ -1,11 +1,16 @@
 //! The sections as the kernel sees them, and what a stop promises about those in flight.
 
+#[allow(dead_code)]
+#[path = "support/cpus.rs"]
+mod cpus;
+
 use alloc_core::cpu_cache::shards;
 use alloc_core::rseq::abi::{CriticalSection, SIGNATURE, membarrier};
 use alloc_core::rseq::registration;
 use alloc_core::shard::Region;
 use alloc_core::size_class::class_of;
 use alloc_core::{rseq, slab};
+use cpus::Cpus;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
@@ -102,29 +107,34 @@ fn a_stopped_region_stands_still() {
     let _alone = alone();
     assert!(!alloc_core::allocate(1).is_null());
     let sections = registration::sections().expect("this test needs rseq");
-    assert!(thread::available_parallelism().map_or(1, |n| n.get()) > 1, "needs two CPUs");
+    let cpus = Cpus::allowed();
+    cpus.move_to(0);
     let class = class_of(64);
     let over = AtomicBool::new(false);
     let moved = AtomicUsize::new(0);
     thread::scope(|scope| {
         let _over = Over(&over);
         scope.spawn(|| {
-            let mut objects = [0; 64];
-            let taken = slab::take(class, &mut objects).expect("no handler").count;
-            assert!(taken > 0);
-            let mut held = taken;
+            cpus.move_to(1);
+            let (mut objects, mut held) = ([0; 64], 0);
             // Long sections: a magazine in, a magazine out.
             while !over.load(Ordering::Relaxed) {
-                if let pushed @ 1.. = sections.push_batch(class, &objects[..held]) {
-                    held -= pushed as usize;
+                let pushed = sections.push_batch(class, &objects[..held]).max(0) as usize;
+                held -= pushed;
+                let popped = sections.pop_batch(class, &mut objects[held..]).max(0) as usize;
+                held += popped;
+                if pushed > 0 {
                     moved.fetch_add(1, Ordering::Relaxed);
-                } else if held >= taken {
-                    // No capacity yet, or stopped: the policy gives some to whoever frees and allocates.
+                } else if popped == 0 {
+                    // Stopped, or no capacity yet, or all in one place. The policy gives some capacity to
+                    // whoever frees and allocates.
                     // SAFETY: live.
                     unsafe { alloc_core::free(alloc_core::allocate(64)) };
-                }
-                if let popped @ 1.. = sections.pop_batch(class, &mut objects[held..]) {
-                    held += popped as usize;
+                    assert_eq!(slab::put(&objects[..held]), held);
+                    held = sections.pop_batch(class, &mut objects).max(0) as usize;
+                    assert_eq!(slab::put(&objects[..held]), held);
+                    held = slab::take(class, &mut objects).expect("no handler").count;
+                    assert!(held > 0);
                 }
             }
             assert_eq!(slab::put(&objects[..held]), held);
@@ -187,9 +197,12 @@ fn the_fence_aborts_what_is_in_flight() {
     registration::sections().expect("this test needs rseq");
     let (word, begun, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     let mut in_flight = 0;
+    let cpus = Cpus::allowed();
+    cpus.move_to(0);
     thread::scope(|scope| {
         let _over = Over(&over);
         scope.spawn(|| {
+            cpus.move_to(1);
             for attempt in 1.. {
                 if over.load(Ordering::Relaxed) {
                     return;

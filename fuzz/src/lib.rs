@@ -7,7 +7,7 @@
 pub mod c_abi;
 #[path = "../../alloc-core/tests/fuzzed/conf.rs"]
 pub mod conf;
-#[path = "../../alloc-core/tests/fuzzed/cpus.rs"]
+#[path = "../../alloc-core/tests/support/cpus.rs"]
 pub mod cpus;
 #[path = "../../alloc-core/tests/fuzzed/heap.rs"]
 pub mod heap;

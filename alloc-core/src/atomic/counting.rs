@@ -91,7 +91,7 @@ counting!(AtomicBool, bool;);
 counting!(AtomicU8, u8;);
 counting!(AtomicU32, u32; fetch_add fetch_sub fetch_max fetch_min fetch_or);
 counting!(AtomicU64, u64; fetch_add fetch_sub fetch_max fetch_min fetch_or);
-counting!(AtomicUsize, usize; fetch_add fetch_sub fetch_max fetch_min fetch_or);
+counting!(AtomicUsize, usize; fetch_and fetch_add fetch_sub fetch_max fetch_min fetch_or);
 counting!(AtomicIsize, isize; fetch_add fetch_sub);
 counting!(AtomicPtr<T>, *mut T;);
 

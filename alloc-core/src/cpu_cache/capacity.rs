@@ -7,10 +7,10 @@
 //! A flush that follows a refill shows that more capacity would have saved both, so that is when a
 //! class grows; a thread that only allocates or only frees gains nothing and gets nothing.
 
-use super::{Shard, give_back, locked, shards};
+use super::{RETRIES, Shard, give_back, locked, shards};
 use crate::atomic::Ordering;
 use crate::config;
-use crate::rseq::registration;
+use crate::rseq::{ABORTED, registration};
 use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::slab::SLABS;
@@ -161,10 +161,11 @@ pub(super) fn shrink<S: Shard>(
     capacity: usize,
     give: fn(Class, &[usize]),
 ) {
-    if !set_capacity(shard, region, class, capacity) {
+    if !(0..RETRIES).any(|_| set_capacity(shard, region, class, capacity)) {
         return;
     }
     let mut buffer = [0; MAGAZINE_MAX];
+    let mut aborts = 0;
     loop {
         let excess = region.len(class).saturating_sub(capacity).min(MAGAZINE_MAX);
         if excess == 0 {
@@ -172,6 +173,7 @@ pub(super) fn shrink<S: Shard>(
         }
         match shard.pop_batch(class, &mut buffer[..excess]) {
             popped @ 1.. => give(class, &buffer[..popped as usize]),
+            ABORTED if aborts < RETRIES => aborts += 1,
             _ => return,
         }
     }

@@ -19,14 +19,14 @@ pub fn drain_all() -> usize {
     PAGE_HEAP.purge(0)
 }
 
-/// As [`drain_all`], but the free spans stay, and locked shards that are busy for longer than `patience`.
+/// As [`drain_all`], but the free spans stay, and what is busy for longer than `patience`.
 pub(super) fn drain_caches(patience: &mut Patience) {
     match registration::sections() {
         // No fence: at least this CPU's own shard.
         Some(sections) => shards::while_stopped(|regions| regions.for_each(drain_stopped))
             .unwrap_or_else(|| drain_by_ops(&sections)),
         // As above.
-        None => seats::while_closed(|regions| regions.for_each(drain_stopped))
+        None => seats::while_closed(patience, |regions| regions.for_each(drain_stopped))
             .unwrap_or_else(|| seats::mine().into_iter().for_each(drain_by_ops)),
     }
     locked::for_each(patience, drain_by_ops);
@@ -34,18 +34,19 @@ pub(super) fn drain_caches(patience: &mut Patience) {
     slab::release_empty();
 }
 
-/// As [`drain_all`], of one class; the slabs keep what they can.
-#[cold]
+/// Takes the objects of `class` out of all shards that are not busy, if the kernel has the fence; the capacities go
+/// to 0. Who has nothing stopped has at least its own shard, and does that itself.
 pub(super) fn drain_class(class: Class) {
+    let mut patience = Patience::none();
     let _ = match registration::sections() {
         Some(_) => shards::while_stopped(|regions| {
             regions.for_each(|region| drain_class_stopped(region, class));
         }),
-        None => seats::while_closed(|regions| {
+        None => seats::while_closed(&mut patience, |regions| {
             regions.for_each(|region| drain_class_stopped(region, class));
         }),
     };
-    locked::for_each(&mut Patience::none(), |locked| drain_class_by_ops(locked, class));
+    locked::for_each(&mut patience, |locked| drain_class_by_ops(locked, class));
 }
 
 /// Empties a region that nobody else can touch.
@@ -57,7 +58,8 @@ fn drain_class_stopped(region: &Region, class: Class) {
     let bottom = region.bottom(class) as *const usize;
     // SAFETY: shard I1: the slots above the sentinel hold objects; the region is ours alone.
     let objects = unsafe { core::slice::from_raw_parts(bottom.add(1), region.len(class)) };
-    // A handler on top of its own thread's slab lock: the depot needs none.
+    // Without a purge, while others find their shards closed. A handler on top of its own thread's slab lock: the
+    // depot needs none.
     for magazine in objects[slab::put_cached(class, objects)..].chunks(MAGAZINE_MAX) {
         DEPOT.put_unbounded(class, magazine);
     }

@@ -102,6 +102,14 @@ pub fn allocate_on<S: Shard>(shard: &S, class: Class) -> Option<Object> {
 
 /// Frees an object of `class`.
 pub fn free(class: Class, object: usize) {
+    cache(class, object);
+    // Not before the caller has let go of its shard: this may take a while.
+    if SLABS[class].has_fallen() {
+        decline::look(class);
+    }
+}
+
+fn cache(class: Class, object: usize) {
     if let Some(sections) = registration::sections() {
         for _ in 0..RETRIES {
             match sections.push(class, object) {
@@ -220,9 +228,6 @@ fn flush<S: Shard>(shard: &S, class: Class, object: usize) {
     if shard.push(class, object) != 0 {
         give_back(class, &[object]);
     }
-    if SLABS[class].has_fallen() {
-        decline::look(shard, class);
-    }
 }
 
 /// Puts objects of `class` that are in nobody's cache into the depot, else into their slabs.
@@ -252,6 +257,7 @@ fn give_back_to_slab(class: Class, objects: &[usize]) {
         // A handler above its own thread's slab lock: leave them where no lock is needed.
         DEPOT.put_unbounded(class, rest);
     }
+    PAGE_HEAP.trim();
 }
 
 /// One object straight from a slab, for a thread that has no cache at this moment. If the slab tier of

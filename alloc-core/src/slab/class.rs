@@ -21,7 +21,7 @@ pub struct SlabClass {
     /// Objects handed out.
     pub(super) out: Guarded,
     /// The most that were since the class last declined, and since it was last looked at.
-    pub(super) peak: Guarded,
+    peak: Guarded,
     seen: Guarded,
     /// Whether it is to be looked at, and whether it has next to no object left.
     fallen: Guarded,
@@ -75,6 +75,13 @@ impl SlabClass {
     /// Whether next to no object of the class is left in the program, so that what is freed should go home.
     pub fn has_declined(&self) -> bool {
         self.declined.get() != 0
+    }
+
+    /// From now on rises and falls are counted from what is handed out. The lock is held.
+    pub(super) fn begin_anew(&self) {
+        self.peak.set(self.out.get());
+        self.seen.set(self.out.get());
+        self.fallen.set(0);
     }
 
     /// Objects handed out, caches included, and the most there were since the class last declined. From now

@@ -138,12 +138,12 @@ pub fn is_object_start(object: usize, class: Class) -> bool {
     PAGE_HEAP.entry_at(object).is_some_and(|slab| index_of(slab, class, object).is_some())
 }
 
-/// As [`put`], of objects that were cached as such of `class`.
+/// As [`put`], of objects that were cached as such of `class`; the caller trims the page heap.
 pub fn put_cached(class: Class, objects: &[usize]) -> usize {
     for &object in objects {
         deny(is_smaller(object, class), Misuse::WrongSize, object);
     }
-    put(objects)
+    put_home(objects)
 }
 
 /// Whether `object` is smaller than those of `class`: the trace of a sized free with a wrong size, while a
@@ -160,6 +160,12 @@ pub fn is_smaller(object: usize, class: Class) -> bool {
 /// skipped. The objects may be of any class, or apart in mappings of their own or guarded, but runs of one class are
 /// cheapest.
 pub fn put(objects: &[usize]) -> usize {
+    let done = put_home(objects);
+    PAGE_HEAP.trim();
+    done
+}
+
+fn put_home(objects: &[usize]) -> usize {
     let mut done = 0;
     while let Some(&first) = objects.get(done) {
         done += match first {
@@ -182,7 +188,6 @@ pub fn put(objects: &[usize]) -> usize {
             },
         };
     }
-    PAGE_HEAP.trim();
     done
 }
 
@@ -278,14 +283,15 @@ fn release(slabs: &SlabClass, slab: &PageEntry) {
     unsafe { PAGE_HEAP.release(page) };
 }
 
-/// The class has declined to `live` objects in the program; `to_nothing`: the few that are left shall go home one
-/// by one, and an empty slab at once.
-pub fn decline(class: Class, live: usize, to_nothing: bool) {
+/// The class, which had handed out `out` objects with the cached ones, was drained; `to_nothing`: those that are
+/// left shall go home one by one, and an empty slab at once, unless others have taken more meanwhile. Its peak is what
+/// is out now.
+pub fn decline(class: Class, out: usize, to_nothing: bool) {
     let slabs = &SLABS[class];
     let Ok(_guard) = slabs.lock.acquire(Rank::slab(class)) else { return };
-    slabs.peak.set(live);
-    slabs.declined.set(usize::from(to_nothing));
-    if to_nothing {
+    slabs.begin_anew();
+    slabs.declined.set(usize::from(to_nothing && slabs.out.get() <= out));
+    if slabs.has_declined() {
         release_kept(slabs);
     }
 }

@@ -7,6 +7,7 @@ use crate::cpu_cache::{Shard, seat, seats};
 use crate::machine::{self, BLOCKS};
 use crate::shard::Region;
 use crate::size_class::Class;
+use crate::sync::Patience;
 use crate::world::{bytes_of, explore_only};
 
 const CLASS: Class = 4;
@@ -61,7 +62,7 @@ pub const CLOSED: Model = Model {
                 pop(&one);
             }),
             on(1, move || {
-                let closed = seats::while_closed(|regions| {
+                let closed = seats::while_closed(&mut Patience::usual(), |regions| {
                     regions.for_each(|region| two.add(shards::empty(region, CLASS)));
                 });
                 assert!(closed.is_some());

@@ -41,7 +41,10 @@ pub const DEFECTS: &[Defect] = &[
         name: "fence-left-out",
         model: "stop",
         file: "cpu_cache/shards.rs",
-        changes: &[("membarrier::fence(None).then(", "(BAD || membarrier::fence(None)).then(")],
+        changes: &[(
+            "membarrier::fence(None) && membarrier::fence(None)",
+            "(BAD || membarrier::fence(None) && membarrier::fence(None))",
+        )],
     },
     Defect {
         name: "unlock-relaxed",

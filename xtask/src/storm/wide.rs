@@ -13,8 +13,9 @@ use crate::criu::kind::{GLIBC, Kind};
 /// Bytes that a thread may cost: far below what any thread-local cache has.
 const BYTES_MAX: f64 = 64.0;
 /// Bytes by which two runs of the same process differ, whatever the number of threads: what lies in the
-/// caches of the CPUs depends on who ran when.
-const BYTES_NOISE: f64 = (2 << 20) as f64;
+/// caches of a CPU, up to what they may hold, depends on who ran when; a trim empties them.
+const CPU_NOISE: f64 = (2 << 20) as f64;
+const TRIMMED_NOISE: f64 = (256 << 10) as f64;
 
 /// Resident memory with all threads asleep, and after a trim.
 struct Seen {
@@ -34,8 +35,10 @@ pub fn judge(trial: &Trial) -> Result<String> {
         let glibc = cost(trial, &GLIBC).context("on glibc's malloc")?;
         text += &format!("; on glibc {:.1} B, after a trim {:.1} B", glibc.asleep, glibc.trimmed);
     }
-    let most = BYTES_MAX + BYTES_NOISE / (trial.amount - trial.amount / 10) as f64;
-    ensure!(ours.asleep < most && ours.trimmed < most, "threads cost memory: {text}");
+    let cpus = std::thread::available_parallelism()?.get() as f64;
+    let most = |noise| BYTES_MAX + noise / (trial.amount - trial.amount / 10) as f64;
+    let is_little = ours.asleep < most(CPU_NOISE * cpus) && ours.trimmed < most(TRIMMED_NOISE);
+    ensure!(is_little, "threads cost memory: {text}");
     Ok(text)
 }
 
