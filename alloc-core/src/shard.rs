@@ -128,6 +128,12 @@ impl Region {
         head.end.store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
     }
 
+    /// The slots, from the next page of the OS on: if all classes are empty, they may read as zero (I1).
+    pub fn slot_pages(&self, os_page_bytes: usize) -> (usize, usize) {
+        let start = core::mem::offset_of!(Region, slots).next_multiple_of(os_page_bytes);
+        (self.at(start), size_of::<Region>() - start)
+    }
+
     /// A counter's value, as one look can tell.
     pub fn counter(&self, counter: Counter) -> usize {
         // Ordering: Relaxed, a statistic.

@@ -4,6 +4,7 @@
 
 use super::{Shard, locked, seats, shards};
 use crate::depot::DEPOT;
+use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::rseq::registration;
 use crate::shard::Region;
@@ -23,13 +24,16 @@ pub fn drain_all() -> usize {
 pub(super) fn drain_caches(patience: &mut Patience) {
     match registration::sections() {
         // No fence: at least this CPU's own shard.
-        Some(sections) => shards::while_stopped(|regions| regions.for_each(drain_stopped))
+        Some(sections) => shards::while_stopped(|regions| regions.for_each(empty_stopped))
             .unwrap_or_else(|| drain_by_ops(&sections)),
         // As above.
-        None => seats::while_closed(patience, |regions| regions.for_each(drain_stopped))
+        None => seats::while_closed(patience, |regions| regions.for_each(empty_stopped))
             .unwrap_or_else(|| seats::mine().into_iter().for_each(drain_by_ops)),
     }
-    locked::for_each(patience, drain_by_ops);
+    locked::for_each(patience, |locked| {
+        drain_by_ops(locked);
+        locked.region().into_iter().for_each(forget_slots);
+    });
     drain_depot();
     slab::release_empty();
 }
@@ -50,8 +54,18 @@ pub(super) fn drain_class(class: Class) {
 }
 
 /// Empties a region that nobody else can touch.
-fn drain_stopped(region: &Region) {
+fn empty_stopped(region: &Region) {
     (1..CLASSES).for_each(|class| drain_class_stopped(region, class));
+    forget_slots(region);
+}
+
+/// Gives the stacks of a region back that nobody else can touch, if they are empty: a page or more for each class.
+fn forget_slots(region: &Region) {
+    if (1..CLASSES).all(|class| region.len(class) == 0) {
+        let (address, len) = region.slot_pages(os::page_bytes());
+        // SAFETY: shard I1: no slot holds an object, and a bottom is zero. If the OS refuses, they stay.
+        let _ = unsafe { os::purge(address, len) };
+    }
 }
 
 fn drain_class_stopped(region: &Region, class: Class) {

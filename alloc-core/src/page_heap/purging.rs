@@ -129,10 +129,23 @@ impl PageHeap {
                     purged += run.pages;
                 }
             }
+            if from > HEADER_PAGES {
+                self.forget_pages(tract);
+            }
         }
         // Ordering: Relaxed, a statistic.
         self.purged_total.fetch_add(purged * PAGE_BYTES, Ordering::Relaxed);
         purged * PAGE_BYTES
+    }
+
+    /// Gives the metadata of a tract back of which nothing is in use, nor resident any more: up to 576 KiB.
+    fn forget_pages(&self, tract: &Tract) {
+        let Some(run) = tract.lock().ok().and_then(|_guard| tract.take_unused()) else { return };
+        let (address, len) = tract.page_metadata(os::page_bytes());
+        // SAFETY: the metadata of pages that were all just taken: nobody writes to it, and zero is what a
+        // page's is that was never used. If the OS refuses, it stays as it is.
+        let _ = unsafe { os::purge(address, len) };
+        self.put_back(tract, run, true);
     }
 
     fn put_back(&self, tract: &Tract, run: Run, clean: bool) {

@@ -328,6 +328,17 @@ impl Tract {
         Some(self.take_run(first, pages))
     }
 
+    /// Takes all pages if all are free and clean, so that what is known of each may be forgotten. The lock is
+    /// held.
+    pub fn take_unused(&self) -> Option<Run> {
+        let pages = self.mapped_pages() - HEADER_PAGES;
+        if self.free_pages() != (pages, 0) {
+            return None;
+        }
+        (HEADER_PAGES..HEADER_PAGES + pages).for_each(|page| set(&self.header().purging, page));
+        Some(self.take_run(HEADER_PAGES, pages))
+    }
+
     fn take_run(&self, first: usize, pages: usize) -> Run {
         let header = self.header();
         let mut dirty = 0;
@@ -336,6 +347,13 @@ impl Tract {
             dirty += usize::from(get(&header.dirty, page));
         }
         Run { first, pages, dirty }
+    }
+
+    /// The metadata behind the header, from the next page of the OS on: entries and bitmaps, which all read as
+    /// zero in a fresh tract.
+    pub fn page_metadata(&self, os_page_bytes: usize) -> (usize, usize) {
+        let header = size_of::<Header>().next_multiple_of(os_page_bytes);
+        (self.base() + header, HEADER_PAGES * PAGE_BYTES - header)
     }
 
     /// Marks a run dirty: its holder will write to it. The lock is held.

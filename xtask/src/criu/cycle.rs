@@ -70,6 +70,9 @@ pub fn turn(
     }
     (hand.images)(&dump.images)?;
     let restore = restore(criu, &mut process.child, &dump.images)?;
+    if way == Way::Stopped {
+        process.child.signal(libc::SIGCONT);
+    }
     (hand.process)(process);
     process.goes_on(hand.patience).context("after the restore")?;
     let now = process.identity(kind).context("after the restore")?;

@@ -19,11 +19,18 @@ pub struct Criu(Vec<OsString>);
 /// CRIU's 10 seconds to stop all threads are too few on a machine that is overloaded.
 const SEIZE: [&str; 2] = ["--timeout", "40"];
 
+/// A signal has stopped all threads by then.
+const LATE: Duration = Duration::from_secs(40);
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// How a process is dumped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Way {
     /// In one dump, which kills it.
     Once,
+    /// As once, of a process that a signal has stopped, and that is stopped when it comes back: what its
+    /// memory costs, without the scheduler.
+    Stopped,
     /// A snapshot: the process goes on.
     LeaveRunning,
     /// Two pre-dumps while it runs, then a dump of what has changed since.
@@ -80,6 +87,7 @@ impl Criu {
         let mut options: &[&str] = &[];
         match way {
             Way::Once => (),
+            Way::Stopped => stop(pid)?,
             Way::LeaveRunning => options = &["--leave-running"],
             Way::Chain => {
                 let track = ["--track-mem", "--prev-images-dir"];
@@ -160,6 +168,18 @@ pub fn flip_in(bytes: &mut [u8], mark: &[u8], step: usize) -> usize {
 }
 
 /// Threads of `pid` that run or are ready to.
+/// Stops all threads of `pid`.
+fn stop(pid: i32) -> Result<()> {
+    // SAFETY: no duties; the caller's child, which it has not waited for.
+    ensure!(unsafe { libc::kill(pid, libc::SIGSTOP) } == 0, "stop {pid}");
+    let begin = Instant::now();
+    while running(pid)? > 0 {
+        ensure!(begin.elapsed() < LATE, "{pid} does not stop");
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
 fn running(pid: i32) -> Result<usize> {
     let mut count = 0;
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
