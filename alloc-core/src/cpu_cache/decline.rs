@@ -23,7 +23,7 @@ use crate::units::PAGE_BYTES;
 /// A class that had less at its peak is let alone: refills would cost more than it keeps.
 const PEAK_MIN_BYTES: usize = 64 << 10;
 /// The part of its peak to which a class has declined when it is drained.
-const PEAK_PARTS: usize = 8;
+const PEAK_PARTS: usize = 4;
 /// Live bytes below which the rest goes home object by object.
 const FEW_BYTES: usize = 64 << 10;
 /// The part of the live objects that may be cached in a decline.
