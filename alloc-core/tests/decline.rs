@@ -4,6 +4,7 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
+use alloc_core::units::{PAGE_BYTES, TRACT_BYTES};
 use alloc_core::{allocate, check, free, stats};
 use modes::{MODES, in_modes};
 use std::time::Duration;
@@ -24,6 +25,7 @@ fn main() {
         what_other_threads_cached_goes_too();
         what_is_in_use_keeps_its_caches();
         others_keep_their_caches_while_two_hand_over();
+        what_describes_free_pages_goes_too();
         assert_eq!(check(), Ok(()));
     });
 }
@@ -146,4 +148,35 @@ fn others_keep_their_caches_while_two_hand_over() {
     let refills = stats().refills - refills;
     assert!(refills < ((LARGE + 2) * ROUNDS) as u64, "{refills} refills in {ROUNDS} rounds");
     free_all(kept.into_iter().map(|(_, object)| object));
+}
+
+/// Entries and bitmaps of a tract, 576 KiB, are touched where small objects are; nothing of them is needed when
+/// all its pages are free.
+fn what_describes_free_pages_goes_too() {
+    let objects = make((0..2_000_000).map(|index| 16 + index % 10 * 16));
+    let mut tracts: Vec<_> = objects.iter().map(|object| object & !(TRACT_BYTES - 1)).collect();
+    tracts.sort_unstable();
+    // Guarded objects are mapped elsewhere, one by one.
+    let tracts: Vec<_> =
+        tracts.chunk_by(|a, b| a == b).filter(|of| of.len() > 1000).map(|of| of[0]).collect();
+    let before = tracts.iter().filter(|&&tract| resident_pages(tract) > 20).count();
+    assert!(before >= 3, "{before} tracts are no load");
+    free_all(objects);
+    alloc_core::release();
+    let after: Vec<_> = tracts.iter().map(|&tract| resident_pages(tract)).collect();
+    // What the process has had from the start is in one of them.
+    assert!(after.iter().filter(|&&pages| pages > 2).count() <= 1, "{after:?}");
+    // They are as new.
+    free_all(make((0..2_000_000).map(|index| 16 + index % 10 * 16)));
+    assert_eq!(check(), Ok(()));
+}
+
+/// OS pages of a tract's metadata that are resident.
+fn resident_pages(tract: usize) -> usize {
+    let mut pages = [0u8; 9 * PAGE_BYTES / 4096];
+    let end = pages.len() * 4096;
+    // SAFETY: mapped memory, and a byte for each of its pages.
+    let done = unsafe { libc::mincore(tract as *mut _, end, pages.as_mut_ptr()) };
+    assert_eq!(done, 0);
+    pages.iter().filter(|&&page| page & 1 == 1).count()
 }

@@ -8,6 +8,7 @@ use super::PageHeap;
 use super::tract::{HEADER_PAGES, Kind, Run, Tract};
 use crate::atomic::Ordering;
 use crate::os;
+use crate::sync::Rank;
 use crate::token_bucket::TokenBucket;
 use crate::units::{PAGE_BYTES, TRACT_BYTES};
 
@@ -140,6 +141,11 @@ impl PageHeap {
 
     /// Gives the metadata of a tract back of which nothing is in use, nor resident any more: up to 576 KiB.
     fn forget_pages(&self, tract: &Tract) {
+        // A handler on top of a holder might not get the lock twice, and these pages can't be deferred: they
+        // would come back as dirty.
+        if Rank::is_any_held() {
+            return;
+        }
         let Some(run) = tract.lock().ok().and_then(|_guard| tract.take_unused()) else { return };
         let (address, len) = tract.page_metadata(os::page_bytes());
         // SAFETY: the metadata of pages that were all just taken: nobody writes to it, and zero is what a
