@@ -81,6 +81,10 @@ fn look_on<S: Shard>(shard: Option<&S>, class: Class) {
         let capacity = if few { 0 } else { live / CACHED_PARTS };
         let capacity = capacity.min(region.capacity(class));
         capacity::shrink(shard, region, class, capacity, give_back_to_slab);
+        if region.len(class) > capacity {
+            // The thread was moved to another CPU meanwhile, and it may be the last look.
+            drain::drain_class(class);
+        }
     }
     drain::drain_depot_of(class);
     slab::decline(class, out, few);
