@@ -153,28 +153,29 @@ fn bytes_of(region: &Region, class: Class) -> usize {
     end.saturating_sub(bottom) as usize / WORD * size as usize
 }
 
-/// Lowers the capacity of `class` and hands what is above it to `give`.
+/// Lowers the capacity of `class` and hands what is above it to `give`; whether all of that is done, which it is not
+/// if the thread is moved to another shard meanwhile.
 pub(super) fn shrink<S: Shard>(
     shard: &S,
     region: &Region,
     class: Class,
     capacity: usize,
     give: fn(Class, &[usize]),
-) {
+) -> bool {
     if !(0..RETRIES).any(|_| set_capacity(shard, region, class, capacity)) {
-        return;
+        return false;
     }
     let mut buffer = [0; MAGAZINE_MAX];
     let mut aborts = 0;
     loop {
         let excess = region.len(class).saturating_sub(capacity).min(MAGAZINE_MAX);
         if excess == 0 {
-            return;
+            return true;
         }
         match shard.pop_batch(class, &mut buffer[..excess]) {
             popped @ 1.. => give(class, &buffer[..popped as usize]),
             ABORTED if aborts < RETRIES => aborts += 1,
-            _ => return,
+            _ => return false,
         }
     }
 }

@@ -74,17 +74,18 @@ fn look_on<S: Shard>(shard: Option<&S>, class: Class) {
     if !may_cost(fixed + cached + in_depot + if few { ONE_BY_ONE * live } else { 0 }) {
         return;
     }
-    if cached > here {
-        drain::drain_class(class);
-    }
-    if let (Some(shard), Some(region)) = (shard, region) {
-        let capacity = if few { 0 } else { live / CACHED_PARTS };
-        let capacity = capacity.min(region.capacity(class));
-        capacity::shrink(shard, region, class, capacity, give_back_to_slab);
-        if region.len(class) > capacity {
-            // The thread was moved to another CPU meanwhile, and it may be the last look.
-            drain::drain_class(class);
+    let capacity = if few { 0 } else { live / CACHED_PARTS };
+    let here_only = || match (shard, region) {
+        (Some(shard), Some(region)) => {
+            let capacity = capacity.min(region.capacity(class));
+            capacity::shrink(shard, region, class, capacity, give_back_to_slab)
         }
+        _ => true,
+    };
+    let is_drained = cached > here && drain::drain_class(class);
+    if !is_drained && !here_only() {
+        // The thread was moved to another CPU meanwhile, and it may be the last look.
+        drain::drain_class(class);
     }
     drain::drain_depot_of(class);
     slab::decline(class, out, few);

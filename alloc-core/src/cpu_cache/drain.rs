@@ -39,10 +39,10 @@ pub(super) fn drain_caches(patience: &mut Patience) {
 }
 
 /// Takes the objects of `class` out of all shards that are not busy, if the kernel has the fence; the capacities go
-/// to 0. Who has nothing stopped has at least its own shard, and does that itself.
-pub(super) fn drain_class(class: Class) {
+/// to 0. Who has nothing stopped (false) has at least its own shard, and does that itself.
+pub(super) fn drain_class(class: Class) -> bool {
     let mut patience = Patience::none();
-    let _ = match registration::sections() {
+    let stopped = match registration::sections() {
         Some(_) => shards::while_stopped(|regions| {
             regions.for_each(|region| drain_class_stopped(region, class));
         }),
@@ -51,6 +51,7 @@ pub(super) fn drain_class(class: Class) {
         }),
     };
     locked::for_each(&mut patience, |locked| drain_class_by_ops(locked, class));
+    stopped.is_some()
 }
 
 /// Empties a region that nobody else can touch.
