@@ -20,6 +20,14 @@ pub struct Child {
     stderr: PathBuf,
 }
 
+/// Makes a restored process this process' own child when the CRIU that made it ends.
+pub fn adopt() -> Result<()> {
+    // SAFETY: no duties.
+    let done = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+    ensure!(done == 0, "prctl: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
 impl Child {
     /// Starts `command` on `kind`, what it says in a file in `room`.
     pub fn start(command: &mut Command, kind: &Kind, room: &Path) -> Result<Child> {

@@ -79,7 +79,7 @@ fn with(criu: &Criu, kind: &Kind, hand: &Hand) -> Result<()> {
 }
 
 /// Flips a bit in the second word of every object of an image.
-fn flip(folder: &Path) -> Result<()> {
+pub fn flip(folder: &Path) -> Result<()> {
     // Objects are aligned to 16.
     images::flip_behind(folder, &MARK.to_ne_bytes(), 16)
 }

@@ -48,7 +48,7 @@ pub fn turn(
     hand: &Hand,
 ) -> Result<Taken> {
     let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
-    let dump = criu.dump(process.child.pid(), room.path(), way).map_err(|error| {
+    let dump = process.dump(criu, room.path(), way, PATIENCE).map_err(|error| {
         // Whose fault is it?
         match process.goes_on(PATIENCE) {
             Ok(()) => error.context("not dumped, but its threads go on"),

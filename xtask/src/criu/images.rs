@@ -9,8 +9,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use clap::ValueEnum;
 
-use super::stats;
+use super::stats::Stats;
 use crate::tools;
 
 /// The program, with the loader and the libraries it is run through.
@@ -23,8 +24,11 @@ const SEIZE: [&str; 2] = ["--timeout", "40"];
 const LATE: Duration = Duration::from_secs(40);
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// Links of a chain before the last.
+pub const PRE_DUMPS: usize = 3;
+
 /// How a process is dumped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Way {
     /// In one dump, which kills it.
     Once,
@@ -33,8 +37,15 @@ pub enum Way {
     Stopped,
     /// A snapshot: the process goes on.
     LeaveRunning,
-    /// Two pre-dumps while it runs, then a dump of what has changed since.
+    /// [`PRE_DUMPS`] pre-dumps while it runs, then a dump of what was written since, which kills it.
     Chain,
+}
+
+impl Way {
+    /// As an argument.
+    pub fn name(self) -> String {
+        self.to_possible_value().expect("none is hidden").get_name().to_owned()
+    }
 }
 
 /// A dump that was made.
@@ -43,8 +54,8 @@ pub struct Dump {
     pub images: PathBuf,
     /// Time of the command that ends the dump.
     pub wall: Duration,
-    /// The part of it in which CRIU waited for the threads to stop.
-    pub stopping: Duration,
+    /// What CRIU counted.
+    pub stats: Stats,
     /// Threads that had a processor or waited for one when it began: the others stop at once.
     pub running: usize,
     /// Bytes of all the images that a restore reads.
@@ -76,41 +87,46 @@ impl Criu {
         version.map(str::to_owned).context("criu --version names none")
     }
 
-    /// Dumps process `pid` into folders under `room`.
+    /// Dumps what process `pid` has written since the pre-dump before, all if this is the first, number 1. It
+    /// goes on.
+    pub fn pre_dump(&self, pid: i32, room: &Path, number: usize) -> Result<()> {
+        let images = folder(room, &link(number))?;
+        self.stop("pre-dump", pid, &images, &since(number - 1))
+    }
+
+    /// Dumps process `pid` into a folder under `room`. A chain's pre-dumps are there already.
     pub fn dump(&self, pid: i32, room: &Path, way: Way) -> Result<Dump> {
-        let folder = |name: &str| -> Result<PathBuf> {
-            let folder = room.join(name);
-            fs::create_dir(&folder).with_context(|| format!("create {}", folder.display()))?;
-            Ok(folder)
-        };
-        let tree = ["--tree", &pid.to_string()];
-        let mut options: &[&str] = &[];
-        match way {
-            Way::Once => (),
-            Way::Stopped => stop(pid)?,
-            Way::LeaveRunning => options = &["--leave-running"],
-            Way::Chain => {
-                let track = ["--track-mem", "--prev-images-dir"];
-                self.run("pre-dump", &folder("first")?, &[&tree[..], &track[..1]].concat())?;
-                let next = [&tree[..], &track, &["../first"]].concat();
-                self.run("pre-dump", &folder("second")?, &next)?;
-                options = &["--track-mem", "--prev-images-dir", "../second"];
+        let options = match way {
+            Way::Once => Vec::new(),
+            Way::Stopped => {
+                halt(pid)?;
+                Vec::new()
             }
-        }
-        let images = folder("images")?;
+            Way::LeaveRunning => vec!["--leave-running".to_owned()],
+            Way::Chain => since(PRE_DUMPS),
+        };
+        let images = folder(room, "images")?;
         let running = running(pid)?;
         let begin = Instant::now();
-        self.run("dump", &images, &[&tree[..], &SEIZE, options].concat())?;
+        self.stop("dump", pid, &images, &options)?;
         let wall = begin.elapsed();
         let log = fs::read_to_string(images.join("log")).context("CRIU left no log")?;
         let caught = log.lines().filter(|line| line.contains("in rseq critical section")).count();
-        let stopping = stats::stopping(&images.join("stats-dump"))?;
-        Ok(Dump { wall, stopping, running, bytes: bytes(room)?, caught, images })
+        let stats = Stats::read(&images.join("stats-dump"))?;
+        Ok(Dump { wall, stats, running, bytes: bytes(room)?, caught, images })
     }
 
     /// Restores what `images` holds, as a child of this process.
     pub fn restore(&self, images: &Path) -> Result<()> {
         self.run("restore", images, &["--restore-detached"])
+    }
+
+    fn stop(&self, verb: &str, pid: i32, images: &Path, options: &[String]) -> Result<()> {
+        let pid = pid.to_string();
+        let mut all = vec!["--tree", &pid];
+        all.extend(SEIZE);
+        all.extend(options.iter().map(String::as_str));
+        self.run(verb, images, &all)
     }
 
     fn run(&self, verb: &str, images: &Path, options: &[&str]) -> Result<()> {
@@ -134,6 +150,26 @@ impl Criu {
     }
 }
 
+/// The folder of a pre-dump under the room of its chain.
+pub fn link(number: usize) -> String {
+    format!("pre-dump-{number}")
+}
+
+/// The options that make a dump the next link after so many.
+fn since(before: usize) -> Vec<String> {
+    let mut options = vec!["--track-mem".to_owned()];
+    if before > 0 {
+        options.extend(["--prev-images-dir".to_owned(), format!("../{}", link(before))]);
+    }
+    options
+}
+
+fn folder(room: &Path, name: &str) -> Result<PathBuf> {
+    let folder = room.join(name);
+    fs::create_dir(&folder).with_context(|| format!("create {}", folder.display()))?;
+    Ok(folder)
+}
+
 /// Whether a restore failed because a process or thread number was not free.
 pub fn is_number_taken(error: &anyhow::Error) -> bool {
     let text = format!("{error:#}");
@@ -155,6 +191,7 @@ pub fn flip_behind(folder: &Path, mark: &[u8], step: usize) -> Result<()> {
     ensure!(flipped > 0, "no object in the image");
     Ok(())
 }
+
 /// Flips them in these bytes, and says how many that were.
 pub fn flip_in(bytes: &mut [u8], mark: &[u8], step: usize) -> usize {
     let mut flipped = 0;
@@ -169,7 +206,7 @@ pub fn flip_in(bytes: &mut [u8], mark: &[u8], step: usize) -> usize {
 
 /// Threads of `pid` that run or are ready to.
 /// Stops all threads of `pid`.
-fn stop(pid: i32) -> Result<()> {
+fn halt(pid: i32) -> Result<()> {
     // SAFETY: no duties; the caller's child, which it has not waited for.
     ensure!(unsafe { libc::kill(pid, libc::SIGSTOP) } == 0, "stop {pid}");
     let begin = Instant::now();

@@ -9,7 +9,7 @@
 //! I1: what can't be had or done ends the command with an error, never with a pass.
 
 pub mod board;
-mod child;
+pub mod child;
 pub mod control;
 mod cycle;
 pub mod fetch;
@@ -22,7 +22,7 @@ mod redis;
 pub(crate) mod registration;
 mod rounds;
 mod section;
-mod snapshot;
+pub mod snapshot;
 mod stats;
 pub mod victim;
 
@@ -56,7 +56,7 @@ pub struct Args {
     /// Make defects on purpose; succeed if every one is seen
     #[arg(long)]
     control: bool,
-    /// Show what `--leave-running` does to threads inside a section, without the allocator
+    /// Show what `--leave-running` and pre-dumps do to threads inside a section, without the allocator
     #[arg(long)]
     snapshot: bool,
     /// Put redis-server through the cycles instead: every value is read back after each restore,
@@ -71,12 +71,14 @@ pub struct Args {
     victim: Option<PathBuf>,
     #[arg(long, hide = true)]
     harness: Option<i32>,
+    #[arg(long, hide = true, default_value_t = 0)]
+    shelf: usize,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     if let (Some(board), Some(harness)) = (args.victim, args.harness) {
-        return victim::main(&board, harness);
+        return victim::main(&board, harness, args.shelf);
     }
     if args.spin {
         return section::main();
@@ -84,10 +86,7 @@ pub fn run(args: Args) -> Result<()> {
     ensure!(args.cycles > 0, "--cycles 0 would check nothing");
     let criu = fetch::criu()?;
     tools::build_release(&["alloc-preload"])?;
-    // A restored process becomes ours when the criu that made it ends.
-    // SAFETY: no duties.
-    let done = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
-    ensure!(done == 0, "prctl: {}", std::io::Error::last_os_error());
+    child::adopt()?;
     if args.control {
         return control::check(&criu);
     }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use super::board::{Board, THREADS};
 use super::child::Child;
 use super::identity::Identity;
+use super::images::{Criu, Dump, PRE_DUMPS, Way};
 use super::kind::Kind;
 
 /// How long all threads may take to go through their objects, on a busy machine too.
@@ -27,18 +28,20 @@ pub struct Process {
 impl Process {
     /// Starts the victim on `kind`, its files in `room`.
     pub fn start(kind: &Kind, room: &Path) -> Result<Process> {
-        let process = Process::spawn(kind, room, std::process::id())?;
+        let process = Process::spawn(kind, room, std::process::id(), 0)?;
         process.goes_on(PATIENCE).context("before the first dump")?;
         Ok(process)
     }
 
-    /// As `start`, but waits for nothing; the victim ends when process `watcher` does.
-    pub fn spawn(kind: &Kind, room: &Path, watcher: u32) -> Result<Process> {
+    /// As `start`, but waits for nothing; the victim ends when process `watcher` does, and each of its threads
+    /// keeps so many objects on a `shelf`.
+    pub fn spawn(kind: &Kind, room: &Path, watcher: u32, shelf: usize) -> Result<Process> {
         let path = room.join("board");
         let board = Board::create(&path)?;
         let own = std::env::current_exe().context("where is this program?")?;
         let mut command = Command::new(own);
-        command.args(["criu", "--harness", &watcher.to_string(), "--victim"]).arg(path);
+        command.args(["criu", "--harness", &watcher.to_string()]);
+        command.args(["--shelf", &shelf.to_string(), "--victim"]).arg(path);
         Ok(Process { child: Child::start(&mut command, kind, room)?, board })
     }
 
@@ -65,6 +68,17 @@ impl Process {
             ensure!(waited < patience, "{late} of {THREADS} threads do not go on");
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Dumps it into folders under `room`. In a chain it goes on after each pre-dump.
+    pub fn dump(&self, criu: &Criu, room: &Path, way: Way, patience: Duration) -> Result<Dump> {
+        let before = if way == Way::Chain { PRE_DUMPS } else { 0 };
+        for number in 1..=before {
+            criu.pre_dump(self.child.pid(), room, number)?;
+            let goes_on = self.goes_on(patience);
+            goes_on.with_context(|| format!("after pre-dump {number}"))?;
+        }
+        criu.dump(self.child.pid(), room, way)
     }
 
     /// What it runs on; an error unless that is `kind`.

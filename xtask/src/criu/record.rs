@@ -82,7 +82,7 @@ impl Record {
         row.verified += verified;
         if measured {
             row.dumps.push(taken.dump.wall.as_secs_f64() * 1e3);
-            row.stops.push(taken.dump.stopping.as_secs_f64() * 1e3);
+            row.stops.push(taken.dump.stats.stopping.as_secs_f64() * 1e3);
             row.running.push(taken.dump.running as f64);
             row.restores.push(taken.restore.as_secs_f64() * 1e3);
             row.bytes.push(taken.dump.bytes as f64);

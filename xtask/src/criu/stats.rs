@@ -1,8 +1,9 @@
-//! What CRIU says of its own time: the image `stats-dump`.
+//! What CRIU counted in a dump: the image `stats-dump`.
 //!
-//! Two magic numbers, a length, and a message of protocol buffers (`stats.proto`: entry 1 of `StatsEntry`, whose
-//! entry 1 is `freezing_time`, in microseconds). Called by `images`.
+//! Two magic numbers, a length, and a message of protocol buffers (`stats.proto`): entry 1 of `StatsEntry` is a
+//! message of numbers only. Called by `images`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -12,15 +13,45 @@ use anyhow::{Context, Result};
 /// Of an image and of this one (criu/include/magic.h).
 const MAGIC: [u32; 2] = [0x5510_5940, 0x5709_3306];
 
-/// How long the threads took to be stopped.
-pub fn stopping(file: &Path) -> Result<Duration> {
-    let bytes = fs::read(file).with_context(|| format!("read {}", file.display()))?;
-    let micros = freezing_time(&bytes);
-    let micros = micros.with_context(|| format!("{} has no freezing time", file.display()))?;
-    Ok(Duration::from_micros(micros))
+// Entries of `DumpStatsEntry`.
+const FREEZING_MICROS: u64 = 1;
+const PAGES_SKIPPED_PARENT: u64 = 6;
+const PAGES_WRITTEN: u64 = 7;
+
+/// The numbers that matter here.
+#[derive(Clone, Copy)]
+pub struct Stats {
+    /// How long the threads took to be stopped.
+    pub stopping: Duration,
+    /// Pages in the image itself.
+    pub written: u64,
+    /// Pages of the process that the images before it hold.
+    pub in_parents: u64,
 }
 
-fn freezing_time(bytes: &[u8]) -> Option<u64> {
+impl Stats {
+    /// The statistics in `file`.
+    pub fn read(file: &Path) -> Result<Stats> {
+        let bytes = fs::read(file).with_context(|| format!("read {}", file.display()))?;
+        let numbers = numbers(&bytes).with_context(|| format!("{} is odd", file.display()))?;
+        let number = |entry: u64| {
+            let found = numbers.get(&entry).copied();
+            found.with_context(|| format!("{} has no entry {entry}", file.display()))
+        };
+        Ok(Stats {
+            stopping: Duration::from_micros(number(FREEZING_MICROS)?),
+            written: number(PAGES_WRITTEN)?,
+            in_parents: number(PAGES_SKIPPED_PARENT)?,
+        })
+    }
+
+    /// Of a hundred pages of the process, how many the images before hold.
+    pub fn percent_in_parents(&self) -> u64 {
+        100 * self.in_parents / (self.written + self.in_parents).max(1)
+    }
+}
+
+fn numbers(bytes: &[u8]) -> Option<BTreeMap<u64, u64>> {
     let (head, message) = bytes.split_at_checked(12)?;
     let words = [0, 4].map(|at| u32::from_le_bytes(head[at..at + 4].try_into().expect("four")));
     if words != MAGIC {
@@ -32,9 +63,19 @@ fn freezing_time(bytes: &[u8]) -> Option<u64> {
     if tag != 1 << 3 | 2 {
         return None;
     }
-    let (tag, rest) = varint(rest.get(..len as usize)?)?;
-    // Field 1, a number.
-    (tag == 1 << 3).then(|| varint(rest).map(|(micros, _)| micros)).flatten()
+    let mut rest = rest.get(..len as usize)?;
+    let mut numbers = BTreeMap::new();
+    while !rest.is_empty() {
+        let (tag, after) = varint(rest)?;
+        let (value, after) = varint(after)?;
+        // Nothing but numbers.
+        if tag & 7 != 0 {
+            return None;
+        }
+        numbers.insert(tag >> 3, value);
+        rest = after;
+    }
+    Some(numbers)
 }
 
 /// A number in groups of seven bits, the lowest first, and what follows it.
@@ -50,12 +91,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_number_of_the_first_entry() {
+    fn the_numbers_of_the_first_entry() {
         let mut image: Vec<u8> = MAGIC.iter().flat_map(|word| word.to_le_bytes()).collect();
-        image.extend([7, 0, 0, 0, 0x0a, 5, 0x08, 0xb9, 0x60, 0x10, 1]);
-        assert_eq!(freezing_time(&image), Some(12_345));
+        image.extend([7, 0, 0, 0, 0x0a, 5, 0x08, 0xb9, 0x60, 0x38, 1]);
+        assert_eq!(numbers(&image), Some(BTreeMap::from([(1, 12_345), (7, 1)])));
         image[0] ^= 1;
-        assert_eq!(freezing_time(&image), None);
-        assert_eq!(freezing_time(&image[..11]), None);
+        assert_eq!(numbers(&image), None);
+        assert_eq!(numbers(&image[..11]), None);
+    }
+
+    #[test]
+    fn a_plain_dump_takes_nothing_from_parents() {
+        let stats = |written, in_parents| Stats { stopping: Duration::ZERO, written, in_parents };
+        assert_eq!(stats(4000, 0).percent_in_parents(), 0);
+        assert_eq!(stats(1000, 3000).percent_in_parents(), 75);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Eight threads call malloc, calloc, realloc and free without pause, pass objects to each other,
 //! and compare every byte of an object whenever they touch it; after each round a thread goes
-//! through all it holds, then beats. The main thread trims, so that remote caches are emptied too.
+//! through all it holds, then beats. Objects on a shelf stay longer: one of them is replaced in a round now and then,
+//! so that each link of a chain holds some. The main thread trims, so that remote caches are emptied too.
 //! A thread that finds a wrong byte names it on standard error, tells the board and touches nothing any
 //! more. Started by `process`.
 //!
@@ -10,6 +11,8 @@
 //! I2: standard error is written to only on failure: a restore insists on the file's size.
 //! I3: a wrong byte does not end the process: a restore fails if its process ends before CRIU has let it go, and
 //! what the process found would be taken for CRIU's failure.
+//! I4: the main thread enters no section while others hammer: trimming and checking stop the shards. A pre-dump
+//! would leave it unprotected there (docs/adr/0007-criu-snapshots.md).
 
 use std::io::Write;
 use std::path::Path;
@@ -27,15 +30,18 @@ const PRIVATE_EXPEDITED_RSEQ: libc::c_int = 1 << 7;
 
 const SLOTS: usize = 500;
 const STEPS_PER_ROUND: usize = 2000;
+/// Larger than most objects that come and go: they share few pages with it.
+const SHELVED_BYTES: usize = 16 << 10;
+const ROUNDS_PER_SHELVED: usize = 8;
 const PAUSE: Duration = Duration::from_millis(20);
 
 static EXCHANGE: [Mutex<Object>; 64] = [const { Mutex::new(Object::NONE) }; 64];
 
-/// Runs until it is killed, or process `harness` is gone.
-pub fn main(board: &Path, harness: i32) -> Result<()> {
+/// Runs until it is killed, or process `harness` is gone; each thread has so many objects on its `shelf`.
+pub fn main(board: &Path, harness: i32, shelf: usize) -> Result<()> {
     let board: &Board = Box::leak(Box::new(Board::open(board)?));
     for index in 0..WORKERS {
-        std::thread::spawn(move || hammer(board, index));
+        std::thread::spawn(move || hammer(board, index, shelf));
     }
     // SAFETY: signal 0 only asks whether the process exists.
     while unsafe { libc::kill(harness, 0) } == 0 {
@@ -73,16 +79,17 @@ fn check() -> i64 {
     check().into()
 }
 
-fn hammer(board: &Board, index: usize) -> ! {
+fn hammer(board: &Board, index: usize, shelf: usize) -> ! {
     let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (index as u64 + 1));
     let mut objects = [Object::NONE; SLOTS];
+    let mut shelf: Vec<_> = (0..shelf).map(|_| Object::new(SHELVED_BYTES, &mut random)).collect();
     loop {
         let mut verified = 0;
         for _ in 0..STEPS_PER_ROUND {
             let object = &mut objects[random.below(SLOTS)];
             verified += object.verify(board, index);
             match random.below(4) {
-                _ if object.len == 0 => *object = Object::new(&mut random),
+                _ if object.len == 0 => *object = Object::new(random.size(), &mut random),
                 0 => object.resize(board, index, random.size()),
                 1 => {
                     let other = &mut *EXCHANGE[random.below(64)].lock().expect("nobody panics");
@@ -91,7 +98,13 @@ fn hammer(board: &Board, index: usize) -> ! {
                 _ => object.free(),
             }
         }
-        verified += objects.iter().map(|object| object.verify(board, index)).sum::<u64>();
+        let held = objects.iter().chain(&shelf);
+        verified += held.map(|object| object.verify(board, index)).sum::<u64>();
+        if !shelf.is_empty() && random.below(ROUNDS_PER_SHELVED) == 0 {
+            let at = random.below(shelf.len());
+            shelf[at].free();
+            shelf[at] = Object::new(SHELVED_BYTES, &mut random);
+        }
         board.beat(index, verified);
     }
 }
@@ -107,8 +120,8 @@ struct Object {
 impl Object {
     const NONE: Object = Object { address: 0, len: 0, seed: 0 };
 
-    fn new(random: &mut Random) -> Object {
-        let (len, seed) = (random.size(), random.next());
+    fn new(len: usize, random: &mut Random) -> Object {
+        let seed = random.next();
         // SAFETY: no duties; the result is checked below.
         let memory = unsafe {
             match random.below(4) {

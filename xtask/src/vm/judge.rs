@@ -25,6 +25,8 @@ pub enum Demand {
     Aborts(u64),
     /// CPUs went or came at least so often.
     Toggles(u64),
+    /// Of a hundred pages that each last dump of a chain had to give, so many at least were in the images before.
+    InParents(u64),
 }
 
 /// The guest's answers, from the lines of its port.
@@ -71,6 +73,12 @@ impl Demand {
             },
             Demand::Toggles(least) => (seen.toggles < *least)
                 .then(|| format!("CPUs went and came {} times, not {least}", seen.toggles)),
+            Demand::InParents(least) => match json(seen)["percent_in_parents"].as_u64() {
+                None => Some("no chain was counted".into()),
+                Some(percent) => (percent < *least).then(|| {
+                    format!("{percent} % of the pages were in the images before, not {least} %")
+                }),
+            },
         }
     }
 }

@@ -61,7 +61,8 @@ pub struct Args {
     /// Count on this machine's own kernel what the kernel aborts, without a guest
     #[arg(long)]
     here: bool,
-    /// Dump processes in one machine and restore them in others
+    /// Dump processes in one machine and restore them in others; `--only chain`: those that leave as
+    /// incremental chains
     #[arg(long, conflicts_with_all = ["icount", "here"])]
     checkpoint: bool,
     /// Count slow paths, locks and shared writes on machines of 2, 8 and 64 CPUs

@@ -1,6 +1,7 @@
-//! A process that leaves a machine as images, and one that comes up from the images of another.
+//! A process that leaves a machine as images, after more than one life there if it is told so, and one that comes up
+//! from the images of another.
 //!
-//! Promises of a restored process: every object holds what was written to it, the validator is content,
+//! Promises of a restored process, here and there: every object holds what was written to it, the validator is content,
 //! its mode and its rseq areas are those it had, the kernel lets it use the fence, and the kernel
 //! aborts its sections. What is carried lies in [`PLACE`], with the same path in every machine. Run as
 //! tasks; the victim and CRIU are those of `criu`.
@@ -15,11 +16,11 @@ use serde_json::{Value, json};
 
 use super::fixups::Fixups;
 use crate::criu::board::Answer;
-use crate::criu::fetch;
 use crate::criu::identity::Identity;
-use crate::criu::images::Way;
+use crate::criu::images::{Criu, Way};
 use crate::criu::kind::{Kind, MODES};
 use crate::criu::process::Process;
+use crate::criu::{child, fetch, snapshot};
 
 /// What travels.
 pub const PLACE: &str = "/carried";
@@ -32,6 +33,20 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// The first program of a machine: it is there in each.
 const WATCHER: u32 = 1;
 
+/// How a process is to be dumped.
+#[derive(Clone, clap::Args)]
+pub struct Leave {
+    mode: String,
+    /// Its threads have the numbers after this
+    number: u32,
+    #[arg(value_enum)]
+    way: Way,
+    /// So often: it is restored in between
+    dumps: usize,
+    /// Objects that each thread keeps
+    shelf: usize,
+}
+
 /// What the process was.
 #[derive(Serialize, Deserialize)]
 struct Life {
@@ -39,28 +54,48 @@ struct Life {
     identity: Identity,
 }
 
-/// Starts a victim on `mode`, whose threads have the numbers after `number`, and dumps it.
-pub fn dump(mode: &str, number: u32) -> Result<()> {
-    let kind = kind(mode)?;
+/// Starts a victim and dumps it as `leave` says.
+pub fn dump(leave: &Leave) -> Result<()> {
+    let kind = kind(&leave.mode)?;
     let room = room(kind);
     fs::create_dir_all(&room).with_context(|| format!("create {}", room.display()))?;
     // Far from those that another machine's own threads have.
     let last = "/proc/sys/kernel/ns_last_pid";
-    fs::write(last, number.to_string()).context(last)?;
-    let mut process = Process::spawn(kind, &room, WATCHER)?;
+    fs::write(last, leave.number.to_string()).context(last)?;
+    child::adopt()?;
+    let criu = fetch::criu()?;
+    let mut process = Process::spawn(kind, &room, WATCHER, leave.shelf)?;
     process.goes_on(PATIENCE).context("before the dump")?;
-    let answer = answer(&process).context("before the dump")?;
-    let identity = process.identity(kind)?;
-    let dump = fetch::criu()?.dump(process.child.pid(), &room, Way::Once)?;
-    process.child.reap()?;
+    let fence = answer(&process).context("before the dump")?.fence;
+    let life = Life { pid: process.child.pid(), identity: process.identity(kind)? };
+    let (mut dumps, mut aborts) = (Vec::new(), Vec::new());
+    for number in 1..=leave.dumps {
+        let is_last = number == leave.dumps;
+        let passing = tempfile::tempdir()?;
+        // The last one travels.
+        let folder = if is_last { &room } else { passing.path() };
+        let dump = process.dump(&criu, folder, leave.way, PATIENCE);
+        let dump = dump.with_context(|| format!("dump {number}"))?;
+        process.child.reap()?;
+        if !is_last {
+            let revived = revive(&criu, &mut process, kind, &life.identity, &dump.images);
+            aborts.push(revived.with_context(|| format!("of dump {number}"))?.aborts);
+        }
+        dumps.push(dump);
+    }
+    let pages = dumps.iter().map(|dump| [dump.stats.written, dump.stats.in_parents]);
     println!(
         "{}",
         json!({
-            "bytes": dump.bytes, "caught": dump.caught, "fence": answer.fence,
-            "shards": shards(&identity), "registered": registered(&identity),
+            "bytes": dumps.last().map(|dump| dump.bytes), "fence": fence,
+            "caught": dumps.iter().map(|dump| dump.caught).sum::<usize>(),
+            "shards": shards(&life.identity), "registered": registered(&life.identity),
+            "aborts": aborts, "verified": process.board.verified(),
+            "written_and_in_parents": pages.collect::<Vec<_>>(),
+            "percent_in_parents": dumps.iter().map(|dump| dump.stats.percent_in_parents()).min(),
         })
     );
-    let life = serde_json::to_vec(&Life { pid: process.child.pid(), identity })?;
+    let life = serde_json::to_vec(&life)?;
     fs::write(room.join("life"), life).context("write what the process was")
 }
 
@@ -70,35 +105,59 @@ pub fn restore(mode: &str) -> Result<()> {
     let room = room(kind);
     let life = fs::read(room.join("life")).context("read what the process was")?;
     let life: Life = serde_json::from_slice(&life)?;
-    // A restored process becomes ours when the criu that made it ends.
-    // SAFETY: no duties.
-    let done = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
-    ensure!(done == 0, "prctl: {}", std::io::Error::last_os_error());
+    child::adopt()?;
     let mut process = Process::dumped(life.pid, &room)?;
     let verified = process.board.verified();
-    // Before the restore, so that nothing comes before the answer.
-    process.board.ask();
-    let fixups = Fixups::count().context("no tracepoint rseq:rseq_ip_fixup, or no perf")?;
-    fetch::criu()?.restore(&room.join("images"))?;
-    process.child.has_come_back();
-    process.goes_on(PATIENCE).context("after the restore")?;
-    let first = sound(&process, kind)?;
-    let identity = same(&process, kind, &life.identity)?;
-    let aborts = if kind.has_sections() { aborts(&process, &fixups)? } else { 0 };
-    process.goes_on(PATIENCE).context("later")?;
-    process.board.ask();
-    sound(&process, kind).context("later")?;
-    let later = same(&process, kind, &life.identity).context("later")?;
+    let images = room.join("images");
+    let revived = revive(&fetch::criu()?, &mut process, kind, &life.identity, &images)?;
     println!(
         "{}",
         json!({
-            "fence_at_first": first.fence_at_first, "aborts": aborts,
+            "fence_at_first": revived.fence_at_first, "aborts": revived.aborts,
             "verified": process.board.verified() - verified,
-            "shards": [shards(&life.identity), shards(&identity), shards(&later)],
-            "registered": registered(&later),
+            "shards": [shards(&life.identity), shards(&revived.first), shards(&revived.later)],
+            "registered": registered(&revived.later),
         })
     );
     Ok(())
+}
+
+/// What dumps do to threads inside a section, on this kernel.
+pub fn snapshot() -> Result<()> {
+    child::adopt()?;
+    snapshot::show(&fetch::criu()?)
+}
+
+/// A process that was restored and is well.
+struct Revived {
+    fence_at_first: i64,
+    aborts: u64,
+    first: Identity,
+    later: Identity,
+}
+
+/// Restores `process` from `images`, and watches it until its sections have been aborted.
+fn revive(
+    criu: &Criu,
+    process: &mut Process,
+    kind: &Kind,
+    was: &Identity,
+    images: &Path,
+) -> Result<Revived> {
+    // Before the restore, so that nothing comes before the answer.
+    process.board.ask();
+    let fixups = Fixups::count().context("no tracepoint rseq:rseq_ip_fixup, or no perf")?;
+    criu.restore(images)?;
+    process.child.has_come_back();
+    process.goes_on(PATIENCE).context("after the restore")?;
+    let fence_at_first = sound(process, kind)?.fence_at_first;
+    let first = same(process, kind, was)?;
+    let aborts = if kind.has_sections() { aborts(process, &fixups)? } else { 0 };
+    process.goes_on(PATIENCE).context("later")?;
+    process.board.ask();
+    sound(process, kind).context("later")?;
+    let later = same(process, kind, was).context("later")?;
+    Ok(Revived { fence_at_first, aborts, first, later })
 }
 
 /// The answer to the question that was asked; an error unless all is well.

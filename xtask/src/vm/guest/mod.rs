@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::plan::{MARK, Plan, Seen, Task};
+use crate::criu;
 pub use carry::{ABORTS, PLACE};
 pub use facts::Facts;
 pub use fixups::Fixups;
@@ -45,10 +46,14 @@ pub enum Inside {
     Ticks,
     /// Writes where only the kernel may
     BreakAbi,
-    /// Starts a victim with numbers from `number` on and dumps it
-    Dump { mode: String, number: u32 },
+    /// Starts a victim and dumps it
+    Dump(carry::Leave),
     /// Restores what another machine has dumped
     Restore { mode: String },
+    /// Flips a bit of each object in an image
+    Flip { images: PathBuf },
+    /// Shows what dumps do to threads inside a section
+    Snapshot,
 }
 
 impl Inside {
@@ -62,8 +67,10 @@ impl Inside {
             }
             Inside::Ticks => ticks::ticks(),
             Inside::BreakAbi => defect::break_abi(),
-            Inside::Dump { mode, number } => carry::dump(&mode, number),
+            Inside::Dump(leave) => carry::dump(&leave),
             Inside::Restore { mode } => carry::restore(&mode),
+            Inside::Flip { images } => criu::control::flip(&images),
+            Inside::Snapshot => carry::snapshot(),
         }
     }
 }
