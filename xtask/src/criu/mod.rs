@@ -71,14 +71,14 @@ pub struct Args {
     victim: Option<PathBuf>,
     #[arg(long, hide = true)]
     harness: Option<i32>,
-    #[arg(long, hide = true, default_value_t = 0)]
-    shelf: usize,
+    #[command(flatten)]
+    habits: victim::Habits,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     if let (Some(board), Some(harness)) = (args.victim, args.harness) {
-        return victim::main(&board, harness, args.shelf);
+        return victim::main(&board, harness, args.habits);
     }
     if args.spin {
         return section::main();

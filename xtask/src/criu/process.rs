@@ -13,6 +13,7 @@ use super::child::Child;
 use super::identity::Identity;
 use super::images::{Criu, Dump, PRE_DUMPS, Way};
 use super::kind::Kind;
+use super::victim::Habits;
 
 /// How long all threads may take to go through their objects, on a busy machine too.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,20 +29,21 @@ pub struct Process {
 impl Process {
     /// Starts the victim on `kind`, its files in `room`.
     pub fn start(kind: &Kind, room: &Path) -> Result<Process> {
-        let process = Process::spawn(kind, room, std::process::id(), 0)?;
+        let process = Process::spawn(kind, room, std::process::id(), Habits::default())?;
         process.goes_on(PATIENCE).context("before the first dump")?;
         Ok(process)
     }
 
-    /// As `start`, but waits for nothing; the victim ends when process `watcher` does, and each of its threads
-    /// keeps so many objects on a `shelf`.
-    pub fn spawn(kind: &Kind, room: &Path, watcher: u32, shelf: usize) -> Result<Process> {
+    /// As `start`, but waits for nothing; the victim ends when process `watcher` does.
+    pub fn spawn(kind: &Kind, room: &Path, watcher: u32, habits: Habits) -> Result<Process> {
         let path = room.join("board");
         let board = Board::create(&path)?;
         let own = std::env::current_exe().context("where is this program?")?;
         let mut command = Command::new(own);
         command.args(["criu", "--harness", &watcher.to_string()]);
-        command.args(["--shelf", &shelf.to_string(), "--victim"]).arg(path);
+        command.args(["--shelf", &habits.shelf.to_string()]);
+        command.args(habits.first_allocates.then_some("--first-allocates"));
+        command.arg("--victim").arg(path);
         Ok(Process { child: Child::start(&mut command, kind, room)?, board })
     }
 

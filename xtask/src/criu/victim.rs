@@ -12,7 +12,7 @@
 //! I3: a wrong byte does not end the process: a restore fails if its process ends before CRIU has let it go, and
 //! what the process found would be taken for CRIU's failure.
 //! I4: the main thread enters no section while others hammer: trimming and checking stop the shards. A pre-dump
-//! would leave it unprotected there (docs/adr/0007-criu-snapshots.md).
+//! would leave it unprotected there (docs/adr/0007-criu-snapshots.md); the control has it allocate for that.
 
 use std::io::Write;
 use std::path::Path;
@@ -37,12 +37,36 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 static EXCHANGE: [Mutex<Object>; 64] = [const { Mutex::new(Object::NONE) }; 64];
 
-/// Runs until it is killed, or process `harness` is gone; each thread has so many objects on its `shelf`.
-pub fn main(board: &Path, harness: i32, shelf: usize) -> Result<()> {
+/// What not every victim does.
+#[derive(Clone, Copy, Default, clap::Args)]
+pub struct Habits {
+    /// Objects that each thread keeps on a shelf
+    #[arg(long, hide = true, default_value_t = 0)]
+    pub shelf: usize,
+    /// The first thread allocates and frees without pause; another trims
+    #[arg(long, hide = true)]
+    pub first_allocates: bool,
+}
+
+/// Runs until it is killed, or process `harness` is gone.
+pub fn main(board: &Path, harness: i32, habits: Habits) -> Result<()> {
     let board: &Board = Box::leak(Box::new(Board::open(board)?));
-    for index in 0..WORKERS {
-        std::thread::spawn(move || hammer(board, index, shelf));
+    for index in usize::from(habits.first_allocates)..WORKERS {
+        std::thread::spawn(move || hammer(board, index, habits.shelf));
     }
+    if habits.first_allocates {
+        std::thread::spawn(move || {
+            tend(board, harness);
+            std::process::exit(0)
+        });
+        churn(board, 0)
+    }
+    tend(board, harness);
+    Ok(())
+}
+
+/// Trims and answers until process `harness` is gone.
+fn tend(board: &Board, harness: i32) {
     // SAFETY: signal 0 only asks whether the process exists.
     while unsafe { libc::kill(harness, 0) } == 0 {
         std::thread::sleep(PAUSE);
@@ -55,7 +79,6 @@ pub fn main(board: &Path, harness: i32, shelf: usize) -> Result<()> {
         }
         board.beat(WORKERS, 0);
     }
-    Ok(())
 }
 
 /// The kernel's fence for sections, which it refuses to a process that has not registered.
@@ -104,6 +127,24 @@ fn hammer(board: &Board, index: usize, shelf: usize) -> ! {
             let at = random.below(shelf.len());
             shelf[at].free();
             shelf[at] = Object::new(SHELVED_BYTES, &mut random);
+        }
+        board.beat(index, verified);
+    }
+}
+
+/// As `hammer`, with so few and small objects that the thread is in a section much of its time.
+fn churn(board: &Board, index: usize) -> ! {
+    let mut random = Random(1);
+    let mut objects = [Object::NONE; 64];
+    loop {
+        let mut verified = 0;
+        for _ in 0..10 * STEPS_PER_ROUND {
+            let object = &mut objects[random.below(64)];
+            verified += object.verify(board, index);
+            match object.len {
+                0 => *object = Object::new(16 + 8 * random.below(6), &mut random),
+                _ => object.free(),
+            }
         }
         board.beat(index, verified);
     }

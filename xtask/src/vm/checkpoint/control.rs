@@ -20,6 +20,8 @@ use crate::vm::{Host, Row};
 
 /// The pre-dump that is damaged: neither the first nor the last.
 const MIDDLE: usize = 2;
+/// Seen: a wrong byte after the 13th, 18th and 56th pre-dump, of which each chain has three.
+const EXPOSED_CHAINS: usize = 40;
 
 /// Runs the control; fails if a defect is not seen.
 pub fn run(host: &mut Host, journeys: &[Journey]) -> Result<()> {
@@ -50,7 +52,7 @@ fn of_dump(host: &mut Host, journey: &Journey) -> Result<usize> {
     Ok(missed)
 }
 
-/// A damaged image in the middle, and a dump that is called a chain.
+/// A damaged image in the middle, a dump that is called a chain, and a thread that CRIU leaves unprotected.
 fn of_chain(host: &mut Host, journey: &Journey) -> Result<usize> {
     let mut plain = departure(1, Way::Once, 1, SHELF);
     plain.demands.push(Demand::InParents(PERCENT_IN_PARENTS));
@@ -63,6 +65,10 @@ fn of_chain(host: &mut Host, journey: &Journey) -> Result<usize> {
     let damage = Step::succeeds(Task::new("flip", &["/bin/xtask", "vm", "flip", &images]));
     let row = arrive(host, cell, &[damage, arrival(&MODES[0])])?;
     missed += unseen("a bit of each object flipped in a pre-dump in the middle", &row, "not 0x");
+    let mut exposed = departure(2, Way::Chain, EXPOSED_CHAINS, 0);
+    exposed.task.command.push("--first-allocates".into());
+    let row = leave(host, journey.from, &[exposed])?;
+    missed += unseen("a first thread that allocates, pre-dumped", &row, "a wrong byte");
     Ok(missed)
 }
 

@@ -140,7 +140,8 @@ fn departure(index: usize, way: Way, dumps: usize, shelf: usize) -> Step {
     let kind = &MODES[index];
     let (way, dumps, shelf) = (way.name(), dumps.to_string(), shelf.to_string());
     let number = (NUMBERS + index * NUMBERS_EACH).to_string();
-    let command = ["/bin/xtask", "vm", "dump", kind.name, &number, &way, &dumps, &shelf];
+    let mut command = vec!["/bin/xtask", "vm", "dump", kind.name, &number, &way, &dumps];
+    command.extend(["--shelf", &shelf]);
     Step::succeeds(Task::new(kind.name, &command).within(900))
 }
 

@@ -20,6 +20,7 @@ use crate::criu::identity::Identity;
 use crate::criu::images::{Criu, Way};
 use crate::criu::kind::{Kind, MODES};
 use crate::criu::process::Process;
+use crate::criu::victim::Habits;
 use crate::criu::{child, fetch, snapshot};
 
 /// What travels.
@@ -43,8 +44,8 @@ pub struct Leave {
     way: Way,
     /// So often: it is restored in between
     dumps: usize,
-    /// Objects that each thread keeps
-    shelf: usize,
+    #[command(flatten)]
+    habits: Habits,
 }
 
 /// What the process was.
@@ -64,7 +65,7 @@ pub fn dump(leave: &Leave) -> Result<()> {
     fs::write(last, leave.number.to_string()).context(last)?;
     child::adopt()?;
     let criu = fetch::criu()?;
-    let mut process = Process::spawn(kind, &room, WATCHER, leave.shelf)?;
+    let mut process = Process::spawn(kind, &room, WATCHER, leave.habits)?;
     process.goes_on(PATIENCE).context("before the dump")?;
     let fence = answer(&process).context("before the dump")?.fence;
     let life = Life { pid: process.child.pid(), identity: process.identity(kind)? };
