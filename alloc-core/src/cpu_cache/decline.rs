@@ -46,7 +46,8 @@ const SLABS_PARTS: usize = 16;
 /// Looks whether `class`, of which many objects came home, has declined, and acts on it. The caller holds nothing.
 #[cold]
 pub(super) fn look(class: Class) {
-    if Rank::is_any_held() {
+    // Nobody waits for another's stop to give memory back.
+    if Rank::is_any_held() || shards::is_stopping() {
         return;
     }
     match registration::sections() {

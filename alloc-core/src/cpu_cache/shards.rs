@@ -117,6 +117,11 @@ pub fn while_stopped<R>(
     result
 }
 
+/// Whether somebody has the shards stopped at this moment, or gives birth to one: a hint for those who need not wait.
+pub fn is_stopping() -> bool {
+    STOP.try_acquire(Rank::SHARDS).is_none()
+}
+
 fn born() -> impl Iterator<Item = (usize, &'static Region)> {
     REGIONS[..highest_born()].iter().enumerate().filter_map(|(index, slot)| {
         // Ordering: Acquire pairs with the Release at birth.
