@@ -96,6 +96,22 @@ fn sample_of_tiers() {
     );
 }
 
+/// A free that gave memory back waited for whoever had the shards stopped, here for that free.
+#[test]
+fn a_free_does_not_wait_for_a_stop() {
+    use operations::Op::*;
+    use schedules::{Op::*, replay};
+    replay(
+        &[
+            Run { thread: 0, op: Burst { size: 1500, count: 1000 } },
+            Run { thread: 1, op: FreeMany { pick: 0, count: 60 } },
+            Stop { steps: 1 },
+            Run { thread: 0, op: FreeMany { pick: 0, count: 940 } },
+        ],
+        None,
+    );
+}
+
 #[test]
 fn sample_of_schedules() {
     use operations::Op::*;
