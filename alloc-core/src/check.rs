@@ -10,7 +10,7 @@
 //! V6 stacks keep `bottom <= top <= bottom + slots_max` above a null sentinel, and ends stay below that.
 
 use crate::atomic::{AtomicUsize, Ordering};
-use crate::cpu_cache::{locked, seats, shards};
+use crate::cpu_cache::{locked, while_still};
 use crate::depot::DEPOT;
 use crate::guard;
 use crate::os::{self, Place};
@@ -18,7 +18,6 @@ use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::page_heap::tract::{BITMAP_WORDS, HEADER_PAGES, Kind, PageEntry, Tract};
 use crate::page_map;
-use crate::rseq::registration;
 use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::slab::{self, SLABS};
@@ -53,11 +52,8 @@ pub fn check() -> Verdict {
     let mut patience = Patience::usual();
     loop {
         // Without a fence the shards can't be looked into while they run; the rest can.
-        let verdict = match registration::sections() {
-            Some(_) => shards::while_stopped(|regions| check_held(regions)),
-            None => seats::while_closed(&mut Patience::usual(), |regions| check_held(regions)),
-        }
-        .unwrap_or_else(|| check_held(&mut core::iter::empty()));
+        let verdict = while_still(&mut Patience::usual(), |regions| check_held(regions))
+            .unwrap_or_else(|| check_held(&mut core::iter::empty()));
         // A handler that forks on top of a holder of some lock goes first.
         if verdict != broken(BUSY, 0) || !patience.spend() {
             return verdict;

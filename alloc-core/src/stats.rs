@@ -3,7 +3,7 @@
 //! Snapshots while others work: each number is right for some instant, their sums nearly.
 
 use crate::atomic::Ordering;
-use crate::cpu_cache::{locked, seats, shards};
+use crate::cpu_cache::{self, locked};
 use crate::depot::DEPOT;
 use crate::engine::large;
 use crate::page_heap::PAGE_HEAP;
@@ -67,9 +67,7 @@ pub fn stats() -> Stats {
         stats.flushes += region.counter(Counter::Flushes) as u64;
         stats.aborts += region.counter(Counter::Aborts) as u64;
     };
-    shards::regions().for_each(&mut add);
-    seats::regions().for_each(&mut add);
-    locked::regions().for_each(&mut add);
+    cpu_cache::regions().for_each(&mut add);
     let (large_count, large_bytes) = large::totals();
     // In this order: the bytes of a tract are added before it is counted.
     let headers = PAGE_HEAP.tracts().count() * HEADER_PAGES * PAGE_BYTES;

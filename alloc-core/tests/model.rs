@@ -1,11 +1,15 @@
 //! The tiers against a model: whatever the order of operations and migrations, an object is handed out
 //! once, keeps its contents, and nothing is lost; the validator is clean after each run.
 
+#[allow(dead_code)]
+#[path = "support/cpus.rs"]
+mod cpus;
 mod support;
 
 use alloc_core::cpu_cache::{Shard, allocate_on, free_on};
 use alloc_core::shard::Region;
 use alloc_core::size_class::{CLASS, CLASSES, Class, class_of, class_of_aligned, object_size};
+use cpus::Cpus;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -193,12 +197,8 @@ fn retry(mut section: impl FnMut() -> isize) -> isize {
 }
 
 fn pin() {
-    // SAFETY: plain calls on a local set.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(libc::sched_getcpu() as usize, &mut set);
-        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &set), 0);
-    }
+    // SAFETY: no duties.
+    Cpus::allowed().move_to_cpu(unsafe { libc::sched_getcpu() } as usize);
 }
 
 fn shards_region(sections: alloc_core::rseq::Sections) -> &'static Region {

@@ -8,12 +8,11 @@
 //! Caches pin slabs: one cached object of 16 B keeps 64 KiB, and what is kept counts as in use, by which the
 //! caches' budget and the free pages that may stay are measured. So it is looked at what is live.
 
-use super::{Shard, capacity, drain, give_back_to_slab, locked, seats, shards};
+use super::{Shard, capacity, drain, give_back_to_slab, regions, seats, shards};
 use crate::depot::DEPOT;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::rseq::registration;
-use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo};
 use crate::slab::{self, SLABS};
 use crate::sync::{Patience, Rank};
@@ -46,7 +45,7 @@ const SLABS_PARTS: usize = 16;
 /// Looks whether `class`, of which many objects came home, has declined, and acts on it. The caller holds nothing.
 #[cold]
 pub(super) fn look(class: Class) {
-    // Nobody waits for another's stop to give memory back.
+    // Who has the shards stopped may be waiting for this free. The class stays fallen: the next free looks.
     if Rank::is_any_held() || shards::is_stopping() {
         return;
     }
@@ -76,17 +75,13 @@ fn look_on<S: Shard>(shard: Option<&S>, class: Class) {
         return;
     }
     let capacity = if few { 0 } else { live / CACHED_PARTS };
-    let here_only = || match (shard, region) {
-        (Some(shard), Some(region)) => {
-            let capacity = capacity.min(region.capacity(class));
-            capacity::shrink(shard, region, class, capacity, give_back_to_slab)
-        }
-        _ => true,
-    };
     let is_drained = cached > here && drain::drain_class(class);
-    if !is_drained && !here_only() {
-        // The thread was moved to another CPU meanwhile, and it may be the last look.
-        drain::drain_class(class);
+    if !is_drained && let Some((shard, region)) = shard.zip(region) {
+        let capacity = capacity.min(region.capacity(class));
+        if !capacity::shrink(shard, region, class, capacity, give_back_to_slab) {
+            // The thread was moved to another CPU meanwhile, and it may be the last look.
+            drain::drain_class(class);
+        }
     }
     drain::drain_depot_of(class);
     slab::decline(class, out, few);
@@ -135,8 +130,4 @@ fn may_cost(tokens: usize) -> bool {
 
 fn cached_in_shards(class: Class) -> usize {
     regions().map(|region| region.len(class)).sum()
-}
-
-fn regions() -> impl Iterator<Item = &'static Region> {
-    shards::regions().chain(seats::regions()).chain(locked::regions())
 }

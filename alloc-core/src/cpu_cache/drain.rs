@@ -2,7 +2,7 @@
 //!
 //! Called by the release function and when memory is out; calls every tier below.
 
-use super::{Shard, locked, seats, shards};
+use super::{Shard, locked, seats, while_still};
 use crate::depot::DEPOT;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
@@ -22,13 +22,12 @@ pub fn drain_all() -> usize {
 
 /// As [`drain_all`], but the free spans stay, and what is busy for longer than `patience`.
 pub(super) fn drain_caches(patience: &mut Patience) {
+    let emptied = while_still(patience, |regions| regions.for_each(empty_stopped));
     match registration::sections() {
+        _ if emptied.is_some() => {}
         // No fence: at least this CPU's own shard.
-        Some(sections) => shards::while_stopped(|regions| regions.for_each(empty_stopped))
-            .unwrap_or_else(|| drain_by_ops(&sections)),
-        // As above.
-        None => seats::while_closed(patience, |regions| regions.for_each(empty_stopped))
-            .unwrap_or_else(|| seats::mine().into_iter().for_each(drain_by_ops)),
+        Some(sections) => drain_by_ops(&sections),
+        None => seats::mine().into_iter().for_each(drain_by_ops),
     }
     locked::for_each(patience, |locked| {
         drain_by_ops(locked);
@@ -42,14 +41,9 @@ pub(super) fn drain_caches(patience: &mut Patience) {
 /// to 0. Who has nothing stopped (false) has at least its own shard, and does that itself.
 pub(super) fn drain_class(class: Class) -> bool {
     let mut patience = Patience::none();
-    let stopped = match registration::sections() {
-        Some(_) => shards::while_stopped(|regions| {
-            regions.for_each(|region| drain_class_stopped(region, class));
-        }),
-        None => seats::while_closed(&mut patience, |regions| {
-            regions.for_each(|region| drain_class_stopped(region, class));
-        }),
-    };
+    let stopped = while_still(&mut patience, |regions| {
+        regions.for_each(|region| drain_class_stopped(region, class));
+    });
     locked::for_each(&mut patience, |locked| drain_class_by_ops(locked, class));
     stopped.is_some()
 }

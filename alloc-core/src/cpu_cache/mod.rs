@@ -26,7 +26,7 @@ use crate::rseq::{ABORTED, FULL, NO_SHARD, Sections};
 use crate::shard::{Counter, Region};
 use crate::size_class::{CLASS, CLASSES, Class, natural_align};
 use crate::slab::{self, SLABS};
-use crate::sync::{Rank, Reentered};
+use crate::sync::{Patience, Rank, Reentered};
 use crate::units::MAGAZINE_MAX;
 use locked::Locked;
 
@@ -238,6 +238,23 @@ pub(crate) fn give_back(class: Class, objects: &[usize]) {
         return;
     }
     give_back_to_slab(class, objects);
+}
+
+/// Hands all regions that the shards of this process' mode have, and that nobody else can touch meanwhile, to `f`;
+/// the locked ones are not among them. See [`shards::while_stopped`] and [`seats::while_closed`].
+pub fn while_still<R>(
+    patience: &mut Patience,
+    f: impl FnOnce(&mut dyn Iterator<Item = &'static Region>) -> R,
+) -> Option<R> {
+    match registration::sections() {
+        Some(_) => shards::while_stopped(f),
+        None => seats::while_closed(patience, f),
+    }
+}
+
+/// All regions of all shards, for statistics: they may change while one looks.
+pub fn regions() -> impl Iterator<Item = &'static Region> {
+    shards::regions().chain(seats::regions()).chain(locked::regions())
 }
 
 /// Whether one magazine more lies within what the depot may hold: an eighth of what is in use, and one

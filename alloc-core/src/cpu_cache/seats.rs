@@ -227,8 +227,8 @@ fn holders() -> impl Iterator<Item = &'static Place> {
 }
 
 /// Closes all seats and hands all their regions, which nobody else can touch meanwhile, to `f`; but those
-/// whose owners stay in the middle of an operation for longer than `patience`. None if the kernel has no barrier, or a handler came
-/// on top of the lock's holder: nothing was closed then.
+/// whose owners stay in the middle of an operation for longer than `patience`. None if the kernel has no
+/// barrier, or a handler came on top of the lock's holder: nothing was closed then.
 pub fn while_closed<R>(
     patience: &mut Patience,
     f: impl FnOnce(&mut dyn Iterator<Item = &'static Region>) -> R,

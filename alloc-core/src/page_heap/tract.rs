@@ -324,19 +324,19 @@ impl Tract {
         let is_warm = |page: usize| self.is_free(page) && get(&header.dirty, page);
         let first = (from..TRACT_PAGES).find(|&page| is_warm(page))?;
         let pages = (first..TRACT_PAGES).take_while(|&page| is_warm(page)).count();
-        (first..first + pages).for_each(|page| set(&header.purging, page));
-        Some(self.take_run(first, pages))
+        Some(self.take_to_purge(first, pages))
     }
 
     /// Takes all pages if all are free and clean, so that what is known of each may be forgotten. The lock is
     /// held.
     pub fn take_unused(&self) -> Option<Run> {
         let pages = self.mapped_pages() - HEADER_PAGES;
-        if self.free_pages() != (pages, 0) {
-            return None;
-        }
-        (HEADER_PAGES..HEADER_PAGES + pages).for_each(|page| set(&self.header().purging, page));
-        Some(self.take_run(HEADER_PAGES, pages))
+        (self.free_pages() == (pages, 0)).then(|| self.take_to_purge(HEADER_PAGES, pages))
+    }
+
+    fn take_to_purge(&self, first: usize, pages: usize) -> Run {
+        (first..first + pages).for_each(|page| set(&self.header().purging, page));
+        self.take_run(first, pages)
     }
 
     fn take_run(&self, first: usize, pages: usize) -> Run {

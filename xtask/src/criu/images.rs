@@ -20,10 +20,6 @@ pub struct Criu(Vec<OsString>);
 /// CRIU's 10 seconds to stop all threads are too few on a machine that is overloaded.
 const SEIZE: [&str; 2] = ["--timeout", "40"];
 
-/// A signal has stopped all threads by then.
-const LATE: Duration = Duration::from_secs(40);
-const PAUSE: Duration = Duration::from_millis(1);
-
 /// Links of a chain before the last.
 pub const PRE_DUMPS: usize = 3;
 
@@ -94,14 +90,11 @@ impl Criu {
         self.stop("pre-dump", pid, &images, &since(number - 1))
     }
 
-    /// Dumps process `pid` into a folder under `room`. A chain's pre-dumps are there already.
+    /// Dumps process `pid` into a folder under `room`. A chain's pre-dumps are there already, and a
+    /// process that is to be stopped is.
     pub fn dump(&self, pid: i32, room: &Path, way: Way) -> Result<Dump> {
         let options = match way {
-            Way::Once => Vec::new(),
-            Way::Stopped => {
-                halt(pid)?;
-                Vec::new()
-            }
+            Way::Once | Way::Stopped => Vec::new(),
             Way::LeaveRunning => vec!["--leave-running".to_owned()],
             Way::Chain => since(PRE_DUMPS),
         };
@@ -205,19 +198,7 @@ pub fn flip_in(bytes: &mut [u8], mark: &[u8], step: usize) -> usize {
 }
 
 /// Threads of `pid` that run or are ready to.
-/// Stops all threads of `pid`.
-fn halt(pid: i32) -> Result<()> {
-    // SAFETY: no duties; the caller's child, which it has not waited for.
-    ensure!(unsafe { libc::kill(pid, libc::SIGSTOP) } == 0, "stop {pid}");
-    let begin = Instant::now();
-    while running(pid)? > 0 {
-        ensure!(begin.elapsed() < LATE, "{pid} does not stop");
-        std::thread::sleep(PAUSE);
-    }
-    Ok(())
-}
-
-fn running(pid: i32) -> Result<usize> {
+pub fn running(pid: i32) -> Result<usize> {
     let mut count = 0;
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         let stat = fs::read_to_string(entry?.path().join("stat"))?;

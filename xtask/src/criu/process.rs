@@ -11,12 +11,13 @@ use anyhow::{Context, Result, ensure};
 use super::board::{Board, THREADS};
 use super::child::Child;
 use super::identity::Identity;
-use super::images::{Criu, Dump, PRE_DUMPS, Way};
+use super::images::{self, Criu, Dump, PRE_DUMPS, Way};
 use super::kind::Kind;
 use super::victim::Habits;
 
 /// How long all threads may take to go through their objects, on a busy machine too.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The victim.
 pub struct Process {
@@ -68,11 +69,12 @@ impl Process {
             }
             let waited = begin.elapsed();
             ensure!(waited < patience, "{late} of {THREADS} threads do not go on");
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(PAUSE);
         }
     }
 
-    /// Dumps it into folders under `room`. In a chain it goes on after each pre-dump.
+    /// Dumps it into folders under `room`. In a chain it goes on after each pre-dump; one that is to be stopped
+    /// needs a signal to go on after its restore.
     pub fn dump(&self, criu: &Criu, room: &Path, way: Way, patience: Duration) -> Result<Dump> {
         let before = if way == Way::Chain { PRE_DUMPS } else { 0 };
         for number in 1..=before {
@@ -80,7 +82,21 @@ impl Process {
             let goes_on = self.goes_on(patience);
             goes_on.with_context(|| format!("after pre-dump {number}"))?;
         }
+        if way == Way::Stopped {
+            self.halt(patience)?;
+        }
         criu.dump(self.child.pid(), room, way)
+    }
+
+    /// Stops all its threads.
+    fn halt(&self, patience: Duration) -> Result<()> {
+        self.child.signal(libc::SIGSTOP);
+        let begin = Instant::now();
+        while images::running(self.child.pid())? > 0 {
+            ensure!(begin.elapsed() < patience, "its threads do not stop");
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
     }
 
     /// What it runs on; an error unless that is `kind`.
