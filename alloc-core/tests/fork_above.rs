@@ -1,12 +1,14 @@
 //! Forks of a thread that holds a lock, as in a signal handler on top of its own allocator call, while others
 //! want that lock with more in hand: the child's heap is whole, every class of it.
 //!
-//! Played without signals, as in `reentry`: the test holds the lock and forks.
+//! Played without signals, as in `reentry`: the test holds the lock and forks. And one of a handler on top of its
+//! own thread's purge, which holds no lock: a filter makes the kernel send SIGSYS in the place of the purge.
 
 use alloc_core::page_heap::PAGE_HEAP;
 use alloc_core::size_class::{CLASSES, Class, object_size};
 use alloc_core::slab::{self, SLABS};
 use alloc_core::sync::{Guard, Rank};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -94,10 +96,15 @@ fn fork_holding(held: impl FnOnce()) -> libc::pid_t {
 }
 
 fn await_child(child: libc::pid_t) {
+    let status = status_of(child);
+    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "child: {status:#x}");
+}
+
+fn status_of(child: libc::pid_t) -> i32 {
     let mut status = 0;
     // SAFETY: our own child.
     assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "child: {status:#x}");
+    status
 }
 
 /// The other fork has taken the locks below the one that it waits for.
@@ -166,4 +173,120 @@ fn the_validator_gives_way() {
         assert_eq!(checker.join().expect("no panic"), Ok(()));
     });
     use_all_classes();
+}
+
+const MEBIBYTE: usize = 1 << 20;
+/// What the child's handler takes: more than the purge has in hand.
+const TAKEN: usize = 24;
+static BLOCKS: [AtomicUsize; TAKEN] = [const { AtomicUsize::new(0) }; TAKEN];
+/// What fork returned in the handler; 1 before.
+static CHILD: AtomicI32 = AtomicI32::new(1);
+
+/// The pages that a purge has in hand are its own in the child too: the child's handler gets others, and they are
+/// put back once. In a process of its own, since a thread that ends gives its stack back by the same call.
+#[test]
+fn a_purge_below_goes_on() {
+    let _alone = alone();
+    await_child(fork_holding(|| {
+        let blocks = [(); TAKEN / 2].map(|()| alloc_core::allocate(MEBIBYTE));
+        for block in blocks {
+            expect(!block.is_null(), "out of memory\n");
+            // SAFETY: live, and so long.
+            unsafe { block.write_bytes(1, MEBIBYTE) };
+        }
+        trap_purges();
+        // SAFETY: live.
+        blocks.into_iter().for_each(|block| unsafe { alloc_core::free(block) });
+        alloc_core::release();
+        match CHILD.load(Ordering::Relaxed) {
+            0 => give_back_whole(),
+            child => {
+                expect(child > 1, "no purge was trapped, or no fork\n");
+                // A panic in a child would end its thread only.
+                expect(status_of(child) == 0, "the child of the handler failed\n");
+            }
+        }
+    }));
+}
+
+fn give_back_whole() {
+    expect(is_intact(), "the purge took what the handler had been given\n");
+    for block in &BLOCKS {
+        // SAFETY: live.
+        unsafe { alloc_core::free(block.load(Ordering::Relaxed) as *mut u8) };
+    }
+}
+
+fn is_intact() -> bool {
+    // SAFETY: live objects of the handler's, whole words of it.
+    let is_whole = |block: *const usize| unsafe {
+        (0..MEBIBYTE / 8).step_by(64).all(|word| *block.add(word) == block as usize)
+    };
+    BLOCKS.iter().all(|block| is_whole(block.load(Ordering::Relaxed) as *const usize))
+}
+
+/// In the place of the first purge: forks, and takes memory in the child. Then does the purge.
+extern "C" fn on_trap(_signal: i32, _info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    if CHILD.load(Ordering::Relaxed) == 1 {
+        // SAFETY: as in `fork_holding`.
+        CHILD.store(unsafe { libc::fork() }, Ordering::Relaxed);
+        if CHILD.load(Ordering::Relaxed) == 0 {
+            // SAFETY: a plain call.
+            unsafe { libc::alarm(SECONDS) };
+            for place in &BLOCKS {
+                let block = alloc_core::allocate(MEBIBYTE).cast::<usize>();
+                expect(!block.is_null(), "out of memory in the handler\n");
+                // SAFETY: live, and so long.
+                (0..MEBIBYTE / 8).for_each(|word| unsafe { block.add(word).write(block as usize) });
+                place.store(block as usize, Ordering::Relaxed);
+            }
+        }
+    }
+    // SAFETY: the context of the call that was trapped: done here with a last argument that lets it pass, its
+    // outcome told as the kernel tells it.
+    unsafe {
+        let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
+        let argument = |register: i32| registers[register as usize];
+        let [address, len, advice] =
+            [libc::REG_RDI, libc::REG_RSI, libc::REG_RDX].map(|register| argument(register));
+        let failed = libc::syscall(libc::SYS_madvise, address, len, advice, 0, 0, PASS) != 0;
+        registers[libc::REG_RAX as usize] = if failed { -i64::from(libc::EINVAL) } else { 0 };
+    }
+}
+
+/// The sixth argument, which madvise does not have, of a call that the filter lets pass.
+const PASS: u32 = 1;
+
+/// Installs a filter (seccomp(2)) for this thread: SIGSYS in the place of `madvise(.., MADV_DONTNEED)`.
+fn trap_purges() {
+    let instruction =
+        |code: u32, jt, jf, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let (load, compare, leave) = (
+        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+        libc::BPF_RET | libc::BPF_K,
+    );
+    let argument =
+        |number: usize| (std::mem::offset_of!(libc::seccomp_data, args) + 8 * number) as u32;
+    let mut filter = [
+        instruction(load, 0, 0, std::mem::offset_of!(libc::seccomp_data, nr) as u32),
+        instruction(compare, 0, 5, libc::SYS_madvise as u32),
+        instruction(load, 0, 0, argument(2)),
+        instruction(compare, 0, 3, libc::MADV_DONTNEED as u32),
+        instruction(load, 0, 0, argument(5)),
+        instruction(compare, 1, 0, PASS),
+        instruction(leave, 0, 0, libc::SECCOMP_RET_TRAP),
+        instruction(leave, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the handler fits its flags; the program is live and well-formed.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_trap as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        assert_eq!(libc::sigaction(libc::SIGSYS, &action, std::ptr::null_mut()), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let mode = libc::SECCOMP_MODE_FILTER;
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program), 0);
+    }
 }

@@ -118,7 +118,7 @@ fn give_back() {
 
 unsafe extern "C" fn release_in_child() {
     if FORK.is_forgotten_here() && NESTED.get() == 0 {
-        PAGE_HEAP.end_purges();
+        PAGE_HEAP.end_purges(!Rank::of_number(BEFORE.get()).is_any());
         vfork::start_anew();
         seats::start_anew();
     }

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! I1. `tracts[..count]` are tracts, in order of creation, never removed.
-//! I2. `dirty` is the number of free pages that may be resident.
+//! I2. `dirty` is the number of pages that may be resident and are free or being purged.
 //! I3. No lock is held around madvise: the pages are taken out first.
 
 mod aside;

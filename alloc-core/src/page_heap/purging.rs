@@ -123,8 +123,6 @@ impl PageHeap {
                 let address = tract.base() + run.first * PAGE_BYTES;
                 // SAFETY: the run was just taken, so nobody holds it (I3).
                 let done = unsafe { os::purge(address, run.pages * PAGE_BYTES) }.is_ok();
-                // Ordering: Relaxed, a statistic that steers purging.
-                self.dirty.fetch_sub(run.pages, Ordering::Relaxed);
                 self.put_back(tract, run, done);
                 if done {
                     purged += run.pages;
@@ -157,30 +155,30 @@ impl PageHeap {
     fn put_back(&self, tract: &Tract, run: Run, clean: bool) {
         let Ok(_guard) = tract.lock() else {
             // A handler on top of a holder, which somebody else was faster than: as a span given up.
-            // Ordering: Relaxed, a statistic that steers purging.
+            // Ordering: Relaxed, statistics that steer purging.
+            self.dirty.fetch_sub(run.dirty, Ordering::Relaxed);
             self.held.fetch_add(run.pages, Ordering::Relaxed);
-            let entry = tract.entry(run.first);
-            entry.pages.set(run.pages as u32);
-            return self.defer(entry);
+            return self.defer(tract.entry(run.first));
         };
         tract.put(run.first, run.pages, clean);
         self.note_free(tract);
-        if !clean {
+        if clean {
             // Ordering: Relaxed, a statistic that steers purging.
-            self.dirty.fetch_add(run.pages, Ordering::Relaxed);
+            self.dirty.fetch_sub(run.dirty, Ordering::Relaxed);
         }
     }
 
-    /// In the child of a fork: ends the purges of threads that are not there. The locks are held.
-    pub fn end_purges(&self) {
-        let mut dirty = 0;
-        for tract in self.tracts() {
-            tract.end_purges();
-            dirty += tract.free_pages().1;
-        }
+    /// In the child of a fork: ends the purges of threads that are not there; `recount` if this one is not in
+    /// the middle of changing a count. The locks are held.
+    pub fn end_purges(&self, recount: bool) {
+        self.tracts().for_each(Tract::end_purges);
         self.forget_put_back();
-        // Ordering: Relaxed, there is no other thread.
-        self.dirty.store(dirty, Ordering::Relaxed);
+        if recount {
+            let dirty = self.tracts().map(|tract| tract.free_pages().1).sum();
+            // Ordering: Relaxed, there is no other thread.
+            self.dirty.store(dirty, Ordering::Relaxed);
+        }
+        // Ordering: Relaxed, as above.
         self.first_free.store(0, Ordering::Relaxed);
     }
 
@@ -191,8 +189,10 @@ impl PageHeap {
             let first = entry.page() % TRACT_BYTES / PAGE_BYTES;
             if self.tract_at(entry.page()).is_some_and(|tract| tract.is_free(first)) {
                 entry.set_kind(Kind::None);
+                let pages = entry.pages.get() as usize;
                 // Ordering: Relaxed, there is no other thread.
-                self.held.fetch_sub(entry.pages.get() as usize, Ordering::Relaxed);
+                self.held.fetch_sub(pages, Ordering::Relaxed);
+                self.dirty.fetch_add(pages, Ordering::Relaxed); // Ordering: Relaxed, as above.
             } else {
                 self.defer(entry);
             }

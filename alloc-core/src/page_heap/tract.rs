@@ -16,7 +16,8 @@
 //! I5. Under the lock, each page that is not free belongs to the span whose first entry's kind is not
 //!     `None`, or is being purged.
 
-use crate::asm;
+use crate::asm::{self, thread_pointer};
+use crate::atomic::{Ordering, compiler_fence};
 use crate::size_class::{CLASS, Class};
 use crate::sync::{Guard, Guarded, Guarded32, Guarded64, Lock, Rank, Reentered};
 use crate::units::{PAGE_BYTES, SLAB_OBJECTS_MAX, TRACT_BYTES, TRACT_PAGES};
@@ -243,13 +244,15 @@ impl Tract {
         self.header().mapped_pages.get() as usize
     }
 
-    /// Free pages, and those of them that are dirty.
+    /// Free pages, and the dirty ones of them and of what is being purged.
     pub fn free_pages(&self) -> (usize, usize) {
         let header = self.header();
         let mut counts = (0, 0);
-        for (free, dirty) in header.free.iter().zip(&header.dirty) {
-            counts.0 += free.get().count_ones() as usize;
-            counts.1 += (free.get() & dirty.get()).count_ones() as usize;
+        for word in 0..WORDS {
+            let [free, dirty, purging] =
+                [&header.free, &header.dirty, &header.purging].map(|words| words[word].get());
+            counts.0 += free.count_ones() as usize;
+            counts.1 += ((free | purging) & dirty).count_ones() as usize;
         }
         counts
     }
@@ -264,10 +267,21 @@ impl Tract {
         get(&self.header().purging, index)
     }
 
-    /// Puts back what a purge holds whose thread is gone. The lock is held.
+    /// Puts back what purges hold whose threads are gone; the calling thread's own are below it, in a handler,
+    /// and go on. The lock is held.
     pub fn end_purges(&self) {
-        let pages = (HEADER_PAGES..TRACT_PAGES).filter(|&page| self.is_purging(page));
-        pages.for_each(|page| self.put(page, 1, false));
+        let mut page = HEADER_PAGES;
+        while page < TRACT_PAGES {
+            if !self.is_purging(page) {
+                page += 1;
+                continue;
+            }
+            let (entry, first) = (self.entry(page), page);
+            page += entry.pages.get() as usize;
+            if entry.prev.get() != thread_pointer() {
+                self.put(first, page - first, false);
+            }
+        }
     }
 
     /// Takes one page, a dirty one if there is any. The lock is held.
@@ -334,7 +348,13 @@ impl Tract {
         (self.free_pages() == (pages, 0)).then(|| self.take_to_purge(HEADER_PAGES, pages))
     }
 
+    /// The first page's entry says how many there are and who has them, before any of them can be seen.
     fn take_to_purge(&self, first: usize, pages: usize) -> Run {
+        let entry = self.entry(first);
+        entry.pages.set(pages as u32);
+        entry.prev.set(thread_pointer());
+        // Ordering: SeqCst, for the compiler alone: a handler of this thread finds the bits after their entry.
+        compiler_fence(Ordering::SeqCst);
         (first..first + pages).for_each(|page| set(&self.header().purging, page));
         self.take_run(first, pages)
     }
@@ -364,7 +384,8 @@ impl Tract {
     /// Takes pages back; `clean` if they read as zero. The lock is held.
     pub fn put(&self, first: usize, pages: usize, clean: bool) {
         let header = self.header();
-        for page in first..first + pages {
+        // Downwards: as long as a handler of this thread can see any of them purging, it sees the first.
+        for page in (first..first + pages).rev() {
             set(&header.free, page);
             clear(&header.purging, page);
             if clean {
