@@ -9,7 +9,7 @@
 
 use crate::atomic::Ordering;
 use crate::page_heap::PAGE_HEAP;
-use crate::page_heap::tract::Kind;
+use crate::page_heap::entry::Kind;
 use crate::shard::HOT;
 use crate::size_class::Class;
 use crate::units::{PAGE_SHIFT, WINDOW_PAGES};

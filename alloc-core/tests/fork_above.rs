@@ -247,8 +247,7 @@ extern "C" fn on_trap(_signal: i32, _info: *mut libc::siginfo_t, context: *mut l
     unsafe {
         let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
         let argument = |register: i32| registers[register as usize];
-        let [address, len, advice] =
-            [libc::REG_RDI, libc::REG_RSI, libc::REG_RDX].map(|register| argument(register));
+        let [address, len, advice] = [libc::REG_RDI, libc::REG_RSI, libc::REG_RDX].map(argument);
         let failed = libc::syscall(libc::SYS_madvise, address, len, advice, 0, 0, PASS) != 0;
         registers[libc::REG_RAX as usize] = if failed { -i64::from(libc::EINVAL) } else { 0 };
     }

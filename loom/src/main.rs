@@ -43,7 +43,7 @@ mod size_class;
 mod slab;
 #[path = "../../alloc-core/src/stats.rs"]
 mod stats;
-#[path = "../../alloc-core/src/sync.rs"]
+#[path = "../../alloc-core/src/sync/mod.rs"]
 mod sync;
 #[path = "../../alloc-core/src/token_bucket.rs"]
 mod token_bucket;

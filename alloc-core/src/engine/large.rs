@@ -7,8 +7,8 @@ use crate::atomic::{AtomicUsize, Ordering};
 use crate::fail::{Misuse, deny, fail};
 use crate::guard;
 use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::entry::{Kind, PageEntry};
 use crate::page_heap::huge::HUGE;
-use crate::page_heap::tract::{Kind, PageEntry};
 use crate::size_class::{Class, natural_align, object_size};
 use crate::units::{PAGE_BYTES, SPAN_MAX_PAGES, pages_of};
 

@@ -10,11 +10,11 @@
 //! I2. A table's memory stays mapped. It is whole before it becomes the table, and gets other contents,
 //!     or none, only after `generation` has said so.
 
+use super::growth::map_aligned;
 use crate::atomic::{AtomicUsize, Ordering, fence};
 use crate::fail::{Misuse, fail};
 use crate::os::{self, Place};
 use crate::page_heap::aside::Aside;
-use crate::page_heap::map_aligned;
 use crate::sync::{Guard, Guarded, Lock, Patience, Rank, Reentered};
 use crate::units::PAGE_BYTES;
 

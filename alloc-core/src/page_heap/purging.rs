@@ -5,7 +5,8 @@
 //! hold no lock, and by fork in the child; calls tract and os.
 
 use super::PageHeap;
-use super::tract::{HEADER_PAGES, Kind, Run, Tract};
+use super::entry::Kind;
+use super::tract::{HEADER_PAGES, Run, Tract};
 use crate::atomic::Ordering;
 use crate::os;
 use crate::sync::Rank;

@@ -16,125 +16,18 @@
 //! I5. Under the lock, each page that is not free belongs to the span whose first entry's kind is not
 //!     `None`, or is being purged.
 
+use super::entry::{BITMAP_BYTES, PageEntry};
 use crate::asm::{self, thread_pointer};
 use crate::atomic::{Ordering, compiler_fence};
-use crate::size_class::{CLASS, Class};
-use crate::sync::{Guard, Guarded, Guarded32, Guarded64, Lock, Rank, Reentered};
-use crate::units::{PAGE_BYTES, SLAB_OBJECTS_MAX, TRACT_BYTES, TRACT_PAGES};
+use crate::sync::{Guard, Guarded32, Guarded64, Lock, Rank, Reentered};
+use crate::units::{PAGE_BYTES, TRACT_PAGES};
 
-/// 64-bit words of a slab's bitmap.
-pub const BITMAP_WORDS: usize = SLAB_OBJECTS_MAX / 64;
-const BITMAP_BYTES: usize = BITMAP_WORDS * 8;
 /// Pages of metadata in front of each tract.
 pub const HEADER_PAGES: usize =
     (TRACT_PAGES * (size_of::<PageEntry>() + BITMAP_BYTES)).div_ceil(PAGE_BYTES);
 const WORDS: usize = TRACT_PAGES / 64;
 
-/// What a page is, in the entry of the first page of its span.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum Kind {
-    /// Free, or not the first page of a span.
-    None = 0,
-    /// A slab of `class`.
-    Slab = 1,
-    /// A large span.
-    Large = 2,
-    /// A span that was given up where the tract's lock could not be had.
-    Deferred = 3,
-}
-
-/// Words of a bitmap that have room in the entry.
-const INLINE_WORDS: usize = 3;
-/// The first class whose bitmap lies in the entry: one line has all then.
-const INLINE_FROM: Class = {
-    let mut class = 1;
-    while CLASS[class].objects > INLINE_WORDS * 64 {
-        class += 1;
-    }
-    class
-};
-
-/// Metadata of one page; of the whole span if the page is its first. Guarded by the slab class's lock
-/// (slabs) or by being the owner (large spans); `kind` and `pages` by the tract's lock (I5).
-#[repr(C, align(64))]
-#[derive(Default)]
-pub struct PageEntry {
-    kind: Guarded32,
-    /// Size class of a slab.
-    pub class: Guarded32,
-    /// Pages of the span.
-    pub pages: Guarded32,
-    /// Free objects of a slab.
-    pub free: Guarded32,
-    /// No word of the bitmap below this one has a free object.
-    pub scan: Guarded32,
-    /// 1 + the number of the list that a slab is in; 0 if in none.
-    pub bin: Guarded32,
-    /// Next and previous slab in the list, as addresses of entries.
-    pub next: Guarded,
-    /// See `next`.
-    pub prev: Guarded,
-    /// The bitmap of a slab of few objects.
-    inline: [Guarded64; INLINE_WORDS],
-}
-
-const _: () = assert!(size_of::<PageEntry>() == 64);
-const _: () = assert!(size_of::<Header>() <= HEADER_PAGES * 64);
-
-impl PageEntry {
-    /// What the page is.
-    pub fn kind(&self) -> Kind {
-        match self.kind.get() {
-            1 => Kind::Slab,
-            2 => Kind::Large,
-            3 => Kind::Deferred,
-            _ => Kind::None,
-        }
-    }
-
-    /// Says what the page is.
-    pub fn set_kind(&self, kind: Kind) {
-        self.kind.set(kind as u32);
-    }
-
-    /// Address of the page.
-    pub fn page(&self) -> usize {
-        let tract = self.tract_base();
-        tract + (core::ptr::from_ref(self) as usize - tract) / size_of::<PageEntry>() * PAGE_BYTES
-    }
-
-    /// The slab's bitmap; a set bit is a free object.
-    pub fn bitmap(&self) -> &[Guarded64] {
-        if self.class.get() as Class >= INLINE_FROM {
-            return &self.inline;
-        }
-        let at = bitmap_address(core::ptr::from_ref(self) as usize);
-        // SAFETY: bitmaps follow the entries in the tract's metadata, mapped for ever (I4).
-        unsafe { &*(at as *const [Guarded64; BITMAP_WORDS]) }
-    }
-
-    fn tract_base(&self) -> usize {
-        core::ptr::from_ref(self) as usize & !(TRACT_BYTES - 1)
-    }
-}
-
-/// Where the bitmap of the page with this entry is, if it lies outside of the entry.
-fn bitmap_address(entry: usize) -> usize {
-    let tract = entry & !(TRACT_BYTES - 1);
-    let index = (entry - tract) / size_of::<PageEntry>();
-    tract + TRACT_PAGES * size_of::<PageEntry>() + index * BITMAP_BYTES
-}
-
-/// Asks for what is known of the object with this number in its slab of `class`: a hint, whatever `object` is.
-pub fn prefetch(object: usize, class: Class, number: usize) {
-    let tract = object & !(TRACT_BYTES - 1);
-    let entry = tract + (object - tract) / PAGE_BYTES * size_of::<PageEntry>();
-    asm::prefetch(entry);
-    if class < INLINE_FROM {
-        asm::prefetch(bitmap_address(entry) + number / 64 * 8);
-    }
-}
+const _: () = assert!(size_of::<Header>() <= HEADER_PAGES * size_of::<PageEntry>());
 
 #[repr(C)]
 struct Header {

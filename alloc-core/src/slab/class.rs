@@ -3,7 +3,7 @@
 //! Promises: a slab is found by fullness in a few steps; a fall of what is handed out is noticed. Called by slab,
 //! and by those who look: cpu_cache (declines), statistics and the validator.
 
-use crate::page_heap::tract::PageEntry;
+use crate::page_heap::entry::PageEntry;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo};
 use crate::sync::{Guarded, Lock, Rank};
 

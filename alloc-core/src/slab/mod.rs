@@ -16,8 +16,8 @@ use crate::canary::{self, Canary};
 use crate::fail::{Misuse, deny, fail};
 use crate::guard;
 use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::entry::{self, Kind, PageEntry};
 use crate::page_heap::huge::HUGE;
-use crate::page_heap::tract::{self, Kind, PageEntry};
 use crate::page_map;
 use crate::size_class::{CLASS, Class, ClassInfo, RECIPROCAL_SHIFT};
 use crate::sync::{Guarded64, Lock, Rank, Reentered};
@@ -260,7 +260,7 @@ fn store(word: &Guarded64, bits: u64) {
 fn prefetch(class: Class, object: usize) {
     let offset = (object % PAGE_BYTES) as u64;
     let number = (offset * CLASS[class].reciprocal) >> RECIPROCAL_SHIFT;
-    tract::prefetch(object, class, number as usize);
+    entry::prefetch(object, class, number as usize);
 }
 
 /// An empty slab stays if it is the only one, so that a program at the edge does not swing (I3).

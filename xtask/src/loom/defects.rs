@@ -49,7 +49,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "unlock-relaxed",
         model: "lock-futex",
-        file: "sync.rs",
+        file: "sync/mod.rs",
         changes: &[(
             "self.word.swap(0, Ordering::Release)",
             "self.word.swap(0, if BAD { Ordering::Relaxed } else { Ordering::Release })",
@@ -58,25 +58,25 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "sleeper-forgotten",
         model: "lock-futex",
-        file: "sync.rs",
+        file: "sync/mod.rs",
         changes: &[("self.take(me | SLEEPERS)", "self.take(if BAD { me } else { me | SLEEPERS })")],
     },
     Defect {
         name: "rank-ignored",
         model: "lock-handlers",
-        file: "sync.rs",
+        file: "sync/mod.rs",
         changes: &[("if rank <= before {", "if !BAD && rank <= before {")],
     },
     Defect {
         name: "fork-waited-for",
         model: "lock-forking",
-        file: "sync.rs",
+        file: "sync/mod.rs",
         changes: &[("if nested && seen & FORKING", "if !BAD && nested && seen & FORKING")],
     },
     Defect {
         name: "fork-unheard",
         model: "lock-forking",
-        file: "sync.rs",
+        file: "sync/mod.rs",
         changes: &[(
             "os::futex_wake_all(self.low_half());",
             "if !BAD { os::futex_wake_all(self.low_half()); }",
@@ -85,7 +85,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "unlock-order",
         model: "lock-reentry",
-        file: "sync.rs",
+        file: "sync/mod.rs",
         changes: &[(
             "self.lock.release();\n        self.before.restore();",
             "if BAD { self.before.restore(); }\n        self.lock.release();\n        self.before.restore();",
@@ -94,7 +94,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "trylock-relaxed",
         model: "locked-shard",
-        file: "sync.rs",
+        file: "sync/try_lock.rs",
         changes: &[(
             "self.taken.store(0, Ordering::Release)",
             "self.taken.store(0, if BAD { Ordering::Relaxed } else { Ordering::Release })",
@@ -160,7 +160,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "tract-relaxed",
         model: "tracts",
-        file: "page_heap/mod.rs",
+        file: "page_heap/growth.rs",
         changes: &[
             (
                 "self.tracts[count].store(pointer, Ordering::Release)",
@@ -175,7 +175,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "outside-relaxed",
         model: "outside",
-        file: "page_heap/mod.rs",
+        file: "page_heap/growth.rs",
         changes: &[(
             "self.outside[slot].store(pointer, Ordering::Release)",
             "self.outside[slot].store(pointer, if BAD { Ordering::Relaxed } else { Ordering::Release })",

@@ -12,11 +12,18 @@
 //!     after it is given up, so there is no instant at which a handler could miss one.
 //! I3. Guards are dropped in the reverse order of their making.
 
-use crate::asm;
+mod guarded;
+mod patience;
+mod rank;
+mod try_lock;
+
+pub use guarded::{Guarded, Guarded32, Guarded64};
+pub use patience::Patience;
+pub use rank::Rank;
+pub use try_lock::{TryGuard, TryLock};
+
 use crate::asm::thread_pointer;
-use crate::atomic::{
-    AtomicU32, AtomicU64, AtomicUsize, Ordering, PATIENCE, SPINS, compiler_fence, spin_loop,
-};
+use crate::atomic::{AtomicU32, AtomicUsize, Ordering, SPINS, spin_loop};
 use crate::os;
 
 /// Somebody may sleep.
@@ -31,126 +38,6 @@ const MARKS: usize = SLEEPERS | FORGOTTEN | FORKING;
 /// which a fork on top of this one's holder needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reentered;
-
-/// The place of a lock in the order of nesting.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Rank(u32);
-
-impl Rank {
-    /// Of the lock that lets one fork happen at a time.
-    pub const FORK: Rank = Rank(1);
-    /// Of the lock that gives birth to shards and stops them.
-    pub const SHARDS: Rank = Rank(2);
-    /// Of the one that children of vfork are counted under.
-    pub const VFORK: Rank = Rank(3);
-    /// Of the seats' owners and regions.
-    pub const SEATS: Rank = Rank(4);
-    /// Of the table of huge spans.
-    pub const HUGE: Rank = Rank(1 << 10);
-    /// Of the page heap's growth.
-    pub const GROWTH: Rank = Rank(1 << 11);
-
-    /// Of the slabs of `class`.
-    pub const fn slab(class: usize) -> Rank {
-        Rank((1 << 9) + class as u32)
-    }
-
-    /// Of the tract with this number.
-    pub const fn tract(index: usize) -> Rank {
-        Rank((1 << 12) + index as u32)
-    }
-
-    /// As a plain number, to be kept in a static.
-    pub const fn number(self) -> u32 {
-        self.0
-    }
-
-    /// The inverse of [`Rank::number`].
-    pub const fn of_number(number: u32) -> Rank {
-        Rank(number)
-    }
-
-    /// The highest one that the calling thread holds, to be given to [`Rank::restore`].
-    pub fn held() -> Rank {
-        // Ordering: Relaxed, the thread's own word; its handlers leave it as they found it.
-        Rank(asm::held_rank().load(Ordering::Relaxed))
-    }
-
-    /// Whether this is the rank of any lock.
-    pub fn is_any(self) -> bool {
-        self > Rank(0)
-    }
-
-    /// Whether the calling thread holds any lock: in code that takes none itself, whether it is a signal
-    /// handler on top of a holder.
-    pub fn is_any_held() -> bool {
-        Rank::held().is_any()
-    }
-
-    /// Says what the calling thread holds now that it has given up forgotten locks.
-    pub fn restore(self) {
-        // Ordering: SeqCst, for the compiler alone: nothing that came before moves behind the store.
-        compiler_fence(Ordering::SeqCst);
-        // Ordering: Relaxed, the thread's own word, for its handlers.
-        asm::held_rank().store(self.0, Ordering::Relaxed);
-    }
-
-    /// Counts this rank as held (I2); what was held before.
-    fn enter(self) -> Rank {
-        let before = Rank::held();
-        // Ordering: Relaxed, as in `restore`.
-        asm::held_rank().store(self.max(before).0, Ordering::Relaxed);
-        // Ordering: SeqCst, for the compiler alone: the lock is not taken before.
-        compiler_fence(Ordering::SeqCst);
-        before
-    }
-}
-
-/// How long a caller tries locks that it may not wait for: one budget for all of them together.
-///
-/// In turns given to other threads, and in seconds: on a starved machine a turn costs milliseconds.
-pub struct Patience {
-    turns: u32,
-    until: usize,
-}
-
-impl Patience {
-    /// A good while, after which whoever still holds a lock is taken to wait for the caller.
-    pub fn usual() -> Patience {
-        Patience::of(1)
-    }
-
-    /// One that outlasts [`Patience::usual`] of another thread, and what that thread then does.
-    pub fn longer() -> Patience {
-        Patience::of(3)
-    }
-
-    /// No patience: each lock is tried once.
-    pub fn none() -> Patience {
-        Patience { turns: 0, until: 0 }
-    }
-
-    fn of(whiles: u32) -> Patience {
-        // At least one second each: the one that has begun is not a whole one.
-        Patience { turns: PATIENCE * whiles, until: os::seconds() + 1 + whiles as usize }
-    }
-
-    /// Lets others run; false once the budget is used up.
-    pub fn spend(&mut self) -> bool {
-        if self.turns == 0 || os::seconds() >= self.until {
-            return false;
-        }
-        self.turns -= 1;
-        os::yield_now();
-        true
-    }
-
-    /// Whether nothing was spent yet, for tests.
-    #[doc(hidden)]
-    pub fn is_whole(&self) -> bool {
-        self.turns == PATIENCE
-    }
-}
 
 /// The lock; all zeroes is free.
 #[derive(Default)]
@@ -339,112 +226,6 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// A lock that is only tried: whoever finds it taken goes elsewhere, so giving it up is a plain store.
-#[derive(Default)]
-#[repr(transparent)]
-pub struct TryLock {
-    /// 0 or the owner's thread pointer.
-    taken: AtomicUsize,
-}
-
-/// Holds a [`TryLock`] until dropped.
-pub struct TryGuard<'a> {
-    lock: &'a TryLock,
-}
-
-impl TryLock {
-    /// A free lock.
-    pub const fn new() -> Self {
-        TryLock { taken: AtomicUsize::new(0) }
-    }
-
-    /// Takes the lock if it is free.
-    #[inline]
-    pub fn try_acquire(&self) -> Option<TryGuard<'_>> {
-        // Ordering: Acquire pairs with the Release in `release`; Relaxed on failure reads nothing.
-        let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
-        let result = self.taken.compare_exchange(0, thread_pointer(), order, failed);
-        result.is_ok().then(|| TryGuard { lock: self })
-    }
-
-    /// Takes the lock, letting others run until it is free; none if the holder is the calling thread
-    /// itself, below a signal handler, or when `patience` ends.
-    pub fn acquire_patiently(&self, patience: &mut Patience) -> Option<TryGuard<'_>> {
-        loop {
-            let guard = self.try_acquire();
-            if guard.is_some() || self.is_taken_here() || !patience.spend() {
-                return guard;
-            }
-        }
-    }
-
-    /// Whether the calling thread holds the lock.
-    pub fn is_taken_here(&self) -> bool {
-        // Ordering: Relaxed, a thread sees its own store.
-        self.taken.load(Ordering::Relaxed) == thread_pointer()
-    }
-
-    /// Keeps the lock taken past the guard, for fork; [`TryLock::release`] undoes it.
-    pub fn forget(guard: TryGuard<'_>) {
-        core::mem::forget(guard);
-    }
-
-    /// Makes the lock free.
-    #[inline]
-    pub fn release(&self) {
-        // Ordering: Release publishes what the lock protects to the next `try_acquire`.
-        self.taken.store(0, Ordering::Release);
-    }
-}
-
-impl Drop for TryGuard<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        self.lock.release();
-    }
-}
-
-macro_rules! guarded {
-    ($(#[$meta:meta])* $name:ident, $atomic:ty, $value:ty) => {
-        $(#[$meta])*
-        #[derive(Default)]
-        #[repr(transparent)]
-        pub struct $name($atomic);
-
-        impl $name {
-            /// With this value.
-            pub const fn new(value: $value) -> Self {
-                $name(<$atomic>::new(value))
-            }
-            /// The value; outside the lock a snapshot.
-            #[inline]
-            pub fn get(&self) -> $value {
-                // Ordering: Relaxed, the lock that guards the word orders it.
-                self.0.load(Ordering::Relaxed)
-            }
-            /// Sets the value, under the lock.
-            #[inline]
-            pub fn set(&self, value: $value) {
-                // Ordering: Relaxed, the lock that guards the word orders it.
-                self.0.store(value, Ordering::Relaxed);
-            }
-        }
-    };
-}
-
-guarded!(
-    /// A word that some lock guards and observers may glance at.
-    Guarded, AtomicUsize, usize
-);
-guarded!(
-    /// A half word that some lock guards and observers may glance at.
-    Guarded32, AtomicU32, u32
-);
-guarded!(
-    /// A bitmap word that some lock guards and observers may glance at.
-    Guarded64, AtomicU64, u64
-);
-
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -464,7 +245,7 @@ mod tests {
         assert!(lock.try_acquire(LOW).is_none());
         drop(guard);
         assert!(lock.acquire(LOW).is_ok());
-        assert_eq!(Rank::held(), Rank(0));
+        assert_eq!(Rank::held(), Rank::of_number(0));
     }
 
     /// Else two handlers on top of two holders could wait for each other's locks.
@@ -494,7 +275,7 @@ mod tests {
         drop(guard);
         Lock::forget(lock.acquire(LOW).ok().unwrap());
         lock.release_forgotten();
-        Rank(0).restore();
+        Rank::of_number(0).restore();
         assert!(lock.try_acquire(LOW).is_some());
     }
 

@@ -1,0 +1,80 @@
+//! The order of nesting, and what the calling thread holds.
+//!
+//! Promises: invariant I2 of the locks. Called by the locks and by fork; calls asm (the thread's own word).
+
+use crate::asm;
+use crate::atomic::{Ordering, compiler_fence};
+
+/// The place of a lock in the order of nesting.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Rank(u32);
+
+impl Rank {
+    /// Of the lock that lets one fork happen at a time.
+    pub const FORK: Rank = Rank(1);
+    /// Of the lock that gives birth to shards and stops them.
+    pub const SHARDS: Rank = Rank(2);
+    /// Of the one that children of vfork are counted under.
+    pub const VFORK: Rank = Rank(3);
+    /// Of the seats' owners and regions.
+    pub const SEATS: Rank = Rank(4);
+    /// Of the table of huge spans.
+    pub const HUGE: Rank = Rank(1 << 10);
+    /// Of the page heap's growth.
+    pub const GROWTH: Rank = Rank(1 << 11);
+
+    /// Of the slabs of `class`.
+    pub const fn slab(class: usize) -> Rank {
+        Rank((1 << 9) + class as u32)
+    }
+
+    /// Of the tract with this number.
+    pub const fn tract(index: usize) -> Rank {
+        Rank((1 << 12) + index as u32)
+    }
+
+    /// As a plain number, to be kept in a static.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The inverse of [`Rank::number`].
+    pub const fn of_number(number: u32) -> Rank {
+        Rank(number)
+    }
+
+    /// The highest one that the calling thread holds, to be given to [`Rank::restore`].
+    pub fn held() -> Rank {
+        // Ordering: Relaxed, the thread's own word; its handlers leave it as they found it.
+        Rank(asm::held_rank().load(Ordering::Relaxed))
+    }
+
+    /// Whether this is the rank of any lock.
+    pub fn is_any(self) -> bool {
+        self > Rank(0)
+    }
+
+    /// Whether the calling thread holds any lock: in code that takes none itself, whether it is a signal
+    /// handler on top of a holder.
+    pub fn is_any_held() -> bool {
+        Rank::held().is_any()
+    }
+
+    /// Says what the calling thread holds now that it has given up forgotten locks.
+    pub fn restore(self) {
+        // Ordering: SeqCst, for the compiler alone: nothing that came before moves behind the store.
+        compiler_fence(Ordering::SeqCst);
+        // Ordering: Relaxed, the thread's own word, for its handlers.
+        asm::held_rank().store(self.0, Ordering::Relaxed);
+    }
+
+    /// Counts this rank as held (I2); what was held before.
+    pub(super) fn enter(self) -> Rank {
+        let before = Rank::held();
+        // Ordering: Relaxed, as in `restore`.
+        asm::held_rank().store(self.max(before).0, Ordering::Relaxed);
+        // Ordering: SeqCst, for the compiler alone: the lock is not taken before.
+        compiler_fence(Ordering::SeqCst);
+        before
+    }
+}

@@ -1,0 +1,72 @@
+//! The lock of whoever can go elsewhere: a locked shard's.
+//!
+//! Promises: nobody waits. Called by cpu_cache (shards of the atomic path); calls asm (the thread's own word).
+
+use super::Patience;
+use crate::asm::thread_pointer;
+use crate::atomic::{AtomicUsize, Ordering};
+
+/// A lock that is only tried: whoever finds it taken goes elsewhere, so giving it up is a plain store.
+#[derive(Default)]
+#[repr(transparent)]
+pub struct TryLock {
+    /// 0 or the owner's thread pointer.
+    taken: AtomicUsize,
+}
+
+/// Holds a [`TryLock`] until dropped.
+pub struct TryGuard<'a> {
+    lock: &'a TryLock,
+}
+
+impl TryLock {
+    /// A free lock.
+    pub const fn new() -> Self {
+        TryLock { taken: AtomicUsize::new(0) }
+    }
+
+    /// Takes the lock if it is free.
+    #[inline]
+    pub fn try_acquire(&self) -> Option<TryGuard<'_>> {
+        // Ordering: Acquire pairs with the Release in `release`; Relaxed on failure reads nothing.
+        let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
+        let result = self.taken.compare_exchange(0, thread_pointer(), order, failed);
+        result.is_ok().then(|| TryGuard { lock: self })
+    }
+
+    /// Takes the lock, letting others run until it is free; none if the holder is the calling thread
+    /// itself, below a signal handler, or when `patience` ends.
+    pub fn acquire_patiently(&self, patience: &mut Patience) -> Option<TryGuard<'_>> {
+        loop {
+            let guard = self.try_acquire();
+            if guard.is_some() || self.is_taken_here() || !patience.spend() {
+                return guard;
+            }
+        }
+    }
+
+    /// Whether the calling thread holds the lock.
+    pub fn is_taken_here(&self) -> bool {
+        // Ordering: Relaxed, a thread sees its own store.
+        self.taken.load(Ordering::Relaxed) == thread_pointer()
+    }
+
+    /// Keeps the lock taken past the guard, for fork; [`TryLock::release`] undoes it.
+    pub fn forget(guard: TryGuard<'_>) {
+        core::mem::forget(guard);
+    }
+
+    /// Makes the lock free.
+    #[inline]
+    pub fn release(&self) {
+        // Ordering: Release publishes what the lock protects to the next `try_acquire`.
+        self.taken.store(0, Ordering::Release);
+    }
+}
+
+impl Drop for TryGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.lock.release();
+    }
+}
