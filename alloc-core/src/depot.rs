@@ -1,7 +1,7 @@
 //! The depot: full magazines between the shards, one lock-free stack for each class.
 //!
 //! Promises: put and take never wait; a magazine is owned by one holder at a time; the depot holds at
-//! most `limit(class)` magazines, so what lies here is bounded. Called by cpu_cache; calls os for
+//! most `limit(class)` magazines, but for what has no other place (`put_unbounded`). Called by cpu_cache; calls os for
 //! magazine memory, which is never unmapped (a stale reader may still look at it).
 //!
 //! Invariants:

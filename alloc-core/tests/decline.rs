@@ -4,6 +4,8 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
+use alloc_core::cpu_cache::while_still;
+use alloc_core::sync::Patience;
 use alloc_core::units::{PAGE_BYTES, TRACT_BYTES};
 use alloc_core::{allocate, check, free, stats};
 use modes::{MODES, in_modes};
@@ -26,6 +28,7 @@ fn main() {
         what_is_in_use_keeps_its_caches();
         others_keep_their_caches_while_two_hand_over();
         what_describes_free_pages_goes_too();
+        nobody_waits_for_who_has_the_regions();
         assert_eq!(check(), Ok(()));
     });
 }
@@ -103,6 +106,24 @@ fn what_other_threads_cached_goes_too() {
     });
     free_all(last);
     assert_little_is_left(held);
+}
+
+/// Whoever has them may be waiting for what is freed, here he does.
+fn nobody_waits_for_who_has_the_regions() {
+    rest();
+    let mut objects = make((0..1000).map(|_| 1500));
+    let last = objects.split_off(60);
+    // So that it is not this thread alone which has some.
+    std::thread::scope(|scope| scope.spawn(|| free_all(objects)).join().expect("no panic"));
+    let freed = while_still(&mut Patience::usual(), |_| {
+        let (done, freed) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            free_all(last);
+            done.send(())
+        });
+        freed.recv_timeout(Duration::from_secs(10)).is_ok()
+    });
+    assert_eq!(freed, Some(true), "a free waits");
 }
 
 /// Else each object of a steady load would go home and come back.

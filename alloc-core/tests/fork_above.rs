@@ -5,6 +5,8 @@
 //! own thread's purge, which holds no lock: a filter makes the kernel send SIGSYS in the place of the purge.
 
 use alloc_core::page_heap::PAGE_HEAP;
+use alloc_core::page_heap::entry::Kind;
+use alloc_core::page_heap::tract::Tract;
 use alloc_core::size_class::{CLASSES, Class, object_size};
 use alloc_core::slab::{self, SLABS};
 use alloc_core::sync::{Guard, Rank};
@@ -147,6 +149,29 @@ fn who_holds_a_class_gives_way() {
         assert!(taken > 0 && put == taken, "{taken} taken, {put} put back");
     });
     use_all_classes();
+}
+
+/// Who is interrupted while it takes pages goes on in the child, where nobody has counted them meanwhile.
+#[test]
+fn who_takes_pages_goes_on() {
+    let _alone = alone();
+    let span = PAGE_HEAP.acquire(1, 1, Kind::Large).expect("memory");
+    // SAFETY: just acquired. Without a purge, unlike `free`.
+    unsafe { PAGE_HEAP.release(span.address) };
+    let dirty = || alloc_core::stats().dirty_bytes;
+    let is_any = |tract: &&Tract| tract.free_pages().1 > 0;
+    let tract = PAGE_HEAP.tracts().find(is_any).expect("the page");
+    let guard = tract.lock().expect("free");
+    let (before, run) = (dirty(), tract.take_page().expect("it is free"));
+    assert_eq!(run.dirty, 1);
+    let mut guard = Some(guard);
+    let mut put_back = || {
+        expect(dirty() == before, "the count has changed\n");
+        tract.put(run.first, run.pages, false);
+        drop(guard.take());
+    };
+    await_child(fork_holding(&mut put_back));
+    put_back();
 }
 
 /// In the reverse order of their making.

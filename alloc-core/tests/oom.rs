@@ -150,3 +150,29 @@ fn each_call_and_all_behind_it_fail() {
     println!("{calls} calls; {refused} requests refused");
     assert!(refused > 0, "nothing was ever refused");
 }
+
+/// Pages that are locked in memory: the kernel does not take them, however often it is asked.
+#[test]
+fn what_the_os_does_not_take_is_not_offered_again_with_each_free() {
+    const OBJECTS: usize = 800;
+    let calls = in_child(u64::MAX, 0, || {
+        let objects = [(); OBJECTS].map(|()| alloc_core::allocate(270_000));
+        for object in objects {
+            fill(object, 270_000, 1);
+        }
+        faults::refuse(0, u64::MAX);
+        // With gaps, so that there are many runs of pages.
+        for parity in [0, 1] {
+            for object in objects.into_iter().skip(parity).step_by(2) {
+                // SAFETY: live.
+                unsafe { alloc_core::free(object) };
+            }
+        }
+        let calls = faults::count();
+        faults::refuse(u64::MAX, 0);
+        settle();
+        calls
+    });
+    assert!(calls > 0, "nothing was offered: nothing is tested");
+    assert!(calls < 8 * OBJECTS as u64, "{calls} calls for {OBJECTS} objects");
+}

@@ -9,6 +9,7 @@ use alloc_core::rseq::abi::{CriticalSection, SIGNATURE, membarrier};
 use alloc_core::rseq::registration;
 use alloc_core::shard::Region;
 use alloc_core::size_class::class_of;
+use alloc_core::sync::Patience;
 use alloc_core::{rseq, slab};
 use cpus::Cpus;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -153,7 +154,7 @@ fn a_stopped_region_stands_still() {
                 }
             }
             stops += 1;
-            shards::while_stopped(|regions| {
+            shards::while_stopped(&Patience::usual(), |regions| {
                 // All at once, as soon as possible: what is in flight now lands soon.
                 let tops = |regions: &mut dyn Iterator<Item = &'static Region>| {
                     let mut tops = [0; 64];

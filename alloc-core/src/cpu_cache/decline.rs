@@ -8,7 +8,7 @@
 //! Caches pin slabs: one cached object of 16 B keeps 64 KiB, and what is kept counts as in use, by which the
 //! caches' budget and the free pages that may stay are measured. So it is looked at what is live.
 
-use super::{Shard, capacity, drain, give_back_to_slab, regions, seats, shards};
+use super::{Shard, capacity, drain, give_back_to_slab, is_still, regions, seats, shards};
 use crate::depot::DEPOT;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
@@ -45,8 +45,8 @@ const SLABS_PARTS: usize = 16;
 /// Looks whether `class`, of which many objects came home, has declined, and acts on it. The caller holds nothing.
 #[cold]
 pub(super) fn look(class: Class) {
-    // Who has the shards stopped may be waiting for this free. The class stays fallen: the next free looks.
-    if Rank::is_any_held() || shards::is_stopping() {
+    // Who has the regions may be waiting for this free. The class stays fallen: the next free looks.
+    if Rank::is_any_held() || is_still() {
         return;
     }
     match registration::sections() {
@@ -112,7 +112,7 @@ fn look_at_all() {
     if live_bytes < slab_bytes / SLABS_PARTS && may_cost(ALL_COST + cached) {
         drain::drain_caches(&mut Patience::none());
         for (class, slabs) in SLABS.iter().enumerate().skip(1) {
-            // What was cached is home.
+            // What was cached is home, but for what was busy.
             let out = slabs.totals().1;
             slab::decline(class, out, is_few(class, out));
         }

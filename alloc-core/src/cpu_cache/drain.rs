@@ -68,7 +68,7 @@ fn drain_class_stopped(region: &Region, class: Class) {
     // SAFETY: shard I1: the slots above the sentinel hold objects; the region is ours alone.
     let objects = unsafe { core::slice::from_raw_parts(bottom.add(1), region.len(class)) };
     // Without a purge, while others find their shards closed. A handler on top of its own thread's slab lock: the
-    // depot needs none.
+    // depot needs none, only memory, as in `give_back_to_slab`.
     for magazine in objects[slab::put_cached(class, objects)..].chunks(MAGAZINE_MAX) {
         DEPOT.put_unbounded(class, magazine);
     }

@@ -247,8 +247,16 @@ pub fn while_still<R>(
     f: impl FnOnce(&mut dyn Iterator<Item = &'static Region>) -> R,
 ) -> Option<R> {
     match registration::sections() {
-        Some(_) => shards::while_stopped(f),
+        Some(_) => shards::while_stopped(patience, f),
         None => seats::while_closed(patience, f),
+    }
+}
+
+/// Whether somebody is within [`while_still`], or about to be, at this moment.
+fn is_still() -> bool {
+    match registration::sections() {
+        Some(_) => shards::raw_lock().is_held(),
+        None => seats::raw_lock().is_held(),
     }
 }
 
@@ -271,7 +279,8 @@ fn in_use_bytes() -> usize {
 fn give_back_to_slab(class: Class, objects: &[usize]) {
     let rest = &objects[slab::put_cached(class, objects)..];
     if !rest.is_empty() {
-        // A handler above its own thread's slab lock: leave them where no lock is needed.
+        // A handler above its own thread's slab lock: leave them where no lock is needed. If the OS has not even
+        // memory for a magazine they are never used again.
         DEPOT.put_unbounded(class, rest);
     }
     PAGE_HEAP.trim();

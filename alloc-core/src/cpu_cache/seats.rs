@@ -228,12 +228,13 @@ fn holders() -> impl Iterator<Item = &'static Place> {
 
 /// Closes all seats and hands all their regions, which nobody else can touch meanwhile, to `f`; but those
 /// whose owners stay in the middle of an operation for longer than `patience`. None if the kernel has no
-/// barrier, or a handler came on top of the lock's holder: nothing was closed then.
+/// barrier, a handler came on top of the lock's holder, or another thread has it and there is no patience:
+/// nothing was closed then.
 pub fn while_closed<R>(
     patience: &mut Patience,
     f: impl FnOnce(&mut dyn Iterator<Item = &'static Region>) -> R,
 ) -> Option<R> {
-    let Ok(_guard) = LOCK.acquire(Rank::SEATS) else { return None };
+    let _guard = LOCK.acquire_or_try(Rank::SEATS, patience)?;
     holders().for_each(|place| place.seat.hide());
     let result = (LIMIT.get() == 0 || membarrier::barrier()).then(|| {
         holders().filter(|place| !place.becomes_quiet(patience)).for_each(Place::show);

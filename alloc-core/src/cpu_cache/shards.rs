@@ -14,7 +14,7 @@ use crate::rseq::abi::membarrier;
 use crate::rseq::registration;
 use crate::rseq::{Index, Sections};
 use crate::shard::{HOT, Region, entry_of, region_of};
-use crate::sync::{Lock, Rank};
+use crate::sync::{Lock, Patience, Rank};
 use crate::units::SHARDS_MAX;
 
 /// The regions by shard index; null if not born.
@@ -97,11 +97,13 @@ pub fn new_region() -> Option<&'static Region> {
 }
 
 /// Stops all shards and hands their regions, which nobody else can touch meanwhile, to `f`. None if the
-/// kernel has no fence, or a handler came on top of another stop: nothing was stopped then.
+/// kernel has no fence, a handler came on top of another stop, or another thread's is under way and there is no
+/// `patience`: nothing was stopped then.
 pub fn while_stopped<R>(
+    patience: &Patience,
     f: impl FnOnce(&mut dyn Iterator<Item = &'static Region>) -> R,
 ) -> Option<R> {
-    let Ok(_stop) = STOP.acquire(Rank::SHARDS) else { return None };
+    let _stop = STOP.acquire_or_try(Rank::SHARDS, patience)?;
     let index = registration::index();
     for (shard, _) in born() {
         // Ordering: SeqCst with the fence: a section that starts after it sees the closed region.
@@ -115,11 +117,6 @@ pub fn while_stopped<R>(
         entry(index, shard).store(entry_of(Some(region)), Ordering::Release);
     }
     result
-}
-
-/// Whether somebody has the shards stopped at this moment, or gives birth to one: a hint for those who need not wait.
-pub fn is_stopping() -> bool {
-    STOP.try_acquire(Rank::SHARDS).is_none()
 }
 
 fn born() -> impl Iterator<Item = (usize, &'static Region)> {

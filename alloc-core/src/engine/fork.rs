@@ -4,7 +4,8 @@
 //! rank order, and given up on both sides; of a handler on top of a holder, all but that thread's own and those
 //! that another such handler lies upon. Sections need nothing: what the child sees of another
 //! thread's section is a state before or after its commit store. Cost: one uncontended atomic for each
-//! lock. What other threads had in hand (cpu_cache I3) is lost to the child: one magazine each.
+//! lock. What other threads had in hand is lost to the child: one magazine each (cpu_cache I3), and spans that
+//! had been given up in handlers, if one was just about to collect them.
 //! Called by libc's fork; calls every tier that has a lock.
 
 use crate::atomic::{AtomicU64, Ordering};
@@ -65,7 +66,7 @@ fn take_all() -> bool {
         match FORK.acquire(Rank::FORK) {
             Ok(fork) => break fork,
             // This thread's own, below a handler.
-            Err(_) if FORK.is_forgotten_here() => {
+            Err(_) if FORK.is_held_here() => {
                 NESTED.set(NESTED.get() + 1);
                 return true;
             }
@@ -128,7 +129,7 @@ unsafe extern "C" fn release_in_child() {
 
 unsafe extern "C" fn release() {
     // The child's thread has the thread pointer of the one that forked, so it owns the locks too.
-    if FORK.is_forgotten_here() {
+    if FORK.is_held_here() {
         if NESTED.get() > 0 {
             NESTED.set(NESTED.get() - 1);
             return;

@@ -11,7 +11,7 @@ use crate::atomic::Ordering;
 use crate::os;
 use crate::sync::Rank;
 use crate::token_bucket::TokenBucket;
-use crate::units::{PAGE_BYTES, TRACT_BYTES};
+use crate::units::PAGE_BYTES;
 
 /// The part of the regret that a second takes away.
 const FADE_PARTS: usize = 16;
@@ -112,7 +112,7 @@ impl PageHeap {
     /// youngest tract down; bytes given back.
     #[cold]
     pub fn purge(&self, keep: usize) -> usize {
-        let mut purged = 0;
+        let (mut purged, mut refused) = (0, false);
         for index in (0..self.tract_count()).rev() {
             let Some(tract) = self.tract(index) else { continue };
             let mut from = HEADER_PAGES;
@@ -125,20 +125,24 @@ impl PageHeap {
                 // SAFETY: the run was just taken, so nobody holds it (I3).
                 let done = unsafe { os::purge(address, run.pages * PAGE_BYTES) }.is_ok();
                 self.put_back(tract, run, done);
-                if done {
-                    purged += run.pages;
-                }
+                refused |= !done;
+                purged += if done { run.pages } else { 0 };
             }
             if from > HEADER_PAGES {
                 self.forget_pages(tract);
             }
+        }
+        if refused {
+            // Locked in memory, most likely: not to be tried again with each free, but some seconds later.
+            // Ordering: Relaxed, statistics that steer purging.
+            self.regret.fetch_max(self.dirty.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         // Ordering: Relaxed, a statistic.
         self.purged_total.fetch_add(purged * PAGE_BYTES, Ordering::Relaxed);
         purged * PAGE_BYTES
     }
 
-    /// Gives the metadata of a tract back of which nothing is in use, nor resident any more: up to 576 KiB.
+    /// Gives the metadata of a tract back of which nothing is in use, nor resident any more: up to 572 KiB.
     fn forget_pages(&self, tract: &Tract) {
         // A handler on top of a holder might not get the lock twice, and these pages can't be deferred: they
         // would come back as dirty.
@@ -170,34 +174,23 @@ impl PageHeap {
     }
 
     /// In the child of a fork: ends the purges of threads that are not there; `recount` if this one is not in
-    /// the middle of changing a count. The locks are held.
+    /// the middle of changing a count. The locks are held, but for those that it lies upon.
     pub fn end_purges(&self, recount: bool) {
-        self.tracts().for_each(Tract::end_purges);
-        self.forget_put_back();
+        let held = self.tracts().filter(|tract| tract.raw_lock().is_forgotten_here());
+        let deferred: usize = held.map(Tract::end_purges).sum();
+        // Ordering: Relaxed, there is no other thread.
+        self.held.fetch_sub(deferred, Ordering::Relaxed);
+        self.dirty.fetch_add(deferred, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        for entry in self.take_deferred().filter(|entry| entry.kind() == Kind::Deferred) {
+            self.defer(entry);
+        }
         if recount {
             let dirty = self.tracts().map(|tract| tract.free_pages().1).sum();
-            // Ordering: Relaxed, there is no other thread.
+            // Ordering: Relaxed, as above.
             self.dirty.store(dirty, Ordering::Relaxed);
         }
         // Ordering: Relaxed, as above.
         self.first_free.store(0, Ordering::Relaxed);
-    }
-
-    /// In the child of a fork, after `end_purges` has put back the pages of all purges: of those that had
-    /// been deferred nothing is left to do.
-    fn forget_put_back(&self) {
-        for entry in self.take_deferred() {
-            let first = entry.page() % TRACT_BYTES / PAGE_BYTES;
-            if self.tract_at(entry.page()).is_some_and(|tract| tract.is_free(first)) {
-                entry.set_kind(Kind::None);
-                let pages = entry.pages.get() as usize;
-                // Ordering: Relaxed, there is no other thread.
-                self.held.fetch_sub(pages, Ordering::Relaxed);
-                self.dirty.fetch_add(pages, Ordering::Relaxed); // Ordering: Relaxed, as above.
-            } else {
-                self.defer(entry);
-            }
-        }
     }
 }
 

@@ -16,9 +16,8 @@
 //! I5. Under the lock, each page that is not free belongs to the span whose first entry's kind is not
 //!     `None`, or is being purged.
 
-use super::entry::{BITMAP_BYTES, PageEntry};
+use super::entry::{BITMAP_BYTES, Kind, PageEntry};
 use crate::asm::{self, thread_pointer};
-use crate::atomic::{Ordering, compiler_fence};
 use crate::sync::{Guard, Guarded32, Guarded64, Lock, Rank, Reentered};
 use crate::units::{PAGE_BYTES, TRACT_PAGES};
 
@@ -161,8 +160,9 @@ impl Tract {
     }
 
     /// Puts back what purges hold whose threads are gone; the calling thread's own are below it, in a handler,
-    /// and go on. The lock is held.
-    pub fn end_purges(&self) {
+    /// and go on. How many of the pages had been deferred. The lock is held.
+    pub fn end_purges(&self) -> usize {
+        let mut deferred = 0;
         let mut page = HEADER_PAGES;
         while page < TRACT_PAGES {
             if !self.is_purging(page) {
@@ -171,10 +171,16 @@ impl Tract {
             }
             let (entry, first) = (self.entry(page), page);
             page += entry.pages.get() as usize;
-            if entry.prev.get() != thread_pointer() {
-                self.put(first, page - first, false);
+            if entry.prev.get() == thread_pointer() {
+                continue;
             }
+            if entry.kind() == Kind::Deferred {
+                entry.set_kind(Kind::None);
+                deferred += page - first;
+            }
+            self.put(first, page - first, false);
         }
+        deferred
     }
 
     /// Takes one page, a dirty one if there is any. The lock is held.
@@ -241,13 +247,11 @@ impl Tract {
         (self.free_pages() == (pages, 0)).then(|| self.take_to_purge(HEADER_PAGES, pages))
     }
 
-    /// The first page's entry says how many there are and who has them, before any of them can be seen.
+    /// The first page's entry says how many there are and who has them.
     fn take_to_purge(&self, first: usize, pages: usize) -> Run {
         let entry = self.entry(first);
         entry.pages.set(pages as u32);
         entry.prev.set(thread_pointer());
-        // Ordering: SeqCst, for the compiler alone: a handler of this thread finds the bits after their entry.
-        compiler_fence(Ordering::SeqCst);
         (first..first + pages).for_each(|page| set(&self.header().purging, page));
         self.take_run(first, pages)
     }
@@ -277,8 +281,7 @@ impl Tract {
     /// Takes pages back; `clean` if they read as zero. The lock is held.
     pub fn put(&self, first: usize, pages: usize, clean: bool) {
         let header = self.header();
-        // Downwards: as long as a handler of this thread can see any of them purging, it sees the first.
-        for page in (first..first + pages).rev() {
+        for page in first..first + pages {
             set(&header.free, page);
             clear(&header.purging, page);
             if clean {

@@ -95,6 +95,11 @@ impl Lock {
         Some(Guard { lock: self, before })
     }
 
+    /// As [`Lock::acquire`], but for who has no patience at all: he only tries.
+    pub fn acquire_or_try(&self, rank: Rank, patience: &Patience) -> Option<Guard<'_>> {
+        if patience.is_none() { self.try_acquire(rank) } else { self.acquire(rank).ok() }
+    }
+
     /// As [`Lock::acquire`]; where the caller may not wait, it tries with `patience`: a holder that does
     /// not wait for the caller will be done. None if the calling thread is the holder, or after that.
     pub fn acquire_patiently(&self, rank: Rank, patience: &mut Patience) -> Option<Guard<'_>> {
@@ -187,6 +192,12 @@ impl Lock {
     pub fn is_forking(&self) -> bool {
         // Ordering: Relaxed, a hint.
         self.word.load(Ordering::Relaxed) & FORKING != 0
+    }
+
+    /// Whether anybody holds the lock, as one look can tell.
+    pub fn is_held(&self) -> bool {
+        // Ordering: Relaxed, a hint.
+        self.word.load(Ordering::Relaxed) != 0
     }
 
     /// Whether the calling thread holds the lock.

@@ -29,6 +29,11 @@ impl Patience {
         Patience { turns: 0, until: 0 }
     }
 
+    /// Whether there never was any.
+    pub(super) fn is_none(&self) -> bool {
+        self.until == 0
+    }
+
     fn of(whiles: u32) -> Patience {
         // At least one second each: the one that has begun is not a whole one.
         Patience { turns: PATIENCE * whiles, until: os::seconds() + 1 + whiles as usize }

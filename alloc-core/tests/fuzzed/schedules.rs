@@ -8,8 +8,8 @@
 use crate::cpus::Cpus;
 use crate::objects::{Defect, alone};
 use crate::operations::{self, Program};
-use alloc_core::cpu_cache::shards;
-use alloc_core::rseq::registration;
+use alloc_core::cpu_cache::while_still;
+use alloc_core::sync::Patience;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
@@ -83,14 +83,9 @@ impl Crew {
         // Nor shall an OS that refuses make any step one of those.
         self.step(Op::Run { thread: 0, op: operations::Op::Check });
         let stops = |op: &Op| matches!(op, Op::Run { op, .. } if op.may_stop_shards());
-        let mut steps = steps.filter(|op| !stops(op));
-        let done = shards::while_stopped(|_| steps.by_ref().for_each(|op| self.step(op)));
-        assert!(
-            done.is_some() || registration::sections().is_none(),
-            "the shards were not stopped"
-        );
-        // On the atomic path there is nothing to stop.
-        steps.for_each(|op| self.step(op));
+        let steps = steps.filter(|op| !stops(op));
+        let done = while_still(&mut Patience::usual(), |_| steps.for_each(|op| self.step(op)));
+        assert!(done.is_some(), "the shards were not stopped");
     }
 
     fn worker(&mut self, thread: usize) -> &mut Worker {

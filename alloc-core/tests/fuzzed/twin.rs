@@ -11,6 +11,7 @@ use alloc_core::cpu_cache::{Shard, shards};
 use alloc_core::rseq::{ABORTED, CHANGED, FULL, Sections, registration};
 use alloc_core::shard::{COUNTERS, Counter, Region};
 use alloc_core::size_class::{CLASS, CLASSES};
+use alloc_core::sync::Patience;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// An operation of a shard, or of the test. Classes and counts are taken modulo what there is.
@@ -161,7 +162,7 @@ impl Pair<'_> {
 
     fn stopped(&self, class: usize) {
         let s = self.sections;
-        let done = shards::while_stopped(|_| {
+        let done = shards::while_stopped(&Patience::usual(), |_| {
             assert_eq!(again(|| s.pop(class)), 0);
             assert_eq!(again(|| s.push(class, 16)), FULL);
             assert_eq!(again(|| s.pop_batch(class, &mut [0; 64])), 0);

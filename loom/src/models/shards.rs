@@ -8,6 +8,7 @@ use crate::rseq::registration;
 use crate::rseq::{Index, Sections};
 use crate::shard::{HOT, Region};
 use crate::slab::SLABS;
+use crate::sync::Patience;
 use crate::world::{bytes_of, explore_only};
 use crate::{os, size_class};
 
@@ -84,7 +85,7 @@ pub const STOP: Model = Model {
             }),
             on(0, move || push(3, &two)),
             on(1, move || {
-                let stopped = shards::while_stopped(|regions| {
+                let stopped = shards::while_stopped(&Patience::usual(), |regions| {
                     regions.for_each(|region| three.add(empty(region, CLASS)));
                 });
                 assert!(stopped.is_some());
@@ -149,7 +150,7 @@ pub const BIRTH: Model = Model {
                 shards::is_open(SECTIONS);
             }),
             on(1, || {
-                shards::while_stopped(|_| ());
+                shards::while_stopped(&Patience::usual(), |_| ());
             }),
         ]);
         assert_eq!(shards::regions_made(), 1, "born once");
