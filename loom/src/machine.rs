@@ -180,11 +180,12 @@ fn take_away(kernel: &Kernel, processor: usize, next: Option<usize>) {
     }
 }
 
-/// membarrier(2): aborts the sections that run on any processor.
-pub fn fence() {
+/// membarrier(2): aborts the sections that run on this processor, or on any.
+pub fn fence(processor: Option<usize>) {
     if world::is_explored() {
         let kernel = kernel();
-        (0..PROCESSORS).for_each(|processor| take_away(&kernel, processor, None));
+        let named = |this: &usize| processor.is_none_or(|processor| processor == *this);
+        (0..PROCESSORS).filter(named).for_each(|processor| take_away(&kernel, processor, None));
     }
 }
 

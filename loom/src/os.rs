@@ -127,11 +127,13 @@ pub unsafe fn rseq(_area: usize, _len: u32, _flags: i32, _signature: u32) -> Res
 
 /// MEMBARRIER_CMD_PRIVATE_EXPEDITED; the others are about sections.
 const PLAIN_BARRIER: i32 = 1 << 3;
+/// MEMBARRIER_CMD_FLAG_CPU.
+const FLAG_CPU: u32 = 1;
 
-pub fn membarrier(command: i32, _flags: u32, _cpu: u32) -> Result<usize, Errno> {
+pub fn membarrier(command: i32, flags: u32, cpu: u32) -> Result<usize, Errno> {
     match command {
         PLAIN_BARRIER => crate::atomic::light_fence(),
-        _ => machine::fence(),
+        _ => machine::fence((flags == FLAG_CPU).then_some(cpu as usize)),
     }
     Ok(0)
 }

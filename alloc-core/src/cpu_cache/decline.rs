@@ -35,8 +35,8 @@ const ONE_BY_ONE: usize = 4;
 /// other threads lose by it; all shards of all classes.
 const LOOK_COST: usize = 2;
 const OWN_COST: usize = 256;
-const CLASS_COST: usize = 4096;
-const ALL_COST: usize = 16_384;
+const CLASS_COST: usize = 2048;
+const ALL_COST: usize = 8192;
 
 /// All slabs together are let alone below this; all classes are drained when only this part of them is live.
 const SLABS_MIN_BYTES: usize = 2 << 20;
@@ -70,7 +70,7 @@ fn look_on<S: Shard>(shard: Option<&S>, class: Class) {
         return;
     }
     let few = is_few(class, live);
-    let fixed = if cached > here { CLASS_COST } else { OWN_COST };
+    let fixed = if cached > here { CLASS_COST * shards::regions_made() } else { OWN_COST };
     if !may_cost(fixed + cached + in_depot + if few { ONE_BY_ONE * live } else { 0 }) {
         return;
     }
@@ -109,7 +109,8 @@ fn look_at_all() {
         live_bytes += SLABS[class].totals().1.saturating_sub(idle) * info.size;
         cached += idle;
     }
-    if live_bytes < slab_bytes / SLABS_PARTS && may_cost(ALL_COST + cached) {
+    if live_bytes < slab_bytes / SLABS_PARTS && may_cost(ALL_COST * shards::regions_made() + cached)
+    {
         drain::drain_caches(&mut Patience::none());
         for (class, slabs) in SLABS.iter().enumerate().skip(1) {
             // What was cached is home, but for what was busy.

@@ -2,7 +2,7 @@
 //!
 //! Called by the release function and when memory is out; calls every tier below.
 
-use super::{Shard, locked, seats, while_still};
+use super::{Shard, each_still, locked, seats};
 use crate::depot::DEPOT;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
@@ -22,9 +22,8 @@ pub fn drain_all() -> usize {
 
 /// As [`drain_all`], but the free spans stay, and what is busy for longer than `patience`.
 pub(super) fn drain_caches(patience: &mut Patience) {
-    let emptied = while_still(patience, |regions| regions.for_each(empty_stopped));
     match registration::sections() {
-        _ if emptied.is_some() => {}
+        _ if each_still(patience, |_| true, empty_stopped) => {}
         // No fence: at least this CPU's own shard.
         Some(sections) => drain_by_ops(&sections),
         None => seats::mine().into_iter().for_each(drain_by_ops),
@@ -41,11 +40,12 @@ pub(super) fn drain_caches(patience: &mut Patience) {
 /// to 0. Who has nothing stopped (false) has at least its own shard, and does that itself.
 pub(super) fn drain_class(class: Class) -> bool {
     let mut patience = Patience::none();
-    let stopped = while_still(&mut patience, |regions| {
-        regions.for_each(|region| drain_class_stopped(region, class));
-    });
+    // What has room would cache what comes next.
+    let wanted = |region: &Region| region.capacity(class) > 0 || region.len(class) > 0;
+    let drain = |region| drain_class_stopped(region, class);
+    let all = each_still(&mut patience, wanted, drain);
     locked::for_each(&mut patience, |locked| drain_class_by_ops(locked, class));
-    stopped.is_some()
+    all
 }
 
 /// Empties a region that nobody else can touch.

@@ -252,7 +252,22 @@ pub fn while_still<R>(
     }
 }
 
-/// Whether somebody is within [`while_still`], or about to be, at this moment.
+/// As [`while_still`], of those that are `wanted` and one after the other where that can be: whether none was left out.
+fn each_still(
+    patience: &mut Patience,
+    wanted: impl Fn(&Region) -> bool,
+    mut f: impl FnMut(&'static Region),
+) -> bool {
+    match registration::sections() {
+        Some(_) => shards::stop_each(patience, wanted, f),
+        None => seats::while_closed(patience, |regions| {
+            regions.filter(|region| wanted(region)).for_each(&mut f);
+        })
+        .is_some(),
+    }
+}
+
+/// Whether somebody is within [`while_still`] or [`each_still`], or about to be, at this moment.
 fn is_still() -> bool {
     match registration::sections() {
         Some(_) => shards::raw_lock().is_held(),

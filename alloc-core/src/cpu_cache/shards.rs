@@ -104,15 +104,41 @@ pub fn while_stopped<R>(
     f: impl FnOnce(&mut dyn Iterator<Item = &'static Region>) -> R,
 ) -> Option<R> {
     let _stop = STOP.acquire_or_try(Rank::SHARDS, patience)?;
+    with_closed(|_| true, None, || f(&mut regions()))
+}
+
+/// Stops one shard after the other, of those whose regions are `wanted`, and hands each to `f`: who runs on other CPUs
+/// has his cache meanwhile, even if this thread is kept waiting. False as above: not all were stopped then.
+pub fn stop_each(
+    patience: &Patience,
+    wanted: impl Fn(&Region) -> bool,
+    mut f: impl FnMut(&'static Region),
+) -> bool {
+    let Some(_stop) = STOP.acquire_or_try(Rank::SHARDS, patience) else { return false };
+    // Whose sections know the region: those that run on the CPU of that number, if it is one.
+    let cpu = |shard| (registration::index() == Index::CpuId).then_some(shard as u32);
+    born().filter(|(_, region)| wanted(region)).fold(true, |all, (shard, region)| {
+        with_closed(|other| other == shard, cpu(shard), || f(region)).is_some() && all
+    })
+}
+
+/// Calls `f` while the `chosen` shards are closed, and the sections aborted that knew their regions: of all of them
+/// those on `cpu`, or on any. The lock is held.
+fn with_closed<R>(
+    chosen: impl Fn(usize) -> bool,
+    cpu: Option<u32>,
+    f: impl FnOnce() -> R,
+) -> Option<R> {
     let index = registration::index();
-    for (shard, _) in born() {
+    let chosen = || born().filter(|&(shard, _)| chosen(shard));
+    for (shard, _) in chosen() {
         // Ordering: SeqCst with the fence: a section that starts after it sees the closed region.
         entry(index, shard).store(entry_of(None), Ordering::SeqCst);
     }
     // Twice: a section whose abort the first one lost (Linux before 6.12.54) is over, or meets the second.
-    let fenced = membarrier::fence(None) && membarrier::fence(None);
-    let result = fenced.then(|| f(&mut regions()));
-    for (shard, region) in born() {
+    let fenced = membarrier::fence(cpu) && membarrier::fence(cpu);
+    let result = fenced.then(f);
+    for (shard, region) in chosen() {
         // Ordering: Release publishes what `f` did to the sections.
         entry(index, shard).store(entry_of(Some(region)), Ordering::Release);
     }

@@ -35,6 +35,7 @@ pub const ALL: &[Model] = &[
     seats::HANDLER,
     seats::HANDOVER,
     shards::STOP,
+    shards::STOP_EACH,
     shards::RELEASE,
     shards::BIRTH,
     heap::TRACTS,

@@ -72,29 +72,45 @@ pub const STOP: Model = Model {
     name: "stop",
     preemptions: 2,
     body: || {
-        start();
-        let region = open();
-        watch_slots(region, CLASS);
-        assert_eq!(SECTIONS.push(CLASS, 1), 0);
-        let found = Found::default();
-        let (one, two, three) = (found.clone(), found.clone(), found.clone());
-        threads(vec![
-            on(0, move || {
-                pop(&one);
-                push(2, &one);
-            }),
-            on(0, move || push(3, &two)),
-            on(1, move || {
-                let stopped = shards::while_stopped(&Patience::usual(), |regions| {
-                    regions.for_each(|region| three.add(empty(region, CLASS)));
-                });
-                assert!(stopped.is_some());
-            }),
-        ]);
-        found.add(empty(region, CLASS));
-        assert_eq!(found.sorted(), [1, 2, 3]);
+        against_sections(|found| {
+            let stopped = shards::while_stopped(&Patience::usual(), |regions| {
+                regions.for_each(|region| found.add(empty(region, CLASS)));
+            });
+            assert!(stopped.is_some());
+        });
     },
 };
+
+/// The same, of one shard with a fence of its own.
+pub const STOP_EACH: Model = Model {
+    name: "stop-each",
+    preemptions: 2,
+    body: || {
+        against_sections(|found| {
+            let take = |region| found.add(empty(region, CLASS));
+            assert!(shards::stop_each(&Patience::usual(), |_| true, take));
+        });
+    },
+};
+
+fn against_sections(stop: fn(&Found)) {
+    start();
+    let region = open();
+    watch_slots(region, CLASS);
+    assert_eq!(SECTIONS.push(CLASS, 1), 0);
+    let found = Found::default();
+    let (one, two, three) = (found.clone(), found.clone(), found.clone());
+    threads(vec![
+        on(0, move || {
+            pop(&one);
+            push(2, &one);
+        }),
+        on(0, move || push(3, &two)),
+        on(1, move || stop(&three)),
+    ]);
+    found.add(empty(region, CLASS));
+    assert_eq!(found.sorted(), [1, 2, 3]);
+}
 
 /// The engine's own free and allocate against its own release.
 pub const RELEASE: Model = Model {

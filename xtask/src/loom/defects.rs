@@ -42,9 +42,15 @@ pub const DEFECTS: &[Defect] = &[
         model: "stop",
         file: "cpu_cache/shards.rs",
         changes: &[(
-            "membarrier::fence(None) && membarrier::fence(None)",
-            "(BAD || membarrier::fence(None) && membarrier::fence(None))",
+            "membarrier::fence(cpu) && membarrier::fence(cpu)",
+            "(BAD || membarrier::fence(cpu) && membarrier::fence(cpu))",
         )],
+    },
+    Defect {
+        name: "fence-elsewhere",
+        model: "stop-each",
+        file: "cpu_cache/shards.rs",
+        changes: &[("then_some(shard as u32)", "then_some(shard as u32 ^ u32::from(BAD))")],
     },
     Defect {
         name: "unlock-relaxed",
