@@ -6,6 +6,7 @@ use super::{Shard, each_still, locked, seats};
 use crate::depot::DEPOT;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::huge::HUGE;
 use crate::rseq::registration;
 use crate::shard::Region;
 use crate::size_class::{CLASSES, Class};
@@ -17,6 +18,7 @@ use crate::units::MAGAZINE_MAX;
 #[cold]
 pub fn drain_all() -> usize {
     drain_caches(&mut Patience::usual());
+    HUGE.collect();
     PAGE_HEAP.purge(0)
 }
 

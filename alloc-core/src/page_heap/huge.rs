@@ -105,12 +105,17 @@ impl HugeSpans {
             return self.release_listed(address);
         }
         let Some(len) = self.len_of(address) else { return false };
-        if !self.aside.give_up(address) {
-            // The mapping stays, unused, and so does its entry; its memory need not.
-            // SAFETY: as above.
-            let _ = unsafe { os::purge(address, len) };
-        }
+        // Its memory goes at once, and before others can know of it: the next holder may come late.
+        // SAFETY: as above.
+        let _ = unsafe { os::purge(address, len) };
+        // Without a place the mapping stays, unused, and so does its entry.
+        let _ = self.aside.give_up(address);
         true
+    }
+
+    /// Unmaps what handlers have given up where the lock could not be had.
+    pub fn collect(&self) {
+        drop(self.lock());
     }
 
     /// Takes the lock, and does what handlers could not.

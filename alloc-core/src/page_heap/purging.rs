@@ -112,6 +112,7 @@ impl PageHeap {
     /// youngest tract down; bytes given back.
     #[cold]
     pub fn purge(&self, keep: usize) -> usize {
+        self.collect_deferred();
         let (mut purged, mut refused) = (0, false);
         for index in (0..self.tract_count()).rev() {
             let Some(tract) = self.tract(index) else { continue };
