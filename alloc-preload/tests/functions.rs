@@ -1,5 +1,4 @@
 //! Each function against its manual page: results, errno, corner cases.
-#![allow(clippy::undocumented_unsafe_blocks)] // each test passes live objects of its own
 
 mod common;
 
@@ -24,13 +23,16 @@ in_each_mode! {
 
     fn malloc_of_too_much_is_enomem() {
         for size in TOO_LARGE {
+            // SAFETY: takes numbers alone.
             c::assert_null_with(ENOMEM, || unsafe { c::malloc(size) });
         }
         // Allowed by the limit, but more than an address space holds.
+        // SAFETY: takes numbers alone.
         c::assert_null_with(ENOMEM, || unsafe { c::malloc(PTRDIFF_MAX) });
     }
 
     fn zero_sizes_give_unique_objects() {
+        // SAFETY: frees what it has just been given; `out` is its own.
         unsafe {
             let mut seen = std::collections::BTreeSet::new();
             let mut out = null_mut();
@@ -53,10 +55,12 @@ in_each_mode! {
     }
 
     fn free_of_null_does_nothing() {
+        // SAFETY: free of null is allowed.
         unsafe { c::free(null_mut()) }
     }
 
     fn free_keeps_errno() {
+        // SAFETY: frees what it has just been given, each once.
         unsafe {
             for size in [0, 1, 100, 5000, 40_000, 300_000, 5 << 20, 100 << 20] {
                 let ptrs = [c::malloc(size), c::calloc(1, size), c::memalign(1024, size)];
@@ -79,10 +83,13 @@ in_each_mode! {
         for (count, size) in
             [(usize::MAX, 2), (2, usize::MAX), (half, half), (usize::MAX, usize::MAX)]
         {
+            // SAFETY: takes numbers alone.
             c::assert_null_with(ENOMEM, || unsafe { c::calloc(count, size) });
         }
         for size in TOO_LARGE {
+            // SAFETY: takes numbers alone.
             c::assert_null_with(ENOMEM, || unsafe { c::calloc(1, size) });
+            // SAFETY: takes numbers alone.
             c::assert_null_with(ENOMEM, || unsafe { c::calloc(size, 1) });
         }
     }
@@ -90,6 +97,7 @@ in_each_mode! {
     /// Each length that the entry clears by itself, and those that it leaves to memset, on dirty objects.
     fn calloc_clears_every_length() {
         for size in 0..=1100 {
+            // SAFETY: live objects of its own, filled and read no further than they are long.
             unsafe {
                 let dirty = c::malloc(size).cast::<u8>();
                 dirty.write_bytes(0xA5, size);
@@ -103,6 +111,7 @@ in_each_mode! {
     }
 
     fn realloc_of_null_is_malloc() {
+        // SAFETY: live objects of its own, filled and read no further than they are long.
         unsafe {
             let p = c::realloc(null_mut(), 100);
             c::fill(p, 100, 7);
@@ -116,6 +125,7 @@ in_each_mode! {
     }
 
     fn realloc_to_zero_frees_and_gives_null() {
+        // SAFETY: resizes what it has just been given, which is free afterwards.
         unsafe {
             c::set_errno(0);
             assert!(c::realloc(c::malloc(100), 0).is_null());
@@ -134,6 +144,7 @@ in_each_mode! {
     }
 
     fn a_failed_realloc_leaves_the_object_alone() {
+        // SAFETY: a live object of its own: a refused call leaves it alone.
         unsafe {
             for len in [1, 100, 5000, 300_000, 3 << 20] {
                 let p = c::malloc(len);
@@ -152,6 +163,7 @@ in_each_mode! {
     }
 
     fn posix_memalign_refuses_bad_alignments_and_touches_nothing() {
+        // SAFETY: `out` is its own; what is refused writes nothing.
         unsafe {
             let mark = 0x5555usize as c::Ptr;
             let mut out = mark;
@@ -187,6 +199,7 @@ in_each_mode! {
                 let p = align(asked, 200);
                 assert!(!p.is_null());
                 assert_eq!(p as usize % given, 0, "alignment {asked}");
+                // SAFETY: live objects of its own, filled and read no further than they are long.
                 unsafe {
                     c::fill(p, 200, 1);
                     c::free(p);
@@ -205,11 +218,13 @@ in_each_mode! {
             // C11 wanted a multiple of the alignment; glibc never did.
             let p = align(256, 100);
             assert_eq!((p.is_null(), p as usize % 256), (false, 0));
+            // SAFETY: live objects of its own, filled and read no further than they are long.
             unsafe { c::free(p) };
         }
     }
 
     fn valloc_and_pvalloc_give_pages() {
+        // SAFETY: live objects of its own, filled and read no further than they are long.
         unsafe {
             for size in [1, 100, PAGE - 1, PAGE, PAGE + 1, 10 * PAGE + 5, 1 << 20] {
                 let p = c::valloc(size);
@@ -233,6 +248,7 @@ in_each_mode! {
     }
 
     fn usable_size_of_null_is_zero() {
+        // SAFETY: takes no object.
         assert_eq!(unsafe { c::malloc_usable_size(null_mut()) }, 0);
     }
 
@@ -242,6 +258,7 @@ in_each_mode! {
             common::note("C23's sized frees on plain glibc, which has them from 2.43");
             return;
         };
+        // SAFETY: live objects of its own, filled and read no further than they are long.
         unsafe {
             sized(null_mut(), 8);
             aligned(null_mut(), 64, 8);
@@ -275,6 +292,7 @@ in_each_mode! {
             common::note("free_sized after realloc on plain glibc, which has it from 2.43");
             return;
         };
+        // SAFETY: live objects of its own, filled and read no further than they are long.
         unsafe {
             for round in 0..50u8 {
                 for (from, to) in [(10, 100), (1000, 10), (100, 99), (70_000, 50), (50, 70_000),
@@ -295,6 +313,7 @@ in_each_mode! {
     }
 
     fn glibcs_other_names_share_the_heap() {
+        // SAFETY: the functions have these types; live objects of its own.
         unsafe {
             let malloc: Size1 = std::mem::transmute(c::look_up(c"__libc_malloc"));
             let free: unsafe extern "C" fn(c::Ptr) = std::mem::transmute(c::look_up(c"__libc_free"));
@@ -313,6 +332,7 @@ in_each_mode! {
     }
 
     fn malloc_trim_answers_0_or_1_and_harms_nothing() {
+        // SAFETY: live objects of its own, filled and read no further than they are long.
         unsafe {
             let kept: Vec<_> = (0..1000).map(|i| (c::malloc(i * 40), i * 40)).collect();
             let dropped: Vec<_> = (0..1000).map(|_| c::malloc(10_000)).collect();
@@ -330,6 +350,7 @@ in_each_mode! {
     }
 
     fn mallinfo_adds_up() {
+        // SAFETY: live objects of its own, filled and read no further than they are long.
         unsafe {
             let before = c::mallinfo2();
             let small: Vec<_> = (0..10_000).map(|_| c::malloc(1000)).collect();
@@ -350,6 +371,7 @@ in_each_mode! {
     }
 
     fn malloc_info_writes_xml_and_refuses_options() {
+        // SAFETY: the stream and its text are its own.
         unsafe {
             let (mut text, mut len) = (null_mut(), 0);
             let stream = libc::open_memstream(&mut text, &mut len);
@@ -365,6 +387,7 @@ in_each_mode! {
     }
 
     fn malloc_stats_writes_to_stderr() {
+        // SAFETY: descriptors and a buffer of its own.
         unsafe {
             let mut ends = [0; 2];
             assert_eq!(libc::pipe(ends.as_mut_ptr()), 0);
@@ -384,9 +407,11 @@ in_each_mode! {
     fn mallopt_refuses_what_it_cannot_do() {
         const M_MXFAST: c_int = 1;
         // glibc: beyond its maximum. rsalloc: it has no such bins.
+        // SAFETY: takes no object.
         assert_eq!(unsafe { c::mallopt(M_MXFAST, c_int::MAX) }, 0);
         if on_rsalloc() {
             const M_ARENA_MAX: c_int = -8;
+            // SAFETY: takes no object.
             assert_eq!(unsafe { c::mallopt(M_ARENA_MAX, 1) }, 0, "nothing was set");
         }
     }
@@ -403,14 +428,17 @@ fn live(m: &libc::mallinfo2) -> usize {
 }
 
 fn memalign(align: usize, size: usize) -> c::Ptr {
+    // SAFETY: takes numbers alone.
     unsafe { c::memalign(align, size) }
 }
 
 fn aligned_alloc(align: usize, size: usize) -> c::Ptr {
+    // SAFETY: takes numbers alone.
     unsafe { c::aligned_alloc(align, size) }
 }
 
 fn image_of(address: c::Ptr) -> String {
+    // SAFETY: `info` is its own; the name lives as long as the library.
     unsafe {
         let mut info: libc::Dl_info = std::mem::zeroed();
         assert_ne!(libc::dladdr(address, &mut info), 0);

@@ -1,5 +1,4 @@
 //! The objects themselves: alignment, contents, zeroes, usable bytes.
-#![allow(clippy::undocumented_unsafe_blocks)] // each test passes live objects of its own
 
 mod common;
 
@@ -16,6 +15,7 @@ in_each_mode! {
     fn objects_are_aligned_for_any_type_that_fits() {
         for size in sizes() {
             let natural = if size <= 8 { 8 } else { 16 };
+            // SAFETY: live objects of its own, filled and read no further than they are long.
             unsafe {
                 let resized = c::realloc(c::malloc(size / 2 + 1), size.max(1));
                 for p in [c::malloc(size), c::calloc(1, size), resized] {
@@ -27,6 +27,7 @@ in_each_mode! {
     }
 
     fn every_alignment_up_to_1_gib() {
+        // SAFETY: live objects of its own, filled and read no further than they are long.
         unsafe {
             for shift in 3..=30 {
                 let align = 1usize << shift;
@@ -52,6 +53,7 @@ in_each_mode! {
     }
 
     fn objects_do_not_overlap() {
+        // SAFETY: live objects of its own, filled and read no further than they are long.
         unsafe {
             let mut live: Vec<_> = sizes()
                 .filter(|&size| size < 1 << 21)
@@ -73,6 +75,7 @@ in_each_mode! {
     }
 
     fn every_usable_byte_may_be_written() {
+        // SAFETY: live objects of its own, filled and read no further than they are long.
         unsafe {
             let live: Vec<_> = sizes()
                 .enumerate()
@@ -93,6 +96,7 @@ in_each_mode! {
     }
 
     fn calloc_clears_what_was_dirty() {
+        // SAFETY: live objects of its own, filled and read no further than they are long.
         unsafe {
             for size in sizes() {
                 let dirty: Vec<_> = (0..4).map(|_| c::malloc(size)).collect();
@@ -109,6 +113,7 @@ in_each_mode! {
     }
 
     fn realloc_keeps_the_contents() {
+        // SAFETY: live objects of its own, filled and read no further than they are long.
         unsafe {
             let all: Vec<_> = sizes().filter(|&s| s > 0).step_by(5).collect();
             for &from in &all {
@@ -128,6 +133,7 @@ in_each_mode! {
     }
 
     fn realloc_of_whole_large_objects() {
+        // SAFETY: live objects of its own, filled and read no further than they are long.
         unsafe {
             let mut p = c::malloc(1);
             let mut len = 1;
@@ -143,6 +149,7 @@ in_each_mode! {
     }
 
     fn realloc_of_an_aligned_object() {
+        // SAFETY: live objects of its own, filled and read no further than they are long.
         unsafe {
             for align in [64, 4096, 1 << 16, 1 << 21] {
                 for (from, to) in [(10, 1000), (5000, 60), (100_000, 3 << 20), (3 << 20, 100)] {
@@ -159,6 +166,7 @@ in_each_mode! {
     }
 
     fn freed_memory_is_used_again() {
+        // SAFETY: live objects of its own, filled and read no further than they are long.
         unsafe {
             // 64 GB in all, of which never more than 1 MB at once.
             for _ in 0..64 << 10 {

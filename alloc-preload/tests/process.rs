@@ -1,6 +1,5 @@
 //! The life of a process: threads, fork, before the first constructor and after the last
 //! destructor, large plugins, limits, misuse.
-#![allow(clippy::undocumented_unsafe_blocks)] // each test passes live objects of its own
 
 mod common;
 
@@ -21,6 +20,7 @@ in_each_mode! {
         let consumer = thread::spawn(move || {
             let mut count = 0;
             for (address, len, seed) in receive {
+                // SAFETY: live objects of its own, filled and read no further than they are long.
                 unsafe {
                     c::assert_filled(address as c::Ptr, len, seed);
                     c::free(address as c::Ptr);
@@ -35,7 +35,9 @@ in_each_mode! {
                 thread::spawn(move || {
                     for i in 0..20_000usize {
                         let len = (i * 37) % 3000;
+                        // SAFETY: takes numbers alone.
                         let p = unsafe { c::malloc(len) };
+                        // SAFETY: live objects of its own, filled and read no further than they are long.
                         unsafe { c::fill(p, len, seed) };
                         send.send((p as usize, len, seed)).unwrap();
                     }
@@ -51,6 +53,7 @@ in_each_mode! {
         for round in 0..50u8 {
             let threads: Vec<_> = (0..20)
                 .map(|_| {
+                    // SAFETY: live objects of its own, filled and read no further than they are long.
                     thread::spawn(move || unsafe {
                         let kept: Vec<_> = (1..200).map(|len| (c::malloc(len), len)).collect();
                         kept.iter().for_each(|&(p, len)| c::fill(p, len, round));
@@ -59,6 +62,7 @@ in_each_mode! {
                 })
                 .collect();
             for (address, len) in threads.into_iter().flat_map(|t| t.join().unwrap()) {
+                // SAFETY: live objects of its own, filled and read no further than they are long.
                 unsafe {
                     c::assert_filled(address as c::Ptr, len, round);
                     c::free(address as c::Ptr);
@@ -77,6 +81,7 @@ in_each_mode! {
             }
         })).collect();
         for _ in 0..100 {
+            // SAFETY: a live object of its own, which parent and child free once each; the child ends by _exit.
             unsafe {
                 let kept = c::malloc(1000);
                 c::fill(kept, 1000, 4);
@@ -115,6 +120,7 @@ in_each_mode! {
             return common::skip("a large plugin: neither LLVM nor ICU nor Python is there");
         };
         let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+        // SAFETY: a library that may be loaded and unloaded; its path ends in a zero.
         unsafe {
             for _ in 0..3 {
                 let handle = libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
@@ -128,6 +134,7 @@ in_each_mode! {
     fn objects_made_before_the_first_constructor() {
         let early = EARLY.load(Ordering::Relaxed);
         assert_ne!(early, 0, ".preinit_array ran");
+        // SAFETY: live objects of its own, filled and read no further than they are long.
         unsafe {
             let p = c::realloc(early as c::Ptr, 10_000);
             c::assert_filled(p, 500, 6);
@@ -136,6 +143,7 @@ in_each_mode! {
     }
 
     fn out_of_memory_by_a_limit_and_back() {
+        // SAFETY: live objects of its own, each with room for the link that is kept in it; the limit is a local.
         unsafe {
             let limit = libc::rlimit { rlim_cur: address_space() + (200 << 20), rlim_max: libc::RLIM_INFINITY };
             assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &limit), 0);
@@ -178,6 +186,7 @@ fn ulimit_v_from_the_start() {
     for mode in ON_RSALLOC {
         for mebibytes in [150, 400, 2000] {
             let mut command = common::child(mode, "a_body_that_churns");
+            // SAFETY: the closure makes one call that is async-signal-safe.
             unsafe {
                 command.pre_exec(move || {
                     let max = mebibytes << 20;
@@ -250,8 +259,11 @@ fn constructors_and_destructors_around_ours() {
 #[test]
 fn dlopen_of_the_library_itself() {
     let path = std::ffi::CString::new(library().to_str().unwrap()).unwrap();
+    // SAFETY: a library that may be loaded; its path ends in a zero.
     let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    // SAFETY: a library that may be loaded; its path ends in a zero.
     assert!(!handle.is_null(), "{:?}", unsafe { std::ffi::CStr::from_ptr(libc::dlerror()) });
+    // SAFETY: the functions have these types; live objects of its own.
     unsafe {
         let malloc: unsafe extern "C" fn(usize) -> c::Ptr =
             std::mem::transmute(libc::dlsym(handle, c"malloc".as_ptr()));
@@ -267,6 +279,7 @@ fn dlopen_of_the_library_itself() {
 fn free_of_a_stack_pointer() {
     dies_of_misuse("free_of_a_stack_pointer", || {
         let local = [0u64; 8];
+        // SAFETY: the misuse under test, in a process of its own.
         unsafe { c::free((&raw const local[2]).cast_mut().cast()) };
     });
 }
@@ -275,12 +288,14 @@ fn free_of_a_stack_pointer() {
 fn free_of_a_static() {
     dies_of_misuse("free_of_a_static", || {
         static WORDS: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
+        // SAFETY: the misuse under test, in a process of its own.
         unsafe { c::free((&raw const WORDS[2]).cast_mut().cast()) };
     });
 }
 
 #[test]
 fn free_of_a_mapping() {
+    // SAFETY: the misuse under test, in a process of its own.
     dies_of_misuse("free_of_a_mapping", || unsafe {
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -292,6 +307,7 @@ fn free_of_a_mapping() {
 fn realloc_of_a_stack_pointer() {
     dies_of_misuse("realloc_of_a_stack_pointer", || {
         let local = [0u64; 8];
+        // SAFETY: the misuse under test, in a process of its own.
         unsafe { c::realloc((&raw const local[2]).cast_mut().cast(), 100) };
     });
 }
@@ -310,6 +326,7 @@ fn dies_of_misuse(test: &str, misuse: fn()) {
 
 /// Allocates and frees objects of all kinds, and checks their contents.
 fn churn(count: usize) {
+    // SAFETY: live objects of its own, filled and read no further than they are long.
     unsafe {
         let mut live: Vec<(c::Ptr, usize, u8)> = Vec::new();
         for i in 0..count {
@@ -344,6 +361,7 @@ static EARLY: AtomicUsize = AtomicUsize::new(0);
 static BEFORE_CONSTRUCTORS: extern "C" fn() = before_constructors;
 
 extern "C" fn before_constructors() {
+    // SAFETY: live objects of its own, filled and read no further than they are long.
     unsafe {
         let p = c::malloc(500);
         c::fill(p, 500, 6);
