@@ -31,8 +31,8 @@ const CACHED_PARTS: usize = 64;
 /// What declines may cost at once, and in a second, in objects sent home: some 10 ns each, 50 one by one.
 static ALLOWANCE: TokenBucket = TokenBucket::new(1 << 20, 1 << 18);
 const ONE_BY_ONE: usize = 4;
-/// Looking at one region's line; draining the own shard and the depot; all shards of a class, with two barriers and what
-/// other threads lose by it; all shards of all classes.
+/// Looking at one region's line; draining the own shard and the depot; each shard of a class, with two barriers and what
+/// other threads lose by it; each shard of all classes.
 const LOOK_COST: usize = 2;
 const OWN_COST: usize = 256;
 const CLASS_COST: usize = 2048;

@@ -26,7 +26,7 @@ pub fn drain_all() -> usize {
 pub(super) fn drain_caches(patience: &mut Patience) {
     match registration::sections() {
         _ if each_still(patience, |_| true, empty_stopped) => {}
-        // No fence: at least this CPU's own shard.
+        // No fence, or not the turn: at least this CPU's own shard.
         Some(sections) => drain_by_ops(&sections),
         None => seats::mine().into_iter().for_each(drain_by_ops),
     }

@@ -255,7 +255,7 @@ pub fn used() -> usize {
     USED.get()
 }
 
-/// The lock, for fork.
+/// The lock, for fork and for a look.
 pub fn raw_lock() -> &'static Lock {
     &LOCK
 }

@@ -3,10 +3,10 @@
 //! Promises: a region is born once for each index and lives for ever; while a shard is stopped no
 //! section can commit to its region. Called by cpu_cache and by the observers.
 //!
-//! Stopping: the table entries lead to the closed region; one fence on all CPUs aborts the sections that
-//! still know the old ones; from then on the regions belong to the stopper alone. A CPU that lost the
-//! fence's interrupt (Linux before 6.12.54) still sees the closed region at its next section, which
-//! costs the fast path nothing.
+//! Stopping, of all shards together or of one after the other: the table entries lead to the closed region; a fence,
+//! on all CPUs or on the shard's, aborts the sections that still know the old ones; from then on the regions belong
+//! to the stopper alone. A CPU that lost the fence's interrupt (Linux before 6.12.54) still sees the closed
+//! region at its next section, which costs the fast path nothing.
 
 use crate::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering};
 use crate::os::{self, Place};
@@ -104,7 +104,7 @@ pub fn while_stopped<R>(
     f: impl FnOnce(&mut dyn Iterator<Item = &'static Region>) -> R,
 ) -> Option<R> {
     let _stop = STOP.acquire_or_try(Rank::SHARDS, patience)?;
-    with_closed(|_| true, None, || f(&mut regions()))
+    with_closed(born(), None, || f(&mut regions()))
 }
 
 /// Stops one shard after the other, of those whose regions are `wanted`, and hands each to `f`: who runs on other CPUs
@@ -118,34 +118,34 @@ pub fn stop_each(
     // Whose sections know the region: those that run on the CPU of that number, if it is one.
     let cpu = |shard| (registration::index() == Index::CpuId).then_some(shard as u32);
     born().filter(|(_, region)| wanted(region)).fold(true, |all, (shard, region)| {
-        with_closed(|other| other == shard, cpu(shard), || f(region)).is_some() && all
+        let one = core::iter::once((shard, region));
+        with_closed(one, cpu(shard), || f(region)).is_some() && all
     })
 }
 
 /// Calls `f` while the `chosen` shards are closed, and the sections aborted that knew their regions: of all of them
 /// those on `cpu`, or on any. The lock is held.
 fn with_closed<R>(
-    chosen: impl Fn(usize) -> bool,
+    chosen: impl Iterator<Item = (usize, &'static Region)> + Clone,
     cpu: Option<u32>,
     f: impl FnOnce() -> R,
 ) -> Option<R> {
     let index = registration::index();
-    let chosen = || born().filter(|&(shard, _)| chosen(shard));
-    for (shard, _) in chosen() {
+    for (shard, _) in chosen.clone() {
         // Ordering: SeqCst with the fence: a section that starts after it sees the closed region.
         entry(index, shard).store(entry_of(None), Ordering::SeqCst);
     }
     // Twice: a section whose abort the first one lost (Linux before 6.12.54) is over, or meets the second.
     let fenced = membarrier::fence(cpu) && membarrier::fence(cpu);
     let result = fenced.then(f);
-    for (shard, region) in chosen() {
+    for (shard, region) in chosen {
         // Ordering: Release publishes what `f` did to the sections.
         entry(index, shard).store(entry_of(Some(region)), Ordering::Release);
     }
     result
 }
 
-fn born() -> impl Iterator<Item = (usize, &'static Region)> {
+fn born() -> impl Iterator<Item = (usize, &'static Region)> + Clone {
     REGIONS[..highest_born()].iter().enumerate().filter_map(|(index, slot)| {
         // Ordering: Acquire pairs with the Release at birth.
         let region = slot.load(Ordering::Acquire);
@@ -159,7 +159,7 @@ pub fn regions() -> impl Iterator<Item = &'static Region> {
     born().map(|(_, region)| region)
 }
 
-/// The lock that keeps shards from being stopped, for fork.
+/// The lock that keeps shards from being stopped, for fork and for a look.
 pub fn raw_lock() -> &'static Lock {
     &STOP
 }

@@ -78,6 +78,17 @@ impl PageEntry {
         self.kind.set(kind as u32);
     }
 
+    /// The thread that purges the run which this is the first page of: in a word that is a slab's otherwise.
+    pub(super) fn purger(&self) -> usize {
+        self.prev.get()
+    }
+
+    /// Says that the run of `pages` from this one on is purged by the thread of this pointer.
+    pub(super) fn set_purger(&self, pages: usize, thread: usize) {
+        self.pages.set(pages as u32);
+        self.prev.set(thread);
+    }
+
     /// Address of the page.
     pub fn page(&self) -> usize {
         let tract = self.tract_base();

@@ -126,8 +126,10 @@ impl PageHeap {
                 // SAFETY: the run was just taken, so nobody holds it (I3).
                 let done = unsafe { os::purge(address, run.pages * PAGE_BYTES) }.is_ok();
                 self.put_back(tract, run, done);
-                refused |= !done;
-                purged += if done { run.pages } else { 0 };
+                match done {
+                    true => purged += run.pages,
+                    false => refused = true,
+                }
             }
             if from > HEADER_PAGES {
                 self.forget_pages(tract);

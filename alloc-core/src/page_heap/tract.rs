@@ -171,7 +171,7 @@ impl Tract {
             }
             let (entry, first) = (self.entry(page), page);
             page += entry.pages.get() as usize;
-            if entry.prev.get() == thread_pointer() {
+            if entry.purger() == thread_pointer() {
                 continue;
             }
             if entry.kind() == Kind::Deferred {
@@ -249,9 +249,7 @@ impl Tract {
 
     /// The first page's entry says how many there are and who has them.
     fn take_to_purge(&self, first: usize, pages: usize) -> Run {
-        let entry = self.entry(first);
-        entry.pages.set(pages as u32);
-        entry.prev.set(thread_pointer());
+        self.entry(first).set_purger(pages, thread_pointer());
         (first..first + pages).for_each(|page| set(&self.header().purging, page));
         self.take_run(first, pages)
     }
