@@ -8,15 +8,21 @@
 //!     free computes the same size class from the same two numbers.
 
 use crate::errno::{self, OBJECT_MAX};
-use core::ffi::{c_int, c_void};
+use core::ffi::c_int;
 
-/// See posix_memalign(3).
+alloc_core::c_posix_memalign!(
+    /// See posix_memalign(3).
+    posix_memalign,
+    posix_memalign_slow
+);
+
+/// What the entry could not do.
 ///
 /// # Safety
 /// 1. `out` may be written.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
-    if !align.is_power_of_two() || align < size_of::<*mut c_void>() {
+#[cold]
+unsafe extern "C" fn posix_memalign_slow(out: *mut *mut u8, align: usize, size: usize) -> c_int {
+    if !align.is_power_of_two() || align < size_of::<*mut u8>() {
         return libc::EINVAL;
     }
     // The engine leaves errno alone: its system calls are its own (`os`).
@@ -25,7 +31,7 @@ pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, siz
         return libc::ENOMEM;
     }
     // SAFETY: duty 1.
-    unsafe { *out = ptr.cast() };
+    unsafe { *out = ptr };
     0
 }
 

@@ -181,10 +181,13 @@ in_each_mode! {
             c::set_errno(1234);
             assert_eq!(c::posix_memalign(&mut out, 1 << 63, 1), ENOMEM);
             assert_eq!(out, mark);
-            for shift in 3..22 {
+            // Twice: the second time from a cache.
+            let sizes = [0, 1, 8, 9, 100, 1024, 1025, 5000, 32 << 10, (32 << 10) + 1, 70_000];
+            for (shift, size) in (3..22).flat_map(|shift| [sizes, sizes].concat().into_iter().map(move |size| (shift, size))) {
                 c::set_errno(1234);
-                assert_eq!(c::posix_memalign(&mut out, 1 << shift, 100), 0);
-                assert_eq!((out as usize % (1 << shift), c::errno()), (0, 1234));
+                assert_eq!(c::posix_memalign(&mut out, 1 << shift, size), 0);
+                assert_eq!((out as usize % (1 << shift), c::errno()), (0, 1234), "{size} at 2^{shift}");
+                c::fill(out, size, 1);
                 c::free(out);
             }
         }

@@ -31,6 +31,7 @@ const ENTRIES: &[Entry] = &[
     Entry { symbol: "malloc", limit: 18 },
     Entry { symbol: "free", limit: 20 },
     Entry { symbol: "free_sized", limit: 16 },
+    Entry { symbol: "posix_memalign", limit: 28 },
 ];
 
 /// Runs the command.

@@ -38,7 +38,7 @@ pub struct Phase {
 /// A size that is new makes its class grow from nothing; the second time it is warm; the large counts
 /// are above what a class may hold, so that it is refilled and flushed.
 pub const PHASES: &[Phase] = &[
-    Phase { size: 48, count: 6, shaken: false },
+    Phase { size: 48, count: 7, shaken: false },
     Phase { size: 48, count: 24, shaken: false },
     Phase { size: 512, count: 700, shaken: false },
     Phase { size: 512, count: 700, shaken: false },
@@ -64,6 +64,7 @@ struct MallInfo2 {
 
 type Alloc = extern "C" fn(usize) -> usize;
 type Alloc2 = extern "C" fn(usize, usize) -> usize;
+type PosixMemalign = extern "C" fn(&mut usize, usize, usize) -> i32;
 type Free = extern "C" fn(usize);
 type FreeSized = extern "C" fn(usize, usize);
 type FreeAligned = extern "C" fn(usize, usize, usize);
@@ -103,6 +104,7 @@ struct Calls {
     malloc: [Alloc; 3],
     calloc: [Alloc2; 2],
     aligned_alloc: Alloc2,
+    posix_memalign: PosixMemalign,
     free: [Free; 3],
     free_sized: [FreeSized; 2],
     free_aligned_sized: FreeAligned,
@@ -118,6 +120,7 @@ impl Calls {
                 malloc: [find(c"malloc"), find(c"__libc_malloc"), find(c"_Znwm")],
                 calloc: [find(c"calloc"), find(c"__libc_calloc")],
                 aligned_alloc: find(c"aligned_alloc"),
+                posix_memalign: find(c"posix_memalign"),
                 free: [find(c"free"), find(c"__libc_free"), find(c"_ZdlPv")],
                 free_sized: [find(c"free_sized"), find(c"_ZdlPvm")],
                 free_aligned_sized: find(c"free_aligned_sized"),
@@ -148,11 +151,14 @@ impl Calls {
     }
 
     fn allocate(&self, turn: usize, size: usize) -> usize {
-        let object = match turn % 6 {
-            way @ 0..3 => self.malloc[way](size),
-            way @ 3..5 => self.calloc[way - 3](1, size),
-            _ => (self.aligned_alloc)(ALIGN, size),
-        };
+        let mut object = 0;
+        match turn % 7 {
+            way @ 0..3 => object = self.malloc[way](size),
+            way @ 3..5 => object = self.calloc[way - 3](1, size),
+            5 => object = (self.aligned_alloc)(ALIGN, size),
+            _ if (self.posix_memalign)(&mut object, ALIGN, size) != 0 => end(REFUSED),
+            _ => {}
+        }
         if object == 0 {
             end(REFUSED);
         }

@@ -4,6 +4,7 @@ use core::arch::asm;
 
 pub mod entry;
 pub mod sections;
+mod text;
 
 /// Sections exist on this architecture.
 pub const HAS_SECTIONS: bool = true;

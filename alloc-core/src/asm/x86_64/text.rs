@@ -1,0 +1,136 @@
+//! The text that the entries and the sections have in common.
+//!
+//! Called by `entry` and `sections`, whose heads name the registers and the rules.
+
+/// Text shared by entries and sections; see `sections` for the rules S1 to S5. Descriptor: the section
+/// between labels 10 and 20, abort handler 30 (include/uapi/linux/rseq.h).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __rsalloc_text {
+    (descriptor) => {
+        concat!(
+            ".pushsection __rseq_cs, \"aw\", @progbits\n",
+            ".balign 32\n",
+            "77: .long 0, 0\n",
+            ".quad 10f, 20f - 10f, 30f\n",
+            ".popsection\n",
+            ".pushsection __rseq_cs_ptr_array, \"aw\", @progbits\n",
+            "76: .quad 77b\n",
+            ".popsection\n",
+            ".reloc 0, R_X86_64_NONE, 76b\n",
+        )
+    };
+    (announce) => {
+        concat!(
+            "lea r10, [rip + 77b]\n",                // the descriptor
+            "mov r9, [rip + rsalloc_rseq_offset]\n", // the thread's rseq area
+            "mov qword ptr fs:[r9 + 8], r10\n",      // area.rseq_cs = descriptor (S1)
+            "10:\n",                                 // start_ip
+        )
+    };
+    (cpu_id) => {
+        concat!(
+            "movsx rax, word ptr fs:[r9 + 4]\n", // area.cpu_id; -1 and -2 are closed (S4)
+            "mov rcx, [r11 + rax*8 + {table}]\n", // the shard's region, 0 if it is closed
+            "add rcx, r11\n",
+        )
+    };
+    (abort) => {
+        concat!(
+            ".byte 0x0f, 0xb9, 0x3d\n", // ud1 edi, [rip + signature] (S5)
+            ".long 0x53053053\n",
+            "30:\n", // abort_ip, in the function's own frame
+        )
+    };
+    (pop) => {
+        concat!(
+            "mov r10d, [rcx + r8*8]\n", // top
+            "mov rax, [rcx + r10]\n",   // the object, or the sentinel
+            "test rax, rax\n",
+            "jz 40f\n",
+            "sub dword ptr [rcx + r8*8], 8\n", // COMMIT
+            "20:\n",
+        )
+    };
+    // The rdx bytes at rax to zero: by pairs of words if they are few, else by memset, which returns rax.
+    (clear) => {
+        concat!(
+            "cmp rdx, 128\n",
+            "ja 64f\n",
+            "xorps xmm0, xmm0\n",
+            "sub rdx, 16\n",
+            "jb 65f\n",
+            "mov rcx, rax\n",
+            "add rdx, rax\n", // the last 16 bytes
+            "62: movups [rcx], xmm0\n",
+            "add rcx, 16\n",
+            "cmp rcx, rdx\n",
+            "jb 62b\n",
+            "movups [rdx], xmm0\n",
+            "ret\n",
+            "65: cmp rdx, -8\n", // fewer than 16: rdx is that less 16
+            "jl 66f\n",
+            "mov qword ptr [rax], 0\n",
+            "mov qword ptr [rax + rdx + 8], 0\n",
+            "ret\n",
+            "66: add rdx, 16\n",
+            "jz 68f\n",
+            "67: mov byte ptr [rax + rdx - 1], 0\n",
+            "sub rdx, 1\n",
+            "jnz 67b\n",
+            "68: ret\n",
+            "64: mov rdi, rax\n",
+            "xor esi, esi\n",
+            "jmp qword ptr [rip + memset@GOTPCREL]\n",
+        )
+    };
+    (push) => {
+        concat!(
+            "mov eax, [rcx + r8*8]\n",     // top
+            "cmp eax, [rcx + r8*8 + 4]\n", // end
+            "jae 40f\n",
+            "mov [rcx + rax + 8], rdi\n", // above top: nobody looks there
+            "add dword ptr [rcx + r8*8], 8\n", // COMMIT
+            "20: ret\n",
+        )
+    };
+    (any_align) => {
+        ""
+    };
+    (small_align) => {
+        concat!("cmp rdx, 8\n", "ja 61f\n")
+    };
+    (no_align) => {
+        ""
+    };
+    // As in `rust_alloc`: the size rounded up to a multiple of the alignment gives the class.
+    (large_align) => {
+        concat!(
+            "61: cmp rsi, 1\n",
+            "adc rsi, 0\n", // 0 counts as 1
+            "lea rax, [rsi + rdx - 1]\n",
+            "mov rcx, rdx\n",
+            "neg rcx\n",
+            "and rax, rcx\n",
+            "lea r11, [rip + {hot}]\n",
+            "cmp rax, {tiny_max}\n",
+            "ja 63f\n",
+            "movzx r8d, byte ptr [r11 + rax + {tiny}]\n",
+            "jmp 50b\n",
+            "63: cmp rax, {medium_max}\n",
+            "ja 40f\n",
+            "add rax, {medium_round}\n",
+            "shr rax, {medium_shift}\n",
+            "movzx r8d, byte ptr [r11 + rax + {medium}]\n",
+            "jmp 50b\n",
+        )
+    };
+    (leave) => {
+        concat!(
+            "lock inc qword ptr [r11 + {aborts}]\n", // behind the abort handler: counted
+            "40: jmp {slow}\n",                      // empty, full, large, no shard
+            // Never run: makes the function's section, and so the function, begin on a line.
+            ".balign 64\n",
+        )
+    };
+}
