@@ -80,9 +80,7 @@ const fn info(size: usize) -> ClassInfo {
     let slots_max = match size {
         0..=256 => 1024,
         257..=1024 => 512,
-        1025..=8192 => 128,
-        8193..=SLAB_OBJECT_MAX_BYTES => 32,
-        _ => 16,
+        _ => 128,
     };
     let batch = clamp((32 << 10) / size, 1, MAGAZINE_MAX);
     ClassInfo {
