@@ -2,7 +2,7 @@
 //!
 //! Each is a macro that defines a naked function, so that a front's exported symbol *is* the hot path.
 //! They are the `pop` and `push` of `sections` with the size or address turned into a class first.
-//! Whatever is not the plain case leaves by a jump to the slow twin in `engine::slow`, with the
+//! Whatever is not the plain case leaves by a jump to the slow twin in `engine::slow` or the front, with the
 //! arguments still in their registers; an abort does so too, which bounds the retries.
 //!
 //! Registers: rdi, rsi, rdx arguments, kept to the end; r8 the class; r9 rseq area, r10 descriptor, then
@@ -115,7 +115,7 @@ macro_rules! c_posix_memalign {
                 "jz 40f",
                 "lea r11, [rip + {hot}]",
                 "cmp rax, {tiny_max}",
-                "ja 60f",
+                "ja 63f",
                 "movzx r8d, byte ptr [r11 + rax + {tiny}]",
                 "50:",
                 $crate::__rsalloc_text!(announce),
@@ -124,12 +124,7 @@ macro_rules! c_posix_memalign {
                 "mov [rdi], rax",
                 "xor eax, eax",
                 "ret",
-                "60: cmp rax, {medium_max}",
-                "ja 40f",
-                "add rax, {medium_round}",
-                "shr rax, {medium_shift}",
-                "movzx r8d, byte ptr [r11 + rax + {medium}]",
-                "jmp 50b",
+                $crate::__rsalloc_text!(rounded_medium),
                 $crate::__rsalloc_text!(abort),
                 $crate::__rsalloc_text!(leave),
                 hot = sym $crate::shard::HOT,
@@ -181,12 +176,7 @@ macro_rules! rust_alloc {
                 "ja 63f",
                 "movzx r8d, byte ptr [r11 + rax + {tiny}]",
                 "jmp 50b",
-                "63: cmp rax, {medium_max}",
-                "ja 40f",
-                "add rax, {medium_round}",
-                "shr rax, {medium_shift}",
-                "movzx r8d, byte ptr [r11 + rax + {medium}]",
-                "jmp 50b",
+                $crate::__rsalloc_text!(rounded_medium),
                 "60: cmp rdi, {medium_max}",
                 "ja 40f",
                 "lea rax, [rdi + {medium_round}]",

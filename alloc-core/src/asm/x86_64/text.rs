@@ -117,6 +117,12 @@ macro_rules! __rsalloc_text {
             "ja 63f\n",
             "movzx r8d, byte ptr [r11 + rax + {tiny}]\n",
             "jmp 50b\n",
+            $crate::__rsalloc_text!(rounded_medium),
+        )
+    };
+    // The class of the rax bytes of a size that was rounded up and is above the tiny ones.
+    (rounded_medium) => {
+        concat!(
             "63: cmp rax, {medium_max}\n",
             "ja 40f\n",
             "add rax, {medium_round}\n",
