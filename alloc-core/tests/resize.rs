@@ -10,6 +10,26 @@ fn areas() -> usize {
     fs::read_to_string("/proc/self/maps").expect("/proc").lines().count()
 }
 
+/// Whether the kernel was asked for huge pages in the area of `address`.
+fn wants_huge_pages(address: *mut u8) -> bool {
+    let smaps = fs::read_to_string("/proc/self/smaps").expect("/proc");
+    let mut inside = false;
+    for line in smaps.lines() {
+        let first = line.split_whitespace().next().unwrap_or("");
+        let bounds = first.split_once('-').map(|bounds| (hex(bounds.0), hex(bounds.1)));
+        if let Some((Some(start), Some(end))) = bounds {
+            inside = (start..end).contains(&(address as usize));
+        } else if inside && let Some(flags) = line.strip_prefix("VmFlags:") {
+            return flags.split_whitespace().any(|flag| flag == "hg");
+        }
+    }
+    panic!("{address:p} is not mapped");
+}
+
+fn hex(text: &str) -> Option<usize> {
+    usize::from_str_radix(text, 16).ok()
+}
+
 /// An object that says at its start and its end what it is.
 struct Object {
     address: *mut u8,
@@ -90,4 +110,21 @@ fn large_objects_keep_their_contents_and_the_kernel_its_areas() {
     live.into_iter().for_each(Object::free);
     alloc_core::release();
     assert_eq!(alloc_core::check(), Ok(()));
+}
+
+#[test]
+fn what_has_grown_large_gets_huge_pages_and_nothing_else_does() {
+    const MIB: usize = 1 << 20;
+    let object = Object::new(100 * MIB);
+    assert!(!wants_huge_pages(object.address), "as allocated: nobody knows how dense");
+    let object = object.resize(60 * MIB);
+    assert!(!wants_huge_pages(object.address), "shrunk");
+    let object = object.resize(101 * MIB + 5);
+    assert!(wants_huge_pages(object.address), "grown");
+    object.free();
+    let small = Object::new(MIB).resize(20 * MIB);
+    assert!(!wants_huge_pages(small.address), "a huge page could be a tenth of it");
+    let grown = small.resize(40 * MIB);
+    assert!(wants_huge_pages(grown.address), "grown out of a tract");
+    grown.free();
 }

@@ -103,19 +103,31 @@ pub unsafe fn unmap(address: usize, len: usize) {
 pub unsafe fn purge(address: usize, len: usize) -> Result<(), Errno> {
     faults::check(faults::Call::Advise)?;
     // SAFETY: duty 1.
-    outcome(unsafe {
-        syscall(libc::SYS_madvise as usize, [address, len, libc::MADV_DONTNEED as usize, 0, 0, 0])
-    })
-    .map(drop)
+    unsafe { advise(address, len, libc::MADV_DONTNEED) }
 }
 
 /// Keeps huge pages away from a range of metadata, which is touched sparsely. Advice only.
 pub fn no_huge_pages(address: usize, len: usize) {
-    // SAFETY: MADV_NOHUGEPAGE changes no contents.
-    unsafe {
-        let advice = libc::MADV_NOHUGEPAGE as usize;
-        syscall(libc::SYS_madvise as usize, [address, len, advice, 0, 0, 0]);
-    }
+    // SAFETY: changes no contents.
+    let _ = unsafe { advise(address, len, libc::MADV_NOHUGEPAGE) };
+}
+
+/// Asks for huge pages in a range that will be dense, where the system gives them on request. Advice only.
+pub fn want_huge_pages(address: usize, len: usize) {
+    // SAFETY: changes no contents.
+    let _ = unsafe { advise(address, len, libc::MADV_HUGEPAGE) };
+}
+
+/// madvise(2).
+///
+/// # Safety
+/// 1. The range holds nothing of value, or the advice leaves contents alone.
+unsafe fn advise(address: usize, len: usize, advice: i32) -> Result<(), Errno> {
+    // SAFETY: duty 1.
+    outcome(unsafe {
+        syscall(libc::SYS_madvise as usize, [address, len, advice as usize, 0, 0, 0])
+    })
+    .map(drop)
 }
 
 /// Grows or shrinks a mapping, moving it if it must; the new address.
@@ -296,6 +308,11 @@ pub fn page_bytes() -> usize {
     // Ordering: Relaxed, every writer writes the same.
     PAGE.store(bytes, Ordering::Relaxed);
     bytes
+}
+
+/// Bytes of a huge page: what one page of 8-byte entries maps.
+pub fn huge_page_bytes() -> usize {
+    page_bytes() * (page_bytes() / 8)
 }
 
 static PAGE: AtomicUsize = AtomicUsize::new(0);

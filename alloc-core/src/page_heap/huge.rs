@@ -1,7 +1,7 @@
 //! Huge spans: objects above `SPAN_MAX_PAGES`, each in a mapping of its own.
 //!
 //! Promises: memory comes zeroed and goes straight back to the OS; growth moves page tables, not
-//! bytes (mremap). Called by large; calls os. Lives by system calls, so one lock does; the owner of a
+//! bytes (mremap), and what grows large gets huge pages. Called by large; calls os. Lives by system calls, so one lock does; the owner of a
 //! span finds its length without it, in a signal handler on top of a holder too.
 //!
 //! Invariants:
@@ -27,6 +27,9 @@ struct Slot {
 
 const TOMBSTONE: usize = 1;
 const FIRST_SLOTS: usize = 256;
+
+/// Who has grown to so many huge pages will fill them: of the last one he may leave a sixteenth of all untouched.
+const DENSE_HUGE_PAGES: usize = 16;
 
 /// The slots of a table, whose mapping begins with their number.
 type Table = &'static [Slot];
@@ -146,14 +149,13 @@ impl HugeSpans {
     /// Resizes the span at `address`, moving it if needed; the new address. None if it is not huge or
     /// the OS refuses (the span is untouched then).
     pub fn resize(&self, address: usize, bytes: usize) -> Option<usize> {
-        let len = bytes.checked_next_multiple_of(os::page_bytes())?;
         let _guard = self.lock().ok()?;
         if !self.make_room() {
             return None;
         }
         let slot = self.find(address)?;
         // SAFETY: a live span; its owner asked for the move.
-        let moved = unsafe { os::remap(address, slot.len(), len) }.ok()?;
+        let (moved, len) = unsafe { remap(address, slot.len(), bytes) }?;
         self.remove(slot);
         self.insert(moved, len);
         Some(moved)
@@ -170,7 +172,6 @@ impl HugeSpans {
         old_bytes: usize,
         bytes: usize,
     ) -> Option<usize> {
-        let len = bytes.checked_next_multiple_of(os::page_bytes())?;
         let _guard = self.lock().ok()?;
         if !self.make_room() {
             return None;
@@ -178,12 +179,12 @@ impl HugeSpans {
         // SAFETY: duty 1.
         let moved = unsafe { os::move_away(address, old_bytes) }.ok()?;
         // SAFETY: a mapping of its own, made above.
-        match unsafe { os::remap(moved, old_bytes, len) } {
-            Ok(grown) => {
+        match unsafe { remap(moved, old_bytes, bytes) } {
+            Some((grown, len)) => {
                 self.insert(grown, len);
                 Some(grown)
             }
-            Err(_) => {
+            None => {
                 // SAFETY: both ranges are ours, mapped and apart; the new one is known to nobody.
                 unsafe {
                     (address as *mut u8).copy_from_nonoverlapping(moved as *const u8, old_bytes);
@@ -323,6 +324,23 @@ impl Slot {
         // Ordering: Relaxed, the address acquired it, or its owner knows of it from `put_in`.
         self.len.load(Ordering::Relaxed)
     }
+}
+
+/// Resizes a mapping to at least `bytes`, moving it if it must; where it is, and how long. None if the OS refuses.
+///
+/// # Safety
+/// 1. As for [`os::remap`].
+unsafe fn remap(address: usize, old: usize, bytes: usize) -> Option<(usize, usize)> {
+    let is_dense = bytes > old && bytes / os::huge_page_bytes() >= DENSE_HUGE_PAGES;
+    // Whole huge pages: the kernel keeps such a length aligned, and so moves them whole.
+    let unit = if is_dense { os::huge_page_bytes() } else { os::page_bytes() };
+    let len = bytes.checked_next_multiple_of(unit)?;
+    // SAFETY: duty 1.
+    let moved = unsafe { os::remap(address, old, len) }.ok()?;
+    if is_dense {
+        os::want_huge_pages(moved, len);
+    }
+    Some((moved, len))
 }
 
 /// The slots of the table at `address`; none at 0.
