@@ -121,6 +121,13 @@ fn what_has_grown_large_gets_huge_pages_and_nothing_else_does() {
     assert!(!wants_huge_pages(object.address), "shrunk");
     let object = object.resize(101 * MIB + 5);
     assert!(wants_huge_pages(object.address), "grown");
+    // By a little, up or down: its last huge page stays whole.
+    let object = object.resize(101 * MIB + 9000).resize(101 * MIB - 9000);
+    // SAFETY: live.
+    assert_eq!(unsafe { alloc_core::usable_size(object.address) }, 102 * MIB);
+    let object = object.resize(99 * MIB);
+    // SAFETY: live.
+    assert_eq!(unsafe { alloc_core::usable_size(object.address) }, 100 * MIB);
     object.free();
     let small = Object::new(MIB).resize(20 * MIB);
     assert!(!wants_huge_pages(small.address), "a huge page could be a tenth of it");

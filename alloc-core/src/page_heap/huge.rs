@@ -331,13 +331,18 @@ impl Slot {
 /// # Safety
 /// 1. As for [`os::remap`].
 unsafe fn remap(address: usize, old: usize, bytes: usize) -> Option<(usize, usize)> {
-    let is_dense = bytes > old && bytes / os::huge_page_bytes() >= DENSE_HUGE_PAGES;
-    // Whole huge pages: the kernel keeps such a length aligned, and so moves them whole.
+    let is_dense = bytes / os::huge_page_bytes() >= DENSE_HUGE_PAGES;
+    // Whole huge pages: the kernel keeps such a length aligned, and so moves them whole. And the last one
+    // stays whole when little is given back.
     let unit = if is_dense { os::huge_page_bytes() } else { os::page_bytes() };
-    let len = bytes.checked_next_multiple_of(unit)?;
+    let rounded = bytes.checked_next_multiple_of(unit)?;
+    let len = if bytes > old { rounded } else { rounded.min(old) };
+    if len == old {
+        return Some((address, old));
+    }
     // SAFETY: duty 1.
     let moved = unsafe { os::remap(address, old, len) }.ok()?;
-    if is_dense {
+    if is_dense && len > old {
         os::want_huge_pages(moved, len);
     }
     Some((moved, len))
