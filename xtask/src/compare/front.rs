@@ -1,6 +1,6 @@
 //! The peers of the Rust front: benches/front, built once for each allocator.
 //!
-//! Called by `compare` in place of `peers`. A program says by itself who serves it.
+//! Called by `compare` in place of `peers`; installs what the crates' C and C++ is built with. A program says by itself who serves it.
 
 use super::peers::{Caches, Peer};
 use super::sample;
@@ -30,6 +30,7 @@ pub fn select(names: &[String]) -> anyhow::Result<Vec<Peer>> {
             bail!("no allocator {name}; there are: {}", known.join(", "));
         }
     }
+    tools::apt_install(&["cmake", "g++", "make"])?;
     let wanted = ALL.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|n| n == name));
     wanted.map(|&(name, package)| peer(name, package)).collect()
 }
