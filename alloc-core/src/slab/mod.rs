@@ -140,6 +140,9 @@ pub fn is_object_start(object: usize, class: Class) -> bool {
 
 /// As [`put`], of objects that were cached as such of `class`; the caller trims the page heap.
 pub fn put_cached(class: Class, objects: &[usize]) -> usize {
+    if run_of(class, objects) == objects.len() {
+        return put_run(class, objects).map_or(0, |()| objects.len());
+    }
     for &object in objects {
         deny(is_smaller(object, class), Misuse::WrongSize, object);
     }
@@ -178,8 +181,7 @@ fn put_home(objects: &[usize]) -> usize {
                 0 if HUGE.release(first) => 1,
                 0 => fail(Misuse::ForeignPointer, first),
                 class => {
-                    let is_same = |&&o: &&usize| o != 0 && page_map::class_at(o) == class;
-                    let run = objects[done..].iter().take_while(is_same).count();
+                    let run = run_of(class, &objects[done..]);
                     if put_run(class, &objects[done..done + run]).is_err() {
                         break;
                     }
@@ -191,10 +193,22 @@ fn put_home(objects: &[usize]) -> usize {
     done
 }
 
+/// How many of the first objects are of `class`.
+fn run_of(class: Class, objects: &[usize]) -> usize {
+    objects.iter().take_while(|&&object| object != 0 && page_map::class_at(object) == class).count()
+}
+
 fn put_run(class: Class, objects: &[usize]) -> Result<(), Reentered> {
     let slabs = &SLABS[class];
     // Their slabs lie anywhere: side by side the lines come sooner than one after the other under the lock.
-    objects.iter().for_each(|&object| prefetch(class, object));
+    let mut last = 0;
+    for &object in objects {
+        // Neighbours share their lines.
+        if (object ^ last) / NEAR_BYTES != 0 {
+            prefetch(class, object);
+        }
+        last = object;
+    }
     let guard = slabs.lock.acquire(Rank::slab(class))?;
     let mut rest = objects;
     while let Some(&first) = rest.first() {
@@ -255,6 +269,9 @@ fn store(word: &Guarded64, bits: u64) {
         word.set(bits);
     }
 }
+
+/// Objects in the same so many bytes have their bits in one cache line, or nearly always: of 512 of them.
+const NEAR_BYTES: usize = 4096;
 
 /// Asks for what [`put_in`] will touch of the slab of `object`.
 fn prefetch(class: Class, object: usize) {
