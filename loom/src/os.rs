@@ -89,6 +89,8 @@ pub unsafe fn purge(_address: usize, _len: usize) -> Result<(), Errno> {
 
 pub fn no_huge_pages(_address: usize, _len: usize) {}
 
+pub fn want_huge_pages(_address: usize, _len: usize) {}
+
 /// # Safety
 /// 1. None here.
 pub unsafe fn remap(_address: usize, _old_len: usize, _len: usize) -> Result<usize, Errno> {
@@ -189,4 +191,8 @@ pub fn seconds() -> usize {
 
 pub fn page_bytes() -> usize {
     4096
+}
+
+pub fn huge_page_bytes() -> usize {
+    page_bytes() * (page_bytes() / 8)
 }
