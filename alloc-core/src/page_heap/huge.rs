@@ -1,8 +1,9 @@
 //! Huge spans: objects above `SPAN_MAX_PAGES`, each in a mapping of its own.
 //!
 //! Promises: memory comes zeroed and goes straight back to the OS; growth moves page tables, not
-//! bytes (mremap), and what grows large gets huge pages. Called by large; calls os. Lives by system calls, so one lock does; the owner of a
-//! span finds its length without it, in a signal handler on top of a holder too.
+//! bytes (mremap), and what grows large gets huge pages. Called by large; calls os. Lives by system calls,
+//! so one lock does; the owner of a span finds its length without it, in a signal handler on top of a
+//! holder too.
 //!
 //! Invariants:
 //! I1. The table has one entry for each live huge span, found by linear probing from its hash; it is
