@@ -61,14 +61,18 @@ pub unsafe extern "C" fn _ZnwmSt11align_val_t(size: usize, align: usize) -> *mut
     core::arch::naked_asm!(
         ".cfi_startproc",
         "push rdi", // both kept for a failure
+        ".cfi_adjust_cfa_offset 8",
         "push rsi",
+        ".cfi_adjust_cfa_offset 8",
         "push rax", // aligns the stack
-        ".cfi_adjust_cfa_offset 24",
+        ".cfi_adjust_cfa_offset 8",
         "call {new}",
         "pop rcx",
+        ".cfi_adjust_cfa_offset -8",
         "pop rsi",
+        ".cfi_adjust_cfa_offset -8",
         "pop rdi",
-        ".cfi_adjust_cfa_offset -24",
+        ".cfi_adjust_cfa_offset -8",
         "test rax, rax",
         "jz {failed}",
         "ret",
@@ -92,7 +96,11 @@ macro_rules! same_as {
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name() {
-            core::arch::naked_asm!(concat!("jmp qword ptr [rip + ", $other, "@GOTPCREL]"))
+            core::arch::naked_asm!(
+                ".cfi_startproc",
+                concat!("jmp qword ptr [rip + ", $other, "@GOTPCREL]"),
+                ".cfi_endproc",
+            )
         }
     )* };
 }
@@ -122,14 +130,18 @@ macro_rules! found_once {
                 core::arch::naked_asm!(
                     ".cfi_startproc",
                     "push rdi", // the arguments; aligns the stack
+                    ".cfi_adjust_cfa_offset 8",
                     "push rsi",
+                    ".cfi_adjust_cfa_offset 8",
                     "push rdx",
-                    ".cfi_adjust_cfa_offset 24",
+                    ".cfi_adjust_cfa_offset 8",
                     "call {find}",
                     "pop rdx",
+                    ".cfi_adjust_cfa_offset -8",
                     "pop rsi",
+                    ".cfi_adjust_cfa_offset -8",
                     "pop rdi",
-                    ".cfi_adjust_cfa_offset -24",
+                    ".cfi_adjust_cfa_offset -8",
                     "jmp rax",
                     ".cfi_endproc",
                     find = sym find,
@@ -143,7 +155,12 @@ macro_rules! found_once {
                 found
             }
 
-            core::arch::naked_asm!("jmp qword ptr [rip + {slot}]", slot = sym SLOT)
+            core::arch::naked_asm!(
+                ".cfi_startproc",
+                "jmp qword ptr [rip + {slot}]",
+                ".cfi_endproc",
+                slot = sym SLOT,
+            )
         }
     )* };
 }
@@ -195,12 +212,22 @@ unsafe extern "C" fn delete_sized_aligned(ptr: *mut u8, size: usize, align: usiz
 
 #[unsafe(naked)]
 unsafe extern "C" fn delete_dropping_size() {
-    core::arch::naked_asm!("mov rsi, rdx", "jmp qword ptr [rip + _ZdlPvSt11align_val_t@GOTPCREL]")
+    core::arch::naked_asm!(
+        ".cfi_startproc",
+        "mov rsi, rdx",
+        "jmp qword ptr [rip + _ZdlPvSt11align_val_t@GOTPCREL]",
+        ".cfi_endproc",
+    )
 }
 
 #[unsafe(naked)]
 unsafe extern "C" fn delete_array_dropping_size() {
-    core::arch::naked_asm!("mov rsi, rdx", "jmp qword ptr [rip + _ZdaPvSt11align_val_t@GOTPCREL]")
+    core::arch::naked_asm!(
+        ".cfi_startproc",
+        "mov rsi, rdx",
+        "jmp qword ptr [rip + _ZdaPvSt11align_val_t@GOTPCREL]",
+        ".cfi_endproc",
+    )
 }
 
 /// True if no operator that makes or frees objects is replaced: the program sees ours.

@@ -14,36 +14,46 @@ use crate::errno;
 #[unsafe(no_mangle)]
 #[unsafe(naked)]
 pub extern "C" fn vfork() -> c_int {
-    naked_asm!("jmp {share}", share = sym share)
+    naked_asm!(".cfi_startproc", "jmp {share}", ".cfi_endproc", share = sym share)
 }
 
 /// See vfork(2); glibc's other name.
 #[unsafe(no_mangle)]
 #[unsafe(naked)]
 pub extern "C" fn __vfork() -> c_int {
-    naked_asm!("jmp {share}", share = sym share)
+    naked_asm!(".cfi_startproc", "jmp {share}", ".cfi_endproc", share = sym share)
 }
 
 #[unsafe(naked)]
 extern "C" fn share() -> c_int {
     naked_asm!(
+        ".cfi_startproc",
         "push rax", // the stack's alignment
+        ".cfi_adjust_cfa_offset 8",
         "call {begin}",
         "pop rax",
+        ".cfi_adjust_cfa_offset -8",
         "pop rdx", // the return address; the system call keeps rdx
+        ".cfi_adjust_cfa_offset -8",
+        ".cfi_register rip, rdx",
         "mov eax, {vfork}",
         "syscall",
         "push rdx",
+        ".cfi_adjust_cfa_offset 8",
+        ".cfi_offset rip, -8",
         "test eax, eax",
         "jz 20f", // the child
         "push rax",
+        ".cfi_adjust_cfa_offset 8",
         "call {end}",
         "pop rax",
+        ".cfi_adjust_cfa_offset -8",
         "test eax, eax",
         "jns 20f",
         "mov edi, eax",
         "jmp {failed}",
         "20: ret",
+        ".cfi_endproc",
         begin = sym begin_for_c,
         end = sym end_for_c,
         failed = sym failed,

@@ -88,6 +88,7 @@ macro_rules! section {
                 crate::__rsalloc_text!(abort),
                 concat!("mov rax, -1\n", "ret"),    // ABORTED
                 concat!("41: mov rax, -2\n", "ret"), // NO_SHARD
+                ".cfi_endproc",
                 hot = sym HOT,
                 $table = const offset_of!(Hot, $table),
                 $($bound)*

@@ -3,12 +3,14 @@
 //! Called by `entry` and `sections`, whose heads name the registers and the rules.
 
 /// Text shared by entries and sections; see `sections` for the rules S1 to S5. Descriptor: the section
-/// between labels 10 and 20, abort handler 30 (include/uapi/linux/rseq.h).
+/// between labels 10 and 20, abort handler 30 (include/uapi/linux/rseq.h). It comes first, and with it begins what
+/// unwinders read: these functions use no stack, so at each instruction the return address lies at `rsp`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __rsalloc_text {
     (descriptor) => {
         concat!(
+            ".cfi_startproc\n",
             ".pushsection __rseq_cs, \"aw\", @progbits\n",
             ".balign 32\n",
             "77: .long 0, 0\n",
@@ -137,6 +139,7 @@ macro_rules! __rsalloc_text {
             "40: jmp {slow}\n",                      // empty, full, large, no shard
             // Never run: makes the function's section, and so the function, begin on a line.
             ".balign 64\n",
+            ".cfi_endproc\n",
         )
     };
 }
