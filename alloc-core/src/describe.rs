@@ -84,6 +84,13 @@ pub fn report_text(out: &mut impl Write, r: &Report) -> Result {
     let membarrier = if r.membarrier != 0 { "registered" } else { "not registered" };
     writeln!(out, "membarrier:      {membarrier}")?;
     writeln!(out, "OS page:         {} bytes", r.os_page_bytes)?;
+    let given_back = match r.zeroing {
+        0 => "not known (an older rsalloc)",
+        1 => "by madvise",
+        2 => "by mmap: madvise succeeds and does nothing here",
+        _ => "not at all: madvise and mmap succeed and do nothing here",
+    };
+    writeln!(out, "gives back:      {given_back}")?;
     writeln!(out, "hardened:        {}", if r.hardened != 0 { "yes" } else { "no" })?;
     match r.guard {
         0 => writeln!(out, "guard pages:     no"),
@@ -105,7 +112,14 @@ pub fn report_json(out: &mut impl Write, r: &Report) -> Result {
     write!(out, r#""libc_rseq_size":{},"#, r.libc_rseq_size)?;
     write!(out, r#""kernel_feature_size":{},"#, r.kernel_feature_size)?;
     write!(out, r#""membarrier":{},"os_page_bytes":{},"#, r.membarrier != 0, r.os_page_bytes)?;
-    write!(out, r#""hardened":{},"guard":{}}}"#, r.hardened != 0, r.guard)
+    write!(out, r#""hardened":{},"guard":{},"#, r.hardened != 0, r.guard)?;
+    let word = match r.zeroing {
+        0 => "unknown",
+        1 => "madvise",
+        2 => "mmap",
+        _ => "none",
+    };
+    write!(out, r#""gives_back":"{word}"}}"#)
 }
 
 /// `{"mapped_bytes":...,...}`.

@@ -9,6 +9,8 @@
 //! I1. The block never moves and is never unmapped.
 //! I2. Each word is valid at every instant. The words together are no snapshot, as `stats()` is
 //!     none either; so there is no lock that a fork could leave taken.
+//! I3. The first [`BLOCK_BYTES`] stay as they are in this version. What is new is appended behind them, and
+//!     their last spare word says how much that is: a reader that does not know it reads on as before.
 
 use crate::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::report::{Mode, ModeReason, Report};
@@ -20,10 +22,15 @@ pub const SECTION: &str = ".rsalloc_report";
 const MAGIC: u64 = u64::from_ne_bytes(*b"rsalloc\0");
 const VERSION: u32 = 2;
 const REPORT_WORDS: usize = size_of::<Report>() / size_of::<u32>();
+/// Words of the report that version 2 began with; the others are appended to the block (I3).
+const FIRST_WORDS: usize = 10;
+const MORE_WORDS: usize = REPORT_WORDS - FIRST_WORDS;
 const STATS_WORDS: usize = size_of::<Stats>() / size_of::<u64>();
 
-/// Bytes of the block.
-pub const BLOCK_BYTES: usize = size_of::<Block>();
+/// Bytes of the block that all of its version have.
+pub const BLOCK_BYTES: usize = core::mem::offset_of!(Block, more);
+/// Bytes of the block with what was appended since.
+pub const WHOLE_BYTES: usize = size_of::<Block>();
 /// Offset of the word that a reader sets to 1 to ask for fresh statistics.
 pub const REQUEST_OFFSET: usize = core::mem::offset_of!(Block, request);
 
@@ -33,11 +40,13 @@ struct Block {
     version: u32,
     size: u32,
     request: AtomicU32,
-    reserved: u32,
+    /// Words behind the first [`BLOCK_BYTES`] (I3).
+    appended: u32,
     /// Times that the statistics were published.
     generation: AtomicU64,
-    report: [AtomicU32; REPORT_WORDS],
+    report: [AtomicU32; FIRST_WORDS],
     stats: [AtomicU64; STATS_WORDS],
+    more: [AtomicU32; MORE_WORDS],
 }
 
 #[unsafe(no_mangle)]
@@ -48,10 +57,11 @@ static rsalloc_report: Block = Block {
     version: VERSION,
     size: BLOCK_BYTES as u32,
     request: AtomicU32::new(0),
-    reserved: 0,
+    appended: MORE_WORDS as u32,
     generation: AtomicU64::new(0),
-    report: [const { AtomicU32::new(0) }; REPORT_WORDS],
+    report: [const { AtomicU32::new(0) }; FIRST_WORDS],
     stats: [const { AtomicU64::new(0) }; STATS_WORDS],
+    more: [const { AtomicU32::new(0) }; MORE_WORDS],
 };
 
 /// True if someone outside waits for statistics. One load: for the start of a slow path, before
@@ -78,7 +88,8 @@ pub fn publish_stats(stats: &Stats) {
 /// Publishes how allocations are served: once at the start, and whenever that changes.
 pub fn publish_report(report: &Report) {
     // Ordering: Relaxed, as in `publish_stats`.
-    for (word, value) in rsalloc_report.report.iter().zip(report.words()) {
+    let words = rsalloc_report.report.iter().chain(&rsalloc_report.more);
+    for (word, value) in words.zip(report.words()) {
         word.store(value, Ordering::Relaxed);
     }
 }
@@ -95,7 +106,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads the bytes of a block. `Err` says in words for a user what is wrong with them.
+    /// Reads the bytes of a block: [`WHOLE_BYTES`], or fewer of an older process, down to [`BLOCK_BYTES`]. `Err`
+    /// says in words for a user what is wrong with them.
     pub fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
         if bytes.len() < BLOCK_BYTES {
             return Err("its report is cut short");
@@ -109,8 +121,13 @@ impl Snapshot {
         if (version, size as usize) != (VERSION, BLOCK_BYTES) {
             return Err("its report is of another rsalloc version");
         }
-        let report = core::array::from_fn(|i| {
-            u32::from_ne_bytes(u32_at(core::mem::offset_of!(Block, report) + 4 * i))
+        let appended = u32::from_ne_bytes(u32_at(core::mem::offset_of!(Block, appended))) as usize;
+        let report = core::array::from_fn(|i| match i.checked_sub(FIRST_WORDS) {
+            None => u32::from_ne_bytes(u32_at(core::mem::offset_of!(Block, report) + 4 * i)),
+            Some(i) if i < appended && BLOCK_BYTES + 4 * (i + 1) <= bytes.len() => {
+                u32::from_ne_bytes(u32_at(BLOCK_BYTES + 4 * i))
+            }
+            Some(_) => 0,
         });
         let stats = core::array::from_fn(|i| {
             u64::from_ne_bytes(u64_at(core::mem::offset_of!(Block, stats) + 8 * i))
@@ -179,7 +196,7 @@ mod tests {
     use super::*;
     extern crate std;
 
-    fn block_bytes() -> [u8; BLOCK_BYTES] {
+    fn block_bytes() -> [u8; WHOLE_BYTES] {
         // SAFETY: the block lives for ever and is plain words.
         unsafe { core::ptr::read_volatile((&raw const rsalloc_report).cast()) }
     }
@@ -197,6 +214,7 @@ mod tests {
             os_page_bytes: 6,
             hardened: 7,
             guard: 8,
+            zeroing: 2,
         };
         let stats = Stats::from_words(core::array::from_fn(|i| 1 << (3 * i)));
         publish_report(&report);
@@ -207,11 +225,26 @@ mod tests {
         assert!(seen.generation >= 1 && !stats_wanted());
     }
 
+    /// The layout as version 2 had it at first, word for word: what a reader of then looks at.
+    #[test]
+    fn an_older_reader_and_an_older_process_are_served() {
+        assert_eq!(BLOCK_BYTES, 32 + 10 * 4 + STATS_WORDS * 8);
+        assert_eq!((VERSION, REQUEST_OFFSET), (2, 16));
+        let new = block_bytes();
+        assert_eq!(u32::from_ne_bytes(word(&new, 12)) as usize, BLOCK_BYTES);
+        let mut old = new;
+        old[20..24].fill(0);
+        for bytes in [&new[..BLOCK_BYTES], &old] {
+            assert_eq!(Snapshot::parse(bytes).unwrap().report.zeroing, 0, "not known");
+        }
+    }
+
     #[test]
     fn damaged_blocks_are_refused() {
         let good = block_bytes();
         assert!(Snapshot::parse(&good).is_ok());
         assert!(Snapshot::parse(&good[1..]).is_err());
+        assert!(Snapshot::parse(&good[..BLOCK_BYTES - 1]).is_err());
         for at in [0, 8, 12, core::mem::offset_of!(Block, report)] {
             let mut bad = good;
             bad[at] ^= 0x40;

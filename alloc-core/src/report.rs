@@ -58,4 +58,7 @@ pub struct Report {
     pub hardened: u32,
     /// One of how many slow calls gets an object between guard pages; 0: none.
     pub guard: u32,
+    /// How memory is given back (`os::Zeroing`): 1 by madvise, 2 by mmap, since madvise was seen to succeed and
+    /// do nothing, 3 not at all. 0: not known.
+    pub zeroing: u32,
 }

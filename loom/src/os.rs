@@ -87,6 +87,10 @@ pub unsafe fn purge(_address: usize, _len: usize) -> Result<(), Errno> {
     Ok(())
 }
 
+/// # Safety
+/// 1. None here.
+pub unsafe fn give_back(_address: usize, _len: usize) {}
+
 pub fn no_huge_pages(_address: usize, _len: usize) {}
 
 pub fn want_huge_pages(_address: usize, _len: usize) {}
@@ -133,6 +137,9 @@ const PLAIN_BARRIER: i32 = 1 << 3;
 const FLAG_CPU: u32 = 1;
 
 pub fn membarrier(command: i32, flags: u32, cpu: u32) -> Result<usize, Errno> {
+    if flags > FLAG_CPU {
+        return Err(libc::EINVAL);
+    }
     match command {
         PLAIN_BARRIER => crate::atomic::light_fence(),
         _ => machine::fence((flags == FLAG_CPU).then_some(cpu as usize)),

@@ -10,7 +10,7 @@ use crate::canary;
 use crate::config::{self, Key};
 use crate::cpu_cache::{locked, seats, shards};
 use crate::fail::Line;
-use crate::os;
+use crate::os::{self, Zeroing};
 use crate::page_heap::PAGE_HEAP;
 use crate::publish::publish_report;
 use crate::report::{Mode, ModeReason, Report};
@@ -24,6 +24,10 @@ use core::cell::UnsafeCell;
 const READY: usize = 1;
 /// 0: not begun; READY; else the thread pointer of who is at it.
 static STATE: AtomicUsize = AtomicUsize::new(0);
+
+/// All metadata and each cleared object stand on it.
+const NOT_ZEROED: &str =
+    "rsalloc: the kernel's fresh mappings do not read as zero: this system is not supported\n";
 
 struct Slot(UnsafeCell<Report>);
 // SAFETY: written by init alone, before READY is stored; read-only afterwards.
@@ -57,6 +61,10 @@ fn ensure_slow() -> bool {
 fn run() {
     let errno = os::errno();
     config::read_environment();
+    if os::probe() == os::Memory::NotZeroed {
+        Line::new().text(NOT_ZEROED).write_to_stderr();
+        os::abort();
+    }
     fill_tables();
     choose_window();
     PAGE_HEAP.set_dirty_limit(config::get(Key::Dirty) / PAGE_BYTES);
@@ -137,6 +145,7 @@ fn open_shards(adoption: Adoption) -> Report {
         os_page_bytes: os::page_bytes() as u32,
         hardened: u32::from(hardened),
         guard: super::hardened::guard_every() as u32,
+        zeroing: os::zeroing() as u32,
     }
 }
 
@@ -156,6 +165,9 @@ pub fn report() -> Report {
     // SAFETY: after READY nobody writes; before, the initial value is not being read.
     let mut report = if ready { unsafe { *REPORT.0.get() } } else { EMPTY };
     report.shards = report.shards.max(shards::highest_born() as u32);
+    if ready {
+        report.zeroing = os::zeroing() as u32;
+    }
     report
 }
 
@@ -170,6 +182,7 @@ const EMPTY: Report = Report {
     os_page_bytes: 0,
     hardened: 0,
     guard: 0,
+    zeroing: 0,
 };
 
 fn announce(report: &Report) {
@@ -191,5 +204,10 @@ fn announce(report: &Report) {
     if report.guard != 0 {
         line.text(", guard pages for one of ").decimal(report.guard as usize).text(" slow calls");
     }
+    line.text(match os::zeroing() {
+        Zeroing::Advice => "",
+        Zeroing::Mapping => ", madvise gives no memory back here: mmap does",
+        Zeroing::Nothing => ", this system takes no memory back: free memory stays resident",
+    });
     line.text("\n").write_to_stderr();
 }

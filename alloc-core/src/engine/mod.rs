@@ -27,7 +27,7 @@ use crate::canary;
 use crate::cpu_cache::{self, Object};
 use crate::fail::{Misuse, deny};
 use crate::page_map;
-use crate::publish::{publish_stats, stats_wanted};
+use crate::publish::{publish_report, publish_stats, stats_wanted};
 use crate::size_class::{CLASS, class_of_aligned};
 use crate::slab;
 use crate::stats::stats;
@@ -123,6 +123,7 @@ fn allocate_object(size: usize, align: usize) -> Option<Object> {
         return large::allocate_apart(class_of_aligned(size, align), size, align);
     }
     if stats_wanted() {
+        publish_report(&init::report());
         publish_stats(&stats());
     }
     if hardened::is_watching() {

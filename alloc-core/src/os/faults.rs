@@ -1,5 +1,5 @@
-//! Refusals on demand, for tests: the n-th call of a kind fails with ENOMEM. Compiled to nothing
-//! without the feature `faults`.
+//! Refusals and lies on demand, for tests: the n-th call fails with ENOMEM; a kind of call succeeds without
+//! being made. Compiled to nothing without the feature `faults`.
 
 use super::Errno;
 
@@ -8,6 +8,8 @@ use super::Errno;
 pub enum Call {
     /// mmap.
     Map,
+    /// mmap in the place of an own mapping.
+    MapOver,
     /// madvise.
     Advise,
     /// mprotect.
@@ -26,6 +28,12 @@ pub(super) fn check(_call: Call) -> Result<(), Errno> {
     Ok(())
 }
 
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub(super) fn is_lied_to(_call: Call) -> bool {
+    false
+}
+
 #[cfg(feature = "faults")]
 pub use on::*;
 
@@ -37,6 +45,21 @@ mod on {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     static FIRST: AtomicU64 = AtomicU64::new(u64::MAX);
     static LAST: AtomicU64 = AtomicU64::new(0);
+    /// A bit for each kind of call that is lied about.
+    static LIES: AtomicU64 = AtomicU64::new(0);
+
+    /// From now on calls of these kinds succeed and do nothing; a lie about [`Call::Map`] is that new memory
+    /// does not read as zero.
+    pub fn lie(about: &[Call]) {
+        let bits = about.iter().fold(0, |bits, &call| bits | 1 << call as u64);
+        // Ordering: SeqCst, a test switch, not a hot path.
+        LIES.store(bits, Ordering::SeqCst);
+    }
+
+    pub(in super::super) fn is_lied_to(call: Call) -> bool {
+        // Ordering: SeqCst, as above.
+        LIES.load(Ordering::SeqCst) >> call as u64 & 1 == 1
+    }
 
     /// Refuses calls number `first..=last` from now on (counting from 0).
     pub fn refuse(first: u64, last: u64) {

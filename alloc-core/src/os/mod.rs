@@ -5,8 +5,10 @@
 //! libc's `environ`, `getauxval` and `abort`.
 
 pub mod faults;
+mod promises;
 mod text;
 
+pub use promises::{Memory, Zeroing, give_back, probe, purge, zeroing};
 pub use text::{parse_cpu_list, parse_number, read_file};
 
 use crate::asm::syscall;
@@ -17,6 +19,12 @@ pub type Errno = i32;
 
 fn outcome(result: isize) -> Result<usize, Errno> {
     if (-4095..0).contains(&result) { Err(-result as Errno) } else { Ok(result as usize) }
+}
+
+/// As [`outcome`], of a call that gives an address. 0 is none: a filter may say that a call went well which
+/// it never made.
+fn address_of(result: isize) -> Result<usize, Errno> {
+    outcome(result).and_then(|address| if address == 0 { Err(libc::ENOMEM) } else { Ok(address) })
 }
 
 /// Where a mapping goes.
@@ -34,12 +42,15 @@ pub fn map(place: Place, len: usize) -> Result<usize, Errno> {
     let mut flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     let mut hint = 0;
     if let Place::Exactly(address) = place {
+        if !promises::leaves_others_alone() {
+            return Err(libc::EOPNOTSUPP);
+        }
         hint = address;
         flags |= libc::MAP_FIXED_NOREPLACE;
     }
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new private mapping replaces nothing (no MAP_FIXED).
-    let address = outcome(unsafe {
+    let address = address_of(unsafe {
         syscall(libc::SYS_mmap as usize, [hint, len, prot as usize, flags as usize, usize::MAX, 0])
     })?;
     if let Place::Exactly(wanted) = place
@@ -57,7 +68,7 @@ pub fn map(place: Place, len: usize) -> Result<usize, Errno> {
 pub fn map_sealed(len: usize) -> Result<usize, Errno> {
     faults::check(faults::Call::Map)?;
     // SAFETY: a new private mapping replaces nothing (no MAP_FIXED).
-    outcome(unsafe { syscall(libc::SYS_mmap as usize, sealed_at(0, len, 0)) })
+    address_of(unsafe { syscall(libc::SYS_mmap as usize, sealed_at(0, len, 0)) })
 }
 
 /// Makes a range unreadable and gives its memory back.
@@ -67,8 +78,10 @@ pub fn map_sealed(len: usize) -> Result<usize, Errno> {
 pub unsafe fn seal(address: usize, len: usize) -> Result<(), Errno> {
     faults::check(faults::Call::Map)?;
     // SAFETY: duty 1. A fresh mapping in its place is both steps in one call.
-    outcome(unsafe { syscall(libc::SYS_mmap as usize, sealed_at(address, len, libc::MAP_FIXED)) })
-        .map(drop)
+    let sealed = address_of(unsafe {
+        syscall(libc::SYS_mmap as usize, sealed_at(address, len, libc::MAP_FIXED))
+    })?;
+    if sealed == address { Ok(()) } else { Err(libc::EINVAL) }
 }
 
 fn sealed_at(address: usize, len: usize, flags: i32) -> [usize; 6] {
@@ -95,16 +108,6 @@ pub unsafe fn unmap(address: usize, len: usize) {
     unsafe {
         syscall(libc::SYS_munmap as usize, [address, len, 0, 0, 0, 0]);
     }
-}
-
-/// Gives the memory behind a range back; it reads as zero afterwards. `Err` if the kernel refused.
-///
-/// # Safety
-/// 1. The range is ours and holds nothing of value.
-pub unsafe fn purge(address: usize, len: usize) -> Result<(), Errno> {
-    faults::check(faults::Call::Advise)?;
-    // SAFETY: duty 1.
-    unsafe { advise(address, len, libc::MADV_DONTNEED) }
 }
 
 /// Keeps huge pages away from a range of metadata, which is touched sparsely. Advice only.
@@ -139,20 +142,28 @@ pub unsafe fn remap(address: usize, old_len: usize, len: usize) -> Result<usize,
     faults::check(faults::Call::Remap)?;
     let flags = libc::MREMAP_MAYMOVE as usize;
     // SAFETY: duty 1.
-    outcome(unsafe { syscall(libc::SYS_mremap as usize, [address, old_len, len, flags, 0, 0]) })
+    address_of(unsafe { syscall(libc::SYS_mremap as usize, [address, old_len, len, flags, 0, 0]) })
 }
 
-/// Moves the memory behind `len` bytes to a new mapping, leaving zeroes behind; its address
-/// (MREMAP_DONTUNMAP, Linux 5.7). Not to a given address: up to Linux 6.16 what is mapped there is gone
+/// Moves the memory behind `len` bytes to a new mapping, leaving the range mapped, with any contents; the new
+/// address (MREMAP_DONTUNMAP, Linux 5.7). Not to a given address: up to Linux 6.16 what is mapped there is gone
 /// when the move is refused after all.
 ///
 /// # Safety
-/// 1. The range is a mapping of ours.
+/// 1. The range is a mapping of ours, readable and writable.
 pub unsafe fn move_away(from: usize, len: usize) -> Result<usize, Errno> {
     faults::check(faults::Call::Remap)?;
     let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP) as usize;
     // SAFETY: duty 1.
-    outcome(unsafe { syscall(libc::SYS_mremap as usize, [from, len, len, flags, 0, 0]) })
+    let moved =
+        address_of(unsafe { syscall(libc::SYS_mremap as usize, [from, len, len, flags, 0, 0]) })?;
+    if moved == from {
+        // The flag was not understood: a move to the same length is none.
+        return Err(libc::EINVAL);
+    }
+    // SAFETY: duty 1.
+    unsafe { promises::keep_mapped(from, len) };
+    Ok(moved)
 }
 
 /// Sleeps while `*word == expected`; may wake for no reason.
@@ -188,6 +199,9 @@ fn wake(word: &AtomicU32, count: usize) {
 /// 1. For a registration, `area` stays valid until it is undone.
 pub unsafe fn rseq(area: usize, len: u32, flags: i32, signature: u32) -> Result<(), Errno> {
     faults::check(faults::Call::Rseq)?;
+    if faults::is_lied_to(faults::Call::Rseq) {
+        return Ok(());
+    }
     // SAFETY: duty 1.
     outcome(unsafe {
         let args = [area, len as usize, flags as usize, signature as usize, 0, 0];
@@ -199,6 +213,9 @@ pub unsafe fn rseq(area: usize, len: u32, flags: i32, signature: u32) -> Result<
 /// membarrier(2).
 pub fn membarrier(command: i32, flags: u32, cpu: u32) -> Result<usize, Errno> {
     faults::check(faults::Call::Membarrier)?;
+    if faults::is_lied_to(faults::Call::Membarrier) {
+        return Ok(0);
+    }
     // SAFETY: changes no memory.
     outcome(unsafe {
         let args = [command as usize, flags as usize, cpu as usize, 0, 0, 0];

@@ -111,7 +111,7 @@ impl HugeSpans {
         let Some(len) = self.len_of(address) else { return false };
         // Its memory goes at once, and before others can know of it: the next holder may come late.
         // SAFETY: as above.
-        let _ = unsafe { os::purge(address, len) };
+        unsafe { os::give_back(address, len) };
         // Without a place the mapping stays, unused, and so does its entry.
         let _ = self.aside.give_up(address);
         true
@@ -308,8 +308,9 @@ impl HugeSpans {
         self.spare.set(if grown == slots { old } else { 0 });
         if grown > slots && old != 0 {
             // SAFETY: outgrown; who still looks into it finds nothing there, and looks again.
-            let _ =
-                unsafe { os::purge(old + os::page_bytes(), table_bytes(slots) - os::page_bytes()) };
+            unsafe {
+                os::give_back(old + os::page_bytes(), table_bytes(slots) - os::page_bytes());
+            }
         }
         Some(())
     }

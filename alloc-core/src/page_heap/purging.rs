@@ -155,8 +155,8 @@ impl PageHeap {
         let Some(run) = tract.lock().ok().and_then(|_guard| tract.take_unused()) else { return };
         let (address, len) = tract.page_metadata(os::page_bytes());
         // SAFETY: the metadata of pages that were all just taken: nobody writes to it, and zero is what a
-        // page's is that was never used. If the OS refuses, it stays as it is.
-        let _ = unsafe { os::purge(address, len) };
+        // page's is that was never used, as good as what is left of its last use.
+        unsafe { os::give_back(address, len) };
         self.put_back(tract, run, true);
     }
 

@@ -164,7 +164,9 @@ pub unsafe fn unregister(area: *mut Area, len: u32) -> Result<(), RseqError> {
 pub fn query() -> Result<(), RseqError> {
     // SAFETY: a null area of length 0 is refused before anything is written.
     match unsafe { os::rseq(0, 0, 0, 0) }.map_err(RseqError::from) {
-        Err(RseqError::Invalid) | Ok(()) => Ok(()),
+        Err(RseqError::Invalid) => Ok(()),
+        // No kernel takes that: a filter says yes to what is never made.
+        Ok(()) => Err(RseqError::Missing),
         Err(error) => Err(error),
     }
 }
@@ -179,11 +181,14 @@ pub mod membarrier {
     const PRIVATE_EXPEDITED_RSEQ: i32 = 1 << 7;
     const REGISTER_PRIVATE_EXPEDITED_RSEQ: i32 = 1 << 8;
     const FLAG_CPU: u32 = 1;
+    /// A flag that no kernel has.
+    const FLAG_UNKNOWN: u32 = 1 << 30;
 
     /// Allows [`fence`] for this process; survives fork, not exec. Never asks QUERY, whose answer
     /// lacked these bits before 5.16.5.
     pub fn register() -> bool {
         os::membarrier(REGISTER_PRIVATE_EXPEDITED_RSEQ, 0, 0).is_ok()
+            && is_carried_out(PRIVATE_EXPEDITED_RSEQ)
     }
 
     /// Aborts every section of this process that runs on `cpu` (on all CPUs if none is named); stores
@@ -194,18 +199,27 @@ pub mod membarrier {
             Some(cpu) => os::membarrier(PRIVATE_EXPEDITED_RSEQ, FLAG_CPU, cpu),
             None => os::membarrier(PRIVATE_EXPEDITED_RSEQ, 0, 0),
         };
-        or_registered(once, register)
+        is_carried_out(PRIVATE_EXPEDITED_RSEQ) && or_registered(once, register)
     }
 
     /// Allows [`barrier`] for this process; survives fork, not exec.
     pub fn register_plain() -> bool {
         os::membarrier(REGISTER_PRIVATE_EXPEDITED, 0, 0).is_ok()
+            && is_carried_out(PRIVATE_EXPEDITED)
     }
 
     /// A full barrier on every CPU that runs a thread of this process; those that run none pass one in the
     /// scheduler. Registers again as [`fence`] does.
     pub fn barrier() -> bool {
-        or_registered(|| os::membarrier(PRIVATE_EXPEDITED, 0, 0), register_plain)
+        is_carried_out(PRIVATE_EXPEDITED)
+            && or_registered(|| os::membarrier(PRIVATE_EXPEDITED, 0, 0), register_plain)
+    }
+
+    /// Whether calls of this command reach a kernel: a flag that none has is refused there. A filter or an
+    /// emulator that says yes to each call says yes to this one too, and gives no fence. Asked before each
+    /// fence, since a filter may come, and a restore may bring another kernel, at any time.
+    fn is_carried_out(command: i32) -> bool {
+        os::membarrier(command, FLAG_UNKNOWN, 0) == Err(libc::EINVAL)
     }
 
     fn or_registered(

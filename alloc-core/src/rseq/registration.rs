@@ -149,7 +149,7 @@ fn area_at(offset: isize) -> *mut Area {
 }
 
 fn is_registered(area: *mut Area) -> bool {
-    // SAFETY: libc's own area of the calling thread.
+    // SAFETY: an area of the calling thread, libc's or our own.
     // Ordering: Relaxed, the kernel writes it for this thread only.
     let cpu = unsafe { (*area).cpu_id.load(Ordering::Relaxed) };
     (cpu as i32) >= 0
@@ -240,6 +240,11 @@ fn register_thread() -> Result<(), RseqError> {
     let area = area_at(asm::own_area_offset());
     // SAFETY: thread-local memory, undone by `thread_exit` before it goes.
     let result = unsafe { abi::register(area, AREA_LEN) };
+    // A registration fills the area. Where it does not, a filter has said yes to a call that was never made.
+    let result = result.and_then(|()| match is_registered(area) {
+        true => Ok(()),
+        false => Err(RseqError::Missing),
+    });
     // Ordering: Relaxed, as above.
     life.store(if result.is_ok() { life::REGISTERED } else { life::OVER }, Ordering::Relaxed);
     if result.is_ok() {

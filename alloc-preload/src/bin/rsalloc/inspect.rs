@@ -6,7 +6,7 @@
 
 use crate::elf;
 use alloc_core::Mode;
-use alloc_core::publish::{BLOCK_BYTES, REQUEST_OFFSET, SECTION, Snapshot};
+use alloc_core::publish::{BLOCK_BYTES, REQUEST_OFFSET, SECTION, Snapshot, WHOLE_BYTES};
 use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::io::ErrorKind;
@@ -57,10 +57,13 @@ pub fn find(pid: u32) -> Result<Option<Block>> {
 impl Block {
     /// What the process published.
     pub fn read(&self) -> Result<Snapshot> {
-        let mut bytes = [0; BLOCK_BYTES];
+        let mut bytes = [0; WHOLE_BYTES];
         self.memory
-            .read_exact_at(&mut bytes, self.address)
+            .read_exact_at(&mut bytes[..BLOCK_BYTES], self.address)
             .context("cannot read the process's memory (it may have ended)")?;
+        // An older process has less; its block says so.
+        let behind = self.address + BLOCK_BYTES as u64;
+        let _ = self.memory.read_exact_at(&mut bytes[BLOCK_BYTES..], behind);
         Snapshot::parse(&bytes)
             .map_err(anyhow::Error::msg)
             .with_context(|| format!("{} holds rsalloc", self.file.display()))

@@ -1,0 +1,191 @@
+//! What the kernel promises about memory, looked at instead of believed (docs/promises.md).
+//!
+//! Promises: [`purge`] says that a range reads as zero only if it was seen to; a way of giving memory back that
+//! was seen to do nothing is not taken again. [`probe`] settles for init what can be settled on one page.
+//! Called by init and page_heap; calls `asm` (the system call instruction).
+
+use super::faults::{self, Call, is_lied_to};
+use super::{Errno, Place, map, outcome, unmap};
+use crate::asm::syscall;
+use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+/// How memory is given back so that it reads as zero afterwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Zeroing {
+    /// By madvise(MADV_DONTNEED).
+    Advice = 1,
+    /// By a new mapping in the place of the old one: madvise was seen to succeed and to do nothing.
+    Mapping = 2,
+    /// Not at all: both were. Free memory stays resident, and is cleared where zeroes are wanted.
+    Nothing = 3,
+}
+
+/// What [`probe`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Memory {
+    /// It behaves, or is worked around.
+    Usable,
+    /// A new mapping did not read as zero. Everything here stands on that.
+    NotZeroed,
+}
+
+/// What is written to a range before the kernel shall take it.
+const MARK: usize = 0x7261_6c6c_6f63_2130;
+
+static ZEROING: AtomicU32 = AtomicU32::new(Zeroing::Advice as u32);
+/// 1 if the kernel was seen to put a mapping in the place of another one that it should leave alone.
+static REPLACES: AtomicU32 = AtomicU32::new(0);
+
+/// How memory is given back at this moment.
+pub fn zeroing() -> Zeroing {
+    // Ordering: Relaxed, a fact that stands alone.
+    match ZEROING.load(Ordering::Relaxed) {
+        1 => Zeroing::Advice,
+        2 => Zeroing::Mapping,
+        _ => Zeroing::Nothing,
+    }
+}
+
+/// Whether a mapping at a given address may be asked for: the kernel would not replace what is there.
+pub(super) fn leaves_others_alone() -> bool {
+    // Ordering: Relaxed, a fact that stands alone.
+    REPLACES.load(Ordering::Relaxed) == 0
+}
+
+/// Gives the memory behind a range back. After `Ok` it reads as zero, which was looked at in one place: not
+/// only at start, since a filter, a restore or an emulator may change what the call does, or where it does
+/// something. After `Err` it holds anything.
+///
+/// # Safety
+/// 1. The range is ours, readable and writable, holds nothing of value, and nobody else touches it.
+pub unsafe fn purge(address: usize, len: usize) -> Result<(), Errno> {
+    faults::check(Call::Advise)?;
+    let way = zeroing();
+    if way == Zeroing::Nothing {
+        return Err(libc::EOPNOTSUPP);
+    }
+    // SAFETY: duty 1; a range begins at a page, so it is aligned.
+    let word = unsafe { &*(address as *const AtomicUsize) };
+    // Ordering: Relaxed throughout, the range is the caller's alone; the system call is no place that a
+    // compiler moves stores or loads across.
+    word.store(MARK, Ordering::Relaxed);
+    let is_gone = || word.load(Ordering::Relaxed) == 0; // Ordering: Relaxed, as above.
+    if way == Zeroing::Advice {
+        // SAFETY: duty 1.
+        unsafe { give_back_unchecked(address, len)? };
+        if is_gone() {
+            return Ok(());
+        }
+        settle(Zeroing::Mapping);
+    }
+    // SAFETY: duty 1.
+    unsafe { map_over(address, len)? };
+    if is_gone() {
+        return Ok(());
+    }
+    settle(Zeroing::Nothing);
+    Err(libc::EOPNOTSUPP)
+}
+
+/// Gives the memory behind a range back, if the kernel likes: each OS page of it reads as before or as zero
+/// afterwards, and nothing may depend on which.
+///
+/// # Safety
+/// 1. The range is ours, and zero is as good as what it holds, for those too who look at it meanwhile.
+pub unsafe fn give_back(address: usize, len: usize) {
+    if faults::check(Call::Advise).is_ok() {
+        // SAFETY: duty 1.
+        let _ = unsafe { give_back_unchecked(address, len) };
+    }
+}
+
+/// # Safety
+/// 1. As for [`give_back`].
+unsafe fn give_back_unchecked(address: usize, len: usize) -> Result<(), Errno> {
+    if is_lied_to(Call::Advise) {
+        return Ok(());
+    }
+    // SAFETY: duty 1.
+    unsafe { super::advise(address, len, libc::MADV_DONTNEED) }
+}
+
+/// Puts a new mapping in the place of a range.
+///
+/// # Safety
+/// 1. The range is ours and holds nothing of value.
+unsafe fn map_over(address: usize, len: usize) -> Result<(), Errno> {
+    if is_lied_to(Call::MapOver) {
+        return Ok(());
+    }
+    let prot = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    // SAFETY: duty 1.
+    outcome(unsafe {
+        syscall(libc::SYS_mmap as usize, [address, len, prot, flags as usize, usize::MAX, 0])
+    })
+    .map(drop)
+}
+
+/// After a move with MREMAP_DONTUNMAP: makes sure that the range it left is still there, for the kernel as well
+/// as for an emulator that keeps books of its own (qemu-user 7.2 takes it for unmapped, and then refuses it as
+/// a buffer of system calls).
+///
+/// # Safety
+/// 1. The range is ours, and its memory has moved.
+pub(super) unsafe fn keep_mapped(from: usize, len: usize) {
+    let prot = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+    // SAFETY: gives rights, takes none; fails with ENOMEM if something in the range is not mapped.
+    let rights = unsafe { syscall(libc::SYS_mprotect as usize, [from, len, prot, 0, 0, 0]) };
+    if rights == 0 {
+        return;
+    }
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let flags = (flags | libc::MAP_FIXED_NOREPLACE) as usize;
+    // SAFETY: replaces nothing.
+    let again = outcome(unsafe {
+        syscall(libc::SYS_mmap as usize, [from, len, prot, flags, usize::MAX, 0])
+    });
+    match again {
+        Ok(address) if address == from => {}
+        // Another kind of refusal: it is mapped.
+        Err(libc::EEXIST) => {}
+        // A part of the heap is missing.
+        _ => {
+            super::write_stderr(b"rsalloc: mremap unmapped what it should leave mapped\n");
+            super::abort()
+        }
+    }
+}
+
+fn settle(way: Zeroing) {
+    // Ordering: Relaxed: two threads that find out at once never go back to what was seen to do nothing.
+    ZEROING.fetch_max(way as u32, Ordering::Relaxed);
+}
+
+/// Tries on a page of our own what can be tried there: that new memory reads as zero, that a mapping which
+/// shall replace nothing replaces nothing, and which way of giving memory back does. For init. Without
+/// memory nothing is tried, and each use looks for itself.
+pub fn probe() -> Memory {
+    let len = super::page_bytes();
+    let Ok(page) = map(Place::Anywhere, len) else { return Memory::Usable };
+    // SAFETY: mapped above, known to nobody, as long as a page.
+    let words = unsafe { core::slice::from_raw_parts(page as *const AtomicUsize, len / 8) };
+    // Ordering: Relaxed throughout, the page is this thread's alone.
+    let is_zero = words.iter().all(|word| word.load(Ordering::Relaxed) == 0);
+    words[0].store(MARK, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    let replaced = match map(Place::Exactly(page), len) {
+        Ok(_) => true,
+        Err(_) => words[0].load(Ordering::Relaxed) != MARK, // Ordering: Relaxed, as above.
+    };
+    if replaced {
+        // Ordering: Relaxed, a fact that stands alone.
+        REPLACES.store(1, Ordering::Relaxed);
+    }
+    // SAFETY: the page is ours alone. What comes out is kept in ZEROING.
+    unsafe {
+        let _ = purge(page, len);
+        unmap(page, len);
+    }
+    if is_zero && !is_lied_to(Call::Map) { Memory::Usable } else { Memory::NotZeroed }
+}
