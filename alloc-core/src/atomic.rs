@@ -1,7 +1,7 @@
 //! Atomics, cells and waiting: the one place that the engine takes them from.
 //!
 //! Promises nothing of its own: all is core's. The models under `loom/` compile the engine's files with
-//! a room of this name that runs every order of the same operations, and gives up waiting sooner. With the
+//! a room of this name that runs every order of the same operations, gives up waiting sooner, and has smaller tables. With the
 //! feature `counters` each write is noted first (`counting`). A low leaf, used by every room.
 
 #[cfg(feature = "counters")]
@@ -28,3 +28,7 @@ pub fn light_fence() {
 pub const SPINS: u32 = 100;
 /// How often others are let run in place of waiting, see `sync::Patience`.
 pub const PATIENCE: u32 = 10_000;
+/// Slots of the first table of huge spans, and places for spans that handlers make beside it.
+pub const HUGE_SLOTS: usize = 256;
+/// See [`HUGE_SLOTS`].
+pub const ASIDE_PLACES: usize = 1024;

@@ -11,7 +11,7 @@ use alloc_core::{allocate, check, free, stats};
 use modes::{MODES, in_modes};
 use std::time::Duration;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(90);
 /// What may be left in caches, in slabs, and in free spans.
 const LEFT_BYTES: u64 = 3 << 20;
 
@@ -121,7 +121,8 @@ fn nobody_waits_for_who_has_the_regions() {
             free_all(last);
             done.send(())
         });
-        freed.recv_timeout(Duration::from_secs(10)).is_ok()
+        // What waits for this thread is not over then; on a busy machine all else is.
+        freed.recv_timeout(Duration::from_secs(30)).is_ok()
     });
     assert_eq!(freed, Some(true), "a free waits");
 }

@@ -202,7 +202,7 @@ fn pin() {
 }
 
 fn shards_region(sections: alloc_core::rseq::Sections) -> &'static Region {
-    assert!(alloc_core::cpu_cache::shards::is_open(sections));
+    assert!(alloc_core::cpu_cache::shards::open_or_create(sections));
     alloc_core::cpu_cache::shards::current(sections).expect("pinned and open")
 }
 

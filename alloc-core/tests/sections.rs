@@ -237,7 +237,7 @@ fn an_end_is_set_in_the_region_that_was_meant() {
     let sections = loop {
         assert!(!alloc_core::allocate(64).is_null());
         let sections = registration::sections().expect("this test needs rseq");
-        if shards::is_open(sections) {
+        if shards::open_or_create(sections) {
             break sections;
         }
     };

@@ -43,7 +43,7 @@ pub fn forget_early_announcement() {}
 pub mod sections {
     use crate::atomic::{AtomicIsize, Ordering};
     use crate::machine::{self, BLOCKS, this_thread};
-    use crate::rseq::emulated;
+    use crate::rseq::{Index, emulated};
     use crate::shard::{HOT, Region, region_of};
 
     pub const ABORTED: isize = -1;
@@ -55,12 +55,20 @@ pub mod sections {
     pub static rsalloc_rseq_offset: AtomicIsize = AtomicIsize::new(0);
 
     /// What every section begins with; `closed` is what it does on the closed region.
-    fn on_shard(closed: isize, body: impl FnOnce(&Region) -> isize) -> isize {
+    fn on_shard(index: Index, closed: isize, body: impl FnOnce(&Region) -> isize) -> isize {
         let section = || {
-            let index = BLOCKS[this_thread()].area.cpu_id.load(Ordering::Relaxed) as i16;
-            let Ok(index) = usize::try_from(index) else { return NO_SHARD };
+            let area = &BLOCKS[this_thread()].area;
+            let shard = match index {
+                Index::CpuId => area.cpu_id.load(Ordering::Relaxed) as i16,
+                Index::MmCid => area.mm_cid.load(Ordering::Relaxed) as i16,
+            };
+            let Ok(shard) = usize::try_from(shard) else { return NO_SHARD };
+            let entry = match index {
+                Index::CpuId => &HOT.table[shard],
+                Index::MmCid => &HOT.table_cid[shard],
+            };
             // Acquire: plain loads of x86-64; see docs/ordering.md for other machines.
-            match region_of(HOT.table[index].load(Ordering::Acquire)) {
+            match region_of(entry.load(Ordering::Acquire)) {
                 Some(region) => body(region),
                 None => closed,
             }
@@ -68,67 +76,72 @@ pub mod sections {
         machine::section(section).unwrap_or(ABORTED)
     }
 
-    // SAFETY, for each block: the processor is the caller's until the section is over.
+    macro_rules! sections {
+        ($index:expr, $pop:ident, $push:ident, $pop_batch:ident, $push_batch:ident, $set_end:ident, $add:ident) => {
+            // SAFETY, for each block: the processor is the caller's until the section is over.
 
-    /// # Safety
-    /// 1. `class` is a class.
-    pub unsafe fn pop_cpu(class: usize) -> isize {
-        // SAFETY: see above.
-        on_shard(0, |region| unsafe { emulated::pop(region, class) })
+            /// # Safety
+            /// 1. `class` is a class.
+            pub unsafe fn $pop(class: usize) -> isize {
+                // SAFETY: see above.
+                on_shard($index, 0, |region| unsafe { emulated::pop(region, class) })
+            }
+
+            /// # Safety
+            /// 1. `class` is a class.
+            pub unsafe fn $push(class: usize, object: usize) -> isize {
+                // SAFETY: see above.
+                on_shard($index, FULL, |region| unsafe { emulated::push(region, class, object) })
+            }
+
+            /// # Safety
+            /// 1. `class` is a class. 2. `out` has room for `n`.
+            pub unsafe fn $pop_batch(
+                class: usize,
+                out: *mut usize,
+                n: usize,
+                _bottom: usize,
+            ) -> isize {
+                // SAFETY: see above, and duty 2.
+                on_shard($index, 0, |region| unsafe {
+                    emulated::pop_batch(region, class, core::slice::from_raw_parts_mut(out, n))
+                })
+            }
+
+            /// # Safety
+            /// 1. `class` is a class. 2. `objects` has `n`.
+            pub unsafe fn $push_batch(class: usize, objects: *const usize, n: usize) -> isize {
+                // SAFETY: see above, and duty 2.
+                on_shard($index, 0, |region| unsafe {
+                    emulated::push_batch(region, class, core::slice::from_raw_parts(objects, n))
+                })
+            }
+
+            /// # Safety
+            /// 1. `class` is a class; `end` is an offset in its stack, or 0.
+            pub unsafe fn $set_end(
+                class: usize,
+                region: *const Region,
+                expected: usize,
+                end: usize,
+            ) -> isize {
+                on_shard($index, CHANGED, |own| match std::ptr::eq(own, region) {
+                    // SAFETY: see above.
+                    true => unsafe { emulated::set_end(own, class, expected, end) },
+                    false => CHANGED,
+                })
+            }
+
+            /// # Safety
+            /// 1. `offset` is that of a counter.
+            pub unsafe fn $add(offset: usize, delta: usize) -> isize {
+                let counter = (offset - core::mem::offset_of!(Region, counters)) / size_of::<usize>();
+                // SAFETY: see above.
+                on_shard($index, 0, |region| unsafe { emulated::add(region, counter, delta) })
+            }
+        };
     }
 
-    /// # Safety
-    /// 1. `class` is a class.
-    pub unsafe fn push_cpu(class: usize, object: usize) -> isize {
-        // SAFETY: see above.
-        on_shard(FULL, |region| unsafe { emulated::push(region, class, object) })
-    }
-
-    /// # Safety
-    /// 1. `class` is a class. 2. `out` has room for `n`.
-    pub unsafe fn pop_batch_cpu(class: usize, out: *mut usize, n: usize, _bottom: usize) -> isize {
-        // SAFETY: see above, and duty 2.
-        on_shard(0, |region| unsafe {
-            emulated::pop_batch(region, class, core::slice::from_raw_parts_mut(out, n))
-        })
-    }
-
-    /// # Safety
-    /// 1. `class` is a class. 2. `objects` has `n`.
-    pub unsafe fn push_batch_cpu(class: usize, objects: *const usize, n: usize) -> isize {
-        // SAFETY: see above, and duty 2.
-        on_shard(0, |region| unsafe {
-            emulated::push_batch(region, class, core::slice::from_raw_parts(objects, n))
-        })
-    }
-
-    /// # Safety
-    /// 1. `class` is a class; `end` is an offset in its stack, or 0.
-    pub unsafe fn set_end_cpu(
-        class: usize,
-        region: *const Region,
-        expected: usize,
-        end: usize,
-    ) -> isize {
-        on_shard(CHANGED, |own| match std::ptr::eq(own, region) {
-            // SAFETY: see above.
-            true => unsafe { emulated::set_end(own, class, expected, end) },
-            false => CHANGED,
-        })
-    }
-
-    /// # Safety
-    /// 1. `offset` is that of a counter.
-    pub unsafe fn add_cpu(offset: usize, delta: usize) -> isize {
-        let counter = (offset - core::mem::offset_of!(Region, counters)) / size_of::<usize>();
-        // SAFETY: see above.
-        on_shard(0, |region| unsafe { emulated::add(region, counter, delta) })
-    }
-
-    pub use add_cpu as add_cid;
-    pub use pop_batch_cpu as pop_batch_cid;
-    pub use pop_cpu as pop_cid;
-    pub use push_batch_cpu as push_batch_cid;
-    pub use push_cpu as push_cid;
-    pub use set_end_cpu as set_end_cid;
+    sections!(Index::CpuId, pop_cpu, push_cpu, pop_batch_cpu, push_batch_cpu, set_end_cpu, add_cpu);
+    sections!(Index::MmCid, pop_cid, push_cid, pop_batch_cid, push_batch_cid, set_end_cid, add_cid);
 }

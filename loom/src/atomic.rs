@@ -13,15 +13,19 @@ pub use core::sync::atomic::{Ordering, compiler_fence};
 
 pub const SPINS: u32 = 1;
 pub const PATIENCE: u32 = 2;
+pub const HUGE_SLOTS: usize = 8;
+pub const ASIDE_PLACES: usize = 2;
 
 /// Lets the others run, as a spinning processor does.
 pub fn spin_loop() {
     loom::thread::yield_now();
 }
 
-/// Of the look-up of huge spans, which no model explores.
+/// Of the look-up of huge spans.
 pub fn fence(order: Ordering) {
-    core::sync::atomic::fence(order);
+    if world::is_explored() {
+        twins::fence(order);
+    }
 }
 
 /// The cheap half of an asymmetric barrier. With the dear half, which the kernel runs on every processor,

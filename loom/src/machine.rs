@@ -89,6 +89,11 @@ pub fn this_thread() -> usize {
     SELF.with(Cell::get)
 }
 
+/// The concurrency id of threads on `processor`: never the processor's number, as the kernel's need not be.
+pub fn cid_on(processor: usize) -> u32 {
+    (PROCESSORS - 1 - processor) as u32
+}
+
 /// Starts thread `number` (from 1) on `processor`.
 pub fn spawn(
     number: usize,
@@ -96,6 +101,7 @@ pub fn spawn(
     body: impl FnOnce() + 'static,
 ) -> loom::thread::JoinHandle<()> {
     BLOCKS[number].area.cpu_id.store(processor as u32, Ordering::Relaxed);
+    BLOCKS[number].area.mm_cid.store(cid_on(processor), Ordering::Relaxed);
     loom::thread::spawn(move || {
         SELF.with(|this| this.set(number));
         body();
@@ -124,6 +130,10 @@ pub fn before(access: Access) {
     if let Some(handler) = handlers[this]
         && kernel().signals[this].load(Ordering::SeqCst)
     {
+        if IN_SECTION.get()[this] {
+            // The handler runs before the next operation, outside of it.
+            resume_unwind(Box::new(Aborted));
+        }
         handlers[this] = None;
         HANDLERS.set(handlers);
         handler();

@@ -70,7 +70,7 @@ pub fn allocate(class: Class) -> Option<Object> {
     if let Some(sections) = registration::sections() {
         for _ in 0..RETRIES {
             match sections.pop(class) {
-                0 if shards::is_open(sections) => return refill(&sections, class),
+                0 if shards::open_or_create(sections) => return refill(&sections, class),
                 0 => return take_one(class),
                 ABORTED => count(&sections, Counter::Aborts),
                 NO_SHARD if registration::arrive(sections) => {}
@@ -114,7 +114,7 @@ fn cache(class: Class, object: usize) {
         for _ in 0..RETRIES {
             match sections.push(class, object) {
                 0 => return,
-                FULL if shards::is_open(sections) => return flush(&sections, class, object),
+                FULL if shards::open_or_create(sections) => return flush(&sections, class, object),
                 FULL => return give_back(class, &[object]),
                 ABORTED => count(&sections, Counter::Aborts),
                 NO_SHARD if registration::arrive(sections) => {}

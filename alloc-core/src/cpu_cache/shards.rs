@@ -46,9 +46,10 @@ fn entry(index: Index, shard: usize) -> &'static AtomicIsize {
     }
 }
 
-/// Whether the calling thread's shard is open; gives birth to it if it never was.
+/// Creates the calling thread's shard if it never existed; whether it is open then. Waits for nothing: while another
+/// thread creates a shard or has shards stopped, which can take seconds, there is none for this call.
 #[cold]
-pub fn is_open(sections: Sections) -> bool {
+pub fn open_or_create(sections: Sections) -> bool {
     if current(sections).is_some() {
         return true;
     }
@@ -57,7 +58,7 @@ pub fn is_open(sections: Sections) -> bool {
     if index >= SHARDS_MAX || !REGIONS[index].load(Ordering::Relaxed).is_null() {
         return false;
     }
-    let Ok(_stop) = STOP.acquire(Rank::SHARDS) else { return false };
+    let Some(_stop) = STOP.try_acquire(Rank::SHARDS) else { return false };
     // Ordering: Relaxed, the lock orders it.
     if REGIONS[index].load(Ordering::Relaxed).is_null()
         && let Some(region) = new_region()
@@ -80,7 +81,7 @@ pub fn regions_made() -> usize {
 
 /// The shards up to the highest one that was ever born.
 pub fn highest_born() -> usize {
-    // Ordering: Relaxed, see `is_open`.
+    // Ordering: Relaxed, see `open_or_create`.
     HIGHEST.load(Ordering::Relaxed)
 }
 

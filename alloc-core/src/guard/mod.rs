@@ -200,6 +200,13 @@ pub fn free(address: usize) {
         return deny(true, Misuse::DoubleFree, address);
     }
     let (slot, page) = (&POOL[index], page_of(index));
+    // Ordering: Relaxed, `change` acquired it.
+    if slot.object.load(Ordering::Relaxed) != address {
+        // Freed by another thread since the look, and the slot has served again: that object stays.
+        // Ordering: Release gives the slot back.
+        slot.state.store(LIVE, Ordering::Release);
+        return deny(true, Misuse::DoubleFree, address);
+    }
     let [before, behind] = surroundings(slot, page);
     let is_whole = |bytes: &[u8]| bytes.iter().all(|&byte| byte == PATTERN);
     deny(!is_whole(behind), Misuse::PastEnd, address);

@@ -9,10 +9,10 @@
 //! I2. The owner of a span finds it in the word or in the table at every instant: it is entered there
 //!     before it is cleared here.
 
+// While a thread holds all locks, for a fork or the validator, handlers above holders have nothing else.
+use crate::atomic::ASIDE_PLACES as PLACES;
 use crate::atomic::{AtomicUsize, Ordering};
 
-/// While somebody holds all locks, for a fork or the validator, handlers above holders have nothing else.
-const PLACES: usize = 1024;
 const BUSY: usize = 1;
 const MOVING: usize = 2;
 
@@ -52,8 +52,9 @@ impl Aside {
             lower(&self.made_count);
         }
         if let Some(made) = claimed {
-            // Ordering: Relaxed, published by the address.
-            made.len.store(len, Ordering::Relaxed);
+            // Ordering: Release pairs with the Acquire in `find`: a thread that reads this length for the span that was
+            // here before sees at its second look that the place was claimed.
+            made.len.store(len, Ordering::Release);
             // Ordering: Release pairs with the Acquire in `find`.
             made.address.store(address, Ordering::Release);
         }
@@ -147,29 +148,31 @@ impl Aside {
             if seen & !MOVING != address {
                 return None;
             }
-            // Ordering: Acquire, before the second look: the place may serve another span by now.
+            // Ordering: Acquire pairs with the Release in `insert`; before the second look: the place may serve
+            // another span by now.
             let len = made.len.load(Ordering::Acquire);
-            // Ordering: Relaxed, as above. The owner's span is alive, so its address is not another's.
-            let again = made.address.load(Ordering::Relaxed);
+            // Ordering: Acquire pairs with `claim`: if the span has left, the table has it (I2). The owner's span is
+            // alive, so its address is not another's.
+            let again = made.address.load(Ordering::Acquire);
             (again & !MOVING == address).then_some((made, seen, len))
         })
     }
 }
 
-// Ordering: Relaxed, for the three: a count is raised before the place is taken, and whoever has a span
-// there knows of both.
 fn raise(count: &AtomicUsize) {
+    // Ordering: Relaxed: a count is raised before the place is taken, and a thread that has a span there knows of both.
     count.fetch_add(1, Ordering::Relaxed);
 }
 
 fn lower(count: &AtomicUsize) {
-    // Ordering: Relaxed, as in `raise`.
-    count.fetch_sub(1, Ordering::Relaxed);
+    // Ordering: Release pairs with the Acquire in `is_zero`: a thread that does not find its span's count any more
+    // finds the span in the table (I2).
+    count.fetch_sub(1, Ordering::Release);
 }
 
 fn is_zero(count: &AtomicUsize) -> bool {
-    // Ordering: Relaxed, as in `raise`.
-    count.load(Ordering::Relaxed) == 0
+    // Ordering: Acquire, as in `lower`.
+    count.load(Ordering::Acquire) == 0
 }
 
 fn claim(word: &AtomicUsize, from: usize, to: usize) -> bool {

@@ -12,7 +12,7 @@
 //!     or none, only after `generation` has said so.
 
 use super::growth::map_aligned;
-use crate::atomic::{AtomicUsize, Ordering, fence};
+use crate::atomic::{AtomicUsize, HUGE_SLOTS, Ordering, fence};
 use crate::fail::{Misuse, fail};
 use crate::os::{self, Place};
 use crate::page_heap::aside::Aside;
@@ -27,7 +27,6 @@ struct Slot {
 }
 
 const TOMBSTONE: usize = 1;
-const FIRST_SLOTS: usize = 256;
 
 /// Who has grown to so many huge pages will fill them: of the last one he may leave a sixteenth of all untouched.
 const DENSE_HUGE_PAGES: usize = 16;
@@ -67,17 +66,16 @@ impl HugeSpans {
     /// Maps a span of at least `bytes` at a multiple of `align`, zeroed. None if the OS refuses.
     pub fn acquire(&self, bytes: usize, align: usize) -> Option<usize> {
         let len = bytes.checked_next_multiple_of(os::page_bytes())?;
-        let guard = self.lock();
-        if guard.is_ok() && !self.make_room() {
-            return None;
-        }
+        // Without the lock: the kernel may take its time.
         let address = match align <= os::page_bytes() {
             true => os::map(Place::Anywhere, len).ok()?,
             false => map_aligned(len, align.max(PAGE_BYTES))?,
         };
-        if guard.is_ok() {
-            self.insert(address, len);
-        } else if !self.aside.insert(address, len) && !self.insert_patiently(address, len) {
+        let is_listed = match self.lock() {
+            Ok(_guard) => self.enter(address, len).is_some(),
+            Err(_) => self.aside.insert(address, len) || self.insert_patiently(address, len),
+        };
+        if !is_listed {
             // SAFETY: mapped above, known to nobody.
             unsafe { os::unmap(address, len) };
             return None;
@@ -90,12 +88,12 @@ impl HugeSpans {
     fn insert_patiently(&self, address: usize, len: usize) -> bool {
         let mut patience = Patience::usual();
         let guard = self.lock.acquire_patiently(Rank::HUGE, &mut patience);
-        let Some(_guard) = guard else { return false };
-        let has_room = self.make_room();
-        if has_room {
-            self.insert(address, len);
-        }
-        has_room
+        guard.is_some_and(|_guard| self.enter(address, len).is_some())
+    }
+
+    /// Enters a span, if there is memory for the table. The lock is held.
+    fn enter(&self, address: usize, len: usize) -> Option<&'static Slot> {
+        self.make_room().then(|| self.insert(address, len))
     }
 
     /// Unmaps the span at `address`; false if there is none.
@@ -105,8 +103,13 @@ impl HugeSpans {
             unsafe { os::unmap(address, len) };
             return true;
         }
-        if let Ok(_guard) = self.lock() {
-            return self.release_listed(address);
+        if let Ok(guard) = self.lock() {
+            let Some(len) = self.forget(address) else { return false };
+            // Another thread's free must not wait until the kernel has taken gigabytes back.
+            drop(guard);
+            // SAFETY: the span was live and its owner gave it up; the table does not name it any more.
+            unsafe { os::unmap(address, len) };
+            return true;
         }
         let Some(len) = self.len_of(address) else { return false };
         // Its memory goes at once, and before others can know of it: the next holder may come late.
@@ -125,26 +128,21 @@ impl HugeSpans {
     /// Takes the lock, and does what handlers could not.
     fn lock(&self) -> Result<Guard<'_>, Reentered> {
         let guard = self.lock.acquire(Rank::HUGE)?;
-        self.aside.move_made(
-            |address, len| self.make_room().then(|| self.insert(address, len)),
-            |slot| self.remove(slot),
-        );
+        self.aside.move_made(|address, len| self.enter(address, len), |slot| self.remove(slot));
         for address in self.aside.given_up() {
-            if !self.release_listed(address) {
-                fail(Misuse::ForeignPointer, address);
-            }
+            let Some(len) = self.forget(address) else { fail(Misuse::ForeignPointer, address) };
+            // SAFETY: the span was live and its owner gave it up. Its memory went at that time, so this is short.
+            unsafe { os::unmap(address, len) };
         }
         Ok(guard)
     }
 
-    /// The lock is held.
-    fn release_listed(&self, address: usize) -> bool {
-        let Some(slot) = self.find(address) else { return false };
+    /// Takes the span at `address` out of the table; its length. The lock is held.
+    fn forget(&self, address: usize) -> Option<usize> {
+        let slot = self.find(address)?;
         let len = slot.len();
         self.remove(slot);
-        // SAFETY: the span was live and its owner gave it up.
-        unsafe { os::unmap(address, len) };
-        true
+        Some(len)
     }
 
     /// Resizes the span at `address`, moving it if needed; the new address. None if it is not huge or
@@ -204,16 +202,15 @@ impl HugeSpans {
             if let Some(len) = self.aside.len_of(address) {
                 return Some(len);
             }
-            // An entry that is found is right: the table was current when this look began, so it has
-            // the owner's span (I1), and only he changes it.
-            if let Some(slot) = self.find(address) {
-                return Some(slot.len());
-            }
+            let len = self.find(address).map(Slot::len);
+            // What was found is the owner's, and what was not found is not there, if the table was current all the
+            // while: it has the owner's span (I1), which only the owner changes. A former table may have got
+            // other contents, between the look at an address and the look at its length too.
             // Ordering: Acquire, with the Relaxed load: what was read of a table that served again since
             // comes with the new generation (I2).
             fence(Ordering::Acquire);
             if self.generation.load(Ordering::Relaxed) == generation {
-                return None;
+                return len;
             }
         }
     }
@@ -231,6 +228,13 @@ impl HugeSpans {
     pub fn totals(&self) -> (usize, usize) {
         let (count, bytes) = self.aside.totals();
         (self.live.get() + count, self.bytes.get() + bytes)
+    }
+
+    /// How often the table has been replaced, for tests.
+    #[doc(hidden)]
+    pub fn generation(&self) -> usize {
+        // Ordering: Relaxed, a number that stands alone.
+        self.generation.load(Ordering::Relaxed)
     }
 
     /// The lock, for fork.
@@ -280,15 +284,16 @@ impl HugeSpans {
     /// Replaces the table by one without tombstones, of the same size or larger. None if the OS refuses.
     #[cold]
     fn rebuild(&self, old: usize, slots: usize) -> Option<()> {
-        let grown = slots.max((self.live.get() + 1).next_power_of_two() * 4).max(FIRST_SLOTS);
+        let grown = slots.max((self.live.get() + 1).next_power_of_two() * 4).max(HUGE_SLOTS);
         let reused = self.spare.get();
         let fresh = match grown == slots && reused != 0 {
             true => reused,
             false => os::map(Place::Anywhere, table_bytes(grown)).ok()?,
         };
-        // Ordering: Relaxed, with the fence: before any table gets other contents (I2).
-        self.generation.fetch_add(1, Ordering::Relaxed);
-        // Ordering: Release, pairs with the fence in `len_of`.
+        // Ordering: Release pairs with the Acquire in `len_of`: a thread that sees this number sees the table that
+        // is current now, or a later one.
+        self.generation.fetch_add(1, Ordering::Release);
+        // Ordering: Release, pairs with the fence in `len_of`: before any table gets other contents (I2).
         fence(Ordering::Release);
         // SAFETY: the mapping begins with a slot, by I2 mapped for ever.
         let head = unsafe { &*(fresh as *const Slot) };
@@ -381,7 +386,8 @@ fn put_in(table: Table, address: usize, len: usize) -> (&'static Slot, bool) {
     (slot, was_free)
 }
 
-fn hash(address: usize, slots: usize) -> Option<usize> {
+/// Where a span's look-up begins in a table of so many slots.
+pub(crate) fn hash(address: usize, slots: usize) -> Option<usize> {
     let mixed = (address >> 12).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
     (slots != 0).then(|| mixed % slots)
 }

@@ -69,7 +69,7 @@ pub fn replay(ops: &[Op], defect: Option<Defect>) -> u64 {
     assert!(!alloc_core::allocate(1).is_null());
     let _pinned = Pinned::here();
     let sections = registration::sections().expect("this needs rseq");
-    assert!(shards::is_open(sections));
+    assert!(shards::open_or_create(sections));
     PLAIN.with(|plain| {
         let real = shards::current(sections).expect("pinned and open");
         alloc_core::release();

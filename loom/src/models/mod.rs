@@ -6,6 +6,7 @@
 
 mod depot;
 mod heap;
+mod huge;
 mod locks;
 mod seats;
 mod shards;
@@ -36,8 +37,11 @@ pub const ALL: &[Model] = &[
     seats::HANDOVER,
     shards::STOP,
     shards::STOP_EACH,
+    shards::STOP_CID,
     shards::RELEASE,
     shards::BIRTH,
+    huge::REBUILT,
+    huge::MOVED,
     heap::TRACTS,
     heap::OUTSIDE,
     heap::HINT,

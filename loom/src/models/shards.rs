@@ -4,6 +4,7 @@ use super::{Found, Model, on, threads};
 use crate::atomic::Ordering;
 use crate::cpu_cache::{self, drain, shards};
 use crate::depot::DEPOT;
+use crate::machine::{BLOCKS, cid_on};
 use crate::rseq::registration;
 use crate::rseq::{Index, Sections};
 use crate::shard::{HOT, Region};
@@ -14,24 +15,28 @@ use crate::{os, size_class};
 
 const CLASS: size_class::Class = 4;
 const SECTIONS: Sections = Sections { index: Index::CpuId };
+const BY_CID: Sections = Sections { index: Index::MmCid };
 const WORD: usize = size_of::<usize>();
 
 /// What init does, without a shard.
-fn start() {
+fn start(sections: Sections) {
     HOT.window.store(os::arena(), Ordering::Relaxed);
     registration::adopt(false);
-    registration::set_index(Index::CpuId);
+    registration::set_index(sections.index);
+    BLOCKS[0].area.mm_cid.store(cid_on(0), Ordering::Relaxed);
     explore_only(bytes_of(&HOT.table[0]));
     explore_only(bytes_of(&HOT.table[1]));
+    explore_only(bytes_of(&HOT.table_cid[0]));
+    explore_only(bytes_of(&HOT.table_cid[1]));
     explore_only(bytes_of(shards::raw_lock()));
 }
 
 /// The shard of processor 0, with room for two objects.
-fn open() -> &'static Region {
-    assert!(shards::is_open(SECTIONS));
-    let region = shards::current(SECTIONS).expect("it is open");
+fn open(sections: Sections) -> &'static Region {
+    assert!(shards::open_or_create(sections));
+    let region = shards::current(sections).expect("it is open");
     let end = Region::bottom_offset(CLASS) + 2 * WORD;
-    assert_eq!(SECTIONS.set_end(CLASS, region, 0, end), 0);
+    assert_eq!(sections.set_end(CLASS, region, 0, end), 0);
     // Of the region no more: no thread of the models looks at other classes.
     explore_only(bytes_of(&region.heads[CLASS]));
     region
@@ -56,13 +61,13 @@ pub fn empty(region: &Region, class: size_class::Class) -> Vec<usize> {
     objects
 }
 
-fn pop(found: &Found) {
-    let popped = SECTIONS.pop(CLASS);
+fn pop(sections: Sections, found: &Found) {
+    let popped = sections.pop(CLASS);
     found.add((popped > 0).then_some(popped as usize));
 }
 
-fn push(object: usize, found: &Found) {
-    if SECTIONS.push(CLASS, object) != 0 {
+fn push(sections: Sections, object: usize, found: &Found) {
+    if sections.push(CLASS, object) != 0 {
         found.add([object]);
     }
 }
@@ -72,7 +77,7 @@ pub const STOP: Model = Model {
     name: "stop",
     preemptions: 2,
     body: || {
-        against_sections(|found| {
+        against_sections(SECTIONS, |found| {
             let stopped = shards::while_stopped(&Patience::usual(), |regions| {
                 regions.for_each(|region| found.add(empty(region, CLASS)));
             });
@@ -85,27 +90,34 @@ pub const STOP: Model = Model {
 pub const STOP_EACH: Model = Model {
     name: "stop-each",
     preemptions: 2,
-    body: || {
-        against_sections(|found| {
-            let take = |region| found.add(empty(region, CLASS));
-            assert!(shards::stop_each(&Patience::usual(), |_| true, take));
-        });
-    },
+    body: || against_sections(SECTIONS, take_each),
 };
 
-fn against_sections(stop: fn(&Found)) {
-    start();
-    let region = open();
+/// The same, where a shard's number is no processor's: the fence has to reach them all.
+pub const STOP_CID: Model = Model {
+    name: "stop-cid",
+    preemptions: 2,
+    body: || against_sections(BY_CID, take_each),
+};
+
+fn take_each(found: &Found) {
+    let take = |region| found.add(empty(region, CLASS));
+    assert!(shards::stop_each(&Patience::usual(), |_| true, take));
+}
+
+fn against_sections(sections: Sections, stop: fn(&Found)) {
+    start(sections);
+    let region = open(sections);
     watch_slots(region, CLASS);
-    assert_eq!(SECTIONS.push(CLASS, 1), 0);
+    assert_eq!(sections.push(CLASS, 1), 0);
     let found = Found::default();
     let (one, two, three) = (found.clone(), found.clone(), found.clone());
     threads(vec![
         on(0, move || {
-            pop(&one);
-            push(2, &one);
+            pop(sections, &one);
+            push(sections, 2, &one);
         }),
-        on(0, move || push(3, &two)),
+        on(0, move || push(sections, 3, &two)),
         on(1, move || stop(&three)),
     ]);
     found.add(empty(region, CLASS));
@@ -117,8 +129,8 @@ pub const RELEASE: Model = Model {
     name: "release",
     preemptions: 2,
     body: || {
-        start();
-        let region = open();
+        start(SECTIONS);
+        let region = open(SECTIONS);
         let object = || cpu_cache::allocate(CLASS).expect("memory").address;
         let objects = [object(), object()];
         drain::drain_all();
@@ -150,7 +162,7 @@ pub const BIRTH: Model = Model {
     name: "birth",
     preemptions: 2,
     body: || {
-        start();
+        start(SECTIONS);
         // Where the arena's next mapping will lie.
         let next = os::map(os::Place::Anywhere, 0).expect("an address");
         // SAFETY: memory that nobody writes but the model.
@@ -158,18 +170,19 @@ pub const BIRTH: Model = Model {
         explore_only(bytes_of(&region.heads[CLASS]));
         threads(vec![
             on(0, || {
-                shards::is_open(SECTIONS);
+                shards::open_or_create(SECTIONS);
             }),
             on(0, || {
                 let status = SECTIONS.pop(CLASS);
                 assert!([0, crate::rseq::ABORTED].contains(&status), "{status}");
-                shards::is_open(SECTIONS);
+                shards::open_or_create(SECTIONS);
             }),
             on(1, || {
                 shards::while_stopped(&Patience::usual(), |_| ());
             }),
         ]);
+        // Not if both found it being stopped.
+        assert!(shards::open_or_create(SECTIONS), "open");
         assert_eq!(shards::regions_made(), 1, "born once");
-        assert!(shards::current(SECTIONS).is_some(), "and open");
     },
 };
