@@ -7,7 +7,8 @@
 //! the number of its set bits, none beyond its objects. V3 a slab is in the list that its fullness
 //! names, once, or in none if full. V4 a class's objects handed out add up. V5 each cached object is
 //! the start of an object of a slab of its class or a larger one, not free in the slab, and cached once.
-//! V6 stacks keep `bottom <= top <= bottom + slots_max` above a null sentinel, and ends stay below that.
+//! V6 stacks keep `bottom <= top <= bottom + slots_max` above a null sentinel, and ends stay below that. V7 the table of huge
+//! spans finds each of its entries, and its totals are theirs.
 
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::cpu_cache::{locked, while_still};
@@ -22,28 +23,105 @@ use crate::page_map;
 use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::slab::{self, SLABS};
-use crate::sync::{Guarded64, Lock, Patience, Rank};
+use crate::sync::{Guarded64, Lock, Patience, Rank, Reentered};
 use crate::units::{PAGE_BYTES, TRACT_PAGES};
 use core::fmt;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $text:literal,)*) => {
+        /// What the validator can find.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum DefectKind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl DefectKind {
+            /// All of them.
+            pub const ALL: &[DefectKind] = &[$(DefectKind::$kind),*];
+
+            /// In words.
+            pub fn text(self) -> &'static str {
+                match self {
+                    $(DefectKind::$kind => $text,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Nothing is known to be broken: a lock could not be had, in a signal handler, or from one that forks.
+    Busy = "a lock that the validator may not wait for",
+    /// Nothing is known to be broken: the walk needs a shadow of all bitmaps.
+    NoMemory = "no memory to check with",
+    /// V1: a free page, but the page map says that a slab starts there.
+    FreePageWithClass = "free page with a class",
+    /// V1: the page map and the entry of a slab name different classes.
+    ClassMismatch = "page map and slab disagree on the class",
+    /// V1: a span of one object, but the page map says that a slab starts there.
+    LargeWithClass = "large span with a class",
+    /// V1: a page that is neither free nor part of a span.
+    PageWithoutSpan = "taken page without a span",
+    /// V1: the entry of a slab says another length than its class.
+    SpanMiscounted = "slab is longer or shorter than its class's",
+    /// V1: a span reaches past the pages of its tract.
+    SpanBeyondTract = "span is longer than its tract",
+    /// V1: a page of a span can be handed out once more.
+    FreePageInSpan = "free page inside a span",
+    /// V1: a span, but the page map says that a slab starts at a page inside.
+    InnerPageWithClass = "page inside a span with a class",
+    /// V2: a bitmap names an object that the slab has no room for.
+    BitBeyondEnd = "free bit beyond the last object",
+    /// V2: the count that steers the lists is wrong.
+    FreeMiscounted = "slab's free count is not the number of its bits",
+    /// V3: a slab's own word says so.
+    ListingMismatch = "slab in a list though full, or in none though not",
+    /// V3: a slab of another class, or no slab.
+    ForeignInList = "list of a class has something else in it",
+    /// V3: a list is not the one that the slab's fullness names.
+    WrongList = "slab in the wrong list",
+    /// V3: a slab is listed twice.
+    ListTooLong = "list of a class is longer than its slabs",
+    /// V3: no list leads to the slab.
+    LostFromList = "a slab with free objects is in no list",
+    /// V4: the slabs, or the objects handed out.
+    ClassMiscounted = "a class's totals are not the sum of its slabs",
+    /// V6: more objects than the stack has slots, or fewer than none.
+    TopOutOfBounds = "top of a stack out of its bounds",
+    /// V6: a capacity that the stack has no slots for.
+    EndOutOfBounds = "end of a stack out of its bounds",
+    /// V6: the null below the first slot.
+    SentinelOverwritten = "sentinel of a stack overwritten",
+    /// V5: what the program freed was never an object.
+    CachedOutside = "cached pointer outside the heap",
+    /// V5: it lies inside an object, or is smaller than the class's objects.
+    CachedInner = "cached pointer is not an object of its class",
+    /// V5: it can be handed out by the cache and by the slab.
+    CachedAndFree = "object both cached and free in its slab",
+    /// V5: in one cache or in two.
+    CachedTwice = "object cached twice",
+    /// V7: the totals are not those of the table, or a look-up misses an entry.
+    HugeMiscounted = "table of huge spans disagrees with its totals",
+}
 
 /// The first broken invariant that was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Defect {
     /// What is broken.
-    pub what: &'static str,
+    pub what: DefectKind,
     /// The object, page or class it was seen at.
     pub at: usize,
 }
 
 impl fmt::Display for Defect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (at {:#x})", self.what, self.at)
+        write!(f, "{} (at {:#x})", self.what.text(), self.at)
     }
 }
 
 type Verdict = Result<(), Defect>;
 
-fn broken(what: &'static str, at: usize) -> Verdict {
+fn broken(what: DefectKind, at: usize) -> Verdict {
     Err(Defect { what, at })
 }
 
@@ -56,14 +134,11 @@ pub fn check() -> Verdict {
         let verdict = while_still(&mut Patience::usual(), |regions| check_held(regions))
             .unwrap_or_else(|| check_held(&mut core::iter::empty()));
         // A handler that forks on top of a holder of some lock goes first.
-        if verdict != broken(BUSY, 0) || !patience.spend() {
+        if verdict != broken(DefectKind::Busy, 0) || !patience.spend() {
             return verdict;
         }
     }
 }
-
-/// Said of a lock that could not be had: in a signal handler, or from who forks in one.
-const BUSY: &str = "a lock that the validator may not wait for";
 
 /// With the shards stopped: takes the locked shards and every slab lock, walks, releases.
 fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
@@ -75,7 +150,7 @@ fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
         Ok(guard) => Lock::forget(guard),
         Err(_) => gives_way |= !lock.is_held_here(),
     });
-    let given_way = if gives_way { broken(BUSY, 0) } else { Ok(()) };
+    let given_way = if gives_way { broken(DefectKind::Busy, 0) } else { Ok(()) };
     let verdict = given_way.and_then(|()| Walk::new()).and_then(|walk| {
         let verdict = walk.run(&mut regions.chain(locked::held_regions(held)));
         walk.end();
@@ -101,7 +176,7 @@ impl Walk {
         let tracts = PAGE_HEAP.tracts().count();
         let shadow_len = (tracts.max(1) + 1) * TRACT_PAGES * BITMAP_WORDS * 8;
         let shadow = os::map(Place::Anywhere, shadow_len)
-            .map_err(|errno| Defect { what: "no memory to check with", at: errno as usize })?;
+            .map_err(|errno| Defect { what: DefectKind::NoMemory, at: errno as usize })?;
         let zeroes = || [const { AtomicUsize::new(0) }; CLASSES];
         Ok(Walk { shadow, shadow_len, slabs: zeroes(), out: zeroes(), listed: zeroes() })
     }
@@ -122,6 +197,11 @@ impl Walk {
         for region in regions {
             self.region(region)?;
         }
+        match HUGE.find_broken() {
+            Err(Reentered) => return broken(DefectKind::Busy, 0),
+            Ok(Some(at)) => return broken(DefectKind::HugeMiscounted, at),
+            Ok(None) => {}
+        }
         let mut verdict = Ok(());
         for class in 1..CLASSES {
             DEPOT.visit(class, |objects| {
@@ -135,7 +215,7 @@ impl Walk {
 
     /// V1, V2.
     fn tract(&self, tract: &Tract) -> Verdict {
-        let Ok(_guard) = tract.lock() else { return broken(BUSY, 0) };
+        let Ok(_guard) = tract.lock() else { return broken(DefectKind::Busy, 0) };
         let mut index = HEADER_PAGES;
         while index < tract.mapped_pages() {
             let page = tract.base() + index * PAGE_BYTES;
@@ -143,20 +223,25 @@ impl Walk {
             let entry = tract.entry(index);
             match entry.kind() {
                 _ if tract.is_free(index) && class != 0 => {
-                    return broken("free page with a class", page);
+                    return broken(DefectKind::FreePageWithClass, page);
                 }
                 _ if tract.is_free(index) => index += 1,
                 Kind::Slab if class == 0 || class != entry.class.get() as Class => {
-                    return broken("page map and slab disagree on the class", page);
+                    return broken(DefectKind::ClassMismatch, page);
                 }
-                Kind::Slab => {
-                    self.slab(entry, class)?;
-                    index += CLASS[class].pages;
+                Kind::Slab if entry.pages.get() as usize != CLASS[class].pages => {
+                    return broken(DefectKind::SpanMiscounted, page);
                 }
-                Kind::Large if class != 0 => return broken("large span with a class", page),
-                Kind::Large | Kind::Deferred => index += entry.pages.get() as usize,
+                Kind::Large if class != 0 => return broken(DefectKind::LargeWithClass, page),
+                kind @ (Kind::Slab | Kind::Large | Kind::Deferred) => {
+                    if kind == Kind::Slab {
+                        self.slab(entry, class)?;
+                    }
+                    inside(tract, index, entry.pages.get() as usize)?;
+                    index += entry.pages.get() as usize;
+                }
                 Kind::None if tract.is_purging(index) => index += 1,
-                Kind::None => return broken("taken page without a span", page),
+                Kind::None => return broken(DefectKind::PageWithoutSpan, page),
             }
         }
         Ok(())
@@ -168,15 +253,15 @@ impl Walk {
         let bits: u32 = slab.bitmap()[..words].iter().map(|word| word.get().count_ones()).sum();
         let last = slab.bitmap()[words - 1].get();
         if !info.objects.is_multiple_of(64) && last >> (info.objects % 64) != 0 {
-            return broken("free bit beyond the last object", slab.page());
+            return broken(DefectKind::BitBeyondEnd, slab.page());
         }
         if bits != slab.free.get() {
-            return broken("slab's free count is not the number of its bits", slab.page());
+            return broken(DefectKind::FreeMiscounted, slab.page());
         }
         add(&self.slabs[class], 1);
         add(&self.out[class], info.objects - bits as usize);
         if (bits == 0) != (slab.bin.get() == 0) {
-            return broken("slab in a list though full, or in none though not", slab.page());
+            return broken(DefectKind::ListingMismatch, slab.page());
         }
         add(&self.listed[class], usize::from(bits != 0));
         Ok(())
@@ -188,18 +273,18 @@ impl Walk {
         for (bin, slab) in SLABS[class].partial() {
             count += 1;
             if slab.kind() != Kind::Slab || slab.class.get() as Class != class {
-                return broken("list of a class has something else in it", slab.page());
+                return broken(DefectKind::ForeignInList, slab.page());
             }
             if slab::bin_of(&CLASS[class], slab.free.get() as usize) != bin {
-                return broken("slab in the wrong list", slab.page());
+                return broken(DefectKind::WrongList, slab.page());
             }
             if count > get(&self.listed[class]) {
-                return broken("list of a class is longer than its slabs", class);
+                return broken(DefectKind::ListTooLong, class);
             }
         }
         match count == get(&self.listed[class]) {
             true => Ok(()),
-            false => broken("a slab with free objects is in no list", class),
+            false => broken(DefectKind::LostFromList, class),
         }
     }
 
@@ -207,25 +292,28 @@ impl Walk {
     fn totals(&self, class: Class) -> Verdict {
         match SLABS[class].totals() == (get(&self.slabs[class]), get(&self.out[class])) {
             true => Ok(()),
-            false => broken("a class's totals are not the sum of its slabs", class),
+            false => broken(DefectKind::ClassMiscounted, class),
         }
     }
 
     /// V6, and V5 for its objects.
     fn region(&self, region: &Region) -> Verdict {
-        for (class, info) in CLASS.iter().enumerate().skip(1) {
+        for class in 1..CLASSES {
             let bottom = region.bottom(class) as *const usize;
             let len = region.len(class);
-            if len > info.slots_max {
-                return broken("top of a stack out of its bounds", class);
+            let head = &region.heads[class];
+            // Ordering: Relaxed, for both: the region is stopped or locked.
+            if !is_slot(head.top.load(Ordering::Relaxed), class) {
+                return broken(DefectKind::TopOutOfBounds, class);
             }
-            if region.capacity(class) > info.slots_max {
-                return broken("end of a stack out of its bounds", class);
+            let end = head.end.load(Ordering::Relaxed); // Ordering: Relaxed, as above.
+            if end != 0 && !is_slot(end, class) {
+                return broken(DefectKind::EndOutOfBounds, class);
             }
             // SAFETY: V6 was just checked: the slots are in the region, which is stopped or locked.
             let slots = unsafe { core::slice::from_raw_parts(bottom, len + 1) };
             if slots[0] != 0 {
-                return broken("sentinel of a stack overwritten", class);
+                return broken(DefectKind::SentinelOverwritten, class);
             }
             for &object in slots[1..].iter().filter(|&&object| object != 0) {
                 self.cached(object, class)?;
@@ -244,13 +332,13 @@ impl Walk {
             return Ok(()); // Allocated apart, freed by its class.
         }
         let Some(slab) = PAGE_HEAP.entry_at(object) else {
-            return broken("cached pointer outside the heap", object);
+            return broken(DefectKind::CachedOutside, object);
         };
         let Some(bit) = slab::index_of(slab, real, object).filter(|_| real >= class) else {
-            return broken("cached pointer is not an object of its class", object);
+            return broken(DefectKind::CachedInner, object);
         };
         if slab.bitmap()[bit / 64].get() >> (bit % 64) & 1 == 1 {
-            return broken("object both cached and free in its slab", object);
+            return broken(DefectKind::CachedAndFree, object);
         }
         let tract = PAGE_HEAP.tract_at(object).map_or(0, Tract::index);
         let word =
@@ -258,11 +346,38 @@ impl Walk {
         // SAFETY: the shadow has a bitmap for each page of each tract.
         let seen = unsafe { &*(self.shadow as *const Guarded64).add(word) };
         if seen.get() >> (bit % 64) & 1 == 1 {
-            return broken("object cached twice", object);
+            return broken(DefectKind::CachedTwice, object);
         }
         seen.set(seen.get() | 1 << (bit % 64));
         Ok(())
     }
+}
+
+/// V1, of the pages of a span: the tract has them, and all but the first are nothing of their own.
+fn inside(tract: &Tract, first: usize, pages: usize) -> Verdict {
+    let at = |index| tract.base() + index * PAGE_BYTES;
+    let end = first + pages;
+    if pages == 0 || end > tract.mapped_pages() {
+        return broken(DefectKind::SpanBeyondTract, at(first));
+    }
+    for index in first + 1..end {
+        if tract.is_free(index) {
+            return broken(DefectKind::FreePageInSpan, at(index));
+        }
+        if page_map::class_at(at(index)) != 0 {
+            return broken(DefectKind::InnerPageWithClass, at(index));
+        }
+    }
+    Ok(())
+}
+
+/// V6: whether `offset` is that of the sentinel or of a slot of `class`.
+fn is_slot(offset: u32, class: Class) -> bool {
+    let above = (offset as usize).checked_sub(Region::bottom_offset(class));
+    let is_whole = |above: usize| above.is_multiple_of(size_of::<usize>());
+    above.is_some_and(|above| {
+        is_whole(above) && above / size_of::<usize>() <= CLASS[class].slots_max
+    })
 }
 
 fn add(sum: &AtomicUsize, value: usize) {

@@ -46,7 +46,7 @@ pub mod sync;
 mod token_bucket;
 pub mod units;
 
-pub use check::{Defect, check};
+pub use check::{Defect, DefectKind, check};
 pub use config::{Origin, Setting, Value, settings};
 pub use engine::init::report;
 pub use engine::{

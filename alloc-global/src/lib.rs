@@ -17,8 +17,8 @@
 use core::alloc::{GlobalAlloc, Layout};
 
 pub use alloc_core::{
-    Defect, Mode, ModeReason, Origin, Report, Setting, Stats, Value, check, release, report,
-    settings, stats,
+    Defect, DefectKind, Mode, ModeReason, Origin, Report, Setting, Stats, Value, check, release,
+    report, settings, stats,
 };
 
 /// The allocator: `#[global_allocator] static GLOBAL: RsAlloc = RsAlloc;`.

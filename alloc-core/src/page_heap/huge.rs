@@ -230,11 +230,26 @@ impl HugeSpans {
         (self.live.get() + count, self.bytes.get() + bytes)
     }
 
-    /// How often the table has been replaced, for tests.
+    /// For the validator: an entry that a look-up misses, or the table if its entries are not what the totals say.
+    pub fn find_broken(&self) -> Result<Option<usize>, Reentered> {
+        let _guard = self.lock()?;
+        // Ordering: Relaxed, the lock orders it.
+        let at = self.table.load(Ordering::Relaxed);
+        let (mut live, mut bytes) = (0, 0);
+        for slot in table_at(at).iter().filter(|slot| slot.address() > TOMBSTONE) {
+            if self.find(slot.address()).is_none_or(|found| !core::ptr::eq(found, slot)) {
+                return Ok(Some(slot.address()));
+            }
+            (live, bytes) = (live + 1, bytes + slot.len());
+        }
+        Ok(((live, bytes) != (self.live.get(), self.bytes.get())).then_some(at))
+    }
+
+    /// Address of the table's mapping, for tests.
     #[doc(hidden)]
-    pub fn generation(&self) -> usize {
+    pub fn table(&self) -> usize {
         // Ordering: Relaxed, a number that stands alone.
-        self.generation.load(Ordering::Relaxed)
+        self.table.load(Ordering::Relaxed)
     }
 
     /// The lock, for fork.

@@ -9,6 +9,7 @@ use crate::page_heap::{entry::Kind, tract::{HEADER_PAGES, Tract}};
 use crate::page_map;
 use crate::publish::{BLOCK_BYTES, publish_stats};
 use crate::shard::HOT;
+use crate::size_class::{CLASS as CLASS_INFO, class_of};
 use crate::slab;
 use crate::stats::{Stats, stats};
 use crate::units::{MAGAZINE_MAX, PAGE_BYTES, TRACT_BYTES};
@@ -162,6 +163,33 @@ pub const PAGE_MAP: Model = Model {
         ]);
         let cached = DEPOT.magazines(CLASS);
         assert_eq!(slab::SLABS[CLASS].totals().1, cached);
+    },
+};
+
+/// A slab goes back to the page heap while another thread takes one, perhaps of the same page.
+pub const PAGE_MAP_RELEASE: Model = Model {
+    name: "page-map-end",
+    preemptions: 3,
+    body: || {
+        // One object in a slab of one page: it never stays.
+        let class = class_of(PAGE_BYTES);
+        assert_eq!((CLASS_INFO[class].objects, CLASS_INFO[class].pages), (1, 1));
+        start(true, &[os::arena()]);
+        explore_only(bytes_of(&HOT.pages));
+        let mut one = [0];
+        assert_eq!(slab::take(class, &mut one).expect("no handler").count, 1);
+        threads(vec![
+            on(0, move || assert_eq!(slab::put(&one), 1)),
+            on(1, || {
+                let mut other = [0];
+                assert_eq!(slab::take(CLASS, &mut other).expect("no handler").count, 1);
+                assert_eq!(page_map::class_at(other[0]), CLASS, "a slab's page has its class");
+            }),
+        ]);
+        let slabs = PAGE_HEAP.tracts().flat_map(|tract| {
+            (HEADER_PAGES..PAGES).map(|page| page_map::class_at(tract.base() + page * PAGE_BYTES))
+        });
+        assert!(slabs.filter(|&class| class != 0).eq([CLASS]), "and no other page has one");
     },
 };
 

@@ -34,9 +34,9 @@ fn acquire_aside(len: usize) -> usize {
 fn rebuild(times: usize) {
     let mut left = times;
     while left > 0 {
-        let before = HUGE.generation();
+        let before = HUGE.table();
         HUGE.release(acquire(OTHER));
-        left -= usize::from(HUGE.generation() != before);
+        left -= usize::from(HUGE.table() != before);
     }
 }
 

@@ -35,10 +35,12 @@ pub const ALL: &[Model] = &[
     seats::CLOSED,
     seats::HANDLER,
     seats::HANDOVER,
+    seats::CLOSED_ABOVE,
     shards::STOP,
     shards::STOP_EACH,
     shards::STOP_CID,
     shards::RELEASE,
+    shards::RELEASE_ABOVE,
     shards::BIRTH,
     huge::REBUILT,
     huge::MOVED,
@@ -47,6 +49,7 @@ pub const ALL: &[Model] = &[
     heap::HINT,
     heap::DEFERRED,
     heap::PAGE_MAP,
+    heap::PAGE_MAP_RELEASE,
     heap::REPORT,
 ];
 

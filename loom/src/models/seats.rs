@@ -106,6 +106,36 @@ pub const HANDLER: Model = Model {
     },
 };
 
+/// A handler on top of the owner closes all seats, its own too, and takes what is there.
+pub const CLOSED_ABOVE: Model = Model {
+    name: "seat-above",
+    preemptions: 3,
+    body: || {
+        start();
+        let found = Found::default();
+        ABOVE.set(found.clone());
+        machine::handle(OWNER, || {
+            ABOVE.with_borrow(|found| {
+                let closed = seats::while_closed(&mut Patience::usual(), |regions| {
+                    regions.for_each(|region| found.add(shards::empty(region, CLASS)));
+                });
+                assert!(closed.is_some());
+            });
+        });
+        let one = found.clone();
+        threads(vec![
+            on(0, move || {
+                pop(&one);
+                push(2, &one);
+                pop(&one);
+            }),
+            on(1, || machine::signal(OWNER)),
+        ]);
+        drain(&found);
+        assert_eq!(found.sorted(), [1, 2]);
+    },
+};
+
 /// Another thread wants a region, and takes the owner's if that one does nothing between two looks.
 pub const HANDOVER: Model = Model {
     name: "seat-handover",

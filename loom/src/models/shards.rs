@@ -4,7 +4,7 @@ use super::{Found, Model, on, threads};
 use crate::atomic::Ordering;
 use crate::cpu_cache::{self, drain, shards};
 use crate::depot::DEPOT;
-use crate::machine::{BLOCKS, cid_on};
+use crate::machine::{self, BLOCKS, cid_on};
 use crate::rseq::registration;
 use crate::rseq::{Index, Sections};
 use crate::shard::{HOT, Region};
@@ -154,6 +154,40 @@ pub const RELEASE: Model = Model {
         assert!(held[0] != held[1], "given out twice");
         drain::drain_all();
         assert_eq!((before, SLABS[CLASS].totals().1), (2, 2), "objects of the slabs");
+    },
+};
+
+/// A handler, anywhere on top of the engine's own free and allocate, releases everything.
+pub const RELEASE_ABOVE: Model = Model {
+    name: "release-above",
+    preemptions: 1,
+    body: || {
+        start(SECTIONS);
+        let region = open(SECTIONS);
+        let object = || cpu_cache::allocate(CLASS).expect("memory").address;
+        let objects = [object(), object(), object()];
+        drain::drain_all();
+        let end = Region::bottom_offset(CLASS) + 2 * WORD;
+        assert_eq!(SECTIONS.set_end(CLASS, region, 0, end), 0);
+        assert_eq!(SECTIONS.push(CLASS, objects[0]), 0);
+        machine::handle(1, || {
+            drain::drain_all();
+        });
+        let found = Found::default();
+        let kept = found.clone();
+        threads(vec![
+            on(0, move || {
+                cpu_cache::free(CLASS, objects[1]);
+                cpu_cache::free(CLASS, objects[2]);
+                kept.add([0; 2].map(|_| cpu_cache::allocate(CLASS).expect("memory").address));
+            }),
+            on(1, || machine::signal(1)),
+        ]);
+        let held = found.sorted();
+        assert!(held[0] != held[1], "given out twice");
+        drain::drain_all();
+        drain::drain_all();
+        assert_eq!(SLABS[CLASS].totals().1, 2, "objects of the slabs");
     },
 };
 

@@ -53,6 +53,24 @@ pub const DEFECTS: &[Defect] = &[
         changes: &[("then_some(shard as u32)", "then_some(shard as u32 ^ u32::from(BAD))")],
     },
     Defect {
+        name: "cid-for-a-cpu",
+        model: "stop-cid",
+        file: "cpu_cache/shards.rs",
+        changes: &[(
+            "(registration::index() == Index::CpuId)",
+            "(BAD || registration::index() == Index::CpuId)",
+        )],
+    },
+    Defect {
+        name: "rest-forgotten",
+        model: "release-above",
+        file: "cpu_cache/drain.rs",
+        changes: &[(
+            "DEPOT.put_unbounded(class, magazine);",
+            "if !BAD { DEPOT.put_unbounded(class, magazine); }",
+        )],
+    },
+    Defect {
         name: "unlock-relaxed",
         model: "lock-futex",
         file: "sync/mod.rs",
@@ -164,6 +182,87 @@ pub const DEFECTS: &[Defect] = &[
         )],
     },
     Defect {
+        name: "own-seat-taken",
+        model: "seat-above",
+        file: "cpu_cache/seats.rs",
+        changes: &[("            return over();", "            return BAD || over();")],
+    },
+    Defect {
+        name: "hit-believed",
+        model: "huge",
+        file: "page_heap/huge.rs",
+        changes: &[(
+            "if self.generation.load(Ordering::Relaxed) == generation {",
+            "if (BAD && len.is_some()) || self.generation.load(Ordering::Relaxed) == generation {",
+        )],
+    },
+    Defect {
+        name: "generation-kept",
+        model: "huge",
+        file: "page_heap/huge.rs",
+        changes: &[(
+            "self.generation.fetch_add(1, Ordering::Release);",
+            "self.generation.fetch_add(usize::from(!BAD), Ordering::Release);",
+        )],
+    },
+    Defect {
+        name: "generation-relaxed",
+        model: "huge",
+        file: "page_heap/huge.rs",
+        changes: &[(
+            ", Ordering::Release);\n        // Ordering: Release, pairs with the fence",
+            ", if BAD { Ordering::Relaxed } else { Ordering::Release });\n        // Ordering: Release, pairs with the fence",
+        )],
+    },
+    Defect {
+        name: "rebuild-unfenced",
+        model: "huge",
+        file: "page_heap/huge.rs",
+        changes: &[("fence(Ordering::Release);", "if !BAD { fence(Ordering::Release); }")],
+    },
+    Defect {
+        name: "look-unfenced",
+        model: "huge",
+        file: "page_heap/huge.rs",
+        changes: &[("fence(Ordering::Acquire);", "if !BAD { fence(Ordering::Acquire); }")],
+    },
+    Defect {
+        name: "one-look-aside",
+        model: "huge-aside",
+        file: "page_heap/aside.rs",
+        changes: &[(
+            "(again & !MOVING == address).then_some(",
+            "(BAD || again & !MOVING == address).then_some(",
+        )],
+    },
+    Defect {
+        name: "aside-len-relaxed",
+        model: "huge-aside",
+        file: "page_heap/aside.rs",
+        changes: &[(
+            "made.len.store(len, Ordering::Release)",
+            "made.len.store(len, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+        )],
+    },
+    Defect {
+        name: "aside-count-relaxed",
+        model: "huge-aside",
+        file: "page_heap/aside.rs",
+        changes: &[(
+            "count.fetch_sub(1, Ordering::Release)",
+            "count.fetch_sub(1, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+        )],
+    },
+    Defect {
+        name: "cleared-aside-first",
+        model: "huge-aside",
+        file: "page_heap/aside.rs",
+        changes: &[(
+            "            // Ordering: Relaxed, the claim acquired it.\n",
+            "            if BAD { made.address.store(0, Ordering::Release); }\n",
+        )],
+    },
+    Defect {
         name: "tract-relaxed",
         model: "tracts",
         file: "page_heap/growth.rs",
@@ -213,6 +312,21 @@ pub const DEFECTS: &[Defect] = &[
             "page_map::set_class_at(span.address, class);",
             "if !BAD { page_map::set_class_at(span.address, class); }",
         )],
+    },
+    Defect {
+        name: "class-kept-longer",
+        model: "page-map-end",
+        file: "slab/mod.rs",
+        changes: &[
+            (
+                "    page_map::set_class_at(page, 0);\n",
+                "    if !BAD { page_map::set_class_at(page, 0); }\n",
+            ),
+            (
+                "    unsafe { PAGE_HEAP.release(page) };\n",
+                "    unsafe { PAGE_HEAP.release(page) };\n    if BAD { page_map::set_class_at(page, 0); }\n",
+            ),
+        ],
     },
     Defect {
         name: "report-relaxed",

@@ -1,0 +1,305 @@
+//! The validator names each kind of damage: a heap is damaged on purpose, in a process of its own, and looked at.
+
+#[path = "support/modes.rs"]
+#[allow(dead_code, reason = "shared by tests that use other parts of it")]
+mod modes;
+
+use alloc_core::depot::DEPOT;
+use alloc_core::page_heap::PAGE_HEAP;
+use alloc_core::page_heap::entry::{Kind, PageEntry};
+use alloc_core::page_heap::huge::HUGE;
+use alloc_core::page_heap::tract::{HEADER_PAGES, Tract};
+use alloc_core::page_map;
+use alloc_core::shard::Region;
+use alloc_core::size_class::{CLASS, Class, class_of};
+use alloc_core::slab::SLABS;
+use alloc_core::units::{PAGE_BYTES, TRACT_PAGES};
+use alloc_core::{Defect, DefectKind, allocate, check, cpu_cache, free};
+use modes::{MODES, in_modes};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(120);
+const WORD: usize = size_of::<usize>();
+/// 42 objects in a slab of one page.
+const SIZE: usize = 1500;
+const LARGE: usize = 300_000;
+const HUGE_SIZE: usize = 40 << 20;
+
+fn main() {
+    let cases = MODES.into_iter().filter(|case| ["libc", "atomic"].contains(&case.name));
+    in_modes(&cases.collect::<Vec<_>>(), LIMIT, |case| {
+        case.confirm();
+        let mut wrong = 0;
+        for &kind in DefectKind::ALL {
+            for (number, damage) in damages(kind).iter().enumerate() {
+                let verdict = in_a_child(|| {
+                    let heap = Heap::new();
+                    assert_eq!(check(), Ok(()), "before");
+                    damage(&heap);
+                    check()
+                });
+                if verdict != Some(kind) {
+                    eprintln!("{kind:?}, damage {number}: the validator says {verdict:?}");
+                    wrong += 1;
+                }
+            }
+        }
+        assert_eq!(wrong, 0, "of the damaged heaps are called something else");
+        assert_eq!(check(), Ok(()));
+    });
+}
+
+/// What the validator finds in a child of fork.
+fn in_a_child(f: impl FnOnce() -> Result<(), Defect>) -> Option<DefectKind> {
+    let number = |kind| DefectKind::ALL.iter().position(|&other| other == kind);
+    // SAFETY: one thread runs; the child ends without its parent's destructors.
+    unsafe {
+        match libc::fork() {
+            0 => {
+                std::panic::set_hook(Box::new(|info| {
+                    eprintln!("{info}");
+                    libc::_exit(255);
+                }));
+                let found = f().err().and_then(|defect| number(defect.what));
+                libc::_exit(found.map_or(254, |number| number as i32))
+            }
+            child => {
+                let mut status = 0;
+                assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+                assert!(libc::WIFEXITED(status), "{status:#x}");
+                DefectKind::ALL.get(libc::WEXITSTATUS(status) as usize).copied()
+            }
+        }
+    }
+}
+
+/// A sound heap with one slab of the class in use, a large and a huge span, and empty caches.
+struct Heap {
+    class: Class,
+    objects: Vec<usize>,
+    slab: &'static PageEntry,
+    large: usize,
+    huge: usize,
+    region: &'static Region,
+}
+
+impl Heap {
+    fn new() -> Heap {
+        let class = class_of(SIZE);
+        assert_eq!((CLASS[class].objects, CLASS[class].pages), (42, 1));
+        let objects: Vec<_> = (0..4).map(|_| allocate(SIZE) as usize).collect();
+        let (large, huge) = (allocate(LARGE) as usize, allocate(HUGE_SIZE) as usize);
+        alloc_core::release();
+        let slab = PAGE_HEAP.entry_at(objects[0]).expect("an object");
+        assert_eq!((slab.free.get(), SLABS[class].totals()), (38, (1, 4)));
+        let region = cpu_cache::regions().next().expect("of the shard that served the objects");
+        Heap { class, objects, slab, large, huge, region }
+    }
+
+    fn large(&self) -> &'static PageEntry {
+        PAGE_HEAP.entry_at(self.large).expect("a span")
+    }
+
+    /// The tract of the large span, and the number of its first page.
+    fn large_page(&self) -> (&'static Tract, usize) {
+        let tract = PAGE_HEAP.tract_at(self.large).expect("a span");
+        (tract, (self.large - tract.base()) / PAGE_BYTES)
+    }
+
+    fn free_bits(&self) -> u64 {
+        self.slab.bitmap()[0].get()
+    }
+
+    /// An object that the slab has.
+    fn free_object(&self) -> usize {
+        self.slab.page() + self.free_bits().trailing_zeros() as usize * CLASS[self.class].size
+    }
+
+    /// Takes `count` objects out of the slab, behind the back of its class.
+    fn steal(&self, count: u32) {
+        for _ in 0..count {
+            self.slab.bitmap()[0].set(self.free_bits() & (self.free_bits() - 1));
+        }
+        self.slab.free.set(self.slab.free.get() - count);
+    }
+
+    /// Puts a word on top of a class's stack.
+    fn cache(&self, class: Class, word: usize) {
+        let top = &self.region.heads[class].top;
+        let slot = top.load(Ordering::Relaxed) as usize + WORD;
+        // SAFETY: a slot of the region, which no other thread uses.
+        unsafe { (self.region.at(slot) as *mut usize).write(word) };
+        top.store(slot as u32, Ordering::Relaxed);
+    }
+
+    fn set_top(&self, slots: isize, bytes: isize) {
+        let top = Region::bottom_offset(self.class) as isize + slots * WORD as isize + bytes;
+        self.region.heads[self.class].top.store(top as u32, Ordering::Relaxed);
+    }
+
+    fn set_end(&self, slots: isize, bytes: isize) {
+        let end = Region::bottom_offset(self.class) as isize + slots * WORD as isize + bytes;
+        self.region.heads[self.class].end.store(end as u32, Ordering::Relaxed);
+    }
+
+    fn slots_max(&self) -> isize {
+        CLASS[self.class].slots_max as isize
+    }
+
+    /// The words of the huge span's entry: address and length.
+    fn huge_entry(&self) -> *mut usize {
+        let mut word = HUGE.table() as *mut usize;
+        // SAFETY: the table has the span.
+        unsafe {
+            while word.read() != self.huge {
+                word = word.add(1);
+            }
+        }
+        word
+    }
+}
+
+/// A page that is free.
+fn free_page() -> usize {
+    let tract = PAGE_HEAP.tracts().next().expect("a tract");
+    let index = (HEADER_PAGES..TRACT_PAGES).find(|&index| tract.is_free(index));
+    tract.base() + index.expect("a free page") * PAGE_BYTES
+}
+
+fn entry_address(entry: &PageEntry) -> usize {
+    std::ptr::from_ref(entry) as usize
+}
+
+type Damage = fn(&Heap);
+
+/// How heaps come by each kind of defect: at least one way.
+fn damages(kind: DefectKind) -> &'static [Damage] {
+    match kind {
+        DefectKind::Busy => &[|_| {
+            let tract = PAGE_HEAP.tracts().next().expect("a tract");
+            std::mem::forget(tract.lock());
+        }],
+        DefectKind::NoMemory => &[|_| {
+            let limit = libc::rlimit { rlim_cur: 4096, rlim_max: 4096 };
+            // SAFETY: a live struct.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) }, 0);
+        }],
+        DefectKind::FreePageWithClass => &[|_| page_map::set_class_at(free_page(), 3)],
+        DefectKind::ClassMismatch => &[
+            |heap| page_map::set_class_at(heap.slab.page(), heap.class + 1),
+            |heap| page_map::set_class_at(heap.slab.page(), 0),
+            |heap| heap.slab.class.set(heap.class as u32 - 1),
+        ],
+        DefectKind::LargeWithClass => &[|heap| page_map::set_class_at(heap.large, 3)],
+        DefectKind::PageWithoutSpan => &[
+            |heap| heap.large().set_kind(Kind::None),
+            |heap| heap.slab.set_kind(Kind::None),
+            |heap| heap.large().pages.set(heap.large().pages.get() - 1),
+        ],
+        DefectKind::SpanMiscounted => &[|heap| heap.slab.pages.set(2)],
+        DefectKind::SpanBeyondTract => {
+            &[|heap| heap.large().pages.set(TRACT_PAGES as u32), |heap| heap.large().pages.set(0)]
+        }
+        DefectKind::FreePageInSpan => &[
+            |heap| {
+                let (tract, first) = heap.large_page();
+                tract.put(first + 1, 1, false);
+            },
+            |heap| heap.large().pages.set(heap.large().pages.get() + 1),
+        ],
+        DefectKind::InnerPageWithClass => {
+            &[|heap| page_map::set_class_at(heap.large + PAGE_BYTES, 3)]
+        }
+        DefectKind::BitBeyondEnd => &[|heap| heap.slab.bitmap()[0].set(heap.free_bits() | 1 << 42)],
+        DefectKind::FreeMiscounted => &[
+            |heap| heap.slab.free.set(37),
+            |heap| heap.slab.bitmap()[0].set(heap.free_bits() & (heap.free_bits() - 1)),
+        ],
+        DefectKind::ListingMismatch => &[|heap| heap.slab.bin.set(0)],
+        DefectKind::ForeignInList => &[|heap| {
+            let other = allocate(3000) as usize;
+            alloc_core::release();
+            let other = PAGE_HEAP.entry_at(other).expect("an object");
+            heap.slab.next.set(entry_address(other));
+        }],
+        DefectKind::WrongList => &[|heap| heap.steal(20)],
+        DefectKind::ListTooLong => &[|heap| heap.slab.next.set(entry_address(heap.slab))],
+        DefectKind::LostFromList => &[|heap| {
+            // Two slabs that lack as many objects.
+            let more: Vec<_> = (0..80).map(|_| allocate(SIZE) as usize).collect();
+            alloc_core::release();
+            let is_first = |object: &usize| object / PAGE_BYTES == heap.objects[0] / PAGE_BYTES;
+            let (first, second): (Vec<usize>, Vec<usize>) = more.into_iter().partition(is_first);
+            for &object in first[..5].iter().chain(&second[..5]) {
+                // SAFETY: live, each once.
+                unsafe { free(object as *mut u8) };
+            }
+            alloc_core::release();
+            assert_eq!(check(), Ok(()), "before");
+            let listed: Vec<_> = SLABS[heap.class].partial().collect();
+            assert!(listed.len() == 2 && listed[0].0 == listed[1].0, "one list");
+            listed[0].1.next.set(0);
+        }],
+        DefectKind::ClassMiscounted => &[|heap| heap.steal(1)],
+        DefectKind::TopOutOfBounds => &[
+            |heap| heap.set_top(heap.slots_max() + 1, 0),
+            |heap| heap.set_top(-1, 0),
+            |heap| heap.set_top(1, 4),
+        ],
+        DefectKind::EndOutOfBounds => &[
+            |heap| heap.set_end(heap.slots_max() + 1, 0),
+            |heap| heap.set_end(-1, 0),
+            |heap| heap.set_end(1, 4),
+        ],
+        DefectKind::SentinelOverwritten => &[|heap| {
+            // SAFETY: a word of the region, which no other thread uses.
+            unsafe { (heap.region.bottom(heap.class) as *mut usize).write(heap.objects[0]) };
+        }],
+        DefectKind::CachedOutside => &[
+            |heap| heap.cache(heap.class, 0x1000),
+            |heap| {
+                assert!(DEPOT.put_unbounded(heap.class, &[0x1000]));
+            },
+        ],
+        DefectKind::CachedInner => &[
+            |heap| heap.cache(heap.class, heap.objects[0] + 8),
+            // Too small for what it would be handed out as.
+            |heap| heap.cache(heap.class + 1, heap.objects[0]),
+            |heap| assert!(DEPOT.put_unbounded(heap.class, &[heap.objects[0] + 8])),
+            |heap| heap.cache(heap.class, heap.large),
+        ],
+        DefectKind::CachedAndFree => &[
+            |heap| heap.cache(heap.class, heap.free_object()),
+            |heap| assert!(DEPOT.put_unbounded(heap.class, &[heap.free_object()])),
+        ],
+        DefectKind::CachedTwice => &[
+            |heap| (0..2).for_each(|_| heap.cache(heap.class, heap.objects[0])),
+            |heap| {
+                heap.cache(heap.class, heap.objects[0]);
+                heap.cache(heap.class, heap.objects[1]);
+                heap.cache(heap.class - 1, heap.objects[0]);
+            },
+            |heap| {
+                heap.cache(heap.class, heap.objects[0]);
+                assert!(DEPOT.put_unbounded(heap.class, &[heap.objects[1], heap.objects[0]]));
+            },
+            |heap| assert!(DEPOT.put_unbounded(heap.class, &[heap.objects[0]; 2])),
+            |heap| {
+                (0..2).for_each(|_| assert!(DEPOT.put_unbounded(heap.class, &heap.objects[..1])));
+            },
+        ],
+        DefectKind::HugeMiscounted => &[
+            // SAFETY: words of the table's memory; no other thread runs.
+            |heap| unsafe { *heap.huge_entry().add(1) += PAGE_BYTES },
+            // SAFETY: as above.
+            |heap| unsafe { heap.huge_entry().write(1) },
+            |heap| {
+                let more: Vec<_> = (0..5).map(|_| allocate(HUGE_SIZE) as usize).collect();
+                assert!(!more.contains(&0));
+                // SAFETY: as above.
+                unsafe { *heap.huge_entry() += PAGE_BYTES };
+            },
+        ],
+    }
+}
