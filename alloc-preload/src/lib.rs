@@ -15,6 +15,8 @@
 extern crate std;
 
 mod c_abi;
+#[cfg(target_arch = "x86_64")]
+mod clone;
 #[cfg(feature = "counters")]
 mod counters;
 #[cfg(target_arch = "x86_64")]

@@ -2,10 +2,11 @@
 //!
 //! Promises: every function of [`Sections`] either commits whole or changes nothing and says why; no
 //! retry happens here. Called by cpu_cache and init; calls asm and os. `abi` mirrors the kernel,
-//! `registration` decides the mode, `vfork` closes the sections for a while, `emulated` is the plain twin.
+//! `registration` decides the mode, `keys` has a thread undo it, `vfork` closes the sections for a while, `emulated` is the plain twin.
 
 pub mod abi;
 pub mod emulated;
+mod keys;
 pub mod registration;
 pub mod vfork;
 

@@ -7,10 +7,10 @@
 //! I1. Shards are born (a table entry of `HOT` is not 0) only after `rsalloc_rseq_offset` names an area
 //!     that is registered or says by its `cpu_id` that it is not.
 //! I2. A thread's own area is registered at most once in its life and unregistered before its memory
-//!     goes (pthread key destructor), never again after that.
+//!     goes (pthread key destructor, see keys), never again after that.
 
 use super::abi::{self, AREA_LEN, Area, RseqError};
-use super::{Index, Sections};
+use super::{Index, Sections, keys, vfork};
 use crate::asm;
 use crate::atomic::{AtomicU32, Ordering};
 use crate::os;
@@ -55,11 +55,11 @@ pub fn adopt(forced_atomic: bool) -> Adoption {
 }
 
 fn adopt_own() -> (Mode, ModeReason) {
-    let mut key = 0;
-    // SAFETY: the destructor is a function of this library, which is never unloaded.
-    if unsafe { libc::pthread_key_create(&raw mut key, Some(thread_exit)) } != 0 {
+    // glibc unmaps a thread's memory when the kernel says that the thread is gone. musl's threads unmap their own.
+    let order = if cfg!(target_env = "gnu") { keys::Order::Any } else { keys::Order::Last };
+    let Some(key) = keys::create(order, thread_exit) else {
         return (Mode::Atomic, ModeReason::ForeignRegistration);
-    }
+    };
     // Ordering: Relaxed, init publishes it with the mode.
     KEY.store(key, Ordering::Relaxed);
     match register_thread() {
@@ -109,6 +109,9 @@ pub fn set_index(index: Index) {
 /// Makes the calling thread one that has a shard, if that is possible: registers it.
 #[cold]
 pub fn arrive(sections: Sections) -> bool {
+    if are_areas_hidden() && !vfork::show_now_and_then() {
+        return false;
+    }
     // Ordering: Relaxed, a constant by now.
     let own = MODE.load(Ordering::Relaxed) == Mode::RseqOwn as u32;
     match current_index(sections.index) {
@@ -168,18 +171,47 @@ fn set_area_offset(offset: isize) {
 
 fn store_area_offset(offset: isize) {
     // SAFETY: as in `area_offset`.
-    // Ordering: Relaxed. By init, published by the mode. Later: who must not see the
-    // area, a child of vfork, comes from the calling thread; who still sees another one is right too.
-    unsafe { asm::sections::rsalloc_rseq_offset.store(offset, Ordering::Relaxed) };
+    // Ordering: SeqCst, see vfork I2. A child, which must not see the area, comes from the calling thread;
+    // a thread that still sees the other one is right too. By init, published by the mode.
+    unsafe { asm::sections::rsalloc_rseq_offset.store(offset, Ordering::SeqCst) };
+}
+
+/// What the areas are hidden behind, see [`vfork`]: one is as good as the other, but they differ.
+#[derive(Clone, Copy)]
+pub(super) enum Hidden {
+    /// By the parent of a child.
+    Fresh,
+    /// By a thread that looks whether a child is left.
+    Settled,
+}
+
+impl Hidden {
+    fn offset(self) -> isize {
+        asm::never_registered_offset() + size_of::<Area>() as isize * self as isize
+    }
 }
 
 /// Hides every thread's area from sections that start now, the calling thread's own ones included: they
-/// have no shard. Undone by [`show_areas`].
-pub(super) fn hide_areas() {
-    store_area_offset(asm::never_registered_offset());
+/// have no shard.
+pub(super) fn hide_areas(hidden: Hidden) {
+    store_area_offset(hidden.offset());
 }
 
-/// The opposite of [`hide_areas`].
+/// Whether the areas are hidden.
+pub(super) fn are_areas_hidden() -> bool {
+    area_offset() != adopted_offset()
+}
+
+/// Shows the areas, if they are hidden as [`Hidden::Settled`]; whether they were.
+pub(super) fn show_settled_areas() -> bool {
+    let (settled, shown) = (Hidden::Settled.offset(), adopted_offset());
+    // SAFETY: as in `area_offset`.
+    let offset = unsafe { &asm::sections::rsalloc_rseq_offset };
+    // Ordering: SeqCst, see vfork I2; Relaxed on failure reads nothing.
+    offset.compare_exchange(settled, shown, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+}
+
+/// Shows the areas; for a process without other threads and without children.
 pub(super) fn show_areas() {
     store_area_offset(adopted_offset());
 }
@@ -223,7 +255,7 @@ mod life {
 /// The word behind the calling thread's own area.
 fn life_word() -> &'static AtomicU32 {
     let area = area_at(asm::own_area_offset());
-    // SAFETY: the assembly reserves 96 bytes: the area, this word, more. 'static is as long as the thread
+    // SAFETY: the assembly reserves 128 bytes: the area, this word, more. 'static is as long as the thread
     // runs, and the reference does not leave it.
     unsafe { &*area.add(1).cast::<AtomicU32>() }
 }

@@ -1,9 +1,10 @@
-//! The positive control: deliberate defects in the victim's copy of the descriptors.
+//! The positive control: deliberate defects in the victim's copy of the descriptors, and in what unwinders read.
 //!
 //! Promises to fail unless every defect of every section is seen, by the check that is there for it.
-//! The defects are written into the running victim, so the library that is tested is the one that is
+//! Those of the descriptors are written into the running victim, so the library that is tested is the one that is
 //! shipped. Called by `sweep --control`; calls `tracer`.
 
+use super::frames::Frames;
 use super::sections::{ABORT_IP, POST_COMMIT_OFFSET, Section};
 use super::tracer::{self, Outcome, Patch, Trap, Word};
 use super::{ENVIRONMENTS, Subject, Treatment, lint};
@@ -49,7 +50,7 @@ const DEFECTS: &[Defect] = &[
 
 /// Runs every defect on every section.
 pub fn main(subject: &Subject) -> anyhow::Result<()> {
-    let mut blind = Vec::new();
+    let mut blind = without_frames(subject)?;
     for defect in DEFECTS {
         let (mut seen, mut tried) = (0, 0);
         for section in subject.sections.iter().filter(|section| (defect.applies)(section)) {
@@ -66,6 +67,27 @@ pub fn main(subject: &Subject) -> anyhow::Result<()> {
         return Ok(());
     }
     bail!("{}", blind.join("\n"))
+}
+
+/// What unwinders read of each function with a section is left out, then a word off; what was not seen.
+fn without_frames(subject: &Subject) -> anyhow::Result<Vec<String>> {
+    let frames = Frames::read(&subject.library)?;
+    let is_seen = |wrong: Frames| !wrong.examine(&subject.code, &subject.sections).0.is_empty();
+    if is_seen(frames.clone()) {
+        bail!("what unwinders read is wrong without a defect: the control shows nothing");
+    }
+    let mut blind = Vec::new();
+    for section in &subject.sections {
+        if !is_seen(frames.without(section.start)) {
+            blind.push(format!("not seen in {}: nothing for unwinders", section.name));
+        }
+        if !is_seen(frames.shifted(section.start)) {
+            blind.push(format!("not seen in {}: the caller a word off", section.name));
+        }
+    }
+    let seen = subject.sections.len() * 2 - blind.len();
+    println!("{seen} of {} defects in what unwinders read", subject.sections.len() * 2);
+    Ok(blind)
 }
 
 fn sees(subject: &Subject, section: &Section, defect: &Defect) -> anyhow::Result<bool> {

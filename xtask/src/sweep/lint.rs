@@ -2,14 +2,17 @@
 //!
 //! Promises a line for each broken rule of alloc-core's `asm/x86_64/sections.rs` that can be seen in the
 //! code: S1 announcement right before the section, S2 no call, system call, stack or lock, S3 the
-//! commit last, S5 the abort handler outside and behind its signature; and no jump into a section's
-//! middle. Called by `sweep`; shares the reading of instructions with `golden`.
+//! commit last, S4 the shard index loaded inside and not before, S5 the abort handler outside and behind its
+//! signature; and no jump into a section's middle. Called by `sweep`; shares the reading of instructions with `golden`.
 
 use super::sections::Section;
 use crate::golden::path::{Disassembly, Instruction};
 
 /// The signature before each abort handler on x86-64.
 const SIGNATURE: u32 = 0x5305_3053;
+
+/// The way to a section, on which its index must not be loaded: a line of code.
+const BEFORE_BYTES: u64 = 64;
 
 /// What is wrong with one section.
 pub fn examine(code: &Disassembly, section: &Section) -> Vec<String> {
@@ -32,6 +35,13 @@ pub fn examine(code: &Disassembly, section: &Section) -> Vec<String> {
         text => fault(format!("its rseq_cs store is not right before it, but {text:?}")),
     }
     let inside: Vec<_> = code.range(section.span()).collect();
+    if !inside.iter().any(|(_, text)| loads_index(text)) {
+        fault("it does not load its shard's index".to_owned());
+    }
+    let before = code.range(section.start.saturating_sub(BEFORE_BYTES)..section.start);
+    for (at, text) in before.filter(|(_, text)| loads_index(text)) {
+        fault(format!("the shard's index is loaded before its announcement at {at:x}: {text}"));
+    }
     for &(at, text) in &inside {
         let instruction = Instruction::read(text);
         for reason in instruction.forbidden() {
@@ -69,6 +79,14 @@ pub fn examine(code: &Disassembly, section: &Section) -> Vec<String> {
 /// Whether the section's shard index is `mm_cid`: read at 24 of the rseq area.
 pub fn uses_mm_cid(code: &Disassembly, section: &Section) -> bool {
     code.range(section.span()).any(|(_, text)| text.contains("fs:[") && text.contains("+0x18]"))
+}
+
+/// `movsx rax,WORD PTR fs:[r9+0x4]` or `mov eax,DWORD PTR fs:[r9+0x18]`: `cpu_id` or `mm_cid` into a register.
+fn loads_index(text: &str) -> bool {
+    let source = text.strip_prefix("mov").and_then(|rest| rest.split_once(','));
+    source.is_some_and(|(_, from)| {
+        from.contains("fs:[") && (from.ends_with("+0x4]") || from.ends_with("+0x18]"))
+    })
 }
 
 /// `mov QWORD PTR fs:[r9+0x8],r10`: a store to `rseq_cs`.
@@ -133,6 +151,29 @@ mod tests {
             let found = faults(&text, &section());
             assert!(found.iter().any(|fault| fault.contains(word)), "{new}: {found:?}");
         }
+    }
+
+    /// The CPU may be another one when the announcement is made: what a thread does then, no stop of the sweep
+    /// shows, since each stop aborts what is announced and what is not goes on by itself.
+    #[test]
+    fn an_index_that_is_loaded_before_the_announcement_is_found() {
+        let load = "mov    eax,DWORD PTR fs:[r9+0x4]";
+        for index in ["0x4", "0x18"] {
+            let moved = GOOD.replace(load, "nop").replace(
+                "    10:\t",
+                &format!("    08:\t{}\n    10:\t", load.replace("0x4", index)),
+            );
+            let found = faults(&moved, &section());
+            assert!(found.iter().any(|fault| fault.contains("does not load")), "{found:?}");
+            assert!(
+                found.iter().any(|fault| fault.contains("before its announcement")),
+                "{found:?}"
+            );
+        }
+        // That a thread is registered is asked of cpu_id, too: that is no load of the index.
+        let asked = GOOD.replace(load, "cmp    DWORD PTR fs:[r9+0x4],0x0");
+        let found = faults(&asked, &section());
+        assert!(found.iter().any(|fault| fault.contains("does not load")), "{found:?}");
     }
 
     #[test]

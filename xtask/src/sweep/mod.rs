@@ -3,11 +3,14 @@
 //! Promises that each address of each section of the built library was hit under both registrations
 //! with the index that it is for, with the thread left alone, moved to another CPU and interrupted
 //! by a handler that allocates; that it went on at `abort_ip` before the commit and after the commit
-//! behind it; and that no object was lost or handed out twice. Exit 1 for any deviation, and for any
+//! behind it; that no object was lost or handed out twice; and that an unwinder finds the caller from every
+//! instruction. Exit 1 for any deviation, and for any
 //! address that was not reached. Called by hand and by `preflight`; `sections` finds the sections,
-//! `lint` reads their code, `tracer` stops `victim`, `control` shows that each check can fail.
+//! `lint` reads their code, `frames` and `callers` are about unwinding, `tracer` stops `victim`, `control` shows that each check can fail.
 
+mod callers;
 mod control;
+mod frames;
 mod lint;
 pub mod sections;
 mod tracer;
@@ -17,6 +20,7 @@ use crate::golden::{self, path::Disassembly};
 use crate::tools;
 use anyhow::{Context, bail, ensure};
 use clap::builder::PossibleValuesParser;
+use frames::Frames;
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
@@ -119,6 +123,7 @@ fn sweep(subject: &Subject) -> anyhow::Result<()> {
         // Stopping at addresses of a malformed section shows nothing more.
         bail!("{}", faults.join("\n"));
     }
+    faults.extend(unwind(subject)?);
     let (mut runs, mut hits) = (0, 0);
     let total = subject.runs().count();
     let bar = ProgressBar::new(total as u64);
@@ -163,6 +168,35 @@ fn sweep(subject: &Subject) -> anyhow::Result<()> {
     faults.truncate(SHOWN);
     let tail = if more > 0 { format!("\nand {more} more") } else { String::new() };
     bail!("{}{tail}", faults.join("\n"))
+}
+
+/// Holds what unwinders read against the code, and against the running library.
+fn unwind(subject: &Subject) -> anyhow::Result<Vec<String>> {
+    let frames = Frames::read(&subject.library)?;
+    let (mut faults, walked) = frames.examine(&subject.code, &subject.sections);
+    let mut seen = callers::Seen::default();
+    for environment in subject.environments.iter().chain(&subject.environments) {
+        callers::watch(subject, &frames, environment, &mut seen)?;
+    }
+    let callers::Seen { stops, reached, faults: strange } = seen;
+    println!(
+        "unwinding: {walked} instructions walked, {stops} stops at {} instructions of functions with \
+         sections, {} faults",
+        reached.len(),
+        faults.len() + strange.len()
+    );
+    let missed = subject.sections.iter().flat_map(|section| {
+        let wanted = subject.environments.iter();
+        let wanted =
+            wanted.filter(|e| e.mm_cid == lint::uses_mm_cid(&subject.code, section)).count() > 0;
+        subject.addresses(section).filter(move |_| wanted).map(move |at| (section, at))
+    });
+    let missed = missed.filter(|(_, at)| !reached.contains(at));
+    faults.extend(
+        missed.map(|(section, at)| format!("{}: {at:x} was not unwound from", section.name)),
+    );
+    faults.extend(strange);
+    Ok(faults)
 }
 
 /// Reads K/N.

@@ -114,7 +114,7 @@ fn functions(file: &object::File) -> BTreeMap<u64, String> {
 }
 
 /// `_ZN10alloc_core3asm4arch8sections7pop_cpu17h..E` is `pop_cpu`; C names stay.
-fn short(name: &str) -> String {
+pub(super) fn short(name: &str) -> String {
     match rustc_demangle::try_demangle(name) {
         Ok(name) => {
             let path = format!("{name:#}");

@@ -110,20 +110,21 @@ pub fn run(
     Ok(outcome)
 }
 
-struct Victim {
-    pid: Pid,
-    memory: File,
+/// The victim, stopped or on its way.
+pub(super) struct Victim {
+    pub(super) pid: Pid,
+    pub(super) memory: File,
     /// What it, or the library in it, says.
     words: ChildStderr,
     /// Where the library is loaded.
-    base: u64,
+    pub(super) base: u64,
     exit: Option<i32>,
     signal: Option<Signal>,
     moves: usize,
 }
 
 /// Why the victim stopped.
-enum Event {
+pub(super) enum Event {
     /// At the end of a phase, or before the first.
     Phase,
     /// On a trap: the address in the file.
@@ -132,7 +133,7 @@ enum Event {
 }
 
 impl Victim {
-    fn start(library: &Path, environment: &Environment) -> anyhow::Result<Victim> {
+    pub(super) fn start(library: &Path, environment: &Environment) -> anyhow::Result<Victim> {
         let own = std::env::current_exe().context("where is this program?")?;
         let mut command = Command::new(own);
         command.args(["sweep", "--victim"]).env("LD_PRELOAD", library);
@@ -261,32 +262,32 @@ impl Victim {
     }
 
     /// Sets traps; what was there, for `disarm`.
-    fn arm(&self, places: &[u64]) -> anyhow::Result<Vec<(u64, u8)>> {
+    pub(super) fn arm(&self, places: &[u64]) -> anyhow::Result<Vec<(u64, u8)>> {
         let mut saved = Vec::new();
         for &at in places {
             let mut byte = [0];
-            self.memory.read_exact_at(&mut byte, self.base + at)?;
+            self.memory.read_exact_at(&mut byte, self.base.wrapping_add(at))?;
             self.write(at, &[INT3])?;
             saved.push((at, byte[0]));
         }
         Ok(saved)
     }
 
-    fn disarm(&self, saved: &[(u64, u8)]) -> anyhow::Result<()> {
+    pub(super) fn disarm(&self, saved: &[(u64, u8)]) -> anyhow::Result<()> {
         saved.iter().try_for_each(|&(at, byte)| self.write(at, &[byte]))
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> anyhow::Result<()> {
-        let address = self.base + at;
+        let address = self.base.wrapping_add(at);
         self.memory.write_all_at(bytes, address).context("cannot write the victim's memory")
     }
 
-    fn go(&self, signal: Option<Signal>) -> anyhow::Result<()> {
+    pub(super) fn go(&self, signal: Option<Signal>) -> anyhow::Result<()> {
         Ok(ptrace::cont(self.pid, signal)?)
     }
 
     /// Executes one instruction; for places outside of sections.
-    fn step(&mut self) -> anyhow::Result<()> {
+    pub(super) fn step(&mut self) -> anyhow::Result<()> {
         ptrace::step(self.pid, None)?;
         match waitpid(self.pid, None)? {
             WaitStatus::Stopped(_, Signal::SIGTRAP) => Ok(()),
@@ -295,7 +296,7 @@ impl Victim {
     }
 
     /// Waits for the next event; a thread on a trap stands at its address, not behind it.
-    fn wait(&mut self) -> anyhow::Result<Event> {
+    pub(super) fn wait(&mut self) -> anyhow::Result<Event> {
         match waitpid(self.pid, None)? {
             WaitStatus::Stopped(_, Signal::SIGSTOP) => Ok(Event::Phase),
             WaitStatus::Stopped(_, Signal::SIGTRAP) => {
@@ -321,7 +322,7 @@ impl Victim {
         }
     }
 
-    fn find(&mut self, library: &Path) -> anyhow::Result<()> {
+    pub(super) fn find(&mut self, library: &Path) -> anyhow::Result<()> {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.pid))?;
         let name = library.to_str().context("the library's path is not text")?;
         let first = maps.lines().find(|line| line.ends_with(name));
@@ -331,8 +332,13 @@ impl Victim {
         Ok(())
     }
 
+    /// Whether it came to its end and found nothing wrong.
+    pub(super) fn is_done(&self) -> bool {
+        self.exit == Some(0)
+    }
+
     /// How it ended and what it said, once it has.
-    fn ending(&mut self) -> String {
+    pub(super) fn ending(&mut self) -> String {
         let ending = match (self.exit, self.signal) {
             (Some(code), _) => VERDICTS
                 .iter()

@@ -102,8 +102,8 @@ pub fn own_area_offset() -> isize {
     offset
 }
 
-/// Offset from the thread pointer of an area like a thread's own that nobody ever registers: whoever
-/// looks there has no shard.
+/// Offset from the thread pointer of an area like a thread's own that is never registered, behind which lies
+/// another one: a section that looks there has no shard.
 pub fn never_registered_offset() -> isize {
     own_area_offset() + 64
 }
@@ -112,7 +112,7 @@ pub fn never_registered_offset() -> isize {
 #[inline]
 pub fn held_rank() -> &'static crate::atomic::AtomicU32 {
     let at = thread_pointer().wrapping_add_signed(own_area_offset()) + 36;
-    // SAFETY: `sections` reserves 96 bytes for each thread: the area of 32, the word of
+    // SAFETY: `sections` reserves 128 bytes for each thread: the area of 32, the word of
     // rseq::registration, this one, more. 'static is as long as the thread runs, and nobody keeps it.
     unsafe { &*(at as *const crate::atomic::AtomicU32) }
 }
@@ -121,7 +121,7 @@ pub fn held_rank() -> &'static crate::atomic::AtomicU32 {
 #[inline]
 pub fn guard_countdown() -> &'static crate::atomic::AtomicU32 {
     let at = thread_pointer().wrapping_add_signed(own_area_offset()) + 40;
-    // SAFETY: as in `held_rank`: the next word of the 96 bytes.
+    // SAFETY: as in `held_rank`: the next word of the 128 bytes.
     unsafe { &*(at as *const crate::atomic::AtomicU32) }
 }
 
@@ -129,7 +129,7 @@ pub fn guard_countdown() -> &'static crate::atomic::AtomicU32 {
 #[inline]
 pub fn seat_countdown() -> &'static crate::atomic::AtomicU32 {
     let at = thread_pointer().wrapping_add_signed(own_area_offset()) + 44;
-    // SAFETY: as in `held_rank`: the next word of the 96 bytes.
+    // SAFETY: as in `held_rank`: the next word of the 128 bytes.
     unsafe { &*(at as *const crate::atomic::AtomicU32) }
 }
 
@@ -137,7 +137,7 @@ pub fn seat_countdown() -> &'static crate::atomic::AtomicU32 {
 #[inline]
 pub fn seat() -> &'static crate::atomic::AtomicUsize {
     let at = thread_pointer().wrapping_add_signed(own_area_offset()) + 48;
-    // SAFETY: as in `held_rank`: the next two words of the 96 bytes, which are aligned to 64.
+    // SAFETY: as in `held_rank`: the next two words of the 128 bytes, which are aligned to 64.
     unsafe { &*(at as *const crate::atomic::AtomicUsize) }
 }
 

@@ -41,11 +41,12 @@ global_asm!(
     ".globl rsalloc_rseq_area",
     ".hidden rsalloc_rseq_area",
     ".type rsalloc_rseq_area, @tls_object",
-    ".size rsalloc_rseq_area, 96",
+    ".size rsalloc_rseq_area, 128",
     "rsalloc_rseq_area:",
     ".long 0, -1, 0, 0, 0, 0, 0, 0", // struct rseq: cpu_id_start, cpu_id, rseq_cs, flags, ids
     ".long 0, 0, 0, 0, 0, 0, 0, 0",  // a word of rseq::registration, of sync, of guard
     ".long 0, -1, 0, 0, 0, 0, 0, 0", // struct rseq that is never registered, see rseq::vfork
+    ".long 0, -1, 0, 0, 0, 0, 0, 0", // another one
     ".popsection",
     ".pushsection .data.rsalloc_rseq_offset, \"aw\", @progbits",
     ".balign 64",

@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -25,6 +26,17 @@ int __register_atfork(void (*a)(void), void (*b)(void), void (*c)(void), void *d
 #elif DEFECT == 2
 /* libc's vfork in the place of ours. */
 __asm__(".globl vfork\nvfork: pop %rdi\nmov $58, %eax\nsyscall\npush %rdi\nret\n");
+#elif DEFECT == 8
+/* libc's clone in the place of ours. */
+int clone(int (*f)(void *), void *stack, int flags, void *argument, ...) {
+    va_list more;
+    va_start(more, argument);
+    void *parent = va_arg(more, void *), *tls = va_arg(more, void *), *child = va_arg(more, void *);
+    va_end(more);
+    void *libc = dlopen("libc.so.6", RTLD_LAZY);
+    int (*real)(int (*)(void *), void *, int, void *, ...) = (__typeof__(real))(uintptr_t)dlsym(libc, "clone");
+    return real(f, stack, flags, argument, parent, tls, child);
+}
 #elif DEFECT == 3
 /* malloc under a lock that does not know its owner. */
 static atomic_flag taken;

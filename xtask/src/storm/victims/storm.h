@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -70,6 +71,28 @@ __attribute__((unused)) static uint64_t seed_of(uint64_t number) { return (numbe
 __attribute__((unused)) static size_t size_below(uint64_t *state, size_t max) {
     unsigned octave = (unsigned)(next(state) % (uint64_t)__builtin_ctzll(max));
     return ((size_t)1 << octave) + (next(state) & (((size_t)1 << octave) - 1));
+}
+
+/* Whether libc's area is the one that sections announce themselves in, which shows that they are in use. */
+__attribute__((unused)) static int is_seen(void) {
+    const char *settings = getenv("RSALLOC_CONF");
+    return __rseq_size && !(settings && strstr(settings, "atomic"));
+}
+
+/* Whether one of some calls announced a section: the kernel clears what is announced now and then. */
+__attribute__((unused, noinline)) static int announces(int calls) {
+    volatile struct rseq *area = (void *)((char *)__builtin_thread_pointer() + __rseq_offset);
+    for (int i = 0; i < calls; i++) {
+        *(volatile uint64_t *)&area->rseq_cs = 0;
+        free(malloc(40));
+        if (*(volatile uint64_t *)&area->rseq_cs) return 1;
+    }
+    return 0;
+}
+
+/* For a child that the kernel has not registered: it must not run sections, where that can be seen. */
+__attribute__((unused)) static void deny_sections(size_t number) {
+    if (is_seen() && announces(20)) fail("a child runs sections", number);
 }
 
 /* An object and what must be in it; `p` null: none. */

@@ -40,6 +40,7 @@ __attribute__((noinline)) static void live(uint64_t *state, struct object *left)
 __attribute__((noinline)) static void vfork_one(size_t number, uint64_t *state, struct object *left) {
     pid_t child = vfork();
     if (child == 0) {
+        deny_sections(number);
         live(state, left);
         if (number % 8 == 0) {
             execl("/proc/self/exe", "child", NULL);
@@ -48,6 +49,7 @@ __attribute__((noinline)) static void vfork_one(size_t number, uint64_t *state, 
         if (number % 8 == 1) {
             pid_t inner = vfork();
             if (inner == 0) {
+                deny_sections(number);
                 live(state, left);
                 _exit(0);
             }
@@ -99,6 +101,7 @@ int main(int argc, char **argv) {
     pthread_t other = start(vforker, odd);
     vforker(even);
     pthread_join(other, NULL);
+    if (is_seen() && !announces(100000)) fail("no child is left, and sections stay closed", goal);
     stop = 1;
     for (int i = 0; i < WORKERS; i++) pthread_join(workers[i], NULL);
     malloc_trim(0);

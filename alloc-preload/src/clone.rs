@@ -1,0 +1,172 @@
+//! clone(2) as libc wraps it, around which the engine keeps a child with memory in common away from sections that
+//! the kernel does not protect.
+//!
+//! Promises what libc's does: the child runs `start(argument)` on its own stack and exits with what that returns.
+//! A child with a copy of the memory, and any in the atomic mode, is libc's plain clone. Called by programs; calls
+//! the engine and the kernel. libc's own children (`pthread_create`, `posix_spawn`, `fork`) do not come here.
+//!
+//! The end of a child with memory in common is told by
+//!
+//! * its parent, which the kernel lets go on when the child has exited or execs (CLONE_VFORK);
+//! * else the kernel, which clears a word of the engine's then (CLONE_CHILD_CLEARTID);
+//! * else, if the program uses that word itself or too many children live, the child when `start` returns. If it
+//!   does not return, the process stays on the atomic path.
+
+use crate::errno;
+use alloc_core::rseq::vfork::{begin, begin_watched, end, end_watched, leave};
+use core::arch::naked_asm;
+use core::ffi::{c_int, c_void};
+use core::sync::atomic::AtomicU32;
+
+/// What a child begins with.
+pub type Start = extern "C" fn(*mut c_void) -> c_int;
+
+/// See clone(2).
+///
+/// # Safety
+/// 1. As in clone(2): `stack` is the end of a stack of the child's own; the rest is what `flags` asks for.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn clone(
+    start: Option<Start>,
+    stack: *mut c_void,
+    flags: c_int,
+    argument: *mut c_void,
+    parent_tid: *mut c_int,
+    tls: *mut c_void,
+    child_tid: *const AtomicU32,
+) -> c_int {
+    // SAFETY: the caller's duty.
+    unsafe { start_child(start, stack, flags, argument, parent_tid, tls, child_tid) }
+}
+
+/// See clone(2); glibc's other name.
+///
+/// # Safety
+/// 1. As in [`clone`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __clone(
+    start: Option<Start>,
+    stack: *mut c_void,
+    flags: c_int,
+    argument: *mut c_void,
+    parent_tid: *mut c_int,
+    tls: *mut c_void,
+    child_tid: *const AtomicU32,
+) -> c_int {
+    // SAFETY: the caller's duty.
+    unsafe { start_child(start, stack, flags, argument, parent_tid, tls, child_tid) }
+}
+
+unsafe fn start_child(
+    start: Option<Start>,
+    stack: *mut c_void,
+    flags: c_int,
+    argument: *mut c_void,
+    parent_tid: *mut c_int,
+    tls: *mut c_void,
+    child_tid: *const AtomicU32,
+) -> c_int {
+    let Some(start) = start.filter(|_| !stack.is_null()) else {
+        errno::set(libc::EINVAL);
+        return -1;
+    };
+    let make = |flags, child_tid, behind| {
+        // SAFETY: the caller's duty.
+        unsafe { enter(start, stack, flags, argument, parent_tid, tls, child_tid, behind) }
+    };
+    let result = if flags & libc::CLONE_VM == 0 {
+        make(flags, child_tid, None)
+    } else if flags & libc::CLONE_VFORK != 0 {
+        begin();
+        let result = make(flags, child_tid, None);
+        end();
+        result
+    } else if let Some(word) = watched(flags) {
+        let result = make(flags | libc::CLONE_CHILD_CLEARTID, word, None);
+        if result < 0 {
+            end_watched(word);
+        }
+        result
+    } else {
+        begin();
+        let result = make(flags, child_tid, Some(leave_for_c as extern "C" fn()));
+        if result < 0 {
+            end();
+        }
+        result
+    };
+    if result < 0 {
+        errno::set(-result as c_int);
+        return -1;
+    }
+    result as c_int
+}
+
+/// A word whose clearing tells the end of a child, if the program has none of its own.
+fn watched(flags: c_int) -> Option<&'static AtomicU32> {
+    if flags & (libc::CLONE_CHILD_CLEARTID | libc::CLONE_CHILD_SETTID) != 0 {
+        return None;
+    }
+    begin_watched()
+}
+
+/// The child's last act before it exits: nothing may run on top of it that allocates.
+extern "C" fn leave_for_c() {
+    let all = u64::MAX;
+    let arguments =
+        [libc::SIG_SETMASK as usize, &raw const all as usize, 0, size_of_val(&all), 0, 0];
+    // Not libc's function, for which the child may have no errno.
+    // SAFETY: `all` is a signal set of 8 bytes.
+    unsafe { alloc_core::asm::syscall(libc::SYS_rt_sigprocmask as usize, arguments) };
+    leave();
+}
+
+/// The system call, and what the child does: `start(argument)`, `behind()`, exit. A negative errno on failure.
+#[unsafe(naked)]
+unsafe extern "C" fn enter(
+    start: Start,
+    stack: *mut c_void,
+    flags: c_int,
+    argument: *mut c_void,
+    parent_tid: *mut c_int,
+    tls: *mut c_void,
+    child_tid: *const AtomicU32,
+    behind: Option<extern "C" fn()>,
+) -> isize {
+    naked_asm!(
+        ".cfi_startproc",
+        "and rsi, -16",
+        "sub rsi, 32", // the child's: start, argument, behind
+        "mov [rsi], rdi",
+        "mov [rsi + 8], rcx",
+        "mov rax, [rsp + 16]",
+        "mov [rsi + 16], rax",
+        "movsxd rdi, edx", // flags
+        "mov rdx, r8",     // parent_tid
+        "mov r10, [rsp + 8]", // child_tid
+        "mov r8, r9",      // tls
+        "mov eax, {clone}",
+        "syscall",
+        "test rax, rax",
+        "jz 20f",
+        "ret",
+        "20:",
+        ".cfi_undefined rip",
+        "xor ebp, ebp", // the end for those that follow frames
+        "pop rax",
+        "pop rdi",
+        "mov rbx, [rsp]",
+        "call rax",
+        "mov r12d, eax",
+        "test rbx, rbx",
+        "jz 21f",
+        "call rbx",
+        "21: mov edi, r12d",
+        "mov eax, {exit}",
+        "syscall",
+        "ud2",
+        ".cfi_endproc",
+        clone = const libc::SYS_clone,
+        exit = const libc::SYS_exit,
+    )
+}
