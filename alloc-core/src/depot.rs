@@ -342,6 +342,25 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
+    /// I1. Were it only the pushes that raise the tag, or only the pops, a top could not come back unseen either,
+    /// since that takes one of each; the other half is there for an operation that may be added.
+    #[test]
+    fn each_change_raises_the_tag() {
+        let depot = &DEPOT;
+        let stack = Stack { head: AtomicU64::new(0) };
+        let numbers = [(); 3].map(|()| depot.make().unwrap());
+        let tag = || stack.head.load(Ordering::Relaxed) >> 32;
+        for (changes, number) in numbers.into_iter().enumerate() {
+            stack.push(depot, number);
+            assert_eq!(tag(), changes as u64 + 1, "a push");
+        }
+        for changes in 0..numbers.len() {
+            assert_eq!(stack.pop(depot).map(|(number, _)| number), Some(numbers[2 - changes]));
+            assert_eq!(tag(), (numbers.len() + changes) as u64 + 1, "a pop");
+        }
+        assert!(stack.pop(depot).is_none());
+    }
+
     #[test]
     fn each_order_has_all_and_no_stride() {
         for (shared, order) in ORDER.iter().enumerate() {

@@ -102,3 +102,43 @@ pub(super) fn drain_depot_of(class: Class) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu_cache::shards;
+    use crate::rseq::emulated;
+
+    /// Whoever calls it has emptied the region before; what that missed must not be lost.
+    #[test]
+    fn slots_that_hold_an_object_are_kept() {
+        let region = shards::new_region().unwrap();
+        for class in 1..CLASSES {
+            let object = 16 * class;
+            let end = Region::bottom_offset(class) + size_of::<usize>();
+            // SAFETY: the region is the test's own; one slot of the class.
+            unsafe {
+                assert_eq!(emulated::set_end(region, class, 0, end), 0);
+                assert_eq!(emulated::push(region, class, object), 0);
+                forget_slots(region);
+                assert_eq!(emulated::pop(region, class), object as isize, "class {class}");
+            }
+            region.reset_class(class);
+        }
+    }
+
+    #[test]
+    fn slots_without_objects_read_as_zero() {
+        let region = shards::new_region().unwrap();
+        let last = CLASSES - 1;
+        let end = Region::bottom_offset(last) + size_of::<usize>();
+        // SAFETY: as above; the slot above the sentinel lies in the region.
+        unsafe {
+            assert_eq!(emulated::set_end(region, last, 0, end), 0);
+            assert_eq!(emulated::push(region, last, 16), 0);
+            assert_eq!(emulated::pop(region, last), 16);
+            forget_slots(region);
+            assert_eq!((region.at(end) as *const usize).read(), 0, "the page is still there");
+        }
+    }
+}

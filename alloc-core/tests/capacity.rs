@@ -1,0 +1,94 @@
+//! The capacity policy, driven to its bounds: no stack gets more than its slots, no shard more than its budget.
+//!
+//! A stack with one slot too many would have its last object in the sentinel of the next class.
+
+#[allow(dead_code, reason = "shared by tests that use other parts of it")]
+mod support;
+
+use alloc_core::config::{self, Key};
+use alloc_core::cpu_cache::{Shard, allocate_on, free_on};
+use alloc_core::shard::Region;
+use alloc_core::size_class::{CLASS, CLASSES, Class};
+use alloc_core::slab;
+use std::sync::{Mutex, MutexGuard};
+use support::FakeCpus;
+
+/// The budget is the process's.
+static BUDGET: Mutex<()> = Mutex::new(());
+
+fn with_budget(bytes: usize) -> MutexGuard<'static, ()> {
+    let guard = BUDGET.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    config::set_number(Key::Cache, bytes);
+    guard
+}
+
+/// More than enough to come from nothing to the most.
+const SWINGS: usize = 40;
+
+/// Empties and fills the class on this shard: each time it may get some capacity more.
+fn swing(cpus: &FakeCpus, class: Class) {
+    let count = CLASS[class].slots_max + CLASS[class].batch + 1;
+    let objects: Vec<_> =
+        (0..count).map(|_| allocate_on(cpus, class).expect("memory").address).collect();
+    objects.into_iter().for_each(|object| free_on(cpus, class, object));
+}
+
+/// Pushes until the class is full.
+fn fill(cpus: &FakeCpus, class: Class) {
+    let mut one = [0];
+    loop {
+        assert_eq!(slab::take(class, &mut one).expect("no handler runs").count, 1);
+        if cpus.push(class, one[0]) != 0 {
+            assert_eq!(slab::put(&one), 1);
+            return;
+        }
+    }
+}
+
+fn sentinel(region: &Region, class: Class) -> usize {
+    // SAFETY: a slot of the region, whose shard is the test's own.
+    unsafe { (region.bottom(class) as *const usize).read() }
+}
+
+fn cached_bytes_at_most(region: &Region) -> usize {
+    (1..CLASSES).map(|class| region.capacity(class) * CLASS[class].size).sum()
+}
+
+#[test]
+fn a_stack_gets_all_of_its_slots_and_no_more() {
+    let _budget = with_budget(1 << 40);
+    let cpus = FakeCpus::new(1);
+    let region = cpus.regions()[0];
+    for (class, info) in CLASS.iter().enumerate().skip(1) {
+        for _ in 0..SWINGS {
+            swing(&cpus, class);
+            let (capacity, len) = (region.capacity(class), region.len(class));
+            assert!(capacity <= info.slots_max, "class {class}: room for {capacity}");
+            assert!(len <= info.slots_max, "class {class}: {len} objects");
+        }
+        assert_eq!(region.capacity(class), info.slots_max, "class {class} grew");
+        fill(&cpus, class);
+        assert_eq!(region.len(class), info.slots_max, "class {class} is full");
+    }
+    for class in 1..CLASSES {
+        assert_eq!(sentinel(region, class), 0, "class {class}: the sentinel is overwritten");
+    }
+}
+
+#[test]
+fn all_stacks_together_stay_within_the_budget() {
+    const BYTES: usize = 1 << 20;
+    let _budget = with_budget(BYTES);
+    let cpus = FakeCpus::new(1);
+    let region = cpus.regions()[0];
+    let mut most = 0;
+    for _ in 0..3 {
+        for class in 1..CLASSES {
+            swing(&cpus, class);
+            let bytes = cached_bytes_at_most(region);
+            assert!(bytes <= BYTES, "{bytes} B after class {class}");
+            most = most.max(bytes);
+        }
+    }
+    assert!(most > BYTES / 2, "only {most} B were ever wanted: nothing is tested");
+}
