@@ -108,20 +108,24 @@ mod tests {
     use super::*;
     use crate::cpu_cache::shards;
     use crate::rseq::emulated;
+    use crate::size_class::CLASS;
 
     /// Whoever calls it has emptied the region before; what that missed must not be lost.
     #[test]
     fn slots_that_hold_an_object_are_kept() {
         let region = shards::new_region().unwrap();
-        for class in 1..CLASSES {
-            let object = 16 * class;
-            let end = Region::bottom_offset(class) + size_of::<usize>();
-            // SAFETY: the region is the test's own; one slot of the class.
+        for (class, info) in CLASS.iter().enumerate().skip(1) {
+            let end = Region::bottom_offset(class) + info.slots_max * size_of::<usize>();
+            // SAFETY: the region is the test's own; these are the slots of the class.
             unsafe {
                 assert_eq!(emulated::set_end(region, class, 0, end), 0);
-                assert_eq!(emulated::push(region, class, object), 0);
+                for object in 1..=info.slots_max {
+                    assert_eq!(emulated::push(region, class, object), 0);
+                }
                 forget_slots(region);
-                assert_eq!(emulated::pop(region, class), object as isize, "class {class}");
+                for object in (1..=info.slots_max).rev() {
+                    assert_eq!(emulated::pop(region, class), object as isize, "class {class}");
+                }
             }
             region.reset_class(class);
         }

@@ -1,0 +1,105 @@
+//! Seats in the child of a fork of a process with many of them: the forking thread keeps its own, those of the
+//! threads that are not there are free for new ones, and no two threads have the same.
+
+#[path = "support/modes.rs"]
+#[allow(dead_code, reason = "shared by tests that use other parts of it")]
+mod modes;
+
+use alloc_core::cpu_cache::seats;
+use alloc_core::sync::Patience;
+use modes::{MODES, in_modes};
+use std::collections::BTreeSet;
+use std::sync::{Barrier, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// For what comes after a few hundred calls, or never.
+const SOON: Duration = Duration::from_secs(15);
+
+fn main() {
+    let atomic = MODES.into_iter().find(|case| case.name == "atomic").expect("a mode");
+    in_modes(&[atomic], LIMIT, |case| {
+        case.confirm();
+        std::panic::set_hook(Box::new(|info| {
+            eprintln!("{info}");
+            std::process::abort();
+        }));
+        let threads = 4 * thread::available_parallelism().expect("a number").get();
+        let mine = seat_of_its_own();
+        let seated = Barrier::new(threads + 1);
+        let end = Barrier::new(threads + 1);
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    seat_of_its_own();
+                    seated.wait();
+                    end.wait();
+                });
+            }
+            seated.wait();
+            assert!(seats::used() > threads, "a seat for each thread");
+            in_child(|| the_child_has_all_seats(mine, threads));
+            end.wait();
+        });
+        assert_eq!(alloc_core::check(), Ok(()));
+    });
+}
+
+/// Works until the calling thread has a seat; its address.
+fn seat_of_its_own() -> usize {
+    let begin = Instant::now();
+    loop {
+        work();
+        if let Some(seat) = seats::mine() {
+            return std::ptr::from_ref(seat) as usize;
+        }
+        assert!(begin.elapsed() < SOON, "a thread that works gets no seat");
+    }
+}
+
+fn work() {
+    for call in 0..100 {
+        let objects = [16, 100, 1000].map(|size| alloc_core::allocate(size + call));
+        assert!(objects.iter().all(|object| !object.is_null()));
+        // SAFETY: live.
+        objects.into_iter().for_each(|object| unsafe { alloc_core::free(object) });
+    }
+}
+
+fn in_child(life: impl FnOnce()) {
+    // SAFETY: the child uses the engine, libc's heap and threads of its own.
+    match unsafe { libc::fork() } {
+        0 => {
+            life();
+            // SAFETY: ends the child without its parent's destructors.
+            unsafe { libc::_exit(0) };
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: our child.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{status:#x}");
+        }
+    }
+}
+
+/// Each of as many threads as there were before gets a seat, while all of them live.
+fn the_child_has_all_seats(mine: usize, threads: usize) {
+    assert_eq!(seat_of_its_own(), mine, "the forking thread keeps its seat");
+    let taken = Mutex::new(BTreeSet::from([mine]));
+    let all = Barrier::new(threads);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let seat = seat_of_its_own();
+                assert!(taken.lock().expect("no panic").insert(seat), "two threads have one seat");
+                all.wait();
+                work();
+            });
+        }
+    });
+    let closed = seats::while_closed(&mut Patience::usual(), |regions| regions.count());
+    assert_eq!(closed, Some(seats::regions().count()), "no region is out of reach");
+    assert_eq!(alloc_core::check(), Ok(()));
+}
