@@ -23,7 +23,9 @@
 //! I5. A 16-bit index with its sign cannot leave the table that the entries use: what it can't be bounded
 //!     by, it needs not be. Only entries of real CPUs below `SHARDS_MAX` are ever other than 0.
 
-use crate::size_class::{CLASS, CLASSES, Class, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES};
+use crate::size_class::{
+    CLASS, CLASSES, Class, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of,
+};
 use crate::units::{SHARDS_MAX, WINDOW_PAGES};
 
 use crate::atomic::{AtomicIsize, AtomicU8, AtomicU32, AtomicUsize, Ordering};
@@ -144,6 +146,9 @@ impl Region {
 /// Words at the start of a region that sections may touch whatever `top` is: heads and counters.
 const CLOSED_WORDS: usize = core::mem::offset_of!(Region, marks) / size_of::<usize>();
 
+/// Classes of sizes up to `TINY_MAX_BYTES`, class 0 included.
+pub const TINY_CLASSES: usize = class_of(TINY_MAX_BYTES) + 1;
+
 /// Half of the indices that fit into 16 bits.
 const INDICES: usize = 1 << 15;
 
@@ -161,6 +166,8 @@ pub struct Hot {
     pub tiny: [AtomicU8; TINY_MAX_BYTES + 8],
     /// The class of sizes up to `MEDIUM_MAX_BYTES`, by `(size + 127) >> 7`.
     pub medium: [AtomicU8; (MEDIUM_MAX_BYTES >> MEDIUM_SHIFT) + 8],
+    /// The size of objects by class, for classes of sizes up to `TINY_MAX_BYTES`; 0 of others.
+    pub object_bytes: [AtomicU32; TINY_CLASSES.next_multiple_of(2)],
     /// By `mm_cid`: the region of each shard, in the mode of that name; as `table`.
     pub table_cid: [AtomicIsize; SHARDS_MAX],
     /// What negative indices (no registration) find; always 0 (I5).

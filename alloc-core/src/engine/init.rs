@@ -16,8 +16,8 @@ use crate::publish::publish_report;
 use crate::report::{Mode, ModeReason, Report};
 use crate::rseq::Index;
 use crate::rseq::registration::{self, Adoption};
-use crate::shard::HOT;
-use crate::size_class::{MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
+use crate::shard::{HOT, TINY_CLASSES};
+use crate::size_class::{CLASS, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
 use crate::units::{PAGE_BYTES, SHARDS_MAX, TRACT_SHIFT};
 use core::cell::UnsafeCell;
 
@@ -87,6 +87,10 @@ fn fill_tables() {
     // Ordering: Relaxed, published by READY: no shard is born before that.
     for size in 0..=TINY_MAX_BYTES {
         HOT.tiny[size].store(class_of(size) as u8, Ordering::Relaxed);
+    }
+    for class in 1..TINY_CLASSES {
+        // Ordering: Relaxed, as above.
+        HOT.object_bytes[class].store(CLASS[class].size as u32, Ordering::Relaxed);
     }
     for step in 0..=MEDIUM_MAX_BYTES >> MEDIUM_SHIFT {
         let class = class_of(step << MEDIUM_SHIFT);

@@ -54,7 +54,8 @@ macro_rules! c_malloc {
     };
 }
 
-/// Defines the hot path of `calloc(count, size)`: `malloc` of the product, cleared behind the section.
+/// Defines the hot path of `calloc(count, size)`: `malloc` of the product, cleared behind the section: the
+/// whole object, since a program may use all that malloc_usable_size(3) says.
 #[macro_export]
 macro_rules! c_calloc {
     ($(#[$meta:meta])* $name:ident) => {
@@ -71,7 +72,7 @@ macro_rules! c_calloc {
                 "lea r11, [rip + {hot}]",
                 "ja 40f",
                 "movzx r8d, byte ptr [r11 + rax + {tiny}]",
-                "mov rdx, rax",
+                "mov edx, [r11 + r8*4 + {object_bytes}]",
                 $crate::__rsalloc_text!(announce),
                 $crate::__rsalloc_text!(cpu_id),
                 $crate::__rsalloc_text!(pop),
@@ -82,6 +83,7 @@ macro_rules! c_calloc {
                 slow = sym $crate::engine::slow::calloc,
                 aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
                 table = const ::core::mem::offset_of!($crate::shard::Hot, table),
+                object_bytes = const ::core::mem::offset_of!($crate::shard::Hot, object_bytes),
                 tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),
                 tiny_max = const $crate::size_class::TINY_MAX_BYTES,
             )

@@ -54,33 +54,21 @@ macro_rules! __rsalloc_text {
             "20:\n",
         )
     };
-    // The rdx bytes at rax to zero: by pairs of words if they are few, else by memset, which returns rax.
+    // The rdx bytes at rax to zero, an object of a class: 8 bytes, or a multiple of 16. By pairs of words if they
+    // are few, else by memset, which returns rax.
     (clear) => {
         concat!(
-            "cmp rdx, 128\n",
+            "cmp edx, 128\n",
             "ja 64f\n",
+            "cmp edx, 8\n",
+            "je 65f\n",
             "xorps xmm0, xmm0\n",
-            "sub rdx, 16\n",
-            "jb 65f\n",
-            "mov rcx, rax\n",
-            "add rdx, rax\n", // the last 16 bytes
-            "62: movups [rcx], xmm0\n",
-            "add rcx, 16\n",
-            "cmp rcx, rdx\n",
-            "jb 62b\n",
-            "movups [rdx], xmm0\n",
+            "62: movups [rax + rdx - 16], xmm0\n",
+            "sub edx, 16\n",
+            "jnz 62b\n",
             "ret\n",
-            "65: cmp rdx, -8\n", // fewer than 16: rdx is that less 16
-            "jl 66f\n",
-            "mov qword ptr [rax], 0\n",
-            "mov qword ptr [rax + rdx + 8], 0\n",
+            "65: mov qword ptr [rax], 0\n",
             "ret\n",
-            "66: add rdx, 16\n",
-            "jz 68f\n",
-            "67: mov byte ptr [rax + rdx - 1], 0\n",
-            "sub rdx, 1\n",
-            "jnz 67b\n",
-            "68: ret\n",
             "64: mov rdi, rax\n",
             "xor esi, esi\n",
             "jmp qword ptr [rip + memset@GOTPCREL]\n",
