@@ -181,6 +181,16 @@ pub fn set_default(key: Key, value: usize) {
     }
 }
 
+/// Sets a number on behalf of the program unless the environment did; whether it was set.
+pub fn set_number_if_unset(key: Key, value: usize) -> bool {
+    // Ordering: Relaxed, values that stand alone.
+    let is_free = ORIGINS[key as usize].load(Ordering::Relaxed) != Origin::Environment as u8;
+    if is_free {
+        set_number(key, value);
+    }
+    is_free
+}
+
 /// Sets a number on behalf of the program.
 pub fn set_number(key: Key, value: usize) {
     store(key as usize, value, Origin::Program);

@@ -5,7 +5,7 @@
 
 use crate::config::{Origin, Setting};
 use crate::report::{Mode, ModeReason, Report};
-use crate::stats::Stats;
+use crate::stats::{FreeObjects, Shape, Stats};
 use core::fmt::{Result, Write};
 
 impl Mode {
@@ -139,13 +139,53 @@ pub fn all_json(out: &mut impl Write, report: &Report, stats: &Stats) -> Result 
     writeln!(out, "}}")
 }
 
-/// The document of malloc_info(3): its frame is glibc's, the elements are ours.
-pub fn stats_xml(out: &mut impl Write, report: &Report, stats: &Stats) -> Result {
-    writeln!(out, "<malloc version=\"rsalloc-1\">\n<mode name=\"{}\"/>", report.mode.word())?;
-    for (name, value) in Stats::NAMES.into_iter().zip(stats.words()) {
-        writeln!(out, "<{name} value=\"{value}\"/>")?;
+/// The document of malloc_info(3), with the elements of glibc's: one heap, whose free objects are `fast` in the
+/// caches and `rest` in slabs; mappings of their own are `mmap`; all else that is mapped for objects is `system`,
+/// which is never unmapped, so what it is now is the most it ever was. What glibc has no element for stands in
+/// the attributes of `rsalloc`.
+pub fn stats_xml(out: &mut impl Write, report: &Report, stats: &Stats, shape: &Shape) -> Result {
+    out.write_str("<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n")?;
+    let mut from = 1;
+    for free in shape.classes.iter().skip(1) {
+        let (to, count) = (free.size, free.cached + free.in_slabs);
+        if count > 0 {
+            write!(out, "  <size from=\"{from}\" to=\"{to}\" ")?;
+            writeln!(out, "total=\"{}\" count=\"{count}\"/>", count * to)?;
+        }
+        from = to + 1;
     }
-    writeln!(out, "</malloc>")
+    out.write_str("</sizes>\n")?;
+    totals_xml(out, shape, None)?;
+    out.write_str("</heap>\n")?;
+    totals_xml(out, shape, Some(shape.own_mappings))?;
+    write!(out, "<rsalloc mode=\"{}\"", report.mode.word())?;
+    for (name, value) in Stats::NAMES.into_iter().zip(stats.words()) {
+        write!(out, " {name}=\"{value}\"")?;
+    }
+    out.write_str("/>\n</malloc>\n")
+}
+
+fn totals_xml(out: &mut impl Write, shape: &Shape, mapped: Option<(usize, usize)>) -> Result {
+    let sum = |number: fn(&FreeObjects) -> usize| {
+        let classes = shape.classes.iter();
+        classes
+            .fold((0, 0), |(n, bytes), free| (n + number(free), bytes + number(free) * free.size))
+    };
+    let totals = [
+        ("fast", Some(sum(|free| free.cached))),
+        ("rest", Some(sum(|free| free.in_slabs))),
+        ("mmap", mapped),
+    ];
+    for (kind, (count, size)) in totals.into_iter().filter_map(|(kind, sum)| Some((kind, sum?))) {
+        writeln!(out, "<total type=\"{kind}\" count=\"{count}\" size=\"{size}\"/>")?;
+    }
+    let size = shape.shared_bytes;
+    for (element, kind) in
+        [("system", "current"), ("system", "max"), ("aspace", "total"), ("aspace", "mprotect")]
+    {
+        writeln!(out, "<{element} type=\"{kind}\" size=\"{size}\"/>")?;
+    }
+    Ok(())
 }
 
 /// `key value origin help`, a line each, separated by tabs.

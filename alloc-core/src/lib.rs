@@ -50,8 +50,8 @@ pub use check::{Defect, DefectKind, check};
 pub use config::{Origin, Setting, Value, settings};
 pub use engine::init::report;
 pub use engine::{
-    allocate, allocate_aligned, allocate_zeroed, free, free_sized, reallocate, reallocate_sized,
-    release, usable_size,
+    allocate, allocate_aligned, allocate_zeroed, free, free_sized, keep_loaded, limit_dirty,
+    reallocate, reallocate_sized, release, usable_size,
 };
 pub use report::{Mode, ModeReason, Report};
-pub use stats::{Stats, stats};
+pub use stats::{FreeObjects, Shape, Stats, shape, stats};

@@ -83,3 +83,43 @@ pub fn stats() -> Stats {
     stats.atomic_ops = locked::operations() as u64;
     stats
 }
+
+/// Free objects and mappings by kind, as malloc_info(3) has them.
+pub struct Shape {
+    /// By class: objects in the caches of shards and depot, and free ones in slabs.
+    pub classes: [FreeObjects; CLASSES],
+    /// Live mappings of their own: number and bytes.
+    pub own_mappings: (usize, usize),
+    /// Bytes mapped for all other objects. They are kept for ever, so these are the most that ever were.
+    pub shared_bytes: usize,
+}
+
+/// Free objects of one class, in numbers of objects.
+#[derive(Clone, Copy, Default)]
+pub struct FreeObjects {
+    /// Bytes of one object.
+    pub size: usize,
+    /// In caches.
+    pub cached: usize,
+    /// In slabs.
+    pub in_slabs: usize,
+}
+
+/// Collects the shape of the heap, as [`stats`] does its sums.
+pub fn shape() -> Shape {
+    let mut classes = [FreeObjects::default(); CLASSES];
+    for (class, free) in classes.iter_mut().enumerate().skip(1) {
+        let info = &CLASS[class];
+        let (slabs, out) = SLABS[class].totals();
+        let depot = DEPOT.magazines(class) * info.batch;
+        let shards: usize = cpu_cache::regions().map(|region| region.len(class)).sum();
+        *free = FreeObjects {
+            size: info.size,
+            cached: depot + shards,
+            in_slabs: (slabs * info.objects).saturating_sub(out),
+        };
+    }
+    let headers = PAGE_HEAP.tracts().count() * HEADER_PAGES * PAGE_BYTES;
+    let shared_bytes = PAGE_HEAP.totals().0 - headers;
+    Shape { classes, own_mappings: large::own_mappings(), shared_bytes }
+}

@@ -9,22 +9,27 @@
 //! Why `new` is here and not just `delete`: a plugin that brings its own operators into a C program
 //! must get both from us or both from itself. With only `delete` exported it would get a mixture.
 //!
-//! Called by C++ code; calls `alloc_core`, and the dynamic linker on cold paths. Only where the
-//! entries below are written (x86-64): elsewhere the runtime's operators call `malloc` and `free`,
-//! which is right too, only slower.
+//! Called by C++ code; calls `alloc_core` and the C++ runtime (`runtime`). Only where the entries below are
+//! written (x86-64): elsewhere the runtime's operators call `malloc` and `free`, which is right too, only
+//! slower.
 //!
 //! I1. An object of `new(size[, align])` is freed without a look-up only if every operator in use
 //!     is ours ([`all_ours`]); else the sized forms call the unsized ones, as the standard says.
 //! I2. A slot holds an address that may be jumped to at any time: at first the finder, for ever
 //!     after what it found.
-//! I3. The verdict of I1 falls once: a library loaded later cannot replace what is bound already.
+//! I3. The verdict of I1 is the same at each time: the dynamic linker binds these names before any code of
+//!     this library runs, and a library loaded later cannot replace what is bound. So it needs no look-up,
+//!     only a look at what was bound.
+//! I4. No path but that of a failed allocation asks the dynamic linker anything (`runtime`).
 
 #![allow(non_snake_case)] // the names are C++'s
 
+mod runtime;
+
 use crate::{posix, print};
-use core::ffi::CStr;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicPtr, Ordering};
+use runtime::Operator;
 
 alloc_core::c_free!(_ZdlPv);
 // Private in all but name: the fast way of the sized forms.
@@ -182,18 +187,152 @@ found_once! {
     } else {
         delete_array_dropping_size as *mut ()
     };
-    // The runtime's nothrow forms call `new` and catch what it throws.
+    // Where the program has an `operator new` of its own, the standard's nothrow forms call that.
     #[unsafe(no_mangle)]
-    _ZnwmRKSt9nothrow_t = runtimes(c"_ZnwmRKSt9nothrow_t");
+    _ZnwmRKSt9nothrow_t = if is_ours(global::_Znwm()) {
+        rsalloc_new_nothrow as *mut ()
+    } else {
+        new_nothrow_of_program as *mut ()
+    };
     #[unsafe(no_mangle)]
-    _ZnamRKSt9nothrow_t = runtimes(c"_ZnamRKSt9nothrow_t");
+    _ZnamRKSt9nothrow_t = if is_ours(global::_Znwm()) && is_ours(global::_Znam()) {
+        rsalloc_new_nothrow as *mut ()
+    } else {
+        new_array_nothrow_of_program as *mut ()
+    };
     #[unsafe(no_mangle)]
-    _ZnwmSt11align_val_tRKSt9nothrow_t = runtimes(c"_ZnwmSt11align_val_tRKSt9nothrow_t");
+    _ZnwmSt11align_val_tRKSt9nothrow_t = if is_ours(global::_ZnwmSt11align_val_t()) {
+        new_aligned_nothrow as *mut ()
+    } else {
+        new_aligned_nothrow_of_program as *mut ()
+    };
     #[unsafe(no_mangle)]
-    _ZnamSt11align_val_tRKSt9nothrow_t = runtimes(c"_ZnamSt11align_val_tRKSt9nothrow_t");
+    _ZnamSt11align_val_tRKSt9nothrow_t = if is_ours(global::_ZnwmSt11align_val_t())
+        && is_ours(global::_ZnamSt11align_val_t())
+    {
+        new_aligned_nothrow as *mut ()
+    } else {
+        new_array_aligned_nothrow_of_program as *mut ()
+    };
+}
+
+/// Defines a function that jumps to an address that is looked for at each call. Its arguments, at most
+/// three words, pass through.
+macro_rules! found_each_time {
+    ($($(#[$attr:meta])* $name:ident = $find:expr;)*) => { $(
+        #[unsafe(naked)]
+        $(#[$attr])*
+        unsafe extern "C" fn $name() {
+            extern "C" fn find() -> *mut () {
+                $find
+            }
+
+            core::arch::naked_asm!(
+                ".cfi_startproc",
+                "push rdi", // the arguments; aligns the stack
+                "push rsi",
+                "push rdx",
+                ".cfi_adjust_cfa_offset 24",
+                "call {find}",
+                "pop rdx",
+                "pop rsi",
+                "pop rdi",
+                ".cfi_adjust_cfa_offset -24",
+                "jmp rax",
+                ".cfi_endproc",
+                find = sym find,
+            )
+        }
+    )* };
+}
+
+found_each_time! {
     // After a failure: the runtime's `new` tries `malloc` again, then the new-handler, then throws.
-    new_failed = runtimes(c"_Znwm");
-    new_aligned_failed = runtimes(c"_ZnwmSt11align_val_t");
+    new_failed = thrower(Operator::New);
+    new_aligned_failed = thrower(Operator::NewAligned);
+    // The runtime's nothrow forms call the program's `new` and catch what it throws. Where no runtime was in
+    // the global scope at load, what the program's `new` throws passes through.
+    new_nothrow_of_program = kept_or(Operator::NewNothrow, global::_Znwm());
+    new_array_nothrow_of_program = kept_or(Operator::NewArrayNothrow, global::_Znam());
+    new_aligned_nothrow_of_program =
+        kept_or(Operator::NewAlignedNothrow, global::_ZnwmSt11align_val_t());
+    new_array_aligned_nothrow_of_program =
+        kept_or(Operator::NewArrayAlignedNothrow, global::_ZnamSt11align_val_t());
+}
+
+alloc_core::c_malloc! {
+    // Private in all but name: `new` that gives null when the new-handler gives up.
+    rsalloc_new_nothrow, new_nothrow_slow
+}
+
+/// The slow twin of nothrow `new`; `tag` is the `std::nothrow_t`, which passes through.
+extern "C" fn new_nothrow_slow(size: usize, tag: *const ()) -> *mut u8 {
+    type New = extern "C" fn(usize, *const ()) -> *mut u8;
+    match new(size) {
+        object if !object.is_null() => object,
+        _ => failed_nothrow(Operator::NewNothrow, |new| {
+            // SAFETY: the runtime's function of that name has that type, and throws nothing.
+            let new = unsafe { core::mem::transmute::<*mut (), New>(new) };
+            new(size, tag)
+        }),
+    }
+}
+
+extern "C" fn new_aligned_nothrow(size: usize, align: usize, tag: *const ()) -> *mut u8 {
+    type New = extern "C" fn(usize, usize, *const ()) -> *mut u8;
+    match new_aligned(size, align) {
+        object if !object.is_null() => object,
+        _ => failed_nothrow(Operator::NewAlignedNothrow, |new| {
+            // SAFETY: as in `new_nothrow_slow`.
+            let new = unsafe { core::mem::transmute::<*mut (), New>(new) };
+            new(size, align, tag)
+        }),
+    }
+}
+
+/// What a failed nothrow `new` gives: null, unless a new-handler is there to be called, which is the runtime's
+/// to do: the handler may throw, and what it throws must be caught.
+#[cold]
+fn failed_nothrow(operator: Operator, call: impl FnOnce(*mut ()) -> *mut u8) -> *mut u8 {
+    if has_no_handler() {
+        return core::ptr::null_mut();
+    }
+    match runtime::find(operator) {
+        new if new.is_null() => core::ptr::null_mut(),
+        new => call(new),
+    }
+}
+
+/// Whether the runtime in the global scope has no new-handler; false if there is no such runtime.
+fn has_no_handler() -> bool {
+    type GetHandler = extern "C" fn() -> *const ();
+    let get: usize;
+    // SAFETY: reads this library's own GOT entry, null if nobody defines std::get_new_handler.
+    unsafe {
+        core::arch::asm!(
+            ".weak _ZSt15get_new_handlerv",
+            "mov {}, [rip + _ZSt15get_new_handlerv@GOTPCREL]",
+            out(reg) get,
+            options(nostack, pure, readonly, preserves_flags),
+        )
+    }
+    // SAFETY: not null, so the runtime's function of that name and type.
+    get != 0 && unsafe { core::mem::transmute::<usize, GetHandler>(get) }().is_null()
+}
+
+/// Where a failed `new` goes on.
+fn thrower(operator: Operator) -> *mut () {
+    match runtime::find(operator) {
+        new if new.is_null() => no_runtime as *mut (),
+        new => new,
+    }
+}
+
+fn kept_or(operator: Operator, programs: *mut ()) -> *mut () {
+    match runtime::kept(operator) {
+        new if new.is_null() => programs,
+        new => new,
+    }
 }
 
 extern "C" fn new(size: usize) -> *mut u8 {
@@ -242,39 +381,25 @@ fn all_ours() -> bool {
         global::_ZdlPvSt11align_val_t(),
         global::_ZdaPvSt11align_val_t(),
     ];
-    let home = image_of(all_ours as *const ());
-    seen.into_iter().all(|address| image_of(address) == home)
+    seen.into_iter().all(is_ours)
 }
 
-/// Start of the program or library that `address` lies in; null if in none.
-fn image_of(address: *const ()) -> *const () {
-    // SAFETY: a `Dl_info` of zeros is valid, and dladdr takes any address.
+/// Whether an address lies in this library.
+fn is_ours(address: *mut ()) -> bool {
+    let (start, end): (usize, usize);
+    // SAFETY: reads two addresses that the linker defines in each image: its first and its last byte's.
     unsafe {
-        let mut info: libc::Dl_info = core::mem::zeroed();
-        if libc::dladdr(address.cast(), &mut info) == 0 {
-            return core::ptr::null();
-        }
-        info.dli_fbase.cast_const().cast()
+        core::arch::asm!(
+            ".hidden __ehdr_start",
+            ".hidden _end",
+            "lea {}, [rip + __ehdr_start]",
+            "lea {}, [rip + _end]",
+            out(reg) start,
+            out(reg) end,
+            options(nostack, pure, nomem, preserves_flags),
+        )
     }
-}
-
-/// The C++ runtime's own function of this name: behind us in the global scope, or in a runtime
-/// that only a plugin loaded.
-fn runtimes(name: &CStr) -> *mut () {
-    // SAFETY: the names are zero-terminated; RTLD_NOLOAD loads nothing.
-    unsafe {
-        let mut found = libc::dlsym(libc::RTLD_NEXT, name.as_ptr());
-        for library in [c"libstdc++.so.6", c"libc++abi.so.1", c"libc++.so.1"] {
-            if found.is_null() {
-                let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD;
-                let handle = libc::dlopen(library.as_ptr(), flags);
-                if !handle.is_null() {
-                    found = libc::dlsym(handle, name.as_ptr());
-                }
-            }
-        }
-        if found.is_null() { no_runtime as *mut () } else { found.cast() }
-    }
+    (start..end).contains(&(address as usize))
 }
 
 /// Stands in for a runtime that cannot be found, where nothing can be thrown.

@@ -27,12 +27,33 @@ pub extern "C" fn malloc_trim(_pad: usize) -> c_int {
     crate::errno::keeping(|| (alloc_core::release() > 0) as c_int)
 }
 
-/// See mallopt(3). No parameter of glibc's arenas exists here, so each is refused (0) rather than
-/// accepted without effect; `RSALLOC_CONF` holds what can be set.
+/// See mallopt(3): 1, for parameters that nobody knows too, as glibc does; 0 for what its manual calls out of range.
+///
+/// * `M_TRIM_THRESHOLD` sets what `dirty` of `RSALLOC_CONF` sets, which comes first: how much free memory stays
+///   resident. A negative value, which turns trimming off in glibc, sets no limit.
+/// * All others are about structures that do not exist here: there is no arena to count (`M_ARENA_MAX`,
+///   `M_ARENA_TEST`), no top to pad (`M_TOP_PAD`), no threshold below which a large object would not be a span of
+///   its own (`M_MMAP_THRESHOLD`, `M_MMAP_MAX`) and no fast bin (`M_MXFAST`); what `M_PERTURB` and `M_CHECK_ACTION`
+///   are for, `hardened` does. A program asks for less memory or less speed by them, never for another result, so
+///   they are accepted without effect.
 #[unsafe(no_mangle)]
-pub extern "C" fn mallopt(_param: c_int, _value: c_int) -> c_int {
-    0
+pub extern "C" fn mallopt(param: c_int, value: c_int) -> c_int {
+    match param {
+        M_MXFAST => c_int::from((0..=MXFAST_MAX).contains(&value)),
+        M_TRIM_THRESHOLD => {
+            let limit = usize::try_from(value).unwrap_or(usize::MAX);
+            crate::errno::keeping(|| alloc_core::limit_dirty(limit));
+            1
+        }
+        _ => 1,
+    }
 }
+
+/// malloc.h.
+const M_MXFAST: c_int = 1;
+const M_TRIM_THRESHOLD: c_int = -1;
+/// The largest value that glibc has for it: 80 words of four bytes each, in bytes of a 64-bit word.
+const MXFAST_MAX: c_int = 80 * size_of::<usize>() as c_int / 4;
 
 /// Of rsalloc: validates the whole heap; 0 if it is sound, 1 if not. Stops the shards meanwhile, so it
 /// is for tests and debuggers, and not for signal handlers.

@@ -1,7 +1,7 @@
 //! The aligned allocations: posix_memalign(3), aligned_alloc, memalign, valloc, pvalloc.
 //!
-//! Promises glibc 2.36's rules: `posix_memalign` refuses a bad alignment and leaves errno and its
-//! result alone when it fails; `memalign` and `aligned_alloc` (one function there) round a bad
+//! Promises glibc 2.36's rules: `posix_memalign` refuses a bad alignment and leaves errno alone then; out of
+//! memory it sets errno beside what it returns; its result stays when it fails. `memalign` and `aligned_alloc` (one function there) round a bad
 //! alignment up to a power of two.
 //!
 //! I1. Every object is allocated with [`effective_align`] of what was asked for, so that a sized
@@ -28,6 +28,8 @@ unsafe extern "C" fn posix_memalign_slow(out: *mut *mut u8, align: usize, size: 
     // The engine leaves errno alone: its system calls are its own (`os`).
     let ptr = allocate(align, size);
     if ptr.is_null() {
+        // As glibc and others do, which POSIX neither asks for nor forbids.
+        errno::set(libc::ENOMEM);
         return libc::ENOMEM;
     }
     // SAFETY: duty 1.

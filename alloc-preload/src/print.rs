@@ -6,11 +6,11 @@
 //! by the dynamic linker at exit; the words come from `alloc_core::describe`.
 
 use crate::errno;
-use alloc_core::{Value, describe};
+use alloc_core::{Value, describe, os};
 use core::ffi::{c_int, c_void};
 use core::fmt::Write;
 
-/// See malloc_stats(3).
+/// See malloc_stats(3). As glibc's, it is no cancellation point: it writes by system calls of its own.
 #[unsafe(no_mangle)]
 pub extern "C" fn malloc_stats() {
     errno::keeping(|| text_to(&mut to_fd(libc::STDERR_FILENO)));
@@ -30,7 +30,8 @@ pub unsafe extern "C" fn malloc_info(options: c_int, stream: *mut libc::FILE) ->
         // SAFETY: duty 1; the bytes are live. A stream in error keeps its own error flag.
         unsafe { libc::fwrite(bytes.as_ptr().cast::<c_void>(), 1, bytes.len(), stream) };
     });
-    let _ = describe::stats_xml(&mut out, &alloc_core::report(), &alloc_core::stats());
+    let (report, stats, shape) = (alloc_core::report(), alloc_core::stats(), alloc_core::shape());
+    let _ = describe::stats_xml(&mut out, &report, &stats, &shape);
     0
 }
 
@@ -127,11 +128,9 @@ pub fn to_fd(fd: c_int) -> Buffered<impl FnMut(&[u8])> {
 
 fn write_all(fd: c_int, mut bytes: &[u8]) {
     while !bytes.is_empty() {
-        // SAFETY: the bytes are live for the call.
-        let n = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
-        match usize::try_from(n) {
+        match os::write(fd, bytes) {
             Ok(n) => bytes = &bytes[n..],
-            Err(_) if errno::get() == libc::EINTR => {}
+            Err(libc::EINTR) => {}
             Err(_) => return, // there is nobody to tell
         }
     }

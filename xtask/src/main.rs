@@ -5,6 +5,7 @@ mod criu;
 mod debian;
 mod fuzz;
 mod golden;
+mod imports;
 mod layers;
 mod loom;
 mod memory;
@@ -37,6 +38,8 @@ enum Command {
     Fuzz(fuzz::Arguments),
     /// Checks the instructions of the hot paths against docs/golden.md and their limits.
     Golden(golden::Arguments),
+    /// Checks which functions of other libraries the exported ones can reach, against docs/imports.txt.
+    Imports(imports::Arguments),
     /// Checks which code stands where: the order of docs/layers.txt, unsafe, assembly, orderings.
     Layers,
     /// Runs the lock-free protocols in every order of a few operations.
@@ -62,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         Command::Criu(args) => criu::run(args),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Golden(arguments) => golden::main(arguments),
+        Command::Imports(arguments) => imports::main(arguments),
         Command::Layers => layers::main(),
         Command::Loom(arguments) => loom::main(&arguments),
         Command::Memory(arguments) => memory::main(&arguments),

@@ -39,6 +39,7 @@ const GATES: &[Gate] = &[
     cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     xtask("layers", &["layers"]),
     xtask("golden", &["golden"]),
+    xtask("imports", &["imports"]),
     xtask("loom", &["loom"]),
     xtask("loom-blind", &["loom", "--control"]),
     xtask("sweep", &["sweep"]),

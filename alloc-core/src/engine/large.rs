@@ -130,6 +130,11 @@ pub fn totals() -> (usize, usize) {
     (count + COUNT.load(Ordering::Relaxed), bytes + BYTES.load(Ordering::Relaxed))
 }
 
+/// Number and bytes of live mappings of their own.
+pub fn own_mappings() -> (usize, usize) {
+    HUGE.totals()
+}
+
 /// Bytes of huge spans.
 pub fn huge_bytes() -> usize {
     HUGE.totals().1

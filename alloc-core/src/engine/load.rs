@@ -7,10 +7,12 @@
 //! And the library stays in memory for ever: a thread's rseq area names a descriptor in it until the
 //! kernel looks at it, libc keeps the addresses of fork handlers and of a key's destructor, and objects
 //! outlive whoever asked for them. So a plugin that was built with this allocator must not be unmapped by
-//! `dlclose`. Called by the dynamic linker; calls init, asm and os.
+//! `dlclose`: a line on standard error says so where it cannot be kept. Called by the dynamic linker; calls init,
+//! asm, fail and os.
 
 use super::init;
 use crate::asm;
+use crate::fail::Line;
 use crate::os;
 
 #[used]
@@ -19,23 +21,27 @@ static AT_LOAD: extern "C" fn() = at_load;
 
 extern "C" fn at_load() {
     init::ensure();
-    pin();
+    if !keep_loaded(at_load as *const ()) {
+        let mut line = Line::new();
+        line.text("rsalloc: the dynamic linker does not keep this library in memory; it must not be unloaded\n");
+        line.write_to_stderr();
+    }
 }
 
-/// Does nothing in the program itself, which stays anyway, nor where there is no dynamic linker.
-fn pin() {
-    let Some((dladdr, dlopen)) = asm::libc_dl() else { return };
+/// Makes the program or library that `address` lies in one that `dlclose` never unloads; whether it is one now.
+/// Asks the dynamic linker, whose lock another thread may hold while it waits: not for allocation paths.
+pub fn keep_loaded(address: *const ()) -> bool {
+    // A program without a dynamic linker unloads nothing.
+    let Some((dladdr, dlopen)) = asm::libc_dl() else { return true };
     // SAFETY: all zeroes is a valid value of pointers.
     let mut info: libc::Dl_info = unsafe { core::mem::zeroed() };
     // SAFETY: the two functions as libc declares them; NOLOAD loads nothing, so no code runs.
     unsafe {
-        if dladdr(pin as *const () as *const _, &mut info) == 0 || info.dli_fname.is_null() {
-            return;
+        if dladdr(address.cast(), &mut info) == 0 || info.dli_fname.is_null() {
+            return false;
         }
         let program = os::auxv(libc::AT_PHDR) & !(os::page_bytes() - 1);
-        if info.dli_fbase as usize != program {
-            let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
-            dlopen(info.dli_fname, flags);
-        }
+        let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
+        info.dli_fbase as usize == program || !dlopen(info.dli_fname, flags).is_null()
     }
 }

@@ -21,11 +21,14 @@ mod load;
 mod resize;
 pub mod slow;
 
+pub use load::keep_loaded;
 pub use resize::{reallocate, reallocate_sized};
 
 use crate::canary;
+use crate::config::{self, Key};
 use crate::cpu_cache::{self, Object};
 use crate::fail::{Misuse, deny};
+use crate::page_heap::PAGE_HEAP;
 use crate::page_map;
 use crate::publish::{publish_report, publish_stats, stats_wanted};
 use crate::size_class::{CLASS, class_of_aligned};
@@ -50,21 +53,33 @@ pub fn allocate(size: usize) -> *mut u8 {
     allocate_aligned(size, 8)
 }
 
-/// As [`allocate_aligned`], cleared.
+/// As [`allocate_aligned`], of which the `size` bytes are cleared.
 pub fn allocate_zeroed(size: usize, align: usize) -> *mut u8 {
+    allocate_and_clear(size, align, |_| size)
+}
+
+/// As [`allocate`], of which all that may be used is cleared: a program of C may grow an object by
+/// `malloc_usable_size`, or by a `realloc` that leaves it in place.
+pub fn allocate_cleared(size: usize) -> *mut u8 {
+    // SAFETY: the object is fresh, so live.
+    allocate_and_clear(size, 8, |object| unsafe { usable_size(object) })
+}
+
+#[inline]
+fn allocate_and_clear(size: usize, align: usize, bytes: impl Fn(*const u8) -> usize) -> *mut u8 {
     if size <= PAGE_BYTES / 2 {
         let object = allocate_aligned(size, align);
         if !object.is_null() {
-            // SAFETY: a fresh object of at least that size.
-            unsafe { object.write_bytes(0, size) };
+            // SAFETY: a fresh object of at least so many bytes.
+            unsafe { object.write_bytes(0, bytes(object)) };
         }
         return object;
     }
     let Some(object) = allocate_object(size, align) else { return core::ptr::null_mut() };
     let pointer = object.address as *mut u8;
     if !object.zeroed {
-        // SAFETY: a fresh object of at least that size.
-        unsafe { pointer.write_bytes(0, size) };
+        // SAFETY: a fresh object of at least so many bytes.
+        unsafe { pointer.write_bytes(0, bytes(pointer)) };
     }
     pointer
 }
@@ -172,6 +187,14 @@ pub(crate) fn free_sized_slow(address: usize, size: usize, align: usize) {
     let named = class_of_aligned(size, align);
     deny(slab::is_smaller(address, named), Misuse::WrongSize, address);
     free_slow(address);
+}
+
+/// Sets how many bytes of free spans may stay resident at least, on behalf of the program; what
+/// `RSALLOC_CONF` says holds all the same.
+pub fn limit_dirty(bytes: usize) {
+    if init::ensure() && config::set_number_if_unset(Key::Dirty, bytes) {
+        PAGE_HEAP.set_dirty_limit(bytes / PAGE_BYTES);
+    }
 }
 
 /// Returns all cached and free memory of every shard and tier to the OS; bytes returned.

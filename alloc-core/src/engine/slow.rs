@@ -36,12 +36,11 @@ fn malloc_unseated(size: usize) -> *mut u8 {
     object
 }
 
-/// `calloc`: as [`malloc`], or a product that overflows.
+/// `calloc`: as [`malloc`], or a product that overflows. What may be used is cleared, not only what was asked
+/// for.
 pub extern "C" fn calloc(count: usize, size: usize) -> *mut u8 {
     let len = count.checked_mul(size).filter(|&len| len <= isize::MAX as usize);
-    let object = len.map_or(core::ptr::null_mut(), |len| {
-        engine::allocate_zeroed(len, if len <= 8 { 8 } else { 16 })
-    });
+    let object = len.map_or(core::ptr::null_mut(), |len| engine::allocate_cleared(len));
     if object.is_null() {
         os::set_errno(libc::ENOMEM);
     }
@@ -80,16 +79,19 @@ fn free_unseated(address: usize) {
     }
 }
 
-/// `free_sized`: null, full class, large size or an aborted section.
+/// `free_sized`: null, full class, large size or an aborted section; or an object of a smaller class than the
+/// size's, which ends the process here and on the way home elsewhere (docs/misuse.md).
 pub extern "C" fn free_sized(ptr: *mut u8, size: usize) {
-    if push(ptr as usize) != 0 {
+    let is_smaller = page_map::window_class_at(ptr as usize) < small_class_of(size);
+    if is_smaller || push(ptr as usize) != 0 {
         dealloc_unseated(ptr as usize, size, 1);
     }
 }
 
 /// `dealloc`: as [`free_sized`], or a larger alignment.
 pub extern "C" fn dealloc(ptr: *mut u8, size: usize, align: usize) {
-    if push(ptr as usize) != 0 {
+    let is_smaller = page_map::window_class_at(ptr as usize) < class_of_aligned(size, align);
+    if is_smaller || push(ptr as usize) != 0 {
         dealloc_unseated(ptr as usize, size, align);
     }
 }
@@ -97,7 +99,9 @@ pub extern "C" fn dealloc(ptr: *mut u8, size: usize, align: usize) {
 #[cold]
 #[inline(never)]
 fn dealloc_unseated(address: usize, size: usize, align: usize) {
-    if !locked::push_quickly(page_map::class_at(address), address) {
+    let class = page_map::class_at(address);
+    let is_smaller = class < class_of_aligned(size, align);
+    if is_smaller || !locked::push_quickly(class, address) {
         engine::free_sized_slow(address, size, align);
     }
 }

@@ -284,12 +284,16 @@ pub fn environment<'a>(prefix: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> 
     text.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(prefix))
 }
 
+/// write(2): how many bytes. As a system call of its own, not libc's function, which is a cancellation point.
+pub fn write(fd: i32, bytes: &[u8]) -> Result<usize, Errno> {
+    let args = [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
+    // SAFETY: reads `bytes` only.
+    outcome(unsafe { syscall(libc::SYS_write as usize, args) })
+}
+
 /// Writes to standard error, as far as it goes.
 pub fn write_stderr(bytes: &[u8]) {
-    // SAFETY: reads `bytes` only.
-    unsafe {
-        syscall(libc::SYS_write as usize, [2, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]);
-    }
+    let _ = write(libc::STDERR_FILENO, bytes);
 }
 
 /// Lets another thread run.
