@@ -53,7 +53,8 @@ fn cleared_objects_are_zero(kernel: &str) {
     let (mut cleared, mut dirty) = (0, 0);
     for round in 0..OBJECTS / ROUND {
         let size = |index: usize| SIZES[(index + round) % SIZES.len()] + index % 50;
-        let objects: Vec<_> = (0..ROUND).map(|index| (allocate(size(index)), size(index))).collect();
+        let objects: Vec<_> =
+            (0..ROUND).map(|index| (allocate(size(index)), size(index))).collect();
         for &(object, size) in &objects {
             assert!(!object.is_null());
             // SAFETY: a live object of that size.
