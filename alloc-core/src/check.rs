@@ -23,7 +23,7 @@ use crate::page_map;
 use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::slab::{self, SLABS};
-use crate::sync::{Guarded64, Lock, Patience, Rank, Reentered};
+use crate::sync::{Guarded64, Lock, Patience, Rank, Reentered, TryLock};
 use crate::units::{PAGE_BYTES, TRACT_PAGES};
 use core::fmt;
 
@@ -143,11 +143,13 @@ pub fn check() -> Verdict {
 /// With the shards stopped: takes the locked shards and every slab lock, walks, releases.
 fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
     // Whoever holds a locked shard may wait for a slab's lock, so these come first.
-    let held = locked::hold_all(&mut Patience::usual());
+    let held = locked::hold_all(&mut Patience::usual(), TryLock::keep);
     let before = Rank::held();
     let mut gives_way = false;
     slab::for_each_lock(|lock, rank| match lock.acquire(rank) {
-        Ok(guard) => Lock::forget(guard),
+        // In a handler of a fork, which has it for longer.
+        Ok(guard) if guard.is_of_fork() => {}
+        Ok(guard) => Lock::keep(guard),
         Err(_) => gives_way |= !lock.is_held_here(),
     });
     let given_way = if gives_way { broken(DefectKind::Busy, 0) } else { Ok(()) };
@@ -156,7 +158,7 @@ fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
         walk.end();
         verdict
     });
-    slab::for_each_lock(|lock, _| lock.release_forgotten());
+    slab::for_each_lock(|lock, _| lock.release_kept());
     before.restore();
     locked::release_all(held);
     verdict

@@ -6,7 +6,7 @@ use alloc_core::page_heap::PAGE_HEAP;
 use alloc_core::page_heap::huge::HUGE;
 use alloc_core::size_class::{CLASS, Class, class_of, object_size};
 use alloc_core::slab::SLABS;
-use alloc_core::sync::{Guard, Patience, Rank};
+use alloc_core::sync::{Guard, Patience, Rank, TryLock};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
@@ -242,7 +242,7 @@ fn shards_that_stay_busy_are_waited_for_together_and_own_ones_not() {
     let own: Vec<_> =
         locked::locks().take(2).map(|lock| lock.try_acquire().expect("free")).collect();
     let hold = |patience: &mut Patience| {
-        let held = locked::hold_all(patience);
+        let held = locked::hold_all(patience, TryLock::keep);
         locked::release_all(held);
         held.count_ones() as usize
     };

@@ -15,7 +15,7 @@ use crate::page_heap::PAGE_HEAP;
 use crate::rseq::registration;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo};
 use crate::slab::{self, SLABS};
-use crate::sync::{Patience, Rank};
+use crate::sync::{Patience, is_barred};
 use crate::token_bucket::TokenBucket;
 use crate::units::PAGE_BYTES;
 
@@ -46,7 +46,7 @@ const SLABS_PARTS: usize = 16;
 #[cold]
 pub(super) fn look(class: Class) {
     // Who has the regions may be waiting for this free. The class stays fallen: the next free looks.
-    if Rank::is_any_held() || is_still() {
+    if is_barred() || is_still() {
         return;
     }
     match registration::sections() {

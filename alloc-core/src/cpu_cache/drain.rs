@@ -11,12 +11,14 @@ use crate::rseq::registration;
 use crate::shard::Region;
 use crate::size_class::{CLASSES, Class};
 use crate::slab;
-use crate::sync::Patience;
+use crate::sync::{Patience, WaitBudget};
 use crate::units::MAGAZINE_MAX;
 
 /// Drains everything; bytes that went back to the OS.
 #[cold]
 pub fn drain_all() -> usize {
+    // What is given back in full is worth the wait for whoever has a lock.
+    let _budget = WaitBudget::unbounded();
     drain_caches(&mut Patience::usual());
     HUGE.collect();
     PAGE_HEAP.purge(0)

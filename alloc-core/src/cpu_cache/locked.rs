@@ -114,20 +114,24 @@ impl LockedShard {
     }
 }
 
-/// Takes the locks of all locked shards, and keeps them taken: a bit for each, to be handed to
+/// Takes the locks of all locked shards, and keeps them taken past the guards by `keep`: a bit for each, to be handed to
 /// [`release_all`]. Left out are those that stay busy longer than `patience`, and those that the calling
-/// thread holds below a signal handler.
-pub fn hold_all(patience: &mut Patience) -> u64 {
+/// thread holds already, below a signal handler or for a fork.
+pub fn hold_all(patience: &mut Patience, keep: fn(TryGuard<'static>)) -> u64 {
     let mut held = 0u64;
     loop {
         let (before, mut waits) = (held, false);
         let missing = LOCKED.iter().enumerate().filter(|(index, _)| before >> index & 1 == 0);
         for (index, LockedShard { lock, .. }) in missing {
-            if let Some(guard) = lock.try_acquire() {
-                TryLock::forget(guard);
-                held |= 1 << index;
-            } else if !lock.is_taken_here() {
-                waits = true;
+            if lock.is_taken_here() {
+                continue;
+            }
+            match lock.try_acquire() {
+                Some(guard) => {
+                    keep(guard);
+                    held |= 1 << index;
+                }
+                None => waits = true,
             }
         }
         // In turn: one that stays busy must not use up the patience for the others.
@@ -159,9 +163,13 @@ pub fn for_each(patience: &mut Patience, mut f: impl FnMut(&Locked)) {
     }
 }
 
-/// The regions of the shards in `held` (see [`hold_all`]) that exist.
+/// The regions of the shards in `held` (see [`hold_all`]) that exist, and of those that the calling thread holds for a
+/// fork.
 pub fn held_regions(held: u64) -> impl Iterator<Item = &'static Region> {
-    let mine = LOCKED.iter().enumerate().filter(move |(index, _)| held >> index & 1 == 1);
+    let is_mine = move |(index, shard): &(usize, &LockedShard)| {
+        held >> index & 1 == 1 || shard.lock.is_forgotten_here()
+    };
+    let mine = LOCKED.iter().enumerate().filter(is_mine);
     // Ordering: Acquire pairs with the Release in `LockedShard::region`.
     let regions = mine.map(|(_, shard)| shard.region.load(Ordering::Acquire));
     // SAFETY: regions live for ever.

@@ -26,7 +26,7 @@ use crate::rseq::{ABORTED, FULL, NO_SHARD, Sections};
 use crate::shard::{Counter, Region};
 use crate::size_class::{CLASS, CLASSES, Class, natural_align};
 use crate::slab::{self, SLABS};
-use crate::sync::{Patience, Rank, Reentered};
+use crate::sync::{Patience, Reentered, is_barred};
 use crate::units::MAGAZINE_MAX;
 use locked::Locked;
 
@@ -186,8 +186,8 @@ fn supply(class: Class, buffer: &mut [usize; MAGAZINE_MAX], wanted: usize) -> (u
         return (taken, false);
     }
     match slab::take(class, &mut buffer[..wanted]) {
-        Ok(taken) if taken.count > 0 || !Rank::is_any_held() => (taken.count, taken.zeroed),
-        // The thread was interrupted inside this class or below: a larger object serves as well.
+        Ok(taken) if taken.count > 0 || !is_barred() => (taken.count, taken.zeroed),
+        // The thread was interrupted inside this class or below, or is late: a larger object serves as well.
         Ok(_) | Err(Reentered) => take_one(class).map_or((0, false), |object| {
             buffer[0] = object.address;
             (1, object.zeroed)
@@ -294,8 +294,8 @@ fn in_use_bytes() -> usize {
 fn give_back_to_slab(class: Class, objects: &[usize]) {
     let rest = &objects[slab::put_cached(class, objects)..];
     if !rest.is_empty() {
-        // A handler above its own thread's slab lock: leave them where no lock is needed. If the OS has not even
-        // memory for a magazine they are never used again.
+        // A handler above its own thread's slab lock, or a late thread: leave them where no lock is needed. If the OS has
+        // not even memory for a magazine they are never used again.
         DEPOT.put_unbounded(class, rest);
     }
     PAGE_HEAP.trim();
@@ -311,8 +311,8 @@ fn take_one(class: Class) -> Option<Object> {
             Ok(taken) if taken.count == 1 => {
                 return Some(Object { address: one[0], zeroed: taken.zeroed });
             }
-            // Out of memory; on top of a holder only of pages, and another class may have objects.
-            Ok(_) if !Rank::is_any_held() => return None,
+            // Out of memory; for who lacks a lock only of pages, and another class may have objects.
+            Ok(_) if !is_barred() => return None,
             Ok(_) | Err(Reentered) => {}
         }
     }

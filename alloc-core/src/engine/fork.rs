@@ -6,6 +6,11 @@
 //! thread's section is a state before or after its commit store. Cost: one uncontended atomic for each
 //! lock. What other threads had in hand is lost to the child: one magazine each (cpu_cache I3), and spans that
 //! had been given up in handlers, if one was just about to collect them.
+//!
+//! From `prepare` on, on both sides until `release`, the forking thread itself allocates and frees as ever: fork handlers
+//! of others run then. What it forgot it may take again, and what it makes is locked as all else. Other threads wait
+//! for a fork for a bounded time only: libc's fork takes locks of its own after `prepare`, under which others call
+//! malloc (docs/adr/0019).
 //! Called by libc's fork; calls every tier that has a lock.
 
 use crate::atomic::{AtomicU64, Ordering};
@@ -14,7 +19,7 @@ use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::rseq::vfork;
 use crate::slab;
-use crate::sync::{Guarded, Guarded32, Lock, Patience, Rank};
+use crate::sync::{Guarded, Guarded32, Lock, Patience, Rank, TryLock, WaitBudget};
 
 /// Registers the handlers.
 pub fn install() {
@@ -46,6 +51,8 @@ static BEFORE: Guarded32 = Guarded32::new(0);
 static NESTED: Guarded = Guarded::new(0);
 
 unsafe extern "C" fn prepare() {
+    // In a handler on top of an operation, which would wait for less.
+    let _budget = WaitBudget::unbounded();
     while !take_all() {
         // Holding nothing, whoever it is that forks on top of a holder can be waited for.
         for_each_lock(|lock, rank| {
@@ -59,17 +66,19 @@ unsafe extern "C" fn prepare() {
 /// Takes all locks, or as many as can be had in a handler on top of a holder: its own stay with it, on both
 /// sides. False, with none taken, if this thread holds none and another one forks on top of a holder.
 fn take_all() -> bool {
+    // This thread's own, below a handler.
+    if FORK.is_held_here() {
+        NESTED.set(NESTED.get() + 1);
+        return true;
+    }
     let before = Rank::held();
     let mut patience = Patience::longer();
     let fork = loop {
         announce();
         match FORK.acquire(Rank::FORK) {
             Ok(fork) => break fork,
-            // This thread's own, below a handler.
-            Err(_) if FORK.is_held_here() => {
-                NESTED.set(NESTED.get() + 1);
-                return true;
-            }
+            // Another fork, for which this thread may wait.
+            Err(_) if !before.is_any() => {}
             // Whoever forks gives way to what was announced, or will be done.
             Err(_) if patience.spend() => {}
             Err(_) => return true,
@@ -79,7 +88,7 @@ fn take_all() -> bool {
     BEFORE.set(before.number());
     let mut patience = Patience::usual();
     // Ordering: Relaxed, read by this thread or its copy in the child.
-    HELD.store(locked::hold_all(&mut patience), Ordering::Relaxed);
+    HELD.store(locked::hold_all(&mut patience, TryLock::forget), Ordering::Relaxed);
     let mut gives_way = false;
     for_each_lock(|lock, rank| {
         while !gives_way {
@@ -89,13 +98,17 @@ fn take_all() -> bool {
                 // Its holder waits for FORK, and can't give it up before. Who holds a lock himself goes without.
                 Err(_) if lock.is_forking() && before.is_any() => return,
                 Err(_) if lock.is_forking() => gives_way = true,
-                Err(_) if patience.spend() => {}
+                // What this thread may wait for, it waits for.
+                Err(_) if !before.is_any() || patience.spend() => {}
                 Err(_) => return,
             }
         }
     });
     if gives_way {
         give_back();
+    } else if !before.is_any() {
+        // All locks are this thread's, and nothing is half way in it.
+        before.restore();
     }
     !gives_way
 }
@@ -109,6 +122,8 @@ fn announce() {
 
 /// Gives up what `take_all` took.
 fn give_back() {
+    // A handler on top finds some of the locks given up, and must not wait for those.
+    Rank::wait_for_none();
     for_each_lock(|lock, _| lock.release_forgotten());
     // Ordering: Relaxed, written by this thread or its original in the parent.
     locked::release_all(HELD.load(Ordering::Relaxed));

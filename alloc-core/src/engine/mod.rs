@@ -34,7 +34,7 @@ use crate::publish::{publish_report, publish_stats, stats_wanted};
 use crate::size_class::{CLASS, class_of_aligned};
 use crate::slab;
 use crate::stats::stats;
-use crate::sync::Rank;
+use crate::sync::{WaitBudget, is_barred};
 use crate::units::PAGE_BYTES;
 
 crate::rust_alloc! {
@@ -137,6 +137,7 @@ fn allocate_object(size: usize, align: usize) -> Option<Object> {
         // A handler on top of init: the one tier that needs nothing of it.
         return large::allocate_apart(class_of_aligned(size, align), size, align);
     }
+    let _budget = WaitBudget::bounded();
     if stats_wanted() {
         publish_report(&init::report());
         publish_stats(&stats());
@@ -156,8 +157,8 @@ fn allocate_plain(size: usize, align: usize) -> Option<Object> {
     allocate_once()
         .or_else(|| {
             // Memory may be idle in other shards and free spans: give it back and try again. Not on top
-            // of a holder, where the locks are the reason.
-            (!Rank::is_any_held()).then(release)?;
+            // of a holder, nor late, where the locks are the reason.
+            (!is_barred()).then(release)?;
             allocate_once()
         })
         .or_else(|| large::allocate_apart(class, size, align))
@@ -169,6 +170,7 @@ pub(crate) fn free_slow(address: usize) {
     if address == 0 {
         return;
     }
+    let _budget = WaitBudget::bounded();
     if canary::is_on() {
         return hardened::free(address, None);
     }
@@ -182,6 +184,7 @@ pub(crate) fn free_slow(address: usize) {
 #[cold]
 pub(crate) fn free_sized_slow(address: usize, size: usize, align: usize) {
     if address != 0 && canary::is_on() {
+        let _budget = WaitBudget::bounded();
         return hardened::free(address, Some((size, align)));
     }
     let named = class_of_aligned(size, align);

@@ -10,6 +10,7 @@ use crate::canary;
 use crate::fail::Misuse;
 use crate::page_map;
 use crate::size_class::{CLASS, CLASSES, Class, class_of, class_of_aligned, natural_align};
+use crate::sync::WaitBudget;
 use crate::units::OBJECT_MAX_BYTES;
 
 /// Resizes `ptr` (null: allocates). Null when out of memory; `ptr` is untouched then. The alignment of
@@ -81,6 +82,7 @@ unsafe fn reallocate_slow(ptr: *mut u8, size: usize) -> *mut u8 {
     if ptr.is_null() {
         return allocate(size);
     }
+    let _budget = WaitBudget::bounded();
     if canary::is_on() {
         return hardened::reallocate(ptr as usize, None, 1, size);
     }

@@ -166,12 +166,18 @@ pub unsafe fn move_away(from: usize, len: usize) -> Result<usize, Errno> {
     Ok(moved)
 }
 
-/// Sleeps while `*word == expected`; may wake for no reason.
-pub fn futex_wait(word: &AtomicU32, expected: u32) {
+/// Sleeps while `*word == expected`, for at most so many microseconds; may wake for no reason.
+pub fn futex_wait(word: &AtomicU32, expected: u32, longest_us: usize) {
     let op = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
-    // SAFETY: the word is live for the length of the borrow; no timeout.
+    let longest = libc::timespec {
+        tv_sec: (longest_us / 1_000_000) as libc::time_t,
+        tv_nsec: (longest_us % 1_000_000 * 1_000) as libc::c_long,
+    };
+    let until = (&raw const longest) as usize;
+    // SAFETY: the word is live for the length of the borrow, and so is the time.
     unsafe {
-        syscall(libc::SYS_futex as usize, [word.as_ptr() as usize, op, expected as usize, 0, 0, 0]);
+        let args = [word.as_ptr() as usize, op, expected as usize, until, 0, 0];
+        syscall(libc::SYS_futex as usize, args);
     }
 }
 

@@ -9,7 +9,7 @@ use super::{OUTSIDE_SLOTS, PageHeap, Span, TRACTS_MAX, outside_slot};
 use crate::atomic::Ordering;
 use crate::os::{self, Place};
 use crate::shard::HOT;
-use crate::sync::Rank;
+use crate::sync::{Guard, Lock, Rank};
 use crate::units::{PAGE_BYTES, TRACT_BYTES, TRACT_SHIFT, WINDOW_TRACTS};
 
 impl PageHeap {
@@ -26,7 +26,7 @@ impl PageHeap {
             drop(growth);
             return self.acquire(pages, align_pages, kind);
         }
-        let tract = self.grow(pages.next_multiple_of(align_pages) + align_pages)?;
+        let tract = self.grow(pages.next_multiple_of(align_pages) + align_pages, &growth)?;
         drop(growth);
         let guard = tract.lock().ok()?;
         self.acquire_in(tract, pages, align_pages, kind, guard)
@@ -35,7 +35,7 @@ impl PageHeap {
 
     /// Maps one more tract with room for `pages` (the lock `growth` is held): in the window if it has
     /// room, else anywhere; all of it if the OS lets us, else as much as it gives.
-    fn grow(&self, pages: usize) -> Option<&'static Tract> {
+    fn grow(&self, pages: usize, growth: &Guard<'_>) -> Option<&'static Tract> {
         let needed = (HEADER_PAGES + pages) * PAGE_BYTES;
         let mut len = TRACT_BYTES;
         while len >= needed {
@@ -43,7 +43,7 @@ impl PageHeap {
                 os::no_huge_pages(base, HEADER_PAGES * PAGE_BYTES);
                 // SAFETY: fresh, aligned, ours for ever.
                 let tract = unsafe { Tract::create(base, len) };
-                return self.publish(tract, in_window, len);
+                return self.publish(tract, in_window, len, growth);
             }
             len /= 4;
         }
@@ -73,12 +73,17 @@ impl PageHeap {
         tract: &'static Tract,
         in_window: bool,
         len: usize,
+        growth: &Guard<'_>,
     ) -> Option<&'static Tract> {
         let count = self.tract_count();
         if count == TRACTS_MAX {
             return None;
         }
         tract.set_index(count);
+        if growth.is_of_fork() {
+            // A handler of a fork that has all locks: also this one, from before others can find it.
+            tract.try_lock().into_iter().for_each(Lock::forget);
+        }
         let pointer = core::ptr::from_ref(tract).cast_mut();
         if !in_window {
             let mut slot = outside_slot(tract.base());

@@ -16,7 +16,7 @@ use crate::atomic::{AtomicUsize, HUGE_SLOTS, Ordering, fence};
 use crate::fail::{Misuse, fail};
 use crate::os::{self, Place};
 use crate::page_heap::aside::Aside;
-use crate::sync::{Guard, Guarded, Lock, Patience, Rank, Reentered};
+use crate::sync::{Guard, Guarded, Lock, Patience, Rank, Reentered, WaitBudget};
 use crate::units::PAGE_BYTES;
 
 /// One huge span; address 0 is a free slot, 1 a tombstone.
@@ -148,6 +148,8 @@ impl HugeSpans {
     /// Resizes the span at `address`, moving it if needed; the new address. None if it is not huge or
     /// the OS refuses (the span is untouched then).
     pub fn resize(&self, address: usize, bytes: usize) -> Option<usize> {
+        // So many bytes are not copied for want of a lock that another thread has.
+        let _budget = WaitBudget::unbounded();
         let _guard = self.lock().ok()?;
         if !self.make_room() {
             return None;
@@ -217,6 +219,7 @@ impl HugeSpans {
 
     /// Whether `address` lies in a span, as far as can be told: for the name of a misuse.
     pub fn covers(&self, address: usize) -> bool {
+        let _budget = WaitBudget::unbounded();
         let Ok(_guard) = self.lock() else { return false };
         let inside = |slot: &Slot| address.wrapping_sub(slot.address()) < slot.len();
         // Ordering: Relaxed, the lock orders it.

@@ -18,7 +18,7 @@ pub mod tract;
 
 use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use crate::shard::HOT;
-use crate::sync::{Guard, Guarded, Lock, Rank};
+use crate::sync::{Guard, Guarded, Lock, Rank, WaitBudget};
 use crate::units::{PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_SHIFT};
 use entry::{Kind, PageEntry};
 use tract::{HEADER_PAGES, Run, Tract};
@@ -78,9 +78,11 @@ pub static PAGE_HEAP: PageHeap = const {
 
 impl PageHeap {
     /// Acquires a span of `pages` (at most `SPAN_MAX_PAGES`) at a multiple of `align_pages`, whose entry
-    /// says that it is a `kind`; none when the OS has no more memory.
+    /// says that it is a `kind`; none when the OS has no more memory, or an operation of the program can't have the
+    /// lock of a tract that may have room: it is barred then (see `sync`).
     pub fn acquire(&self, pages: usize, align_pages: usize, kind: Kind) -> Option<Span> {
         self.collect_deferred();
+        let mut is_left_out = false;
         for patient in [false, true] {
             // Ordering: Relaxed, a hint.
             let first = self.first_free.load(Ordering::Relaxed);
@@ -92,12 +94,17 @@ impl PageHeap {
                     continue;
                 }
                 let guard = if patient { tract.lock().ok() } else { tract.try_lock() };
+                is_left_out |= patient && guard.is_none();
                 if let Some(guard) = guard
                     && let Some(span) = self.acquire_in(tract, pages, align_pages, kind, guard)
                 {
                     return Some(span);
                 }
             }
+        }
+        if is_left_out && WaitBudget::is_bounded() {
+            // What is missing is no page: there are other ways, none of which takes 64 MiB more.
+            return None;
         }
         self.grow_and_acquire(pages, align_pages, kind)
     }
@@ -204,8 +211,8 @@ impl PageHeap {
         self.note_free(tract);
     }
 
-    /// A signal handler on top of a holder can't wait for the tract's lock: the span is left for the
-    /// next one who comes along.
+    /// A signal handler on top of a holder can't wait for the tract's lock, and a late thread does not: the span is
+    /// left for the next one who comes along.
     #[cold]
     fn defer(&self, entry: &PageEntry) {
         entry.set_kind(Kind::Deferred);

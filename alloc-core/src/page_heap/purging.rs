@@ -9,7 +9,7 @@ use super::entry::Kind;
 use super::tract::{HEADER_PAGES, Run, Tract};
 use crate::atomic::Ordering;
 use crate::os;
-use crate::sync::Rank;
+use crate::sync::is_barred;
 use crate::token_bucket::TokenBucket;
 use crate::units::PAGE_BYTES;
 
@@ -147,9 +147,9 @@ impl PageHeap {
 
     /// Gives the metadata of a tract back of which nothing is in use, nor resident any more: up to 572 KiB.
     fn forget_pages(&self, tract: &Tract) {
-        // A handler on top of a holder might not get the lock twice, and these pages can't be deferred: they
-        // would come back as dirty.
-        if Rank::is_any_held() {
+        // A handler on top of a holder, or who is late, might not get the lock twice, and these pages can't be deferred:
+        // they would come back as dirty.
+        if is_barred() {
             return;
         }
         let Some(run) = tract.lock().ok().and_then(|_guard| tract.take_unused()) else { return };
@@ -162,7 +162,7 @@ impl PageHeap {
 
     fn put_back(&self, tract: &Tract, run: Run, clean: bool) {
         let Ok(_guard) = tract.lock() else {
-            // A handler on top of a holder, which somebody else was faster than: as a span given up.
+            // A handler on top of a holder, which another thread was faster than, or late: as a span given up.
             // Ordering: Relaxed, statistics that steer purging.
             self.dirty.fetch_sub(run.dirty, Ordering::Relaxed);
             self.held.fetch_add(run.pages, Ordering::Relaxed);

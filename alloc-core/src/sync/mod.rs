@@ -3,28 +3,34 @@
 //! Promises: a thread waits for a lock only if its [`Rank`] is above that of every lock the thread holds.
 //! Whoever nests locks nests upwards, so a request from above a held lock of the same or a higher rank
 //! comes from a signal handler on top of the holder. It may only try: [`Reentered`]. Waiting upwards only,
-//! threads can't wait for each other in a circle, handlers included.
+//! threads can't wait for each other in a circle, handlers included. An operation of the program waits for a bounded
+//! time only ([`WaitBudget`]), and nobody for long for a fork, so that no circle closes through locks of others either.
 //! Called by slab, page_heap, huge, shards and fork; calls os (futex) and asm (the thread's own word).
 //!
 //! Invariants:
 //! I1. `word` is 0 (free) or the owner's thread pointer, whose lowest bits are marks.
 //! I2. The thread's word is at least the rank of each lock it holds, from before the lock is taken until
-//!     after it is given up, so there is no instant at which a handler could miss one.
+//!     after it is given up, so there is no instant at which a handler could miss one. Not of locks whose guards it
+//!     forgot: nothing is half way under those, and the thread may use them again ([`Lock::forget`]).
 //! I3. Guards are dropped in the reverse order of their making.
+//! I4. What marks beside `SLEEPERS` a word has is changed by its owner alone.
 
 mod guarded;
 mod patience;
 mod rank;
 mod try_lock;
+mod wait_budget;
 
 pub use guarded::{Guarded, Guarded32, Guarded64};
 pub use patience::Patience;
 pub use rank::Rank;
 pub use try_lock::{TryGuard, TryLock};
+pub use wait_budget::{WaitBudget, is_barred};
 
 use crate::asm::thread_pointer;
 use crate::atomic::{AtomicU32, AtomicUsize, Ordering, SPINS, spin_loop};
 use crate::os;
+use wait_budget::{FORK_US, HOLDER_US};
 
 /// Somebody may sleep.
 const SLEEPERS: usize = 1;
@@ -32,10 +38,14 @@ const SLEEPERS: usize = 1;
 const FORGOTTEN: usize = 2;
 /// The holder forks in a signal handler, see [`Lock::announce_fork`].
 const FORKING: usize = 4;
-const MARKS: usize = SLEEPERS | FORGOTTEN | FORKING;
+/// The guard was kept, see [`Lock::keep`].
+const KEPT: usize = FORGOTTEN | FORKING;
+/// Which of the three, if any.
+const STATE: usize = FORGOTTEN | FORKING;
+const MARKS: usize = SLEEPERS | STATE;
 
-/// The lock is taken, and the caller may not wait for it: it runs on top of a holder, or it holds another lock
-/// which a fork on top of this one's holder needs.
+/// The lock is taken, and the caller may not wait for it, or not any longer: it runs on top of a holder, or it holds
+/// another lock which a fork on top of this one's holder needs, or its [`WaitBudget`] is used up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reentered;
 
@@ -50,6 +60,15 @@ pub struct Lock {
 pub struct Guard<'a> {
     lock: &'a Lock,
     before: Rank,
+    after: After,
+}
+
+/// What a lock becomes when its guard is dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    Free,
+    /// The thread had forgotten a guard before, and still has that one.
+    Forgotten,
 }
 
 impl Lock {
@@ -58,41 +77,51 @@ impl Lock {
         Lock { word: AtomicUsize::new(0) }
     }
 
-    /// Takes the lock, waiting for other threads if the order allows it, and as long as nobody forks on top
-    /// of its holder while the caller holds another lock.
+    /// Takes the lock, waiting for other threads if the order allows it, as long as the caller's [`WaitBudget`] lets it,
+    /// and nobody forks on top of its holder while the caller holds another lock.
     #[inline]
     pub fn acquire(&self, rank: Rank) -> Result<Guard<'_>, Reentered> {
         let before = rank.enter();
-        if !self.take(thread_pointer()) {
-            #[cfg(feature = "counters")]
-            crate::counters::lock_contended();
-            if rank <= before {
-                before.restore();
-                return Err(Reentered);
-            }
-            if !self.wait(before.is_any()) {
-                before.restore();
-                return Err(Reentered);
-            }
-        }
+        let after = match self.take(thread_pointer()) {
+            true => After::Free,
+            false => self.take_slow(rank, before)?,
+        };
         #[cfg(feature = "counters")]
         crate::counters::lock_taken();
-        Ok(Guard { lock: self, before })
+        Ok(Guard { lock: self, before, after })
+    }
+
+    #[cold]
+    fn take_slow(&self, rank: Rank, before: Rank) -> Result<After, Reentered> {
+        if self.take_again() {
+            return Ok(After::Forgotten);
+        }
+        #[cfg(feature = "counters")]
+        crate::counters::lock_contended();
+        if rank <= before || WaitBudget::is_spent() || !self.wait(before) {
+            before.restore();
+            return Err(Reentered);
+        }
+        Ok(After::Free)
     }
 
     /// Takes the lock if it is free.
     #[inline]
     pub fn try_acquire(&self, rank: Rank) -> Option<Guard<'_>> {
         let before = rank.enter();
-        if !self.take(thread_pointer()) {
+        let after = if self.take(thread_pointer()) {
+            After::Free
+        } else if self.take_again() {
+            After::Forgotten
+        } else {
             #[cfg(feature = "counters")]
             crate::counters::lock_contended();
             before.restore();
             return None;
-        }
+        };
         #[cfg(feature = "counters")]
         crate::counters::lock_taken();
-        Some(Guard { lock: self, before })
+        Some(Guard { lock: self, before, after })
     }
 
     /// As [`Lock::acquire`], but for who has no patience at all: he only tries.
@@ -117,11 +146,23 @@ impl Lock {
         self.word.compare_exchange(0, owner, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
-    /// False, without the lock, if its holder forks in a signal handler and the caller holds another lock
-    /// (`nested`), which that fork needs.
+    /// Takes a lock whose guard the calling thread forgot for one operation more, in which a handler on top finds it
+    /// held: until the guard is dropped it is not forgotten.
+    fn take_again(&self) -> bool {
+        let is_mine = self.is_forgotten_here();
+        if is_mine {
+            // Ordering: Relaxed, for this thread and its handlers (I4).
+            self.word.fetch_and(!FORGOTTEN, Ordering::Relaxed);
+        }
+        is_mine
+    }
+
+    /// False, without the lock, if its holder forks in a signal handler and the caller had another lock
+    /// `before`, which that fork needs; or if it took too long.
     #[cold]
-    fn wait(&self, nested: bool) -> bool {
+    fn wait(&self, before: Rank) -> bool {
         let me = thread_pointer();
+        let mut begin = None;
         for _ in 0..SPINS {
             // Ordering: Relaxed, only a hint; `take` acquires.
             if self.word.load(Ordering::Relaxed) == 0 && self.take(me) {
@@ -145,10 +186,19 @@ impl Lock {
                 self.word.compare_exchange(seen, marked, Ordering::Relaxed, Ordering::Relaxed);
             if mark.is_ok() {
                 // Marked before it leaves: the wake that it may have had was another one's too.
-                if nested && seen & FORKING != 0 {
+                if before.is_any() && seen & STATE == FORKING {
+                    WaitBudget::spend_all();
                     return false;
                 }
-                os::futex_wait(self.low_half(), marked as u32);
+                let now = os::microseconds();
+                let waited = now.wrapping_sub(*begin.get_or_insert(now));
+                let limit = longest_wait(seen);
+                if waited >= limit {
+                    WaitBudget::spend_all();
+                    return false;
+                }
+                // Whoever has no limit looks again now and then: a fork may have taken the lock since.
+                os::futex_wait(self.low_half(), marked as u32, FORK_US.min(limit - waited));
             }
         }
     }
@@ -161,28 +211,34 @@ impl Lock {
         }
     }
 
-    /// Keeps the lock held past the guard; [`Lock::release_forgotten`] and [`Rank::restore`] undo it.
+    /// Keeps the lock held past the guard, for a fork; [`Lock::release_forgotten`] and [`Rank::restore`] undo it. What
+    /// the lock guards is whole, so the calling thread may take it again on top of that.
     pub fn forget(guard: Guard<'_>) {
         // Ordering: Relaxed, for this thread.
         guard.lock.word.fetch_or(FORGOTTEN, Ordering::Relaxed);
         core::mem::forget(guard);
     }
 
+    /// As [`Lock::forget`], for the validator: nobody takes the lock on top of that.
+    pub fn keep(guard: Guard<'_>) {
+        // Ordering: Relaxed, for this thread.
+        guard.lock.word.fetch_or(KEPT, Ordering::Relaxed);
+        core::mem::forget(guard);
+    }
+
     /// To be called before a fork: if the calling thread, in a signal handler, lies on top of itself holding
     /// this lock, whoever waits for it with another lock in hand goes on without. [`Lock::end_fork`] undoes it.
     pub fn announce_fork(&self) {
-        if !self.is_held_here() || self.is_forgotten_here() {
-            return;
-        }
-        // Ordering: Relaxed, the mark carries no data, and the kernel orders it before the wake.
-        if self.word.fetch_or(FORKING, Ordering::Relaxed) & FORKING == 0 {
+        if self.state_here() == Some(0) {
+            // Ordering: Relaxed, the mark carries no data, and the kernel orders it before the wake.
+            self.word.fetch_or(FORKING, Ordering::Relaxed);
             os::futex_wake_all(self.low_half());
         }
     }
 
     /// To be called after a fork, on both sides.
     pub fn end_fork(&self) {
-        if self.is_held_here() {
+        if self.state_here() == Some(FORKING) {
             // Ordering: Relaxed, as above.
             self.word.fetch_and(!FORKING, Ordering::Relaxed);
         }
@@ -191,7 +247,7 @@ impl Lock {
     /// Whether the holder forks in a signal handler, as one look can tell.
     pub fn is_forking(&self) -> bool {
         // Ordering: Relaxed, a hint.
-        self.word.load(Ordering::Relaxed) & FORKING != 0
+        self.word.load(Ordering::Relaxed) & STATE == FORKING
     }
 
     /// Whether anybody holds the lock, as one look can tell.
@@ -202,21 +258,32 @@ impl Lock {
 
     /// Whether the calling thread holds the lock.
     pub fn is_held_here(&self) -> bool {
-        // Ordering: Relaxed, a thread sees its own store.
-        self.word.load(Ordering::Relaxed) & !MARKS == thread_pointer()
+        self.state_here().is_some()
     }
 
-    /// Whether the calling thread holds the lock by a forgotten guard.
+    /// Whether the calling thread holds the lock by a forgotten guard, and does not use it.
     pub fn is_forgotten_here(&self) -> bool {
+        self.state_here() == Some(FORGOTTEN)
+    }
+
+    /// The state of a lock that the calling thread holds.
+    fn state_here(&self) -> Option<usize> {
         // Ordering: Relaxed, a thread sees its own store.
         let word = self.word.load(Ordering::Relaxed);
-        word & FORGOTTEN != 0 && word & !MARKS == thread_pointer()
+        (word & !MARKS == thread_pointer()).then_some(word & STATE)
     }
 
     /// Releases a lock whose guard the calling thread forgot, and no other: not one of another thread's,
     /// nor of a holder below the handler that runs.
     pub fn release_forgotten(&self) {
         if self.is_forgotten_here() {
+            self.release();
+        }
+    }
+
+    /// Releases a lock whose guard the calling thread kept, and no other.
+    pub fn release_kept(&self) {
+        if self.state_here() == Some(KEPT) {
             self.release();
         }
     }
@@ -229,11 +296,31 @@ impl Lock {
     }
 }
 
+impl Guard<'_> {
+    /// Whether the thread had forgotten a guard of this lock before: it forks.
+    pub fn is_of_fork(&self) -> bool {
+        self.after == After::Forgotten
+    }
+}
+
 impl Drop for Guard<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.lock.release();
+        match self.after {
+            After::Free => self.lock.release(),
+            // Ordering: Relaxed, for this thread: others look under the next guard only.
+            After::Forgotten => drop(self.lock.word.fetch_or(FORGOTTEN, Ordering::Relaxed)),
+        }
         self.before.restore();
+    }
+}
+
+/// How long a lock with such a word may be waited for, in microseconds.
+fn longest_wait(word: usize) -> usize {
+    match word & STATE {
+        FORGOTTEN | FORKING => FORK_US,
+        0 if WaitBudget::is_bounded() => HOLDER_US,
+        _ => usize::MAX,
     }
 }
 

@@ -1,9 +1,14 @@
 //! The order of nesting, and what the calling thread holds.
 //!
 //! Promises: invariant I2 of the locks. Called by the locks and by fork; calls asm (the thread's own word).
+//!
+//! The word has the highest rank in its lower half; above it stand the marks of `wait_budget`.
 
 use crate::asm;
 use crate::atomic::{Ordering, compiler_fence};
+
+/// The bits of the thread's word that are a rank.
+pub(super) const RANK_BITS: u32 = 0xffff;
 
 /// The place of a lock in the order of nesting.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -22,6 +27,9 @@ impl Rank {
     pub const HUGE: Rank = Rank(1 << 10);
     /// Of the page heap's growth.
     pub const GROWTH: Rank = Rank(1 << 11);
+
+    /// Above all others: a thread whose word says so waits for no lock.
+    const TOP: Rank = Rank(RANK_BITS);
 
     /// Of the slabs of `class`.
     pub const fn slab(class: usize) -> Rank {
@@ -46,7 +54,7 @@ impl Rank {
     /// The highest one that the calling thread holds, to be given to [`Rank::restore`].
     pub fn held() -> Rank {
         // Ordering: Relaxed, the thread's own word; its handlers leave it as they found it.
-        Rank(asm::held_rank().load(Ordering::Relaxed))
+        Rank(asm::held_rank().load(Ordering::Relaxed) & RANK_BITS)
     }
 
     /// Whether this is the rank of any lock.
@@ -64,17 +72,28 @@ impl Rank {
     pub fn restore(self) {
         // Ordering: SeqCst, for the compiler alone: nothing that came before moves behind the store.
         compiler_fence(Ordering::SeqCst);
-        // Ordering: Relaxed, the thread's own word, for its handlers.
-        asm::held_rank().store(self.0, Ordering::Relaxed);
+        self.store();
+    }
+
+    /// From here on the thread waits for no lock, until [`Rank::restore`].
+    pub fn wait_for_none() {
+        Rank::TOP.enter();
     }
 
     /// Counts this rank as held (I2); what was held before.
     pub(super) fn enter(self) -> Rank {
         let before = Rank::held();
-        // Ordering: Relaxed, as in `restore`.
-        asm::held_rank().store(self.max(before).0, Ordering::Relaxed);
+        self.max(before).store();
         // Ordering: SeqCst, for the compiler alone: the lock is not taken before.
         compiler_fence(Ordering::SeqCst);
         before
+    }
+
+    fn store(self) {
+        let word = asm::held_rank();
+        // Ordering: Relaxed, the thread's own word, for its handlers, which leave it as they found it.
+        let marks = word.load(Ordering::Relaxed) & !RANK_BITS;
+        // Ordering: Relaxed, as above.
+        word.store(marks | self.0, Ordering::Relaxed);
     }
 }

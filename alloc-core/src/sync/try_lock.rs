@@ -6,17 +6,22 @@ use super::Patience;
 use crate::asm::thread_pointer;
 use crate::atomic::{AtomicUsize, Ordering};
 
+/// The guard was forgotten, see [`TryLock::forget`].
+const FORGOTTEN: usize = 1;
+
 /// A lock that is only tried: whoever finds it taken goes elsewhere, so giving it up is a plain store.
 #[derive(Default)]
 #[repr(transparent)]
 pub struct TryLock {
-    /// 0 or the owner's thread pointer.
+    /// 0 or the owner's thread pointer, perhaps with the mark.
     taken: AtomicUsize,
 }
 
 /// Holds a [`TryLock`] until dropped.
 pub struct TryGuard<'a> {
     lock: &'a TryLock,
+    /// The word when it is dropped: 0, or as it was when the calling thread, which forks, had forgotten a guard.
+    after: usize,
 }
 
 impl TryLock {
@@ -30,8 +35,21 @@ impl TryLock {
     pub fn try_acquire(&self) -> Option<TryGuard<'_>> {
         // Ordering: Acquire pairs with the Release in `release`; Relaxed on failure reads nothing.
         let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
-        let result = self.taken.compare_exchange(0, thread_pointer(), order, failed);
-        result.is_ok().then(|| TryGuard { lock: self })
+        match self.taken.compare_exchange(0, thread_pointer(), order, failed) {
+            Ok(_) => Some(TryGuard { lock: self, after: 0 }),
+            Err(seen) => self.take_again(seen),
+        }
+    }
+
+    /// As [`Lock`](super::Lock) does, for a thread that forgot the guard.
+    #[cold]
+    fn take_again(&self, seen: usize) -> Option<TryGuard<'_>> {
+        let me = thread_pointer();
+        (seen == me | FORGOTTEN).then(|| {
+            // Ordering: Relaxed, for this thread and its handlers.
+            self.taken.store(me, Ordering::Relaxed);
+            TryGuard { lock: self, after: seen }
+        })
     }
 
     /// Takes the lock, letting others run until it is free; none if the holder is the calling thread
@@ -48,11 +66,25 @@ impl TryLock {
     /// Whether the calling thread holds the lock.
     pub fn is_taken_here(&self) -> bool {
         // Ordering: Relaxed, a thread sees its own store.
-        self.taken.load(Ordering::Relaxed) == thread_pointer()
+        self.taken.load(Ordering::Relaxed) & !FORGOTTEN == thread_pointer()
     }
 
-    /// Keeps the lock taken past the guard, for fork; [`TryLock::release`] undoes it.
+    /// Whether the calling thread holds the lock by a forgotten guard, and does not use it.
+    pub fn is_forgotten_here(&self) -> bool {
+        // Ordering: Relaxed, a thread sees its own store.
+        self.taken.load(Ordering::Relaxed) == thread_pointer() | FORGOTTEN
+    }
+
+    /// Keeps the lock taken past the guard, for fork; [`TryLock::release`] undoes it. The calling thread may take it
+    /// again on top of that.
     pub fn forget(guard: TryGuard<'_>) {
+        // Ordering: Relaxed, for this thread.
+        guard.lock.taken.store(thread_pointer() | FORGOTTEN, Ordering::Relaxed);
+        core::mem::forget(guard);
+    }
+
+    /// As [`TryLock::forget`], for the validator: nobody takes it on top of that.
+    pub fn keep(guard: TryGuard<'_>) {
         core::mem::forget(guard);
     }
 
@@ -67,6 +99,7 @@ impl TryLock {
 impl Drop for TryGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.lock.release();
+        // Ordering: Release publishes what the lock protects to the next `try_acquire`.
+        self.lock.taken.store(self.after, Ordering::Release);
     }
 }
