@@ -19,7 +19,7 @@ use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::rseq::vfork;
 use crate::slab;
-use crate::sync::{Guarded, Guarded32, Lock, Patience, Rank, TryLock, WaitBudget};
+use crate::sync::{Guarded, Guarded32, Lock, Patience, Rank, TryLock, WaitBudget, end_late_fork};
 
 /// Registers the handlers.
 pub fn install() {
@@ -130,6 +130,7 @@ fn give_back() {
     let before = Rank::of_number(BEFORE.get());
     FORK.release_forgotten();
     before.restore();
+    end_late_fork();
 }
 
 unsafe extern "C" fn release_in_child() {

@@ -25,12 +25,12 @@ pub use guarded::{Guarded, Guarded32, Guarded64};
 pub use patience::Patience;
 pub use rank::Rank;
 pub use try_lock::{TryGuard, TryLock};
-pub use wait_budget::{WaitBudget, is_barred};
+pub use wait_budget::{WaitBudget, end_late_fork, is_barred};
 
 use crate::asm::thread_pointer;
 use crate::atomic::{AtomicU32, AtomicUsize, Ordering, SPINS, spin_loop};
 use crate::os;
-use wait_budget::{FORK_US, HOLDER_US};
+use wait_budget::{FORK_US, HOLDER_US, fork_us, note_late_fork};
 
 /// Somebody may sleep.
 const SLEEPERS: usize = 1;
@@ -194,6 +194,9 @@ impl Lock {
                 let waited = now.wrapping_sub(*begin.get_or_insert(now));
                 let limit = longest_wait(seen);
                 if waited >= limit {
+                    if seen & STATE != 0 {
+                        note_late_fork();
+                    }
                     WaitBudget::spend_all();
                     return false;
                 }
@@ -318,7 +321,7 @@ impl Drop for Guard<'_> {
 /// How long a lock with such a word may be waited for, in microseconds.
 fn longest_wait(word: usize) -> usize {
     match word & STATE {
-        FORGOTTEN | FORKING => FORK_US,
+        FORGOTTEN | FORKING => fork_us(),
         0 if WaitBudget::is_bounded() => HOLDER_US,
         _ => usize::MAX,
     }

@@ -10,7 +10,7 @@
 
 use super::rank::{RANK_BITS, Rank};
 use crate::asm;
-use crate::atomic::Ordering;
+use crate::atomic::{AtomicBool, Ordering};
 
 /// An operation with a budget is under way.
 const BOUNDED: u32 = 1 << 30;
@@ -22,8 +22,31 @@ const _: () = assert!(MARKS & RANK_BITS == 0);
 /// How long an operation waits for an ordinary holder, in microseconds: many times what one needs that runs, and a
 /// small part of a time slice.
 pub(super) const HOLDER_US: usize = 200;
-/// How long anybody waits for a lock that a forking thread holds: longer than all but the largest forks take.
+/// How long anybody waits for a lock that a forking thread holds: longer than all but the largest forks take. And how
+/// long once somebody has waited so long for a fork that is not over.
 pub(super) const FORK_US: usize = 50_000;
+const LATE_FORK_US: usize = 2_000;
+
+/// A thread has waited for `FORK_US` in vain, and the fork is not over.
+static IS_FORK_LATE: AtomicBool = AtomicBool::new(false);
+
+/// How long a forking thread's lock is worth a wait at this moment, in microseconds.
+pub(super) fn fork_us() -> usize {
+    // Ordering: Relaxed, a hint.
+    if IS_FORK_LATE.load(Ordering::Relaxed) { LATE_FORK_US } else { FORK_US }
+}
+
+/// Says that a fork takes longer than all but the largest do.
+pub(super) fn note_late_fork() {
+    // Ordering: Relaxed, a hint.
+    IS_FORK_LATE.store(true, Ordering::Relaxed);
+}
+
+/// Says that a fork is over.
+pub fn end_late_fork() {
+    // Ordering: Relaxed, a hint.
+    IS_FORK_LATE.store(false, Ordering::Relaxed);
+}
 
 /// The marks of the thread's word, which an operation replaces by its own until it is dropped.
 #[must_use]
