@@ -7,11 +7,9 @@ use crate::cpu_cache::{self, locked};
 use crate::depot::DEPOT;
 use crate::engine::large;
 use crate::page_heap::PAGE_HEAP;
-use crate::page_heap::tract::HEADER_PAGES;
 use crate::shard::{Counter, HOT, Region};
 use crate::size_class::{CLASS, CLASSES};
 use crate::slab::SLABS;
-use crate::units::PAGE_BYTES;
 
 /// What the allocator holds at this moment, in bytes and counts.
 #[derive(Clone, Copy, Default, Debug)]
@@ -69,12 +67,10 @@ pub fn stats() -> Stats {
     };
     cpu_cache::regions().for_each(&mut add);
     let (large_count, large_bytes) = large::totals();
-    // In this order: the bytes of a tract are added before it is counted.
-    let headers = PAGE_HEAP.tracts().count() * HEADER_PAGES * PAGE_BYTES;
     let (mapped, dirty, purged) = PAGE_HEAP.totals();
-    stats.mapped_bytes = (mapped - headers) as u64 + large::huge_bytes() as u64;
+    stats.mapped_bytes = mapped as u64 + large::huge_bytes() as u64;
     stats.metadata_bytes =
-        (headers + DEPOT.metadata_bytes() + regions * size_of::<Region>()) as u64;
+        (PAGE_HEAP.metadata_bytes() + DEPOT.metadata_bytes() + regions * size_of::<Region>()) as u64;
     stats.large_bytes = large_bytes as u64;
     stats.large_count = large_count as u64;
     stats.live_bytes = (out_bytes as u64).saturating_sub(stats.cached_bytes) + stats.large_bytes;

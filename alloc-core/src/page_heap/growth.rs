@@ -1,16 +1,45 @@
-//! Growth: one more tract, in the window if it has room.
+//! Growth: more pages for a tract at the end of what is mapped of it, or one more tract.
 //!
-//! Promises: invariant I1 of the page heap, under a lock of its own; a tract is whole before anybody can find it.
-//! Called by the page heap when no tract has room; calls tract and os.
+//! Promises: invariant I1 of the page heap, under a lock of its own; a tract is whole before a thread can find it, and
+//! so is each page before it is free. What is mapped grows with what is in use: at first 1 MiB of pages, then by half of
+//! all pages or by what is asked for, so at most a third is mapped without a use, and the number of calls is
+//! logarithmic. What is refused leaves everything as it was.
+//!
+//! ```text
+//! in the window:  | metadata | nobody's      | pages | nobody's ...          |     mapped by MAP_FIXED_NOREPLACE
+//! outside:        | metadata | inaccessible  | pages | inaccessible ...      |     reserved, then made accessible
+//! complete:       | metadata                 | pages                         |
+//! ```
+//!
+//! Invariants:
+//! I1. All fields of a tract's `Extent` change under the lock of growth. What it says is mapped, is.
 
 use super::entry::Kind;
-use super::tract::{HEADER_PAGES, Tract};
+use super::tract::{Extent, HEADER_PAGES, Tract, metadata_bytes};
 use super::{OUTSIDE_SLOTS, PageHeap, Span, TRACTS_MAX, outside_slot};
-use crate::atomic::Ordering;
-use crate::os::{self, Place};
+use crate::atomic::{AtomicPtr, Ordering};
+use crate::os::{self, Errno, Place};
 use crate::shard::HOT;
 use crate::sync::{Guard, Lock, Rank};
-use crate::units::{PAGE_BYTES, TRACT_BYTES, TRACT_SHIFT, WINDOW_TRACTS};
+use crate::units::{PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_TRACTS};
+
+/// The least number of pages that are mapped at once, if the OS has them.
+const STEP_MIN_PAGES: usize = (1 << 20) / PAGE_BYTES;
+/// From so many pages on all metadata of a tract is mapped.
+const WHOLE_METADATA_PAGES: usize = TRACT_PAGES / 4;
+/// The lengths of an outside tract that are tried: all of it, or what the OS gives of it.
+const OUTSIDE_LENGTHS: [usize; 4] =
+    [TRACT_BYTES, TRACT_BYTES / 4, TRACT_BYTES / 16, TRACT_BYTES / 64];
+
+/// What came of an attempt to grow a tract in place.
+#[derive(PartialEq, Eq)]
+enum Growth {
+    Done,
+    /// Not this tract.
+    NoRoom,
+    /// The OS has no more memory.
+    Refused,
+}
 
 impl PageHeap {
     #[cold]
@@ -20,9 +49,11 @@ impl PageHeap {
         align_pages: usize,
         kind: Kind,
     ) -> Option<Span> {
-        let seen = self.tract_count();
+        // Ordering: Relaxed, the lock orders it: whether another thread has grown the heap meanwhile.
+        let seen = self.mapped.load(Ordering::Relaxed);
         let growth = self.growth.acquire(Rank::GROWTH).ok()?;
-        if self.tract_count() != seen {
+        // Ordering: Relaxed, as above.
+        if self.mapped.load(Ordering::Relaxed) != seen {
             drop(growth);
             return self.acquire(pages, align_pages, kind);
         }
@@ -33,81 +64,261 @@ impl PageHeap {
             .or_else(|| self.acquire(pages, align_pages, kind))
     }
 
-    /// Maps one more tract with room for `pages` (the lock `growth` is held): in the window if it has
-    /// room, else anywhere; all of it if the OS lets us, else as much as it gives.
-    fn grow(&self, pages: usize, growth: &Guard<'_>) -> Option<&'static Tract> {
-        let needed = (HEADER_PAGES + pages) * PAGE_BYTES;
-        let mut len = TRACT_BYTES;
-        while len >= needed {
-            if let Some((base, in_window)) = self.map_tract(len) {
-                os::no_huge_pages(base, HEADER_PAGES * PAGE_BYTES);
-                // SAFETY: fresh, aligned, ours for ever.
-                let tract = unsafe { Tract::create(base, len) };
-                return self.publish(tract, in_window, len, growth);
-            }
-            len /= 4;
-        }
-        None
+    /// Grows `tract` in place so that at least its first `end` pages are mapped; whether they are.
+    #[cold]
+    pub(super) fn grow_to(&self, tract: &Tract, end: usize) -> bool {
+        let Ok(_growth) = self.growth.acquire(Rank::GROWTH) else { return false };
+        end <= tract.mapped_pages() || self.grow_in_place(tract, end) == Growth::Done
     }
 
-    fn map_tract(&self, len: usize) -> Option<(usize, bool)> {
+    /// Adds room for `pages` (the lock `growth` is held): to a tract that can still grow, else with a new one.
+    fn grow(&self, pages: usize, growth: &Guard<'_>) -> Option<&'static Tract> {
+        for index in self.first_growing.get()..self.tract_count() {
+            let Some(tract) = self.tract(index) else { continue };
+            let is_complete = tract.mapped_pages() * PAGE_BYTES >= tract.extent().limit.get();
+            if is_complete && index == self.first_growing.get() {
+                self.first_growing.set(index + 1);
+            }
+            match self.grow_in_place(tract, tract.mapped_pages() + pages) {
+                Growth::Done => return Some(tract),
+                Growth::NoRoom => {}
+                Growth::Refused => return None,
+            }
+        }
+        self.create_tract(pages, growth)
+    }
+
+    /// How many pages are mapped at once when `needed` are: the most first, fewer if the OS refuses.
+    fn steps(&self, needed: usize, room: usize) -> impl Iterator<Item = usize> + use<> {
+        // Ordering: Relaxed, the lock of growth orders it.
+        let half = self.mapped.load(Ordering::Relaxed) / PAGE_BYTES / 2;
+        let most = half.max(STEP_MIN_PAGES).max(needed).min(room);
+        let mut next = (needed <= room).then_some(most);
+        core::iter::from_fn(move || {
+            let step = next?;
+            next = (step > needed).then(|| (step / 2).max(needed));
+            Some(step)
+        })
+    }
+
+    /// Adds pages to `tract` so that at least `end` are mapped. The lock of growth is held.
+    fn grow_in_place(&self, tract: &Tract, end: usize) -> Growth {
+        let (extent, mapped) = (tract.extent(), tract.mapped_pages());
+        let room = (extent.limit.get() / PAGE_BYTES).saturating_sub(mapped);
+        let mut outcome = Growth::NoRoom;
+        for step in self.steps(end.saturating_sub(mapped), room) {
+            let before = extent.metadata.get();
+            let result = map_to(tract.base(), extent, mapped + step);
+            // Ordering: Relaxed, a statistic.
+            self.metadata.fetch_add(extent.metadata.get() - before, Ordering::Relaxed);
+            match result {
+                Ok(()) => return self.add_pages(tract, mapped + step),
+                Err(libc::EEXIST) => {
+                    // A foreign mapping lies behind it: the tract stays as it is.
+                    extent.limit.set(extent.pages.get());
+                    return Growth::NoRoom;
+                }
+                Err(_) => outcome = Growth::Refused,
+            }
+        }
+        outcome
+    }
+
+    /// Makes pages that are mapped free ones. If a handler can't take the tract's lock, the next growth finds them.
+    fn add_pages(&self, tract: &Tract, end: usize) -> Growth {
+        let Ok(_guard) = tract.lock() else { return Growth::NoRoom };
+        let bytes = (end - tract.mapped_pages()) * PAGE_BYTES;
+        // SAFETY: `map_to` has mapped them and their metadata.
+        unsafe { tract.add_pages(end) };
+        // Ordering: Relaxed, a statistic; whether the heap has grown.
+        self.mapped.fetch_add(bytes, Ordering::Relaxed);
+        self.note_free(tract);
+        Growth::Done
+    }
+
+    /// Maps one more tract with room for `pages` (the lock `growth` is held): in the window if it has
+    /// room, else anywhere.
+    fn create_tract(&self, pages: usize, growth: &Guard<'_>) -> Option<&'static Tract> {
+        // Before anything is mapped: a tract without a place in the list could not be given back.
+        if self.tract_count() == TRACTS_MAX {
+            return None;
+        }
+        let (base, extent, in_window) = match self.map_in_window(pages) {
+            Some((base, extent)) => (base, extent, true),
+            None => {
+                let (base, extent) = self.map_outside(pages)?;
+                (base, extent, false)
+            }
+        };
+        // SAFETY: fresh, aligned, ours for ever.
+        let tract = unsafe { Tract::create(base) };
+        tract.extent().set_to(&extent);
+        // SAFETY: as `extent` says, they are mapped; no other thread knows the tract.
+        unsafe { tract.add_pages(extent.pages.get() / PAGE_BYTES) };
+        self.publish(tract, in_window, growth);
+        Some(tract)
+    }
+
+    fn map_in_window(&self, pages: usize) -> Option<(usize, Extent)> {
         // Ordering: Relaxed, written once by init before the first growth.
         let window = HOT.window.load(Ordering::Relaxed);
         while window != 0 && self.window_next.get() < WINDOW_TRACTS {
             let base = window + (self.window_next.get() << TRACT_SHIFT);
-            match os::map(Place::Exactly(base), len) {
-                Ok(_) => {
+            let extent = Extent::empty(TRACT_BYTES);
+            match self.map_first(base, &extent, pages) {
+                Ok(()) => {
                     self.window_next.set(self.window_next.get() + 1);
-                    return Some((base, true));
+                    return Some((base, extent));
                 }
                 Err(libc::EEXIST) => self.window_next.set(self.window_next.get() + 1),
                 // No memory, or no such address on this machine: what anywhere gives will tell.
-                Err(_) => break,
+                Err(_) => return None,
             }
         }
-        map_aligned(len, TRACT_BYTES).map(|base| (base, false))
+        None
     }
 
-    fn publish(
-        &self,
-        tract: &'static Tract,
-        in_window: bool,
-        len: usize,
-        growth: &Guard<'_>,
-    ) -> Option<&'static Tract> {
-        let count = self.tract_count();
-        if count == TRACTS_MAX {
-            return None;
+    fn map_outside(&self, pages: usize) -> Option<(usize, Extent)> {
+        self.make_outside_table()?;
+        let fitting = OUTSIDE_LENGTHS.into_iter();
+        for len in fitting.take_while(|&len| len >= (HEADER_PAGES + pages) * PAGE_BYTES) {
+            let Some(base) = aligned(len, TRACT_BYTES, os::map_sealed) else { continue };
+            let extent = Extent::empty(len);
+            extent.reserved.set(1);
+            if self.map_first(base, &extent, pages).is_ok() {
+                return Some((base, extent));
+            }
+            // SAFETY: reserved above and known to no other thread.
+            unsafe { os::unmap(base, len) };
         }
+        None
+    }
+
+    /// Maps the first pages of a tract and what describes them, or nothing.
+    fn map_first(&self, base: usize, extent: &Extent, pages: usize) -> Result<(), Errno> {
+        let mut refused = libc::ENOMEM;
+        for step in self.steps(pages, extent.limit.get() / PAGE_BYTES - HEADER_PAGES) {
+            let Err(error) = map_to(base, extent, HEADER_PAGES + step) else { return Ok(()) };
+            if extent.metadata.get() > 0 && extent.reserved.get() == 0 {
+                // SAFETY: mapped by the line above and known to no other thread.
+                unsafe { os::unmap(base, extent.metadata.get()) };
+                extent.metadata.set(0);
+            }
+            refused = error;
+            if refused == libc::EEXIST {
+                break;
+            }
+        }
+        Err(refused)
+    }
+
+    /// There is a place in the list, and outside the window in the table.
+    fn publish(&self, tract: &'static Tract, in_window: bool, growth: &Guard<'_>) {
+        let count = self.tract_count();
         tract.set_index(count);
         if growth.is_of_fork() {
             // A handler of a fork that has all locks: also this one, from before others can find it.
             tract.try_lock().into_iter().for_each(Lock::forget);
         }
         let pointer = core::ptr::from_ref(tract).cast_mut();
-        if !in_window {
+        if in_window {
+            // Ordering: Relaxed, written once before any object exists.
+            let slot = (tract.base() - HOT.window.load(Ordering::Relaxed)) >> TRACT_SHIFT;
+            // Ordering: Release publishes the tract's metadata to `tract_at`.
+            self.window[slot].store(pointer, Ordering::Release);
+        } else if let Some(table) = self.outside_table() {
             let mut slot = outside_slot(tract.base());
             // Ordering: Relaxed, only growth writes, under its lock.
-            while !self.outside[slot].load(Ordering::Relaxed).is_null() {
+            while !table[slot].load(Ordering::Relaxed).is_null() {
                 slot = (slot + 1) % OUTSIDE_SLOTS;
             }
             // Ordering: Release publishes the tract's metadata to `tract_at`.
-            self.outside[slot].store(pointer, Ordering::Release);
+            table[slot].store(pointer, Ordering::Release);
         }
         // Ordering: Release publishes the tract to `tracts`.
         self.tracts[count].store(pointer, Ordering::Release);
-        // Ordering: Relaxed, a statistic; before the count, so that who counts a tract finds its bytes.
-        self.mapped.fetch_add(len, Ordering::Relaxed);
+        let (metadata, pages) = tract.extent().mapped_bytes();
+        // Ordering: Relaxed, statistics; before the count, so that a thread that counts a tract finds its bytes.
+        self.mapped.fetch_add(pages, Ordering::Relaxed);
+        // Ordering: Relaxed, as above.
+        self.metadata.fetch_add(metadata, Ordering::Relaxed);
         // Ordering: Release, after the entry, for readers of the count.
         self.count.store(count + 1, Ordering::Release);
-        Some(tract)
+    }
+
+    #[cold]
+    fn make_outside_table(&self) -> Option<()> {
+        if self.outside_table().is_none() {
+            let bytes = size_of::<[AtomicPtr<Tract>; OUTSIDE_SLOTS]>();
+            let fresh = os::map(Place::Anywhere, bytes).ok()?;
+            // Ordering: Release publishes the fresh memory to `outside_table`.
+            self.outside.store(fresh as *mut _, Ordering::Release);
+        }
+        Some(())
     }
 }
 
-/// Maps `len` bytes at a multiple of `align` (at least a page): maps more and cuts the rest off.
+/// Maps what is missing of the pages up to number `end`, and of what describes them. What was mapped stays if the rest
+/// is refused.
+fn map_to(base: usize, extent: &Extent, end: usize) -> Result<(), Errno> {
+    let described = if end >= WHOLE_METADATA_PAGES { TRACT_PAGES } else { end };
+    let metadata = metadata_bytes(described).next_multiple_of(os::page_bytes());
+    let metadata = metadata.min(HEADER_PAGES * PAGE_BYTES);
+    let is_reserved = extent.reserved.get() != 0;
+    let map_between = |word: &crate::sync::Guarded, end: usize| {
+        let start = word.get();
+        if end > start {
+            match is_reserved {
+                true => os::unseal(base + start, end - start)?,
+                false => drop(os::map(Place::Exactly(base + start), end - start)?),
+            }
+            word.set(end);
+        }
+        Ok(())
+    };
+    let was_partial = extent.metadata.get() < metadata;
+    map_between(&extent.metadata, metadata)?;
+    if was_partial && metadata == HEADER_PAGES * PAGE_BYTES {
+        os::no_huge_pages(base, metadata);
+    }
+    map_between(&extent.pages, end * PAGE_BYTES)
+}
+
+impl Extent {
+    /// Nothing yet of a tract of `limit` bytes.
+    fn empty(limit: usize) -> Extent {
+        let extent = Extent::default();
+        extent.pages.set(HEADER_PAGES * PAGE_BYTES);
+        extent.limit.set(limit);
+        extent
+    }
+
+    fn set_to(&self, other: &Extent) {
+        self.metadata.set(other.metadata.get());
+        self.pages.set(other.pages.get());
+        self.limit.set(other.limit.get());
+        self.reserved.set(other.reserved.get());
+    }
+
+    /// Of metadata, and of pages.
+    fn mapped_bytes(&self) -> (usize, usize) {
+        (self.metadata.get(), self.pages.get() - HEADER_PAGES * PAGE_BYTES)
+    }
+}
+
+/// Maps `len` bytes at a multiple of `align` (at least a page).
 pub fn map_aligned(len: usize, align: usize) -> Option<usize> {
+    aligned(len, align, |len| os::map(Place::Anywhere, len))
+}
+
+/// `len` bytes at a multiple of `align` by `map`, which maps more; the rest is cut off.
+fn aligned(
+    len: usize,
+    align: usize,
+    map: impl Fn(usize) -> Result<usize, Errno>,
+) -> Option<usize> {
     let total = len.checked_add(align)?;
-    let start = os::map(Place::Anywhere, total).ok()?;
+    let start = map(total).ok()?;
     let base = start.next_multiple_of(align);
     // SAFETY: both cuts are parts of the mapping made above that nobody knows.
     unsafe {

@@ -19,7 +19,7 @@ pub mod tract;
 use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use crate::shard::HOT;
 use crate::sync::{Guard, Guarded, Lock, Rank, WaitBudget};
-use crate::units::{PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_SHIFT};
+use crate::units::{PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_TRACTS};
 use entry::{Kind, PageEntry};
 use tract::{HEADER_PAGES, Run, Tract};
 
@@ -63,11 +63,19 @@ pub struct PageHeap {
     faded_at: AtomicUsize,
     count: AtomicUsize,
     tracts: [AtomicPtr<Tract>; TRACTS_MAX],
-    outside: [AtomicPtr<Tract>; OUTSIDE_SLOTS],
+    /// By slot of the window.
+    window: [AtomicPtr<Tract>; WINDOW_TRACTS],
+    /// A hash table of the tracts outside the window; null until there is one.
+    outside: AtomicPtr<[AtomicPtr<Tract>; OUTSIDE_SLOTS]>,
     purged_total: AtomicUsize,
+    /// Bytes of pages that are mapped.
     mapped: AtomicUsize,
+    /// Bytes of metadata that are mapped.
+    metadata: AtomicUsize,
     growth: Lock,
     window_next: Guarded,
+    /// No tract before this one can grow.
+    first_growing: Guarded,
 }
 
 /// The one page heap.
@@ -266,27 +274,42 @@ impl PageHeap {
     pub unsafe fn extend(&self, address: usize, pages: usize, more: usize) -> bool {
         let Some(tract) = self.tract_at(address) else { return false };
         let end = (address - tract.base()) / PAGE_BYTES + pages;
-        let Ok(_guard) = tract.lock() else { return false };
-        let Some(run) = tract.extend(end, more) else { return false };
-        self.account_taken(tract, run);
-        tract.entry(end - pages).pages.set((pages + more) as u32);
-        true
+        let extend = || {
+            let _guard = tract.lock().ok()?;
+            if end + more > tract.mapped_pages() && tract.is_free_from(end) {
+                return Some(false);
+            }
+            let run = tract.extend(end, more)?;
+            self.account_taken(tract, run);
+            tract.entry(end - pages).pages.set((pages + more) as u32);
+            Some(true)
+        };
+        match extend() {
+            Some(false) => self.grow_to(tract, end + more) && extend() == Some(true),
+            done => done.is_some(),
+        }
     }
 
     /// The tract that `address` lies in.
     #[inline]
     pub fn tract_at(&self, address: usize) -> Option<&'static Tract> {
-        let base = address & !(TRACT_BYTES - 1);
-        let mut slot = outside_slot(base);
         // Ordering: Relaxed, written once before any object exists.
-        let in_window =
-            address.wrapping_sub(HOT.window.load(Ordering::Relaxed)) >> WINDOW_SHIFT == 0;
-        if in_window {
-            return self.window_tract(base);
-        }
+        let slot = address.wrapping_sub(HOT.window.load(Ordering::Relaxed)) >> TRACT_SHIFT;
+        let Some(in_window) = self.window.get(slot) else {
+            return self.outside_tract(address & !(TRACT_BYTES - 1));
+        };
+        // Ordering: Acquire pairs with the Release in `publish`.
+        let tract = in_window.load(Ordering::Acquire);
+        // SAFETY: published tracts live for ever (tract I4).
+        unsafe { tract.as_ref() }
+    }
+
+    fn outside_tract(&self, base: usize) -> Option<&'static Tract> {
+        let table = self.outside_table()?;
+        let mut slot = outside_slot(base);
         loop {
             // Ordering: Acquire pairs with the Release in `publish`.
-            let tract = self.outside[slot].load(Ordering::Acquire);
+            let tract = table[slot].load(Ordering::Acquire);
             if tract.is_null() || tract as usize == base {
                 // SAFETY: published tracts live for ever (tract I4).
                 return unsafe { tract.as_ref() };
@@ -295,17 +318,11 @@ impl PageHeap {
         }
     }
 
-    /// Window tracts are created in order, but slots taken by others are skipped: look before trusting.
-    fn window_tract(&self, base: usize) -> Option<&'static Tract> {
-        // The n-th slot of the window holds at most the n-th tract of the list; without foreign
-        // mappings and outside tracts it is exactly that one.
-        // Ordering: Relaxed, written once before any object exists.
-        let slot = (base - HOT.window.load(Ordering::Relaxed)) >> TRACT_SHIFT;
-        let count = self.tract_count();
-        if let Some(tract) = self.tract(slot.min(count)).filter(|tract| tract.base() == base) {
-            return Some(tract);
-        }
-        self.tracts().find(|tract| tract.base() == base)
+    fn outside_table(&self) -> Option<&'static [AtomicPtr<Tract>; OUTSIDE_SLOTS]> {
+        // Ordering: Acquire pairs with the Release in `make_outside_table`.
+        let table = self.outside.load(Ordering::Acquire);
+        // SAFETY: null, or a mapping that stays for ever; zero is a valid table.
+        unsafe { table.as_ref() }
     }
 
     /// The entry of the page that `address` lies in, if it is a page of ours that can hold objects.
@@ -349,7 +366,13 @@ impl PageHeap {
         self.dirty_limit.store(pages, Ordering::Relaxed);
     }
 
-    /// Bytes mapped in tracts, bytes free and dirty, bytes purged since start.
+    /// Bytes of metadata that are mapped in tracts.
+    pub fn metadata_bytes(&self) -> usize {
+        // Ordering: Relaxed, a statistic.
+        self.metadata.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of pages that are mapped in tracts, bytes free and dirty, bytes purged since start.
     pub fn totals(&self) -> (usize, usize, usize) {
         // Ordering: Relaxed, statistics.
         (

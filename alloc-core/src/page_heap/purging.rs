@@ -152,6 +152,8 @@ impl PageHeap {
         if is_barred() {
             return;
         }
+        // No page is added meanwhile, whose entry would be lost. If another thread adds some, the heap is not idle.
+        let Some(_growth) = self.growth.try_acquire(Rank::GROWTH) else { return };
         let Some(run) = tract.lock().ok().and_then(|_guard| tract.take_unused()) else { return };
         let (address, len) = tract.page_metadata(os::page_bytes());
         // SAFETY: the metadata of pages that were all just taken: nobody writes to it, and zero is what a

@@ -8,36 +8,60 @@
 //!           ^ the header lies over the entries of the metadata pages themselves
 //! ```
 //!
+//! Only a part is mapped at first: the pages up to `mapped_pages`, and of the metadata what describes them. The part
+//! grows at its end, see `growth`.
+//!
 //! Invariants:
 //! I1. `free` has a bit for each page that nobody holds; metadata and unmapped pages have none.
 //! I2. A page without a `dirty` bit reads as zero.
 //! I3. No run of free pages is longer than `longest`.
-//! I4. A tract is never unmapped.
+//! I4. What is mapped of a tract is never unmapped.
 //! I5. Under the lock, each page that is not free belongs to the span whose first entry's kind is not
 //!     `None`, or is being purged.
+//! I6. The entries and bitmaps of all pages below `mapped_pages` are mapped.
 
 use super::entry::{BITMAP_BYTES, Kind, PageEntry};
 use crate::asm::{self, thread_pointer};
-use crate::sync::{Guard, Guarded32, Guarded64, Lock, Rank, Reentered};
+use crate::atomic::{AtomicU32, Ordering};
+use crate::sync::{Guard, Guarded, Guarded32, Guarded64, Lock, Rank, Reentered};
 use crate::units::{PAGE_BYTES, TRACT_PAGES};
 
-/// Pages of metadata in front of each tract.
+/// Pages in front of each tract that are kept for metadata.
 pub const HEADER_PAGES: usize =
     (TRACT_PAGES * (size_of::<PageEntry>() + BITMAP_BYTES)).div_ceil(PAGE_BYTES);
 const WORDS: usize = TRACT_PAGES / 64;
+
+/// Bytes of metadata, from a tract's start, that describe its first `pages` pages.
+pub const fn metadata_bytes(pages: usize) -> usize {
+    TRACT_PAGES * size_of::<PageEntry>() + pages * BITMAP_BYTES
+}
 
 const _: () = assert!(size_of::<Header>() <= HEADER_PAGES * size_of::<PageEntry>());
 
 #[repr(C)]
 struct Header {
     lock: Lock,
-    mapped_pages: Guarded32,
+    mapped_pages: AtomicU32,
     longest: Guarded32,
     index: Guarded32,
     free: [Guarded64; WORDS],
     dirty: [Guarded64; WORDS],
     /// Taken by a purge, which puts them back.
     purging: [Guarded64; WORDS],
+    extent: Extent,
+}
+
+/// How far a tract's mappings reach, in bytes from its start; the lock of growth guards it.
+#[derive(Default)]
+pub struct Extent {
+    /// End of the metadata that is mapped.
+    pub metadata: Guarded,
+    /// End of the pages that are mapped.
+    pub pages: Guarded,
+    /// Where the pages may end one day.
+    pub limit: Guarded,
+    /// 1 if what is not mapped yet is reserved without access; 0 if it is nobody's.
+    pub reserved: Guarded32,
 }
 
 /// A run of pages taken from a tract.
@@ -58,21 +82,32 @@ pub struct Tract {
 }
 
 impl Tract {
-    /// Makes a tract of fresh memory.
+    /// Makes a tract without a page of fresh memory.
     ///
     /// # Safety
-    /// 1. `base` is aligned to `TRACT_BYTES`; `mapped` bytes there are zeroed memory of ours for ever.
-    pub unsafe fn create(base: usize, mapped: usize) -> &'static Tract {
+    /// 1. `base` is aligned to `TRACT_BYTES`; the header there is zeroed memory of ours for ever.
+    pub unsafe fn create(base: usize) -> &'static Tract {
         // SAFETY: duty 1; all zeroes is a valid tract.
         let tract = unsafe { &*(base as *const Tract) };
-        let header = tract.header();
-        let pages = mapped / PAGE_BYTES;
-        header.mapped_pages.set(pages as u32);
-        for page in HEADER_PAGES..pages {
-            set(&header.free, page);
-        }
-        header.longest.set((pages - HEADER_PAGES) as u32);
+        // Ordering: Relaxed, published with the tract.
+        tract.header().mapped_pages.store(HEADER_PAGES as u32, Ordering::Relaxed);
         tract
+    }
+
+    /// Adds the pages up to number `end` as free ones. The lock is held.
+    ///
+    /// # Safety
+    /// 1. They and their metadata are mapped for ever and read as zero.
+    pub unsafe fn add_pages(&self, end: usize) {
+        let first = self.mapped_pages();
+        // Ordering: Release pairs with the Acquire in `mapped_pages`: after the mappings.
+        self.header().mapped_pages.store(end as u32, Ordering::Release);
+        self.put(first, end - first, true);
+    }
+
+    /// How far the mappings reach.
+    pub fn extent(&self) -> &Extent {
+        &self.header().extent
     }
 
     fn header(&self) -> &Header {
@@ -133,7 +168,8 @@ impl Tract {
 
     /// Pages that are mapped, metadata included.
     pub fn mapped_pages(&self) -> usize {
-        self.header().mapped_pages.get() as usize
+        // Ordering: Acquire pairs with the Release in `add_pages`.
+        self.header().mapped_pages.load(Ordering::Acquire) as usize
     }
 
     /// Free pages, and the dirty ones of them and of what is being purged.
@@ -231,6 +267,11 @@ impl Tract {
         fits.then(|| self.take_run(end, more))
     }
 
+    /// Whether all mapped pages from `first` on are free. The lock is held.
+    pub fn is_free_from(&self, first: usize) -> bool {
+        (first..self.mapped_pages()).all(|page| self.is_free(page))
+    }
+
     /// Takes the first run of free dirty pages at or behind `from`. The lock is held.
     pub fn take_dirty(&self, from: usize) -> Option<Run> {
         let header = self.header();
@@ -264,11 +305,11 @@ impl Tract {
         Run { first, pages, dirty }
     }
 
-    /// The metadata behind the header, from the next page of the OS on: entries and bitmaps, which all read as
-    /// zero in a fresh tract.
+    /// What is mapped of the metadata behind the header, from the next page of the OS on: entries and bitmaps, which
+    /// all read as zero in a fresh tract.
     pub fn page_metadata(&self, os_page_bytes: usize) -> (usize, usize) {
         let header = size_of::<Header>().next_multiple_of(os_page_bytes);
-        (self.base() + header, HEADER_PAGES * PAGE_BYTES - header)
+        (self.base() + header, self.extent().metadata.get().saturating_sub(header))
     }
 
     /// Marks a run dirty: its holder will write to it. The lock is held.
