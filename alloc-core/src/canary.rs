@@ -14,6 +14,7 @@
 //! I2. A free object's memory is poison, see [`Canary::poison`], until it is handed out again.
 
 use crate::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::secret::{Purpose, derive};
 
 /// Bytes of the word.
 pub const WORD_BYTES: usize = size_of::<usize>();
@@ -39,10 +40,8 @@ pub fn is_on() -> bool {
 
 /// Gives objects canaries from now on, made with the kernel's random bytes. For init.
 pub fn arm(random: [u8; 16]) {
-    let (low, high) = random.split_at(8);
-    let word = |half: &[u8]| half.iter().fold(0, |word, &byte| word << 8 | usize::from(byte));
-    // libc makes its own secrets of the halves: neither shall be read off a canary.
-    let key = (word(low) ^ word(high).rotate_left(29)).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    // libc makes its own secrets of the bytes: neither shall be read off a canary.
+    let key = derive(random, Purpose::Canary) as usize | 1;
     // Ordering: Relaxed, published by init's READY.
     KEY.store(key, Ordering::Relaxed);
     ON.store(true, Ordering::Relaxed); // Ordering: Relaxed, as above.

@@ -7,7 +7,7 @@
 //! engine -> cpu_cache -> depot -> slab -> page_heap -> os
 //!              |                   |         |
 //!            rseq -> os            +--- page_map, guard, canary
-//! leaves: units, config, size_class, sync, fail, shard, asm, report, publish, describe, token_bucket,
+//! leaves: sanitizer, secret, units, config, size_class, sync, fail, shard, asm, report, publish, describe, token_bucket,
 //!         atomic, counters
 //! observers: stats, check, sources
 //! ```
@@ -35,6 +35,8 @@ pub mod page_map;
 pub mod publish;
 mod report;
 pub mod rseq;
+mod sanitizer;
+mod secret;
 #[doc(hidden)]
 pub mod shard;
 pub mod size_class;

@@ -19,6 +19,8 @@ pub const TRACT_PAGES: usize = TRACT_BYTES / PAGE_BYTES;
 
 /// log2 of the window: the address range that the page map covers with one byte per page.
 pub const WINDOW_SHIFT: u32 = 36;
+/// Bytes of the window.
+pub const WINDOW_BYTES: usize = 1 << WINDOW_SHIFT;
 /// Pages of the window.
 pub const WINDOW_PAGES: usize = 1 << (WINDOW_SHIFT - PAGE_SHIFT);
 /// Tracts of the window.

@@ -12,6 +12,7 @@ mod guard;
 mod machine;
 mod models;
 mod os;
+mod sanitizer;
 mod world;
 
 #[path = "../../alloc-core/src/canary.rs"]
@@ -35,6 +36,8 @@ mod publish;
 mod report;
 #[path = "../../alloc-core/src/rseq/mod.rs"]
 mod rseq;
+#[path = "../../alloc-core/src/secret.rs"]
+mod secret;
 #[path = "../../alloc-core/src/shard.rs"]
 mod shard;
 #[path = "../../alloc-core/src/size_class.rs"]

@@ -4,7 +4,7 @@
 //! that runs it is told "not yet". Leaves errno alone. Called by engine; calls config, rseq, cpu_cache,
 //! page_heap, os.
 
-use crate::asm::thread_pointer;
+use crate::asm::{SANITIZED_ADDRESSES, thread_pointer};
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::canary;
 use crate::config::{self, Key};
@@ -16,9 +16,11 @@ use crate::publish::publish_report;
 use crate::report::{Mode, ModeReason, Report};
 use crate::rseq::Index;
 use crate::rseq::registration::{self, Adoption};
+use crate::sanitizer;
+use crate::secret::{Purpose, derive};
 use crate::shard::{HOT, TINY_CLASSES};
 use crate::size_class::{CLASS, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
-use crate::units::{PAGE_BYTES, SHARDS_MAX, TRACT_SHIFT};
+use crate::units::{PAGE_BYTES, SHARDS_MAX, TRACT_SHIFT, WINDOW_BYTES};
 use core::cell::UnsafeCell;
 
 const READY: usize = 1;
@@ -99,13 +101,19 @@ fn fill_tables() {
     }
 }
 
-/// Picks the address range for tracts: from 16 TiB up, spread over 32 TiB by the kernel's random bytes,
-/// so the whole window lies in the user half of a 47-bit space. Nothing is mapped; a range that is
+/// Picks the address range for tracts: from 16 TiB up, spread over 32 TiB, so the whole window lies in the user half of
+/// a 47-bit space; in a smaller range where a sanitizer restricts addresses. The place comes of the kernel's random
+/// bytes, but is the same in each run if the user wants all addresses so. Nothing is mapped; a range that is
 /// taken costs its slots, and a smaller address space all of them, see page_heap.
 fn choose_window() {
-    let random = random_bytes();
-    let spread = u32::from_le_bytes([random[8], random[9], random[10], 0]) as usize;
-    let base = (16 << 40) + (spread << TRACT_SHIFT) % (32 << 40);
+    let places = match sanitizer::restricts_addresses() {
+        true => SANITIZED_ADDRESSES,
+        false => 16 << 40..(48 << 40) + WINDOW_BYTES,
+    };
+    let random = if os::has_fixed_addresses() { [0; 16] } else { random_bytes() };
+    let number = derive(random, Purpose::Window) as usize;
+    let count = (places.end - places.start - WINDOW_BYTES) >> TRACT_SHIFT;
+    let base = places.start + (number % count << TRACT_SHIFT);
     // Ordering: Relaxed, published by READY.
     HOT.window.store(base, Ordering::Relaxed);
 }
@@ -121,16 +129,17 @@ fn open_shards(adoption: Adoption) -> Report {
     let allowed = os::affinity_count().clamp(1, possible);
     locked::set_count(allowed * locked::EACH_CPU);
     let has_cid = registration::has_mm_cid(&adoption);
-    // Hardened, every call comes to the slow twins: the entries stay closed, as they are under mm_cid.
+    // Hardened, or under ThreadSanitizer, every call comes to the slow twins: the entries stay closed, as they are under mm_cid.
     let hardened = canary::is_on();
-    let wants_cid = (hardened || config::get(Key::Index) == 1) && has_cid;
-    let adoption = if hardened && !has_cid { registration::give_up(adoption) } else { adoption };
+    let is_closed = hardened || sanitizer::wants_each_call();
+    let wants_cid = (is_closed || config::get(Key::Index) == 1) && has_cid;
+    let adoption = if is_closed && !has_cid { registration::give_up(adoption) } else { adoption };
     let index = if wants_cid { Index::MmCid } else { Index::CpuId };
     let mut fence = false;
     if adoption.mode != Mode::Atomic {
         fence = registration::register_fence();
         registration::set_index(index);
-    } else if !hardened {
+    } else if !is_closed {
         locked::serve_alone();
         // A quarter of the shards stays behind locks, for handlers and those without a seat.
         fence = seats::open(allowed * (locked::EACH_CPU - 1));

@@ -12,8 +12,15 @@
 
 use super::init;
 use crate::asm;
+use crate::atomic::Ordering;
 use crate::fail::Line;
+use crate::guard;
 use crate::os;
+use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::huge::HUGE;
+use crate::sanitizer;
+use crate::shard::HOT;
+use crate::units::WINDOW_BYTES;
 
 #[used]
 #[unsafe(link_section = ".init_array")]
@@ -21,11 +28,23 @@ static AT_LOAD: extern "C" fn() = at_load;
 
 extern "C" fn at_load() {
     init::ensure();
+    if sanitizer::start() {
+        name_roots();
+    }
     if !keep_loaded(at_load as *const ()) {
         let mut line = Line::new();
         line.text("rsalloc: the dynamic linker does not keep this library in memory; it must not be unloaded\n");
         line.write_to_stderr();
     }
+}
+
+/// What the heap has so far. The window is one root, whatever is mapped of it.
+fn name_roots() {
+    // Ordering: Relaxed, written once by init.
+    sanitizer::add_root(HOT.window.load(Ordering::Relaxed), WINDOW_BYTES);
+    PAGE_HEAP.name_roots();
+    HUGE.name_roots();
+    guard::name_root();
 }
 
 /// Makes the program or library that `address` lies in one that `dlclose` never unloads; whether it is one now.

@@ -31,6 +31,7 @@ use crate::fail::{Misuse, deny};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_map;
 use crate::publish::{publish_report, publish_stats, stats_wanted};
+use crate::sanitizer;
 use crate::size_class::{CLASS, class_of_aligned};
 use crate::slab;
 use crate::stats::stats;
@@ -142,10 +143,12 @@ fn allocate_object(size: usize, align: usize) -> Option<Object> {
         publish_report(&init::report());
         publish_stats(&stats());
     }
-    if hardened::is_watching() {
-        return hardened::allocate(size, align);
-    }
-    allocate_plain(size, align)
+    let object = match hardened::is_watching() {
+        true => hardened::allocate(size, align),
+        false => allocate_plain(size, align),
+    }?;
+    sanitizer::object_taken(object.address);
+    Some(object)
 }
 
 fn allocate_plain(size: usize, align: usize) -> Option<Object> {
@@ -174,6 +177,7 @@ pub(crate) fn free_slow(address: usize) {
     if canary::is_on() {
         return hardened::free(address, None);
     }
+    sanitizer::object_given_up(address);
     match page_map::class_at(address) {
         0 => large::free(address),
         class => cpu_cache::free(class, address),

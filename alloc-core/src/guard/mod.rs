@@ -20,6 +20,7 @@ use crate::asm;
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::fail::{Misuse, deny, fail};
 use crate::os;
+use crate::sanitizer;
 
 /// Slots of the pool.
 pub const SLOTS: usize = 128;
@@ -58,6 +59,15 @@ pub fn open(every: usize) -> bool {
     fault::install();
     EVERY.store(every, Ordering::Relaxed); // Ordering: Relaxed, as above.
     true
+}
+
+/// Tells a leak checker of the pool.
+pub fn name_root() {
+    // Ordering: Relaxed, published by init's READY.
+    let base = BASE.load(Ordering::Relaxed);
+    if base != 0 {
+        sanitizer::add_root(base, pool_bytes());
+    }
 }
 
 fn pool_bytes() -> usize {

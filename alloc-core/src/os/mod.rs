@@ -11,7 +11,7 @@ mod text;
 pub use promises::{Memory, Zeroing, give_back, probe, purge, zeroing};
 pub use text::{parse_cpu_list, parse_number, read_file};
 
-use crate::asm::syscall;
+use crate::asm::{STACK_TOP, syscall};
 use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// A positive errno value.
@@ -320,6 +320,19 @@ pub fn abort() -> ! {
 pub fn auxv(key: u64) -> usize {
     // SAFETY: reads libc's copy of the vector. It may set errno to ENOENT, which init restores.
     unsafe { libc::getauxval(key as libc::c_ulong) as usize }
+}
+
+/// Whether the kernel gives each run the same addresses (ADDR_NO_RANDOMIZE, as under a debugger): the stack begins at
+/// the very top then, with eight bytes of zero above the name of the program. With random addresses that happens once
+/// in four million times. No system call, which a filter might punish.
+pub fn has_fixed_addresses() -> bool {
+    let name = auxv(libc::AT_EXECFN) as *const core::ffi::c_char;
+    if name.is_null() {
+        return false;
+    }
+    // SAFETY: the kernel puts the NUL-terminated name there.
+    let bytes = unsafe { core::ffi::CStr::from_ptr(name) }.count_bytes() + 1;
+    name as usize + bytes + size_of::<usize>() == STACK_TOP
 }
 
 /// Bytes of an OS page.

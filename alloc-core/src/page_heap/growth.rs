@@ -19,6 +19,7 @@ use super::tract::{Extent, HEADER_PAGES, Tract, metadata_bytes};
 use super::{OUTSIDE_SLOTS, PageHeap, Span, TRACTS_MAX, outside_slot};
 use crate::atomic::{AtomicPtr, Ordering};
 use crate::os::{self, Errno, Place};
+use crate::sanitizer;
 use crate::shard::HOT;
 use crate::sync::{Guard, Lock, Rank};
 use crate::units::{PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_TRACTS};
@@ -232,6 +233,7 @@ impl PageHeap {
             while !table[slot].load(Ordering::Relaxed).is_null() {
                 slot = (slot + 1) % OUTSIDE_SLOTS;
             }
+            sanitizer::add_root(tract.base(), tract.extent().limit.get());
             // Ordering: Release publishes the tract's metadata to `tract_at`.
             table[slot].store(pointer, Ordering::Release);
         }
@@ -244,6 +246,15 @@ impl PageHeap {
         self.metadata.fetch_add(metadata, Ordering::Relaxed);
         // Ordering: Release, after the entry, for readers of the count.
         self.count.store(count + 1, Ordering::Release);
+    }
+
+    /// Tells a leak checker of the tracts outside the window that there are.
+    pub fn name_roots(&self) {
+        let Ok(_growth) = self.growth.acquire(Rank::GROWTH) else { return };
+        let outside = |tract: &&Tract| self.outside_tract(tract.base()).is_some();
+        self.tracts()
+            .filter(outside)
+            .for_each(|tract| sanitizer::add_root(tract.base(), tract.extent().limit.get()));
     }
 
     #[cold]

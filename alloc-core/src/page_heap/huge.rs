@@ -16,6 +16,7 @@ use crate::atomic::{AtomicUsize, HUGE_SLOTS, Ordering, fence};
 use crate::fail::{Misuse, fail};
 use crate::os::{self, Place};
 use crate::page_heap::aside::Aside;
+use crate::sanitizer;
 use crate::sync::{Guard, Guarded, Lock, Patience, Rank, Reentered, WaitBudget};
 use crate::units::PAGE_BYTES;
 
@@ -227,6 +228,15 @@ impl HugeSpans {
         table.iter().any(|slot| slot.address() > TOMBSTONE && inside(slot))
     }
 
+    /// Tells a leak checker of the spans that there are.
+    pub fn name_roots(&self) {
+        let Ok(_guard) = self.lock() else { return };
+        // Ordering: Relaxed, the lock orders it.
+        let table = table_at(self.table.load(Ordering::Relaxed));
+        let live = table.iter().filter(|slot| slot.address() > TOMBSTONE);
+        live.for_each(|slot| sanitizer::add_root(slot.address(), slot.len()));
+    }
+
     /// Number and bytes of live huge spans.
     pub fn totals(&self) -> (usize, usize) {
         let (count, bytes) = self.aside.totals();
@@ -278,6 +288,7 @@ impl HugeSpans {
         // Ordering: Relaxed, the lock orders it.
         let table = table_at(self.table.load(Ordering::Relaxed));
         let (slot, was_free) = put_in(table, address, len);
+        sanitizer::mapping_begins(address, len);
         self.used.set(self.used.get() + usize::from(was_free));
         self.live.set(self.live.get() + 1);
         self.bytes.set(self.bytes.get() + len);
@@ -285,6 +296,7 @@ impl HugeSpans {
     }
 
     fn remove(&self, slot: &Slot) {
+        sanitizer::mapping_ends(slot.address(), slot.len());
         // Ordering: Relaxed, a tombstone carries nothing.
         slot.address.store(TOMBSTONE, Ordering::Relaxed);
         self.live.set(self.live.get() - 1);

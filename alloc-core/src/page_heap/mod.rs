@@ -17,6 +17,7 @@ mod purging;
 pub mod tract;
 
 use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use crate::sanitizer;
 use crate::shard::HOT;
 use crate::sync::{Guard, Guarded, Lock, Rank, WaitBudget};
 use crate::units::{PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_TRACTS};
@@ -153,7 +154,9 @@ impl PageHeap {
         let entry = tract.entry(run.first);
         entry.pages.set(run.pages as u32);
         entry.set_kind(kind);
-        Some(span_of(tract, run))
+        let span = span_of(tract, run);
+        sanitizer::pages_taken(span.address, span.pages);
+        Some(span)
     }
 
     /// A run goes to a holder, who will write to it. The tract's lock is held.
@@ -187,6 +190,7 @@ impl PageHeap {
         let entry = tract.entry(first);
         match tract.lock() {
             Ok(_guard) => {
+                sanitizer::pages_given_up(address, entry.pages.get() as usize);
                 entry.set_kind(Kind::None);
                 self.take_back(tract, first, entry.pages.get() as usize);
             }
@@ -205,6 +209,7 @@ impl PageHeap {
         let entry = tract.entry(first);
         let pages = entry.pages.get() as usize;
         entry.pages.set(keep as u32);
+        sanitizer::pages_given_up(address + keep * PAGE_BYTES, pages - keep);
         self.take_back(tract, first + keep, pages - keep);
         true
     }
@@ -280,6 +285,7 @@ impl PageHeap {
                 return Some(false);
             }
             let run = tract.extend(end, more)?;
+            sanitizer::pages_taken(tract.base() + end * PAGE_BYTES, more);
             self.account_taken(tract, run);
             tract.entry(end - pages).pages.set((pages + more) as u32);
             Some(true)

@@ -19,6 +19,7 @@ use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::entry::{self, Kind, PageEntry};
 use crate::page_heap::huge::HUGE;
 use crate::page_map;
+use crate::sanitizer;
 use crate::size_class::{CLASS, Class, ClassInfo, RECIPROCAL_SHIFT};
 use crate::sync::{Guarded64, Lock, Rank, Reentered};
 use crate::units::PAGE_BYTES;
@@ -203,6 +204,7 @@ fn put_run(class: Class, objects: &[usize]) -> Result<(), Reentered> {
     // Their slabs lie anywhere: side by side the lines come sooner than one after the other under the lock.
     let mut last = 0;
     for &object in objects {
+        sanitizer::object_taken(object);
         // Neighbours share their lines.
         if (object ^ last) / NEAR_BYTES != 0 {
             prefetch(class, object);

@@ -5,6 +5,9 @@ use core::arch::asm;
 pub mod entry;
 pub mod sections;
 mod text;
+mod weak;
+
+pub use weak::{SANITIZED_ADDRESSES, STACK_TOP, Sanitizers, sanitizers};
 
 /// Sections exist on this architecture.
 pub const HAS_SECTIONS: bool = true;
