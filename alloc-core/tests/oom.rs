@@ -176,3 +176,16 @@ fn what_the_os_does_not_take_is_not_offered_again_with_each_free() {
     assert!(calls > 0, "nothing was offered: nothing is tested");
     assert!(calls < 8 * OBJECTS as u64, "{calls} calls for {OBJECTS} objects");
 }
+
+/// A heap that grows asks the OS seldom.
+#[test]
+fn a_heap_of_one_gib_takes_few_calls() {
+    let calls = in_child(u64::MAX, 0, || {
+        faults::refuse(u64::MAX, 0);
+        // 16 of them are 5 MiB, which stay untouched.
+        (0..16 * 205).for_each(|_| assert!(!alloc_core::allocate(320 << 10).is_null()));
+        assert!(alloc_core::stats().live_bytes >= 1 << 30);
+        faults::count()
+    });
+    assert!(calls < 80, "{calls} calls");
+}

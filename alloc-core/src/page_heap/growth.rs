@@ -58,7 +58,9 @@ impl PageHeap {
             drop(growth);
             return self.acquire(pages, align_pages, kind);
         }
-        let tract = self.grow(pages.next_multiple_of(align_pages) + align_pages, &growth)?;
+        // Aligned pages may begin some way behind what is free so far.
+        let slack = if align_pages > 1 { align_pages } else { 0 };
+        let tract = self.grow(pages.next_multiple_of(align_pages) + slack, &growth)?;
         drop(growth);
         let guard = tract.lock().ok()?;
         self.acquire_in(tract, pages, align_pages, kind, guard)

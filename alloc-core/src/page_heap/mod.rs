@@ -25,7 +25,7 @@ use entry::{Kind, PageEntry};
 use tract::{HEADER_PAGES, Run, Tract};
 
 /// The most tracts of a process (16 TiB with 16,384 x 64 MiB being 1 TiB of small objects).
-const TRACTS_MAX: usize = 16_384;
+pub const TRACTS_MAX: usize = 16_384;
 /// Slots of the hash table of tracts outside the window.
 const OUTSIDE_SLOTS: usize = 2 * TRACTS_MAX;
 

@@ -19,7 +19,9 @@ const SIZES: [usize; 4] = [64, 60_000, 400_000, 40 << 20];
 fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("reachable") => SIZES.into_iter().for_each(keep_foreign),
-        Some("leak") => (0..FOREIGN).for_each(|_| drop(black_box(foreign()))),
+        Some("leak") => (0..FOREIGN).for_each(|_| {
+            black_box(foreign());
+        }),
         Some("threads") => threads(),
         Some("race") => race(),
         other => panic!("{other:?} is no part of this program"),

@@ -1,0 +1,150 @@
+//! The list of tracts: full, and beside foreign mappings; and how much of the address space they take.
+
+use alloc_core::page_heap::entry::Kind;
+use alloc_core::page_heap::tract::HEADER_PAGES;
+use alloc_core::page_heap::{PAGE_HEAP, TRACTS_MAX};
+use alloc_core::shard::HOT;
+use alloc_core::units::{PAGE_BYTES, SPAN_MAX_PAGES, TRACT_BYTES, TRACT_PAGES};
+use std::hint::black_box;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// Runs `life` in a child whose heap has no tract yet.
+fn in_child(life: fn()) {
+    // SAFETY: plain calls; the child ends here.
+    unsafe {
+        let child = libc::fork();
+        assert!(child >= 0);
+        if child == 0 {
+            libc::_exit(i32::from(std::panic::catch_unwind(life).is_err()));
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(child, &mut status, 0), child);
+        assert_eq!(status, 0, "the child");
+    }
+}
+
+fn acquire(pages: usize) -> Option<usize> {
+    PAGE_HEAP.acquire(pages, 1, Kind::Large).map(|span| span.address)
+}
+
+/// Bytes of address space, and the number of areas.
+fn address_space() -> (usize, usize) {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let number = |text: &str| usize::from_str_radix(text, 16).unwrap();
+    let lens = maps.lines().map(|line| {
+        let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+        number(end) - number(start)
+    });
+    (lens.sum(), maps.lines().count())
+}
+
+#[test]
+fn a_full_list_of_tracts_costs_no_addresses_with_each_request() {
+    in_child(|| {
+        // Two spans fill a tract. None is touched.
+        let rest = TRACT_PAGES - HEADER_PAGES - SPAN_MAX_PAGES;
+        let mut tracts = 0;
+        while acquire(SPAN_MAX_PAGES).is_some() {
+            assert!(acquire(rest).is_some(), "the other half of tract {tracts}");
+            tracts += 1;
+        }
+        assert_eq!(tracts, TRACTS_MAX, "fewer: another limit was met, and nothing is tested");
+        let (before, _) = address_space();
+        (0..50).for_each(|_| assert_eq!(acquire(SPAN_MAX_PAGES), None));
+        let (after, _) = address_space();
+        assert!(after < before + TRACT_BYTES, "{} bytes are lost", after - before);
+        assert_eq!(alloc_core::check(), Ok(()));
+    });
+}
+
+/// Seconds of 1000 look-ups, the least of some rounds.
+fn look_up(address: usize) -> f64 {
+    let round = || {
+        let start = Instant::now();
+        for _ in 0..1000 {
+            assert!(PAGE_HEAP.tract_at(black_box(address)).is_some());
+        }
+        start.elapsed().as_secs_f64()
+    };
+    (0..50).map(|_| round()).fold(f64::MAX, f64::min)
+}
+
+/// Maps a page that is not the allocator's.
+fn map_foreign(address: usize) {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: a new mapping that replaces nothing.
+    let at = unsafe { libc::mmap(address as *mut _, 4096, libc::PROT_READ, flags, -1, 0) };
+    assert_eq!(at as usize, address);
+}
+
+#[test]
+fn a_foreign_mapping_in_the_window_does_not_slow_look_ups_down() {
+    in_child(|| {
+        assert_eq!(alloc_core::check(), Ok(()));
+        map_foreign(HOT.window.load(Ordering::Relaxed));
+        let spans: Vec<usize> = (0..400).map(|_| acquire(SPAN_MAX_PAGES).unwrap()).collect();
+        let (first, last) = (look_up(spans[0]), look_up(spans[spans.len() - 1]));
+        assert!(last < 10.0 * first, "{first} s for the first tract, {last} s for the last");
+    });
+}
+
+/// A mapping of the program's right behind what is mapped of a tract.
+#[test]
+fn a_tract_that_cannot_grow_is_followed_by_another() {
+    in_child(|| {
+        let first = acquire(1).unwrap();
+        let tract = PAGE_HEAP.tract_at(first).unwrap();
+        let end = tract.base() + tract.mapped_pages() * PAGE_BYTES;
+        map_foreign(end + 3 * PAGE_BYTES);
+        let spans: Vec<usize> = (0..2000).map(|_| acquire(1).unwrap()).collect();
+        assert!(spans.iter().all(|&span| !(span..span + PAGE_BYTES).contains(&end)));
+        assert_eq!(tract.base() + tract.mapped_pages() * PAGE_BYTES, end, "it has not grown");
+        assert!(PAGE_HEAP.tracts().count() > 1);
+        for span in spans {
+            // SAFETY: a span from above; its first byte and its last.
+            unsafe {
+                (span as *mut u8).write(1);
+                ((span + PAGE_BYTES - 1) as *mut u8).write(1);
+                PAGE_HEAP.release(span);
+            }
+        }
+        alloc_core::release();
+        assert_eq!(alloc_core::check(), Ok(()));
+    });
+}
+
+#[test]
+fn what_is_mapped_follows_what_is_used() {
+    in_child(|| {
+        let (before, areas) = address_space();
+        for pages in [1, 20, 100, 300, 1000, 3000, 16_000] {
+            while PAGE_HEAP.held_bytes() < pages * PAGE_BYTES {
+                acquire(1).unwrap();
+            }
+            let (now, areas_now) = address_space();
+            let most = pages * PAGE_BYTES * 3 / 2 + pages.div_ceil(1000) * (640 << 10) + (1 << 20);
+            assert!(now - before <= most, "{} bytes for {pages} pages", now - before);
+            // The metadata of a tract and its pages, until it is complete; then the kernel may merge them.
+            assert!(areas_now - areas <= 2 * pages.div_ceil(1000) + 4, "{} areas", areas_now - areas);
+        }
+        assert_eq!(alloc_core::check(), Ok(()));
+    });
+}
+
+/// A span at the end of what is mapped grows where it is.
+#[test]
+fn a_span_grows_in_place_behind_what_is_mapped() {
+    in_child(|| {
+        let span = acquire(1).unwrap();
+        for pages in 1..400 {
+            // SAFETY: the caller holds the span.
+            assert!(unsafe { PAGE_HEAP.extend(span, pages, 1) }, "{pages} pages and one more");
+            // SAFETY: the last byte of the span.
+            unsafe { ((span + (pages + 1) * PAGE_BYTES - 1) as *mut u8).write(1) };
+        }
+        // SAFETY: as above.
+        unsafe { PAGE_HEAP.release(span) };
+        assert_eq!(alloc_core::check(), Ok(()));
+    });
+}
