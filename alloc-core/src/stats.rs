@@ -115,7 +115,5 @@ pub fn shape() -> Shape {
             in_slabs: (slabs * info.objects).saturating_sub(out),
         };
     }
-    let headers = PAGE_HEAP.tracts().count() * HEADER_PAGES * PAGE_BYTES;
-    let shared_bytes = PAGE_HEAP.totals().0 - headers;
-    Shape { classes, own_mappings: large::own_mappings(), shared_bytes }
+    Shape { classes, own_mappings: large::own_mappings(), shared_bytes: PAGE_HEAP.totals().0 }
 }

@@ -9,7 +9,7 @@ use super::entry::Kind;
 use super::tract::{HEADER_PAGES, Run, Tract};
 use crate::atomic::Ordering;
 use crate::os;
-use crate::sync::is_barred;
+use crate::sync::{Rank, is_barred};
 use crate::token_bucket::TokenBucket;
 use crate::units::PAGE_BYTES;
 
