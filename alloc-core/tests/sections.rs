@@ -187,6 +187,7 @@ unsafe extern "C" fn store_slowly(word: *const AtomicUsize, value: usize, turns:
         alloc_core::__rsalloc_text!(abort),
         "mov rax, -1",
         "ret",
+        ".cfi_endproc",
     )
 }
 
