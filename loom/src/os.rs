@@ -25,6 +25,7 @@ thread_local! {
     static ARENA: Cell<usize> = const { Cell::new(0) };
     static NEXT: Cell<usize> = const { Cell::new(0) };
     static NOW: Cell<usize> = const { Cell::new(0) };
+    static JUDGE: Cell<Option<fn(usize)>> = const { Cell::new(None) };
     static EXACT: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -47,6 +48,7 @@ pub fn restore() {
     NEXT.set(arena() + TRACTS * TRACT_BYTES);
     NOW.set(0);
     EXACT.with_borrow_mut(Vec::clear);
+    JUDGE.set(None);
 }
 
 pub fn map(place: Place, len: usize) -> Result<usize, Errno> {
@@ -79,7 +81,16 @@ const _: () = assert!(WINDOW_TRACTS >= TRACTS);
 
 /// # Safety
 /// 1. None here: addresses are not used again.
-pub unsafe fn unmap(_address: usize, _len: usize) {}
+pub unsafe fn unmap(address: usize, _len: usize) {
+    if let Some(judge) = JUDGE.get() {
+        judge(address);
+    }
+}
+
+/// Has `judge` look at each address that is unmapped in this execution.
+pub fn judge_unmapped(judge: fn(usize)) {
+    JUDGE.set(Some(judge));
+}
 
 /// # Safety
 /// 1. None here.

@@ -18,6 +18,8 @@ fn start() {
     explore_only(next..next + 1024 * PAGE);
     explore_only(bytes_of(&HUGE));
     leave_plain(bytes_of(HUGE.raw_lock()));
+    // The kernel may give the address to another thread at once.
+    os::judge_unmapped(|address| assert_eq!(HUGE.len_of(address), None, "still listed"));
 }
 
 fn acquire(len: usize) -> usize {

@@ -227,6 +227,15 @@ pub const DEFECTS: &[Defect] = &[
         changes: &[("fence(Ordering::Acquire);", "if !BAD { fence(Ordering::Acquire); }")],
     },
     Defect {
+        name: "unmapped-first",
+        model: "huge",
+        file: "page_heap/huge.rs",
+        changes: &[(
+            "            let Some(len) = self.forget(address) else { return false };\n",
+            "            if BAD { unsafe { os::unmap(address, PAGE_BYTES) }; }\n            let Some(len) = self.forget(address) else { return false };\n",
+        )],
+    },
+    Defect {
         name: "one-look-aside",
         model: "huge-aside",
         file: "page_heap/aside.rs",
