@@ -30,7 +30,7 @@ fn main() {
     let cases = MODES.into_iter().filter(|case| ["libc", "atomic"].contains(&case.name));
     in_modes(&cases.collect::<Vec<_>>(), LIMIT, |case| {
         case.confirm();
-        let mut wrong = 0;
+        let (mut heaps, mut wrong) = (0, 0);
         for &kind in DefectKind::ALL {
             for (number, damage) in damages(kind).iter().enumerate() {
                 let verdict = in_a_child(|| {
@@ -39,6 +39,7 @@ fn main() {
                     damage(&heap);
                     check()
                 });
+                heaps += 1;
                 if verdict != Some(kind) {
                     eprintln!("{kind:?}, damage {number}: the validator says {verdict:?}");
                     wrong += 1;
@@ -47,6 +48,7 @@ fn main() {
         }
         assert_eq!(wrong, 0, "of the damaged heaps are called something else");
         assert_eq!(check(), Ok(()));
+        println!("{heaps} damaged heaps, {} kinds", DefectKind::ALL.len());
     });
 }
 

@@ -135,7 +135,8 @@ pub mod sections {
             /// # Safety
             /// 1. `offset` is that of a counter.
             pub unsafe fn $add(offset: usize, delta: usize) -> isize {
-                let counter = (offset - core::mem::offset_of!(Region, counters)) / size_of::<usize>();
+                let counter =
+                    (offset - core::mem::offset_of!(Region, counters)) / size_of::<usize>();
                 // SAFETY: see above.
                 on_shard($index, 0, |region| unsafe { emulated::add(region, counter, delta) })
             }

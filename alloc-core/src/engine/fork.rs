@@ -5,7 +5,7 @@
 //! that another such handler lies upon. Sections need nothing: what the child sees of another
 //! thread's section is a state before or after its commit store. Cost: one uncontended atomic for each
 //! lock. What other threads had in hand is lost to the child: one magazine each (cpu_cache I3), and spans that
-//! had been given up in handlers, if one was just about to collect them.
+//! had been given up in handlers, if one was just about to collect them; and huge spans that one was just mapping or unmapping.
 //!
 //! From `prepare` on, on both sides until `release`, the forking thread itself allocates and frees as ever: fork handlers
 //! of others run then. What it forgot it may take again, and what it makes is locked as all else. Other threads wait

@@ -87,18 +87,12 @@ pub const STOP: Model = Model {
 };
 
 /// The same, of one shard with a fence of its own.
-pub const STOP_EACH: Model = Model {
-    name: "stop-each",
-    preemptions: 2,
-    body: || against_sections(SECTIONS, take_each),
-};
+pub const STOP_EACH: Model =
+    Model { name: "stop-each", preemptions: 2, body: || against_sections(SECTIONS, take_each) };
 
 /// The same, where a shard's number is no processor's: the fence has to reach them all.
-pub const STOP_CID: Model = Model {
-    name: "stop-cid",
-    preemptions: 2,
-    body: || against_sections(BY_CID, take_each),
-};
+pub const STOP_CID: Model =
+    Model { name: "stop-cid", preemptions: 2, body: || against_sections(BY_CID, take_each) };
 
 fn take_each(found: &Found) {
     let take = |region| found.add(empty(region, CLASS));
