@@ -189,7 +189,7 @@ impl Watch<'_> {
                 caller[usize::from(register)] = match place {
                     Place::Memory(offset) => self.word(cfa.wrapping_add_signed(offset))?,
                     Place::Register(other) => registers[usize::from(other)],
-                    Place::End | Place::Other => 0,
+                    Place::Other => 0,
                 };
             }
             registers = caller;

@@ -86,6 +86,9 @@ const TREATMENTS: &[Treatment] = &[Treatment::Stay, Treatment::Move, Treatment::
 /// Addresses that may stay unreached: function, instruction, why. None today.
 const UNREACHABLE: &[(&str, &str, &str)] = &[];
 
+/// Most runs of the victim in each environment until each instruction of each section was unwound from.
+const ROUNDS: usize = 5;
+
 /// Deviations that are printed in full.
 const SHOWN: usize = 20;
 
@@ -174,9 +177,21 @@ fn sweep(subject: &Subject) -> anyhow::Result<()> {
 fn unwind(subject: &Subject) -> anyhow::Result<Vec<String>> {
     let frames = Frames::read(&subject.library)?;
     let (mut faults, walked) = frames.examine(&subject.code, &subject.sections);
+    let is_wanted = |section: &Section| {
+        let mm_cid = lint::uses_mm_cid(&subject.code, section);
+        subject.environments.iter().any(|environment| environment.mm_cid == mm_cid)
+    };
+    let wanted = subject.sections.iter().filter(|section| is_wanted(section));
+    let wanted: BTreeSet<_> = wanted.flat_map(|section| subject.addresses(section)).collect();
     let mut seen = callers::Seen::default();
-    for environment in subject.environments.iter().chain(&subject.environments) {
-        callers::watch(subject, &frames, environment, &mut seen)?;
+    for _ in 0..ROUNDS {
+        for environment in &subject.environments {
+            callers::watch(subject, &frames, environment, &mut seen)?;
+        }
+        // A function that is seldom called needs several.
+        if wanted.is_subset(&seen.reached) {
+            break;
+        }
     }
     let callers::Seen { stops, reached, faults: strange } = seen;
     println!(
@@ -185,16 +200,10 @@ fn unwind(subject: &Subject) -> anyhow::Result<Vec<String>> {
         reached.len(),
         faults.len() + strange.len()
     );
-    let missed = subject.sections.iter().flat_map(|section| {
-        let wanted = subject.environments.iter();
-        let wanted =
-            wanted.filter(|e| e.mm_cid == lint::uses_mm_cid(&subject.code, section)).count() > 0;
-        subject.addresses(section).filter(move |_| wanted).map(move |at| (section, at))
-    });
-    let missed = missed.filter(|(_, at)| !reached.contains(at));
-    faults.extend(
-        missed.map(|(section, at)| format!("{}: {at:x} was not unwound from", section.name)),
-    );
+    faults.extend(wanted.difference(&reached).map(|&at| {
+        let name = frames.function(at).map_or("?", |(name, _)| name);
+        format!("{name}: at {at:x} ({}) no caller was computed", subject.text(at))
+    }));
     faults.extend(strange);
     Ok(faults)
 }

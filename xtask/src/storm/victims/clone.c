@@ -1,6 +1,7 @@
 /* AMOUNT children of clone(CLONE_VM), which share the memory and allocate in it, while other threads do so too;
  * every other one with CLONE_VFORK. They end in all ways: return, _exit, exec, by a signal; one starts another one,
- * one in eight has a word of its own cleared at its end. At the end, sections must be in use again.
+ * one in eight has a word of its own cleared at its end. At the end, sections must be in use again. Then the same
+ * with CROWD children at once that have a thread pointer of their own, as processes and as threads.
  */
 #include "storm.h"
 
@@ -96,6 +97,53 @@ static void *cloner(void *argument) {
     return NULL;
 }
 
+/* More than the allocator has words to watch. */
+enum { CROWD = 300, CROWD_STACK = 1 << 16 };
+static atomic_int is_open;
+
+static int run_in_crowd(void *number) {
+    uint64_t state = seed_of((uintptr_t)number);
+    struct object own[SLOTS] = {0};
+    while (!is_open) sched_yield();
+    for (int i = 0; i < OBJECTS; i++) step(&state, own, SLOTS, 1 << 12);
+    drop_all(own, SLOTS);
+    return 0;
+}
+
+/* The memory of a thread, made as pthread_create makes it; never freed. */
+static char *make_tls(void) {
+    void *(*make)(void *) = (void *(*)(void *))(uintptr_t)dlsym(RTLD_DEFAULT, "_dl_allocate_tls");
+    CHECK(make);
+    char *pointer = make(NULL), *mine = (char *)__builtin_thread_pointer();
+    CHECK(pointer);
+    *(void **)pointer = *(void **)(pointer + 16) = pointer;
+    memcpy(pointer + 24, mine + 24, 32); /* the guards of the stack and of pointers */
+    return pointer;
+}
+
+static void crowd(int flags) {
+    static pid_t pids[CROWD], words[CROWD];
+    static char stacks[CROWD][CROWD_STACK];
+    int is_thread = flags & CLONE_THREAD;
+    is_open = 0;
+    for (uintptr_t i = 0; i < CROWD; i++) {
+        words[i] = 1;
+        pids[i] = clone(run_in_crowd, stacks[i] + CROWD_STACK, flags | CLONE_VM | CLONE_SETTLS, (void *)i, NULL,
+                        make_tls(), &words[i]);
+        CHECK(pids[i] > 0);
+    }
+    is_open = 1;
+    struct object own[SLOTS] = {0};
+    uint64_t state = seed_of(CROWD);
+    for (int i = 0; i < OBJECTS; i++) step(&state, own, SLOTS, 1 << 12);
+    for (int i = 0; i < CROWD; i++) {
+        if (!is_thread) reap(pids[i], 0);
+        while (is_thread && *(volatile pid_t *)&words[i]) sched_yield();
+    }
+    drop_all(own, SLOTS);
+    if (is_seen() && !announces(100000)) fail("no child of a crowd is left, and sections stay closed", (size_t)flags);
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) return 0; /* what a child execs */
     size_t goal = amount(argc, argv);
@@ -114,9 +162,12 @@ int main(int argc, char **argv) {
     stop = 1;
     for (int i = 0; i < WORKERS; i++) pthread_join(workers[i], NULL);
     if (is_seen() && !announces(100000)) fail("no child is left, and sections stay closed", goal);
+    crowd(SIGCHLD);
+    crowd(CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_CHILD_SETTID |
+          CLONE_CHILD_CLEARTID);
     malloc_trim(0);
     validate("the validator found a defect at the end");
     CHECK(steps > 1000);
-    say("done: %zu children of clone, beside %zu steps of %d threads\n", goal, steps, WORKERS);
+    say("done: %zu children of clone and two crowds, beside %zu steps of %d threads\n", goal, steps, WORKERS);
     return 0;
 }
