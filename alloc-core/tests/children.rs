@@ -64,7 +64,11 @@ fn the_last_one_counts(has_sections: bool) {
         // As the kernel does, and as a parent whose child did not start does.
         for word in words {
             assert!(!has_shard(), "{left} are gone, others are not");
-            if left % 2 == 0 { word.store(0, Ordering::SeqCst) } else { end_watched(word) }
+            if left % 2 == 0 {
+                word.store(0, Ordering::SeqCst)
+            } else {
+                end_watched(word)
+            }
             left += 1;
         }
         call();

@@ -21,6 +21,18 @@ pub use alloc_core::{
     report, settings, stats,
 };
 
+/// To be called before a child on the process' memory is made (vfork, clone with CLONE_VM) that may allocate: from
+/// then on no thread runs sections, which the kernel does not protect in the child. With librsalloc.so preloaded
+/// both are called by its `vfork` and `clone`.
+pub fn child_begins() {
+    alloc_core::rseq::vfork::begin();
+}
+
+/// To be called when the child of [`child_begins`] has ended or runs another program, or was not made.
+pub fn child_ended() {
+    alloc_core::rseq::vfork::end();
+}
+
 /// The allocator: `#[global_allocator] static GLOBAL: RsAlloc = RsAlloc;`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RsAlloc;

@@ -87,7 +87,7 @@ pub fn watch(
             Event::Ended => break,
             Event::Trap(start) => {
                 victim.disarm(&saved)?;
-                let function = functions.get_mut(&start).context("a trap of nobody's")?;
+                let function = functions.get_mut(&start).context("a trap in no function")?;
                 let mut watch = Watch { victim: &mut victim, frames, seen };
                 watch.call(function, start)?;
             }

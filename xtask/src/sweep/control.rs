@@ -7,7 +7,7 @@
 use super::frames::Frames;
 use super::sections::{ABORT_IP, POST_COMMIT_OFFSET, Section};
 use super::tracer::{self, Outcome, Patch, Trap, Word};
-use super::{ENVIRONMENTS, Subject, Treatment, lint};
+use super::{ENVIRONMENTS, Subject, Treatment, callers, lint};
 use anyhow::{Context, bail};
 
 /// A defect, where it shows, and what must see it.
@@ -87,6 +87,14 @@ fn without_frames(subject: &Subject) -> anyhow::Result<Vec<String>> {
     }
     let seen = subject.sections.len() * 2 - blind.len();
     println!("{seen} of {} defects in what unwinders read", subject.sections.len() * 2);
+    // And by a thread that stands there.
+    let section = subject.sections.iter().find(|section| section.name == "malloc");
+    let wrong = frames.shifted(section.context("no malloc")?.start);
+    let mut seen = callers::Seen::default();
+    callers::watch(subject, &wrong, &ENVIRONMENTS[0], &mut seen)?;
+    if seen.faults.is_empty() {
+        blind.push("not seen by a thread in malloc: the caller a word off".to_owned());
+    }
     Ok(blind)
 }
 
