@@ -1,0 +1,82 @@
+//! Settings of a process, once it has begun: what the environment said stays, whatever init finds out; what nobody
+//! said is the default, or what another setting brings along.
+
+use alloc_core::config::{Origin, Setting, Value};
+use std::process::Command;
+
+const CONF: &str = "RSALLOC_CONF";
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--list") {
+        return;
+    }
+    if std::env::args().any(|argument| argument == "show") {
+        return show();
+    }
+    everything_that_was_said_stays();
+    hardened_brings_guards_along_unless_something_else_was_said();
+    nothing_said();
+}
+
+/// Prints a line for each setting of this process: key, value, origin.
+fn show() {
+    // SAFETY: live.
+    unsafe { alloc_core::free(alloc_core::allocate(1)) };
+    for Setting { key, value, origin, .. } in alloc_core::settings() {
+        let value = match value {
+            Value::Word(text) | Value::Text(text) => text.to_string(),
+            Value::Number(number) => number.to_string(),
+        };
+        let origin = match origin {
+            Origin::Default => "default",
+            Origin::Environment => "environment",
+            Origin::Program => "program",
+        };
+        println!("{key} {value} {origin}");
+    }
+}
+
+/// The settings of a process with this text in its environment.
+fn settings(conf: Option<&str>) -> Vec<String> {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.arg("show").env_remove(CONF).envs(conf.map(|conf| (CONF, conf)));
+    let output = command.output().expect("it starts");
+    assert!(output.status.success(), "{conf:?}: {output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{conf:?}");
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+fn has(conf: &str, wanted: &str) {
+    let settings = settings(Some(conf));
+    assert!(settings.iter().any(|line| line == wanted), "{conf}: no {wanted} in {settings:?}");
+}
+
+fn everything_that_was_said_stays() {
+    let said = [
+        ("mode", "atomic", "atomic"),
+        ("index", "mm_cid", "mm_cid"),
+        ("cache", "123k", "125952"),
+        ("dirty", "7m", "7340032"),
+        ("stats_at_exit", "/tmp/no-such-folder/stats", "/tmp/no-such-folder/stats"),
+        ("verbose", "0", "0"),
+        ("hardened", "1", "1"),
+        ("guard", "3", "3"),
+    ];
+    let conf: Vec<_> = said.iter().map(|(key, text, _)| format!("{key}:{text}")).collect();
+    let wanted = said.iter().map(|(key, _, value)| format!("{key} {value} environment"));
+    assert_eq!(settings(Some(&conf.join(","))), wanted.collect::<Vec<_>>());
+}
+
+fn hardened_brings_guards_along_unless_something_else_was_said() {
+    has("hardened:1", "guard 1000 default");
+    has("hardened:1,guard:0", "guard 0 environment");
+    has("guard:0,hardened:1", "guard 0 environment");
+    has("hardened:0", "guard 0 default");
+    has("guard:5", "hardened 0 default");
+}
+
+fn nothing_said() {
+    let settings = settings(None);
+    assert_eq!(settings.len(), 8, "each key is shown: {settings:?}");
+    assert!(settings.iter().all(|line| line.ends_with(" default")), "{settings:?}");
+}
