@@ -23,7 +23,7 @@ fn nothing_is_held_after_a_guard() {
 }
 
 #[test]
-fn who_only_tries_and_who_asks_downwards_holds_what_it_held() {
+fn a_thread_that_gets_no_lock_holds_what_it_held() {
     let (low, middle, high) = (Lock::new(), Lock::new(), Lock::new());
     let _taken = [low.acquire(LOW), high.acquire(HIGH)];
     let asks = || {
@@ -45,7 +45,7 @@ fn who_only_tries_and_who_asks_downwards_holds_what_it_held() {
 }
 
 #[test]
-fn who_gives_way_to_a_fork_holds_what_it_held() {
+fn a_thread_that_gives_way_to_a_fork_holds_what_it_held() {
     let (middle, high) = (Lock::new(), Lock::new());
     let holder = high.acquire(HIGH).expect("free");
     high.announce_fork();

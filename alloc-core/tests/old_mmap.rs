@@ -20,7 +20,7 @@ fn what_a_kernel_maps_elsewhere_is_unmapped() {
     // SAFETY: mapped above.
     unsafe { (taken as *mut u8).write(7) };
     let free = os::map(Place::Anywhere, page).expect("memory");
-    // SAFETY: mapped above, known to nobody else.
+    // SAFETY: mapped above, known to no other code.
     unsafe { os::unmap(free, page) };
     take_the_flag_for_a_hint();
 
@@ -30,7 +30,7 @@ fn what_a_kernel_maps_elsewhere_is_unmapped() {
     assert_eq!(unsafe { (taken as *const u8).read() }, 7, "what was there stays");
     let elsewhere = MAPPED.load(Ordering::Relaxed);
     assert_ne!(elsewhere, taken);
-    assert!(!is_mapped(elsewhere), "a page that nobody knows of is left");
+    assert!(!is_mapped(elsewhere), "a page is left that no code knows of");
     assert_eq!(os::map(Place::Exactly(free), page), Ok(free), "a hint at a free place is followed");
     assert!(is_mapped(free));
 
@@ -38,7 +38,7 @@ fn what_a_kernel_maps_elsewhere_is_unmapped() {
     assert!(CALLS.load(Ordering::Relaxed) > 2, "the heap never asked for a place");
 }
 
-/// Its first tract has a place in the window, and somebody else has the next one.
+/// Its first tract has a place in the window, and a foreign mapping has the next one.
 fn the_heap_is_whole() {
     let first = alloc_core::allocate(BYTES);
     assert!(!first.is_null());

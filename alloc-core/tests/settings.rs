@@ -1,5 +1,5 @@
-//! Settings of a process, once it has begun: what the environment said stays, whatever init finds out; what nobody
-//! said is the default, or what another setting brings along.
+//! Settings of a process, once it has begun: what the environment said stays, whatever init finds out; the rest is
+//! the default, or what another setting brings along.
 
 use alloc_core::config::{Origin, Setting, Value};
 use std::process::Command;

@@ -112,7 +112,7 @@ mod tests {
     use crate::rseq::emulated;
     use crate::size_class::CLASS;
 
-    /// Whoever calls it has emptied the region before; what that missed must not be lost.
+    /// Its callers have emptied the region before; what they missed must not be lost.
     #[test]
     fn slots_that_hold_an_object_are_kept() {
         let region = shards::new_region().unwrap();
