@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn each_bit_of_the_bytes_counts_and_each_purpose_is_its_own() {
-        let mut random: [u8; 16] = core::array::from_fn(|i| i as u8 * 29);
+        let mut random: [u8; 16] = core::array::from_fn(|i| (i as u8).wrapping_mul(29));
         let before = derive(random, Purpose::Window);
         assert_ne!(before, derive(random, Purpose::Canary));
         for bit in 0..128 {
