@@ -24,11 +24,13 @@
 
 #![allow(non_snake_case)] // the names are C++'s
 
+mod global;
 mod runtime;
 
 use crate::{posix, print};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicPtr, Ordering};
+use global::{all_ours, is_ours};
 use runtime::Operator;
 
 alloc_core::c_free!(_ZdlPv);
@@ -121,8 +123,40 @@ same_as! {
     _ZdaPvSt11align_val_tRKSt9nothrow_t = "_ZdaPvSt11align_val_t";
 }
 
-/// Defines a function that jumps to an address found at its first call (I2). Its arguments, at
-/// most three words, pass through.
+/// Defines a function that jumps to an address that is looked for at each call. Its arguments, at most
+/// three words, pass through.
+macro_rules! found_each_time {
+    ($($name:ident = $find:expr;)*) => { $(
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name() {
+            extern "C" fn find() -> *mut () {
+                $find
+            }
+
+            core::arch::naked_asm!(
+                ".cfi_startproc",
+                "push rdi", // the arguments; aligns the stack
+                ".cfi_adjust_cfa_offset 8",
+                "push rsi",
+                ".cfi_adjust_cfa_offset 8",
+                "push rdx",
+                ".cfi_adjust_cfa_offset 8",
+                "call {find}",
+                "pop rdx",
+                ".cfi_adjust_cfa_offset -8",
+                "pop rsi",
+                ".cfi_adjust_cfa_offset -8",
+                "pop rdi",
+                ".cfi_adjust_cfa_offset -8",
+                "jmp rax",
+                ".cfi_endproc",
+                find = sym find,
+            )
+        }
+    )* };
+}
+
+/// As [`found_each_time`], of an address that is found at the first call and kept (I2).
 macro_rules! found_once {
     ($($(#[$attr:meta])* $name:ident = $find:expr;)*) => { $(
         #[unsafe(naked)]
@@ -130,34 +164,13 @@ macro_rules! found_once {
         unsafe extern "C" fn $name() {
             static SLOT: AtomicPtr<()> = AtomicPtr::new(finder as *mut ());
 
-            #[unsafe(naked)]
-            unsafe extern "C" fn finder() {
-                core::arch::naked_asm!(
-                    ".cfi_startproc",
-                    "push rdi", // the arguments; aligns the stack
-                    ".cfi_adjust_cfa_offset 8",
-                    "push rsi",
-                    ".cfi_adjust_cfa_offset 8",
-                    "push rdx",
-                    ".cfi_adjust_cfa_offset 8",
-                    "call {find}",
-                    "pop rdx",
-                    ".cfi_adjust_cfa_offset -8",
-                    "pop rsi",
-                    ".cfi_adjust_cfa_offset -8",
-                    "pop rdi",
-                    ".cfi_adjust_cfa_offset -8",
-                    "jmp rax",
-                    ".cfi_endproc",
-                    find = sym find,
-                )
-            }
-
-            extern "C" fn find() -> *mut () {
-                let found: *mut () = $find;
-                // Ordering: Relaxed; the address is all there is, and every thread finds the same.
-                SLOT.store(found, Ordering::Relaxed);
-                found
+            found_each_time! {
+                finder = {
+                    let found: *mut () = $find;
+                    // Ordering: Relaxed; the address is all there is, and every thread finds the same.
+                    SLOT.store(found, Ordering::Relaxed);
+                    found
+                };
             }
 
             core::arch::naked_asm!(
@@ -214,36 +227,6 @@ found_once! {
     } else {
         new_array_aligned_nothrow_of_program as *mut ()
     };
-}
-
-/// Defines a function that jumps to an address that is looked for at each call. Its arguments, at most
-/// three words, pass through.
-macro_rules! found_each_time {
-    ($($(#[$attr:meta])* $name:ident = $find:expr;)*) => { $(
-        #[unsafe(naked)]
-        $(#[$attr])*
-        unsafe extern "C" fn $name() {
-            extern "C" fn find() -> *mut () {
-                $find
-            }
-
-            core::arch::naked_asm!(
-                ".cfi_startproc",
-                "push rdi", // the arguments; aligns the stack
-                "push rsi",
-                "push rdx",
-                ".cfi_adjust_cfa_offset 24",
-                "call {find}",
-                "pop rdx",
-                "pop rsi",
-                "pop rdi",
-                ".cfi_adjust_cfa_offset -24",
-                "jmp rax",
-                ".cfi_endproc",
-                find = sym find,
-            )
-        }
-    )* };
 }
 
 found_each_time! {
@@ -369,39 +352,6 @@ unsafe extern "C" fn delete_array_dropping_size() {
     )
 }
 
-/// True if no operator that makes or frees objects is replaced: the program sees ours.
-fn all_ours() -> bool {
-    let seen = [
-        global::_Znwm(),
-        global::_Znam(),
-        global::_ZdlPv(),
-        global::_ZdaPv(),
-        global::_ZnwmSt11align_val_t(),
-        global::_ZnamSt11align_val_t(),
-        global::_ZdlPvSt11align_val_t(),
-        global::_ZdaPvSt11align_val_t(),
-    ];
-    seen.into_iter().all(is_ours)
-}
-
-/// Whether an address lies in this library.
-fn is_ours(address: *mut ()) -> bool {
-    let (start, end): (usize, usize);
-    // SAFETY: reads two addresses that the linker defines in each image: its first and its last byte's.
-    unsafe {
-        core::arch::asm!(
-            ".hidden __ehdr_start",
-            ".hidden _end",
-            "lea {}, [rip + __ehdr_start]",
-            "lea {}, [rip + _end]",
-            out(reg) start,
-            out(reg) end,
-            options(nostack, pure, nomem, preserves_flags),
-        )
-    }
-    (start..end).contains(&(address as usize))
-}
-
 /// Stands in for a runtime that cannot be found, where nothing can be thrown.
 extern "C" fn no_runtime() -> ! {
     let _ = writeln!(
@@ -410,28 +360,4 @@ extern "C" fn no_runtime() -> ! {
     );
     // SAFETY: abort has no preconditions.
     unsafe { libc::abort() }
-}
-
-/// The addresses that the dynamic linker bound these names to.
-mod global {
-    macro_rules! bound {
-        ($($name:ident)*) => { $(
-            pub fn $name() -> *mut () {
-                let address;
-                // SAFETY: reads this library's own GOT entry, bound before any code runs.
-                unsafe {
-                    core::arch::asm!(
-                        concat!("mov {}, [rip + ", stringify!($name), "@GOTPCREL]"),
-                        out(reg) address,
-                        options(nostack, pure, readonly, preserves_flags),
-                    )
-                }
-                address
-            }
-        )* };
-    }
-    bound! {
-        _Znwm _Znam _ZdlPv _ZdaPv
-        _ZnwmSt11align_val_t _ZnamSt11align_val_t _ZdlPvSt11align_val_t _ZdaPvSt11align_val_t
-    }
 }

@@ -170,6 +170,9 @@ int main() {
         CHECK(caught([&] { operator new(n); }) == 2 && calls == 10);
         CHECK(caught([&] { operator new[](n); }) == 2 && calls == 11);
         CHECK(caught([&] { operator new(n, al); }) == 2 && calls == 12);
+        // What a handler throws is caught by the forms that do not throw.
+        CHECK(!operator new(n, std::nothrow) && calls == 13);
+        CHECK(!operator new[](n, al, std::nothrow) && calls == 14);
     }
     std::set_new_handler(nullptr);
     // And memory is still there.
@@ -190,15 +193,16 @@ const REPLACED: &str = r#"
 #include <vector>
 #define CHECK(x) do { if (!(x)) { fprintf(stderr, "line %d: %s\n", __LINE__, #x); return 1; } } while (0)
 static long made, freed;
+static bool refuses;
 #ifdef WITH_DELETE
-void *operator new(std::size_t n) { ++made; char *p = (char *)malloc(n + 64); *(long *)p = 77; return p + 64; }
+void *operator new(std::size_t n) { ++made; if (refuses) throw std::bad_alloc(); char *p = (char *)malloc(n + 64); *(long *)p = 77; return p + 64; }
 void operator delete(void *p) noexcept {
     if (!p) return;
     ++freed; char *q = (char *)p - 64; if (*(long *)q != 77) abort(); *(long *)q = 0; free(q);
 }
 #else
 // More than was asked for, so that the size is not the object's.
-void *operator new(std::size_t n) { ++made; return malloc(4 * n + 1000); }
+void *operator new(std::size_t n) { ++made; if (refuses) throw std::bad_alloc(); return malloc(4 * n + 1000); }
 #endif
 int main() {
     // Makes the cache of this size large and empty, or a wrong object would find no room and go home.
@@ -215,6 +219,9 @@ int main() {
         auto q = std::make_unique<int[]>(50);
     }
     CHECK(made >= 5000 + 22000);
+    refuses = true;
+    CHECK(!operator new(100, std::nothrow) && !operator new[](100, std::nothrow));
+    refuses = false;
 #ifdef WITH_DELETE
     CHECK(made - freed < 20);
 #endif

@@ -32,7 +32,7 @@ use crate::page_heap::PAGE_HEAP;
 use crate::page_map;
 use crate::publish::{publish_report, publish_stats, stats_wanted};
 use crate::sanitizer;
-use crate::size_class::{CLASS, class_of_aligned};
+use crate::size_class::{CLASS, Class, class_of, class_of_aligned};
 use crate::slab;
 use crate::stats::stats;
 use crate::sync::{WaitBudget, is_barred};
@@ -62,8 +62,19 @@ pub fn allocate_zeroed(size: usize, align: usize) -> *mut u8 {
 /// As [`allocate`], of which all that may be used is cleared: a program of C may grow an object by
 /// `malloc_usable_size`, or by a `realloc` that leaves it in place.
 pub fn allocate_cleared(size: usize) -> *mut u8 {
-    // SAFETY: the object is fresh, so live.
-    allocate_and_clear(size, 8, |object| unsafe { usable_size(object) })
+    allocate_and_clear(size, 8, |object| match class_of(size) {
+        // Nearly always: the length is known before the object's page is looked up.
+        class if class == page_map::class_at(object as usize) && is_plain(class) => {
+            CLASS[class].size
+        }
+        // SAFETY: the object is fresh, so live.
+        _ => unsafe { usable_size(object) },
+    })
+}
+
+/// Whether all of an object of `class` may be used.
+fn is_plain(class: Class) -> bool {
+    class != 0 && !canary::is_on()
 }
 
 #[inline]
@@ -101,7 +112,7 @@ pub unsafe fn free(ptr: *mut u8) {
 /// 1. `ptr` is null or a live object of this allocator.
 pub unsafe fn usable_size(ptr: *const u8) -> usize {
     match page_map::class_at(ptr as usize) {
-        class if class != 0 && !canary::is_on() => CLASS[class].size,
+        class if is_plain(class) => CLASS[class].size,
         _ => usable_size_slow(ptr),
     }
 }
