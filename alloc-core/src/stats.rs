@@ -69,8 +69,9 @@ pub fn stats() -> Stats {
     let (large_count, large_bytes) = large::totals();
     let (mapped, dirty, purged) = PAGE_HEAP.totals();
     stats.mapped_bytes = mapped as u64 + large::huge_bytes() as u64;
-    stats.metadata_bytes =
-        (PAGE_HEAP.metadata_bytes() + DEPOT.metadata_bytes() + regions * size_of::<Region>()) as u64;
+    stats.metadata_bytes = (PAGE_HEAP.metadata_bytes()
+        + DEPOT.metadata_bytes()
+        + regions * size_of::<Region>()) as u64;
     stats.large_bytes = large_bytes as u64;
     stats.large_count = large_count as u64;
     stats.live_bytes = (out_bytes as u64).saturating_sub(stats.cached_bytes) + stats.large_bytes;

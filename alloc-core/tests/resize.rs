@@ -135,3 +135,28 @@ fn what_has_grown_large_gets_huge_pages_and_nothing_else_does() {
     assert!(wants_huge_pages(grown.address), "grown out of a tract");
     grown.free();
 }
+
+/// What an object no longer has serves others, but for a sixteenth.
+#[test]
+fn what_is_shrunk_gives_the_rest_back() {
+    const MIB: usize = 1 << 20;
+    let lengths = [
+        (8 * MIB, 61 * MIB / 10),
+        (8 * MIB, 7 * MIB),
+        (31 * MIB, 29 * MIB - 1),
+        (40 * MIB, 35 * MIB),
+    ];
+    for (old, new) in lengths {
+        let object = alloc_core::allocate(old);
+        assert!(!object.is_null());
+        // SAFETY: a live object of that size; its first byte and its last after the resize.
+        unsafe {
+            object.write_bytes(7, old);
+            let shrunk = alloc_core::reallocate(object, new);
+            assert_eq!((shrunk.read(), shrunk.add(new - 1).read()), (7, 7));
+            let usable = alloc_core::usable_size(shrunk);
+            assert!(usable <= new + old / 16 + (64 << 10), "{usable} of {old} for {new} bytes");
+            alloc_core::free(shrunk);
+        }
+    }
+}

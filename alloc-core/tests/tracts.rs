@@ -126,7 +126,11 @@ fn what_is_mapped_follows_what_is_used() {
             let most = pages * PAGE_BYTES * 3 / 2 + pages.div_ceil(1000) * (640 << 10) + (1 << 20);
             assert!(now - before <= most, "{} bytes for {pages} pages", now - before);
             // The metadata of a tract and its pages, until it is complete; then the kernel may merge them.
-            assert!(areas_now - areas <= 2 * pages.div_ceil(1000) + 4, "{} areas", areas_now - areas);
+            assert!(
+                areas_now - areas <= 2 * pages.div_ceil(1000) + 4,
+                "{} areas",
+                areas_now - areas
+            );
         }
         assert_eq!(alloc_core::check(), Ok(()));
     });

@@ -169,3 +169,58 @@ fn addresses_tell_nothing_of_the_pointer_guard() {
     let distance = |run: usize| slots[run].wrapping_sub(runs[run].1) % (1 << 19);
     assert!((1..4).any(|run| distance(run) != distance(0)), "{runs:x?}");
 }
+
+const THREADS: &str = r##"
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void *churn(void *argument) {
+    char *live[64] = {0};
+    for (int n = 0; n < 3000; n++) {
+        size_t size = 16 + n * 37 % 5000;
+        free(live[n % 64]);
+        live[n % 64] = malloc(size);
+        memset(live[n % 64], *(char *)argument, size);
+    }
+    for (int n = 0; n < 64; n++) free(live[n]);
+    return 0;
+}
+
+static int shared;
+static void *race(void *argument) {
+    for (int n = 0; n < 1000; n++) shared = n;
+    return argument;
+}
+
+int main(int count, char **arguments) {
+    pthread_t threads[4];
+    char names[4] = {1, 2, 3, 4};
+    for (int round = 0; round < 3; round++) {
+        for (int n = 0; n < 4; n++) pthread_create(&threads[n], 0, count > 1 ? race : churn, &names[n]);
+        for (int n = 0; n < 4; n++) pthread_join(threads[n], 0);
+    }
+    puts("done");
+}
+"##;
+
+/// Preloaded into a C program that was built with ThreadSanitizer, whose runtime allows few addresses.
+#[test]
+fn a_program_with_thread_sanitizer_runs_and_is_right() {
+    let arguments = ["-g", "-O1", "-fsanitize=thread"];
+    let program = common::compile("cc", "sanitized-threads", THREADS, &arguments).expect("cc");
+    for mode in PLAIN {
+        let run = |parts: &[&str]| {
+            let mut command = Command::new(&program);
+            common::in_mode(command.args(parts).env_remove("TSAN_OPTIONS"), mode);
+            command.output().unwrap()
+        };
+        let quiet = run(&[]);
+        assert!(quiet.status.success() && quiet.stderr.is_empty(), "{mode:?}: {quiet:?}");
+        assert_eq!(quiet.stdout, b"done\n");
+        let loud = run(&["race"]);
+        let text = String::from_utf8_lossy(&loud.stderr);
+        assert!(text.contains("ThreadSanitizer: data race"), "{mode:?}: {text}");
+    }
+}

@@ -16,6 +16,9 @@ use crate::units::{PAGE_BYTES, SPAN_MAX_PAGES, pages_of};
 static BYTES: AtomicUsize = AtomicUsize::new(0);
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
+/// The part of a span that may lie unused behind an object that was shrunk.
+const SLACK_PARTS: usize = 16;
+
 /// Above this size a move by page tables is cheaper than a copy (see docs/adr).
 const MOVE_MIN_BYTES: usize = 512 << 10;
 
@@ -89,9 +92,9 @@ pub fn resize(address: usize, size: usize) -> Option<usize> {
 }
 
 fn shrink(address: usize, old: usize, new: usize) {
-    // A little slack saves the next growth.
+    // A little slack saves the next growth. More than that is a waste, and giving it back is no system call.
     // SAFETY: the tail of a span that the caller holds and gives up.
-    if old - new > old / 4 && unsafe { PAGE_HEAP.release_tail(address, new) } {
+    if old - new > old / SLACK_PARTS && unsafe { PAGE_HEAP.release_tail(address, new) } {
         account(old, new);
         PAGE_HEAP.trim();
     }

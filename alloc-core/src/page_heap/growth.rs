@@ -325,11 +325,7 @@ pub fn map_aligned(len: usize, align: usize) -> Option<usize> {
 }
 
 /// `len` bytes at a multiple of `align` by `map`, which maps more; the rest is cut off.
-fn aligned(
-    len: usize,
-    align: usize,
-    map: impl Fn(usize) -> Result<usize, Errno>,
-) -> Option<usize> {
+fn aligned(len: usize, align: usize, map: impl Fn(usize) -> Result<usize, Errno>) -> Option<usize> {
     let total = len.checked_add(align)?;
     let start = map(total).ok()?;
     let base = start.next_multiple_of(align);

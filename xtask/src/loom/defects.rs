@@ -277,6 +277,10 @@ pub const DEFECTS: &[Defect] = &[
         file: "page_heap/growth.rs",
         changes: &[
             (
+                "self.window[slot].store(pointer, Ordering::Release)",
+                "self.window[slot].store(pointer, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+            ),
+            (
                 "self.tracts[count].store(pointer, Ordering::Release)",
                 "self.tracts[count].store(pointer, if BAD { Ordering::Relaxed } else { Ordering::Release })",
             ),
@@ -291,8 +295,8 @@ pub const DEFECTS: &[Defect] = &[
         model: "outside",
         file: "page_heap/growth.rs",
         changes: &[(
-            "self.outside[slot].store(pointer, Ordering::Release)",
-            "self.outside[slot].store(pointer, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+            "table[slot].store(pointer, Ordering::Release)",
+            "table[slot].store(pointer, if BAD { Ordering::Relaxed } else { Ordering::Release })",
         )],
     },
     Defect {
