@@ -189,3 +189,131 @@ fn a_heap_of_one_gib_takes_few_calls() {
     });
     assert!(calls < 80, "{calls} calls");
 }
+
+/// Sizes and alignments that no address space has room for, up to the largest that the type has.
+const IMPOSSIBLE: [(usize, usize); 6] = [
+    (1 << 47, 8),
+    (1 << 50, 16),
+    (usize::MAX >> 1, 8),
+    (usize::MAX - 4096, 8),
+    (100, 1 << 47),
+    (1 << 46, 1 << 47),
+];
+
+/// Frees a quarter of many objects, of which the caches keep some; the others, and what is cached now.
+fn cache_something() -> (Vec<*mut u8>, u64) {
+    let mut objects: Vec<_> = (0..20_000).map(|n| alloc_core::allocate(16 + n % 1000)).collect();
+    free_all(&objects.split_off(15_000));
+    let cached = alloc_core::stats().cached_bytes;
+    assert!(cached > 20_000, "{cached} bytes cached: nothing is tested");
+    (objects, cached)
+}
+
+fn free_all(objects: &[*mut u8]) {
+    // SAFETY: each is live, and freed here once.
+    objects.iter().for_each(|&object| unsafe { alloc_core::free(object) });
+}
+
+/// Objects of `size` until there is no memory for another one.
+fn fill_up(size: usize) -> Vec<*mut u8> {
+    let next = || Some(alloc_core::allocate(size)).filter(|object| !object.is_null());
+    std::iter::from_fn(next).collect()
+}
+
+/// A heap that is full of objects of one page each.
+fn full_heap() -> Vec<*mut u8> {
+    let mut objects = Vec::with_capacity(2_000);
+    objects.extend((0..600).map(|_| alloc_core::allocate(40_000)));
+    faults::refuse(0, u64::MAX);
+    objects.extend(fill_up(40_000));
+    assert!(objects.len() < 2_000 && !objects.contains(&std::ptr::null_mut()));
+    objects
+}
+
+#[test]
+fn an_impossible_request_asks_nobody_and_empties_nothing() {
+    in_child(u64::MAX, 0, || {
+        let objects = [alloc_core::allocate(100), alloc_core::allocate(1 << 20)];
+        let (others, cached) = cache_something();
+        faults::refuse(u64::MAX, 0);
+        for (size, align) in IMPOSSIBLE {
+            assert!(alloc_core::allocate_aligned(size, align).is_null());
+            assert!(alloc_core::allocate_zeroed(size, align).is_null());
+            for object in objects {
+                // SAFETY: live; a refused resize leaves the object alone.
+                assert!(unsafe { alloc_core::reallocate(object, size.max(1 << 47)) }.is_null());
+            }
+        }
+        assert_eq!(faults::count(), 0, "calls to the OS");
+        assert_eq!(alloc_core::stats().cached_bytes, cached);
+        free_all(&objects);
+        free_all(&others);
+        settle();
+        0
+    });
+}
+
+/// 96 TiB: there are as many addresses, but never in one piece. What this process caches can't help.
+#[test]
+fn a_mapping_that_is_refused_is_asked_for_once_and_empties_nothing() {
+    in_child(u64::MAX, 0, || {
+        let (others, cached) = cache_something();
+        for align in [8, 1 << 20] {
+            assert!(alloc_core::allocate_aligned(3 << 45, align).is_null());
+            faults::refuse(u64::MAX, 0);
+            for _ in 0..100 {
+                assert!(alloc_core::allocate_aligned(3 << 45, align).is_null());
+            }
+            assert_eq!(faults::count(), 100, "calls to the OS, of 100 requests");
+        }
+        assert_eq!(alloc_core::stats().cached_bytes, cached);
+        free_all(&others);
+        settle();
+        0
+    });
+}
+
+/// Of four freed objects one stays in the cache: its page serves another class after a release.
+#[test]
+fn what_a_release_brings_back_is_served() {
+    in_child(u64::MAX, 0, || {
+        let mut objects = full_heap();
+        free_all(&objects.split_off(objects.len() - 4));
+        assert!(alloc_core::stats().cached_bytes > 0, "nothing is cached: nothing is tested");
+        let others = fill_up(33_000);
+        assert_eq!(others.len(), 4, "pages that were free or cached");
+        free_all(&objects);
+        free_all(&others);
+        faults::refuse(u64::MAX, 0);
+        settle();
+        0
+    });
+}
+
+/// A request fails for want of a run of pages, though as much is cached, in single pages: some releases in
+/// vain, then the caches are left alone for the rest of the second.
+#[test]
+fn releases_in_vain_are_few() {
+    const ROUNDS: usize = 1000;
+    in_child(u64::MAX, 0, || {
+        let begin = std::time::Instant::now();
+        let objects = full_heap();
+        let kept: Vec<_> = objects.iter().copied().step_by(2).collect();
+        let others: Vec<_> = objects.iter().copied().skip(1).step_by(2).collect();
+        free_all(&others);
+        let mut emptied = 0;
+        for _ in 0..ROUNDS {
+            free_all(&[33_000, 40_000, 45_000, 50_000, 60_000].map(alloc_core::allocate));
+            let cached = alloc_core::stats().cached_bytes;
+            assert!(cached >= 100_000, "{cached} bytes cached: nothing is tested");
+            assert!(alloc_core::allocate(100_000).is_null());
+            emptied += u64::from(alloc_core::stats().cached_bytes < cached);
+        }
+        let seconds = begin.elapsed().as_secs() + 2;
+        assert!(emptied > 0 && emptied <= 8 * seconds, "{emptied} of {ROUNDS} in {seconds} s");
+        free_all(&kept);
+        faults::refuse(u64::MAX, 0);
+        settle();
+        0
+    });
+}

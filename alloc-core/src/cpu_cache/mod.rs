@@ -280,6 +280,16 @@ pub fn regions() -> impl Iterator<Item = &'static Region> {
     shards::regions().chain(seats::regions()).chain(locked::regions())
 }
 
+/// Bytes in objects that shards and the depot cache, as one look can tell.
+pub fn cached_bytes() -> usize {
+    let in_depot =
+        (1..CLASSES).map(|class| DEPOT.magazines(class) * CLASS[class].batch * CLASS[class].size);
+    let in_shard = |region: &Region| {
+        (1..CLASSES).map(|class| region.len(class) * CLASS[class].size).sum::<usize>()
+    };
+    in_depot.sum::<usize>() + regions().map(in_shard).sum::<usize>()
+}
+
 /// Whether one magazine more lies within what the depot may hold: an eighth of what is in use, and one
 /// magazine of each class of small objects.
 fn depot_has_room(class: Class) -> bool {

@@ -174,7 +174,7 @@ pub fn reallocate(address: usize, named: Option<usize>, align: usize, size: usiz
 
 /// In place or by page tables where the plain side would; the canary moves along.
 fn resize_large(address: usize, old: usize, align: usize, size: usize) -> *mut u8 {
-    if size > isize::MAX as usize - WORD_BYTES {
+    if super::is_impossible(size, align) {
         return core::ptr::null_mut();
     }
     if size + WORD_BYTES > OBJECT_MAX_BYTES

@@ -24,11 +24,16 @@ const MOVE_MIN_BYTES: usize = 512 << 10;
 
 pub use crate::cpu_cache::Object;
 
+/// Whether a large object of this layout gets a mapping of its own.
+pub fn has_own_mapping(size: usize, align: usize) -> bool {
+    pages_of(size) > SPAN_MAX_PAGES || pages_of(align) > SPAN_MAX_PAGES / 2
+}
+
 /// Allocates `size` bytes at `align` (a power of two); none when out of memory.
 pub fn allocate(size: usize, align: usize) -> Option<Object> {
     let pages = pages_of(size.max(1));
     let align_pages = pages_of(align);
-    if pages > SPAN_MAX_PAGES || align_pages > SPAN_MAX_PAGES / 2 {
+    if has_own_mapping(size, align) {
         return HUGE.acquire(size.max(1), align).map(|address| Object { address, zeroed: true });
     }
     let span = PAGE_HEAP.acquire(pages, align_pages, Kind::Large)?;

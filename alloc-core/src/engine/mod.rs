@@ -19,6 +19,7 @@ pub mod init;
 pub mod large;
 mod load;
 mod resize;
+mod scarce;
 pub mod slow;
 
 pub use load::keep_loaded;
@@ -32,11 +33,11 @@ use crate::page_heap::PAGE_HEAP;
 use crate::page_map;
 use crate::publish::{publish_report, publish_stats, stats_wanted};
 use crate::sanitizer;
-use crate::size_class::{CLASS, Class, class_of, class_of_aligned};
+use crate::size_class::{CLASS, Class, class_of, class_of_aligned, object_size};
 use crate::slab;
 use crate::stats::stats;
-use crate::sync::{WaitBudget, is_barred};
-use crate::units::PAGE_BYTES;
+use crate::sync::WaitBudget;
+use crate::units::{ADDRESS_SPACE_BYTES, PAGE_BYTES};
 
 crate::rust_alloc! {
     /// Allocates `size` bytes aligned to `align`, a power of two. Null when out of memory.
@@ -142,7 +143,7 @@ pub(crate) fn allocate_aligned_slow(size: usize, align: usize) -> *mut u8 {
 }
 
 fn allocate_object(size: usize, align: usize) -> Option<Object> {
-    if size > isize::MAX as usize {
+    if is_impossible(size, align) {
         return None;
     }
     if !init::ensure() {
@@ -162,20 +163,25 @@ fn allocate_object(size: usize, align: usize) -> Option<Object> {
     Some(object)
 }
 
+/// Whether no system could serve the request, so that none is asked.
+fn is_impossible(size: usize, align: usize) -> bool {
+    size.saturating_add(align) > ADDRESS_SPACE_BYTES
+}
+
 fn allocate_plain(size: usize, align: usize) -> Option<Object> {
     let class = class_of_aligned(size, align);
     let allocate_once = || match class {
         0 => large::allocate(size, align),
         class => cpu_cache::allocate(class),
     };
-    allocate_once()
-        .or_else(|| {
-            // Memory may be idle in other shards and free spans: give it back and try again. Not on top
-            // of a holder, nor late, where the locks are the reason.
-            (!is_barred()).then(release)?;
-            allocate_once()
-        })
-        .or_else(|| large::allocate_apart(class, size, align))
+    allocate_once().or_else(|| {
+        if class == 0 && large::has_own_mapping(size, align) {
+            // What idles here is in tracts, which stay mapped: nothing of it makes such a mapping possible.
+            return None;
+        }
+        scarce::retry(size.max(object_size(class)), allocate_once)
+            .or_else(|| large::allocate_apart(class, size, align))
+    })
 }
 
 /// What the entries could not do for `free(ptr)`.

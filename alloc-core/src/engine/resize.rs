@@ -4,7 +4,7 @@
 //! object may be freed by its new size. Called by the fronts; calls the engine's allocate and free, large,
 //! and hardened where the process asked for it.
 
-use super::{allocate, allocate_aligned, free_slow, hardened, large};
+use super::{allocate, allocate_aligned, free_slow, hardened, is_impossible, large};
 use crate::atomic::{AtomicU64, Ordering};
 use crate::canary;
 use crate::fail::Misuse;
@@ -131,6 +131,9 @@ pub unsafe fn reallocate_sized(
 /// 1. `ptr` is a live large object, or the process ends.
 unsafe fn reallocate_large(ptr: *mut u8, size: usize, align: usize) -> *mut u8 {
     let old = large::bytes_at(ptr as usize, Misuse::ResizeOfFreed);
+    if is_impossible(size, align) {
+        return core::ptr::null_mut();
+    }
     // In place the alignment stays; a move keeps that of a page only.
     if size > OBJECT_MAX_BYTES
         && align <= crate::os::page_bytes()

@@ -315,6 +315,12 @@ pub fn decline(class: Class, out: usize, to_nothing: bool) {
     }
 }
 
+/// Bytes of the empty slabs that are kept, as one look can tell.
+pub fn kept_bytes() -> usize {
+    let kept = SLABS.iter().zip(&CLASS).filter(|(slabs, _)| slabs.kept().is_some());
+    kept.map(|(_, info)| info.pages * PAGE_BYTES).sum()
+}
+
 /// Releases the kept empty slabs of all classes.
 pub fn release_empty() {
     for (class, slabs) in SLABS.iter().enumerate() {

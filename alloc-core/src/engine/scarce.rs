@@ -1,0 +1,49 @@
+//! A request that no tier could serve: whether giving idle memory back may help, and one more try.
+//!
+//! Promises: what a release can bring back is tried before a request is refused; a program that asks again and
+//! again for what is not to be had keeps its caches. Called by the engine; calls cpu_cache and slab.
+
+use super::release;
+use crate::atomic::{AtomicUsize, Ordering};
+use crate::cpu_cache::{self, Object};
+use crate::os;
+use crate::slab;
+use crate::sync::is_barred;
+
+/// Releases that may be in vain, in one second.
+const VAIN_MAX: usize = 8;
+
+/// The last second in which a release was in vain, and how many were.
+static VAIN_AT: AtomicUsize = AtomicUsize::new(0);
+static VAIN: AtomicUsize = AtomicUsize::new(0);
+
+/// Releases what idles and calls `allocate_once`, if as much as `bytes` idles and it was not in vain too often.
+pub(super) fn retry(
+    bytes: usize,
+    allocate_once: impl FnOnce() -> Option<Object>,
+) -> Option<Object> {
+    // Not on top of a holder, nor late, where the locks are the reason.
+    if is_barred() || idle_bytes() < bytes {
+        return None;
+    }
+    let now = os::seconds();
+    // Ordering: Relaxed throughout, a policy; threads that race here release once more or once less.
+    let in_vain = match VAIN_AT.load(Ordering::Relaxed) == now {
+        true => VAIN.load(Ordering::Relaxed), // Ordering: Relaxed, as above.
+        false => 0,
+    };
+    if in_vain >= VAIN_MAX {
+        return None;
+    }
+    release();
+    let object = allocate_once();
+    VAIN_AT.store(now, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    // Ordering: Relaxed, as above.
+    VAIN.store(if object.is_some() { 0 } else { in_vain + 1 }, Ordering::Relaxed);
+    object
+}
+
+/// The most that a release could make free: cached objects, and slabs that are kept empty.
+fn idle_bytes() -> usize {
+    cpu_cache::cached_bytes() + slab::kept_bytes()
+}
