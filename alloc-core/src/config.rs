@@ -73,9 +73,11 @@ pub enum Key {
     Hardened = 6,
     /// One of how many slow calls gets an object between guard pages; 0: none.
     Guard = 7,
+    /// `on` or `off`.
+    Membarrier = 8,
 }
 
-const KEYS: usize = 8;
+const KEYS: usize = 9;
 
 enum Shape {
     Words(&'static [&'static str]),
@@ -139,6 +141,12 @@ static INFO: [KeyInfo; KEYS] = [
         default: 0,
         help: "one of so many slow calls gives an object between guard pages, with a SIGSEGV handler; 0: none",
     },
+    KeyInfo {
+        name: "membarrier",
+        shape: Shape::Words(&["on", "off"]),
+        default: 0,
+        help: "off: never call membarrier, where a filter kills for it (release then empties one CPU's cache)",
+    },
 ];
 
 static VALUES: [AtomicUsize; KEYS] = [
@@ -150,6 +158,7 @@ static VALUES: [AtomicUsize; KEYS] = [
     AtomicUsize::new(INFO[5].default),
     AtomicUsize::new(INFO[6].default),
     AtomicUsize::new(INFO[7].default),
+    AtomicUsize::new(INFO[8].default),
 ];
 static ORIGINS: [AtomicU8; KEYS] = [const { AtomicU8::new(0) }; KEYS];
 

@@ -44,7 +44,7 @@ pub struct Report {
     pub reason: ModeReason,
     /// 0: cpu_id, 1: mm_cid.
     pub index_is_mm_cid: u32,
-    /// Shards that can be indexed (possible CPUs at start, grown later).
+    /// Shards up to the highest one that a thread has come to, when this was published; at least 1.
     pub shards: u32,
     /// `__rseq_size` as libc says it (0: absent or not registered).
     pub libc_rseq_size: u32,

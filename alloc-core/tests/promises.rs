@@ -106,8 +106,23 @@ fn a_move_leaves_its_place_mapped() {
 
 /// Regions are in the hands of the one who stops them only if the others were fenced.
 fn nothing_is_stopped_without_a_fence(case: &ModeCase) {
+    faults::lie(&[Call::Membarrier]);
     let stops = || while_still(&mut Patience::usual(), |_| ()).is_some();
-    // Hardened runs without sections' regions: there is nothing to be stopped, and it takes the same way.
+    // One thread needs none: see `is_alone`.
+    faults::refuse(u64::MAX, 0);
+    assert!(stops(), "{}: one thread", case.name);
+    assert_eq!(faults::count(), 0, "{}: calls to the OS", case.name);
+    std::thread::scope(|scope| {
+        let (end, wait) = std::sync::mpsc::channel::<()>();
+        scope.spawn(move || wait.recv());
+        nothing_is_stopped_beside_a_thread(case);
+        drop(end);
+    });
+}
+
+fn nothing_is_stopped_beside_a_thread(case: &ModeCase) {
+    faults::lie(&[]);
+    let stops = || while_still(&mut Patience::usual(), |_| ()).is_some();
     assert!(stops(), "{}: the kernel has the fence", case.name);
     faults::lie(&[Call::Membarrier]);
     assert!(!stops(), "{}: a fence that none was", case.name);

@@ -29,6 +29,10 @@ pub fn libc_rseq() -> Option<(isize, u32)> {
     Some((own_area_offset(), 32))
 }
 
+pub fn is_single_threaded() -> bool {
+    false
+}
+
 pub fn own_area_offset() -> isize {
     core::mem::offset_of!(Block, area) as isize
 }

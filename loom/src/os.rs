@@ -167,16 +167,17 @@ pub fn membarrier(command: i32, flags: u32, cpu: u32) -> Result<usize, Errno> {
     Ok(0)
 }
 
-pub fn process_id() -> u32 {
-    1
+/// As many CPUs as one: the limits of the models are for all of them.
+pub fn current_cpu() -> usize {
+    0
 }
 
-pub fn thread_id() -> u32 {
-    machine::this_thread() as u32 + 1
+/// No thread of a model ends before it is over.
+pub fn make_thread_end_key(_f: unsafe extern "C" fn(*mut libc::c_void)) -> Option<u32> {
+    Some(0)
 }
 
-/// No thread of a model dies before it is over.
-pub fn has_thread(_process: u32, _thread: u32) -> bool {
+pub fn call_at_thread_end(_key: u32, _value: usize) -> bool {
     true
 }
 

@@ -5,7 +5,7 @@
 //! regions of its own (cpu_cache I1) with the plain twins of the sections.
 
 use super::Shard;
-use super::{seats, shards};
+use super::{cpus, seats, shards};
 use crate::asm::thread_pointer;
 use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use crate::rseq::emulated;
@@ -30,13 +30,24 @@ pub struct LockedShard {
 
 static LOCKED: [LockedShard; LOCKED_MAX] = [const { LockedShard::new() }; LOCKED_MAX];
 
+/// Locked shards for each CPU that was seen, and how many that makes: a power of two.
+static FOR_EACH_CPU: AtomicUsize = AtomicUsize::new(EACH_CPU);
 static COUNT: AtomicUsize = AtomicUsize::new(1);
 static OPERATIONS: AtomicUsize = AtomicUsize::new(0);
 
-/// Sets the number of locked shards in use.
-pub fn set_count(count: usize) {
+/// Says how many locked shards are in use for each CPU; those that are seen later add theirs.
+pub fn set_each(each: usize) {
     // Ordering: Relaxed, a tuning value.
-    COUNT.store(count.next_power_of_two().clamp(1, LOCKED_MAX), Ordering::Relaxed);
+    FOR_EACH_CPU.store(each, Ordering::Relaxed);
+    widen();
+}
+
+/// As many shards as the CPUs seen by now make, that of the calling thread included.
+#[cold]
+fn widen() {
+    // Ordering: Relaxed, tuning values.
+    let count = cpus::mark_here() * FOR_EACH_CPU.load(Ordering::Relaxed);
+    COUNT.store(count.next_power_of_two().clamp(1, LOCKED_MAX), Ordering::Relaxed); // Ordering: as above.
 }
 
 /// A locked shard in the caller's hands.
@@ -56,6 +67,10 @@ impl Locked {
             let shard = &LOCKED[(start + attempt) & mask & (LOCKED_MAX - 1)];
             if let Some(guard) = shard.lock.try_acquire() {
                 return Some(Locked { region: shard.region()?, _guard: guard });
+            }
+            if attempt == 0 {
+                // Another CPU, most likely.
+                widen();
             }
         }
         None

@@ -11,6 +11,7 @@
 //! I3. Between tiers, objects lie in a buffer on the stack: at most one magazine per thread.
 
 mod capacity;
+pub mod cpus;
 mod decline;
 pub mod drain;
 pub mod locked;

@@ -92,7 +92,7 @@ impl Seat {
         self.turn.load(Ordering::Acquire)
     }
 
-    /// Ends whatever was under way: the owner is dead, or was left behind by fork.
+    /// Ends whatever was under way: the owner has left, or was left behind by fork.
     pub(super) fn forget(&self) {
         // Ordering: Relaxed, nobody else is left.
         self.turn.store(0, Ordering::Relaxed);

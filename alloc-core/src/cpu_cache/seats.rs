@@ -1,20 +1,24 @@
 //! Who has which seat and which region: biased shards for threads without rseq.
 //!
-//! Promises: memory grows with processors, not with threads: a seat comes back when its owner is dead, a
+//! Promises: memory grows with processors, not with threads: a seat comes back when its owner's thread ends, a
 //! region when its owner is idle and another thread wants one. At any instant all seats can be closed from
 //! outside, and then their regions are the caller's alone. Nobody waits for a seat: who has none takes a lock.
-//! Called by the slow twins, cpu_cache, the observers and fork; calls `seat`, os and membarrier.
+//! No system call but the barrier: an owner says itself that it ends, by a destructor of thread-specific data,
+//! where asking the kernel (tgkill) would be what filters kill for. A thread that ends without its
+//! destructors (a raw `exit`) keeps its seat, 128 bytes, for ever; its region is idle.
+//! Called by the slow twins, cpu_cache, the observers and fork; calls `seat`, `cpus`, os and membarrier.
 //!
 //! Invariants:
-//! I1. A seat has one owner until that one is dead or, after a fork, in another process: a thread that was
-//!     held up between finding its seat and writing to it writes to nobody else's.
+//! I1. A seat has one owner until that one has left or, after a fork, is in another process: a thread that was
+//!     held up between finding its seat and writing to it writes to nobody else's. The owner is a thread by its
+//!     thread-local words: a child of vfork, which has its parent's, has its parent's seat.
 //! I2. A region is lent to one seat or to none. Its seat shows it, or nothing.
 //! I3. All but what the owners do (seat I1) changes under LOCK.
 
 use super::seat::{Seat, is_odd};
-use super::shards;
+use super::{cpus, shards};
 use crate::asm;
-use crate::atomic::{AtomicBool, AtomicPtr, Ordering};
+use crate::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use crate::os;
 use crate::rseq::abi::membarrier;
 use crate::shard::Region;
@@ -30,7 +34,9 @@ const LOANS_MAX: usize = 192;
 /// before it asks again if it got none.
 const FIRST_CALLS: u32 = 32;
 const AGAIN_CALLS: u32 = 256;
-/// Seats that are looked at for a free one or a dead owner before one more is used.
+/// Of a thread whose destructor has run: it asks no more.
+const NO_MORE_CALLS: u32 = u32::MAX;
+/// Seats that are looked at for a free one or one that was left before one more is used.
 const PROBES: usize = 4;
 /// Microseconds between two looks at who is idle: a small part of a time slice, and many times a barrier.
 const LOOK_US: usize = 200;
@@ -41,11 +47,16 @@ struct Place {
     seat: Seat,
     /// Its turn when it was last looked whether the owner is idle.
     seen: Guarded32,
-    /// Thread id of the owner; 0: nobody.
-    owner: Guarded32,
+    /// FREE, OWNED or LEFT.
+    owner: AtomicU32,
     /// Number of the loan, from 1, that the owner has; 0 if none.
     loan: Guarded,
 }
+
+/// The life of a seat: free, under the lock; owned; left by its owner, which does so without the lock.
+const FREE: u32 = 0;
+const OWNED: u32 = 1;
+const LEFT: u32 = 2;
 
 static PLACES: [Place; SEATS_MAX] = [const { Place::new() }; SEATS_MAX];
 /// Seats that ever had an owner: the first ones.
@@ -62,25 +73,27 @@ struct Loan {
 static LOANS: [Loan; LOANS_MAX] =
     [const { Loan { region: AtomicPtr::new(ptr::null_mut()), holder: Guarded::new(0) } };
         LOANS_MAX];
-/// Regions that were made, and that may be: with a limit of 0 no thread has a seat.
+/// Regions that were made, and that may be for each CPU: with a limit of 0 no thread has a seat.
 static MADE: Guarded = Guarded::new(0);
 static LIMIT: Guarded = Guarded::new(0);
 static OPEN: AtomicBool = AtomicBool::new(false);
 
-/// The process that the owners' ids belong to: another one, a child of vfork, has the memory but not the ids.
-static PROCESS: Guarded32 = Guarded32::new(0);
+/// The key of thread-specific data whose destructor says that the owner ends.
+static KEY: Guarded32 = Guarded32::new(0);
 /// When the idle ones were looked for.
 static LOOKED: Guarded = Guarded::new(0);
 
 static LOCK: Lock = Lock::new();
 
-/// Lets threads have seats, if the kernel has the barrier; whether it has. For init.
-pub fn open(limit: usize) -> bool {
+/// Lets threads have seats, with at most `each_cpu` regions for each CPU, if the kernel has the barrier; whether
+/// it has. For init.
+pub fn open(each_cpu: usize) -> bool {
     if !membarrier::register_plain() {
         return false;
     }
-    PROCESS.set(os::process_id());
-    LIMIT.set(limit.clamp(1, LOANS_MAX));
+    let Some(key) = os::make_thread_end_key(leave) else { return false };
+    KEY.set(key);
+    LIMIT.set(each_cpu);
     // Ordering: Relaxed, a hint: what matters is read under the lock.
     OPEN.store(true, Ordering::Relaxed);
     // The one thread of most programs asks for nothing later, when a filter may be in place.
@@ -118,6 +131,7 @@ fn is_due() -> bool {
     let calls = asm::seat_countdown();
     // Ordering: Relaxed, as above. A handler in between makes it a few calls more or less.
     let left = match calls.load(Ordering::Relaxed) {
+        NO_MORE_CALLS => return false,
         0 => FIRST_CALLS,
         left => left,
     };
@@ -129,6 +143,19 @@ fn is_due() -> bool {
 /// Gives the calling thread a seat with a region, if there is one to be had without waiting.
 #[cold]
 pub(crate) fn sit() -> bool {
+    let had_place = my_place().is_some();
+    let is_seated = sit_down();
+    // Without the lock: libc may allocate for it.
+    if let Some(place) = my_place().filter(|_| !had_place)
+        && !os::call_at_thread_end(KEY.get(), ptr::from_ref(place) as usize)
+    {
+        get_up(place);
+        return false;
+    }
+    is_seated
+}
+
+fn sit_down() -> bool {
     let Some(_guard) = LOCK.try_acquire(Rank::SEATS) else { return false };
     // Under the lock: a handler may have got one since the caller looked. And a handler on top of an operation
     // must leave the seat closed, or not, as it is.
@@ -155,12 +182,13 @@ fn find_loan() -> Option<usize> {
 }
 
 fn free_loan() -> Option<usize> {
+    holders().filter(|place| place.was_left()).for_each(Place::vacate);
     LOANS[..MADE.get()].iter().position(|loan| loan.holder.get() == 0).map(|index| index + 1)
 }
 
 fn make_region() -> Option<usize> {
     let made = MADE.get();
-    if made >= LIMIT.get() {
+    if made >= (LIMIT.get() * cpus::mark_here()).min(LOANS_MAX) {
         return None;
     }
     let region = shards::new_region()?;
@@ -170,18 +198,13 @@ fn make_region() -> Option<usize> {
     Some(made + 1)
 }
 
-/// A closed seat for the calling thread: a free one, a dead owner's, one more.
+/// A closed seat for the calling thread: a free one, one that was left, one more.
 fn take_place() -> Option<&'static Place> {
-    // Not for a child of vfork: what it got in its own name would soon be a dead one's, while the parent,
-    // with the same thread pointer, uses it.
-    if os::process_id() != PROCESS.get() {
-        return None;
-    }
     let used = USED.get();
     let found = (0..PROBES.min(used)).find_map(|_| {
         let place = &PLACES[HAND.get() % used];
         HAND.set(HAND.get() + 1);
-        (place.owner.get() == 0 || place.is_owner_dead()).then_some(place)
+        (!place.is_owned()).then_some(place)
     });
     let place = found.or_else(|| {
         let fresh = PLACES.get(used)?;
@@ -189,8 +212,23 @@ fn take_place() -> Option<&'static Place> {
         Some(fresh)
     })?;
     place.vacate();
-    place.owner.set(os::thread_id());
+    place.own();
     Some(place)
+}
+
+/// At the end of a thread: its seat is nobody's, and it gets none any more.
+unsafe extern "C" fn leave(place: *mut libc::c_void) {
+    // SAFETY: one of PLACES by `sit`.
+    get_up(unsafe { &*place.cast::<Place>() });
+}
+
+/// The calling thread, the owner, has no seat from now on.
+fn get_up(place: &Place) {
+    // Ordering: Relaxed, the thread's own words; handlers that come in between find no seat, or this one whole.
+    asm::seat_countdown().store(NO_MORE_CALLS, Ordering::Relaxed);
+    asm::seat().store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    // Ordering: Release: who sees it, sees the seat and the region as the owner left them.
+    place.owner.store(LEFT, Ordering::Release);
 }
 
 /// Takes the regions of those that did nothing since the last look. Also a thread that waits for a
@@ -263,16 +301,17 @@ pub fn raw_lock() -> &'static Lock {
 /// To be called in the child of a fork by its only thread, with the lock held: it keeps its seat, the
 /// others' are free. What they were about is whole: each operation ends in one store.
 pub fn start_anew() {
-    // Not if a handler forked on top of the holder: then nobody gets a seat in this process, whose id is not
-    // the one that is remembered.
-    if !LOCK.is_forgotten_here() || LIMIT.get() == 0 {
+    if LIMIT.get() == 0 {
         return;
     }
-    PROCESS.set(os::process_id());
-    for place in PLACES[..USED.get()].iter().filter(|place| place.owner.get() != 0) {
-        match my_place() {
-            Some(mine) if ptr::eq(mine, place) => place.owner.set(os::thread_id()),
-            _ => place.vacate(),
+    let is_whole = LOCK.is_forgotten_here();
+    // Ordering: Relaxed, there is no other thread. Not whole if a handler forked on top of the holder: then
+    // nobody gets a seat in this process.
+    OPEN.store(is_whole, Ordering::Relaxed);
+    let used = if is_whole { USED.get() } else { 0 };
+    for place in PLACES[..used].iter().filter(|place| place.is_owned() || place.was_left()) {
+        if my_place().is_none_or(|mine| !ptr::eq(mine, place)) {
+            place.vacate();
         }
     }
 }
@@ -296,7 +335,7 @@ impl Place {
         Place {
             seat: Seat::new(),
             seen: Guarded32::new(0),
-            owner: Guarded32::new(0),
+            owner: AtomicU32::new(FREE),
             loan: Guarded::new(0),
         }
     }
@@ -323,18 +362,29 @@ impl Place {
         if my_place().is_some_and(|mine| ptr::eq(mine, self)) {
             return over();
         }
-        while !over() {
+        while !over() && !self.was_left() {
             if !patience.spend() {
-                return self.is_owner_dead();
+                return false;
             }
         }
         true
     }
 
-    /// Whether nobody is left who could write to the seat.
-    fn is_owner_dead(&self) -> bool {
-        let process = PROCESS.get();
-        os::process_id() == process && !os::has_thread(process, self.owner.get())
+    /// Whether the owner has said that it ends: nobody is left who could write to the seat.
+    fn was_left(&self) -> bool {
+        // Ordering: Acquire pairs with the Release in `get_up`.
+        self.owner.load(Ordering::Acquire) == LEFT
+    }
+
+    fn is_owned(&self) -> bool {
+        // Ordering: Acquire, as above, for what follows if it is not.
+        self.owner.load(Ordering::Acquire) == OWNED
+    }
+
+    /// Makes the calling thread the owner.
+    fn own(&self) {
+        // Ordering: Relaxed, the lock orders it.
+        self.owner.store(OWNED, Ordering::Relaxed);
     }
 
     /// Makes what a closed seat has nobody's.
@@ -345,11 +395,12 @@ impl Place {
         }
     }
 
-    /// Makes the seat nobody's. The owner is dead, or was left behind by fork.
+    /// Makes the seat nobody's. The owner has left, or was left behind by fork.
     fn vacate(&self) {
         self.seat.hide();
         self.give_back();
         self.seat.forget();
-        self.owner.set(0);
+        // Ordering: Relaxed, the lock orders it.
+        self.owner.store(FREE, Ordering::Relaxed);
     }
 }

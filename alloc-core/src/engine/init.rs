@@ -20,7 +20,7 @@ use crate::sanitizer;
 use crate::secret::{Purpose, derive};
 use crate::shard::{HOT, TINY_CLASSES};
 use crate::size_class::{CLASS, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
-use crate::units::{PAGE_BYTES, SHARDS_MAX, TRACT_SHIFT, WINDOW_BYTES};
+use crate::units::{PAGE_BYTES, TRACT_SHIFT, WINDOW_BYTES};
 use core::cell::UnsafeCell;
 
 const READY: usize = 1;
@@ -125,9 +125,7 @@ fn random_bytes() -> [u8; 16] {
 }
 
 fn open_shards(adoption: Adoption) -> Report {
-    let possible = possible_cpus();
-    let allowed = os::affinity_count().clamp(1, possible);
-    locked::set_count(allowed * locked::EACH_CPU);
+    locked::set_each(locked::EACH_CPU);
     let has_cid = registration::has_mm_cid(&adoption);
     // Hardened, or under ThreadSanitizer, every call comes to the slow twins: the entries stay closed, as they are under mm_cid.
     let hardened = canary::is_on();
@@ -142,16 +140,16 @@ fn open_shards(adoption: Adoption) -> Report {
     } else if !is_closed {
         locked::serve_alone();
         // A quarter of the shards stays behind locks, for handlers and those without a seat.
-        fence = seats::open(allowed * (locked::EACH_CPU - 1));
+        fence = seats::open(locked::EACH_CPU - 1);
         if fence {
-            locked::set_count(allowed);
+            locked::set_each(1);
         }
     }
     Report {
         mode: adoption.mode,
         reason: adoption.reason,
         index_is_mm_cid: u32::from(wants_cid),
-        shards: possible as u32,
+        shards: 1,
         libc_rseq_size: adoption.libc_size,
         kernel_feature_size: adoption.feature_size,
         membarrier: u32::from(fence),
@@ -160,15 +158,6 @@ fn open_shards(adoption: Adoption) -> Report {
         guard: super::hardened::guard_every() as u32,
         zeroing: os::zeroing() as u32,
     }
-}
-
-/// CPUs that can ever exist; those that one may run on if /sys is not there.
-fn possible_cpus() -> usize {
-    let mut buffer = [0; 256];
-    os::read_file(b"/sys/devices/system/cpu/possible\0", &mut buffer)
-        .and_then(os::parse_cpu_list)
-        .unwrap_or_else(os::affinity_count)
-        .clamp(1, SHARDS_MAX)
 }
 
 /// The report; all unset before init.

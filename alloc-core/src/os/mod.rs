@@ -9,7 +9,7 @@ mod promises;
 mod text;
 
 pub use promises::{Memory, Zeroing, give_back, probe, purge, zeroing};
-pub use text::{parse_cpu_list, parse_number, read_file};
+pub use text::{parse_number, read_file};
 
 use crate::asm::{STACK_TOP, syscall};
 use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -229,37 +229,23 @@ pub fn membarrier(command: i32, flags: u32, cpu: u32) -> Result<usize, Errno> {
     })
 }
 
-/// The calling process's id, of the kernel: a child of vfork has one of its own.
-pub fn process_id() -> u32 {
-    // SAFETY: no arguments.
-    unsafe { syscall(libc::SYS_getpid as usize, [0; 6]) as u32 }
+/// The CPU that the calling thread runs on, or ran on just now; 0 if that can't be told.
+pub fn current_cpu() -> usize {
+    // SAFETY: no arguments. libc has it of the thread's rseq area or of the vDSO.
+    unsafe { libc::sched_getcpu() }.max(0) as usize
 }
 
-/// The calling thread's id, of the kernel.
-pub fn thread_id() -> u32 {
-    // SAFETY: no arguments.
-    unsafe { syscall(libc::SYS_gettid as usize, [0; 6]) as u32 }
+/// A key by which a thread can have `f` called when it ends; none if there is none left.
+pub fn make_thread_end_key(f: unsafe extern "C" fn(*mut libc::c_void)) -> Option<u32> {
+    let mut key = 0;
+    // SAFETY: a live word, and a function of this library, which is never unloaded.
+    (unsafe { libc::pthread_key_create(&raw mut key, Some(f)) } == 0).then_some(key)
 }
 
-/// Whether a process has a thread of this id; also if the kernel does not say.
-pub fn has_thread(process: u32, thread: u32) -> bool {
-    let args = [process as usize, thread as usize, 0, 0, 0, 0];
-    // SAFETY: signal 0 is sent to nobody.
-    outcome(unsafe { syscall(libc::SYS_tgkill as usize, args) }) != Err(libc::ESRCH)
-}
-
-/// The CPUs that the calling thread may run on, as a count; 0 if the kernel does not say.
-pub fn affinity_count() -> usize {
-    let mut mask = [0u64; 128];
-    let bytes = size_of_val(&mask);
-    // SAFETY: the kernel writes at most `bytes` into the mask.
-    let result = unsafe {
-        syscall(
-            libc::SYS_sched_getaffinity as usize,
-            [0, bytes, mask.as_mut_ptr() as usize, 0, 0, 0],
-        )
-    };
-    if result <= 0 { 0 } else { mask.iter().map(|word| word.count_ones() as usize).sum() }
+/// Has the key's function called with `value`, not 0, when the calling thread ends; whether libc had the memory.
+pub fn call_at_thread_end(key: u32, value: usize) -> bool {
+    // SAFETY: the key exists, and what the function does with the value is its maker's.
+    unsafe { libc::pthread_setspecific(key, value as *const libc::c_void) == 0 }
 }
 
 unsafe extern "C" {
@@ -302,11 +288,17 @@ pub fn write_stderr(bytes: &[u8]) {
     let _ = write(libc::STDERR_FILENO, bytes);
 }
 
-/// Lets another thread run.
+/// Lets other threads run: sleeps for a moment, some 50 microseconds by the kernel's timer slack. By futex,
+/// which libc's malloc can't do without, where filters kill for sched_yield; and beside a sleeper threads of
+/// lower priority run too.
 pub fn yield_now() {
-    // SAFETY: no arguments.
+    static NOT_WOKEN: AtomicU32 = AtomicU32::new(0);
+    let moment = libc::timespec { tv_sec: 0, tv_nsec: 1_000 };
+    let op = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
+    let args = [NOT_WOKEN.as_ptr() as usize, op, 0, &raw const moment as usize, 0, 0];
+    // SAFETY: the word and the time are live; nobody wakes or changes the word.
     unsafe {
-        syscall(libc::SYS_sched_yield as usize, [0; 6]);
+        syscall(libc::SYS_futex as usize, args);
     }
 }
 

@@ -1,6 +1,6 @@
-//! Small texts of the OS, read without allocating: files of /proc and /sys, CPU lists, numbers.
+//! Small texts of the OS, read without allocating: files of /proc, numbers.
 //!
-//! Called by rseq (CPU count) and config (environment); pure but for `read_file`.
+//! Called by config (environment); pure but for `read_file`.
 
 use crate::asm::syscall;
 
@@ -36,16 +36,6 @@ pub fn read_file<'a>(path: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     Some(&buffer[..len])
 }
 
-/// The number of ids that a CPU list such as `0-3,8-11` spans: its largest id + 1. None if malformed.
-pub fn parse_cpu_list(text: &[u8]) -> Option<usize> {
-    let mut largest = None;
-    for range in text.trim_ascii().split(|&byte| byte == b',') {
-        let end = range.split(|&byte| byte == b'-').next_back()?;
-        largest = largest.max(Some(parse_number(end)?));
-    }
-    largest?.checked_add(1)
-}
-
 /// A decimal number with an optional suffix k, m or g (powers of 1024). None if malformed or too large.
 pub fn parse_number(text: &[u8]) -> Option<usize> {
     let (digits, unit) = match text.last()? {
@@ -70,16 +60,6 @@ pub fn parse_number(text: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cpu_lists() {
-        assert_eq!(parse_cpu_list(b"0-1\n"), Some(2));
-        assert_eq!(parse_cpu_list(b"0"), Some(1));
-        assert_eq!(parse_cpu_list(b"0-3,8-11\n"), Some(12));
-        assert_eq!(parse_cpu_list(b""), None);
-        assert_eq!(parse_cpu_list(b"x"), None);
-        assert_eq!(parse_cpu_list(b"0-18446744073709551615"), None);
-    }
 
     #[test]
     fn numbers() {

@@ -173,6 +173,9 @@ pub fn query() -> Result<(), RseqError> {
 
 /// Commands of membarrier(2): those that fence sections (Linux 5.10), and the plain barrier (4.14).
 pub mod membarrier {
+    use crate::asm;
+    use crate::atomic::{Ordering, compiler_fence};
+    use crate::config::{self, Key};
     use crate::os;
 
     const PRIVATE_EXPEDITED: i32 = 1 << 3;
@@ -187,7 +190,8 @@ pub mod membarrier {
     /// Allows [`fence`] for this process; survives fork, not exec. Never asks QUERY, whose answer
     /// lacked these bits before 5.16.5.
     pub fn register() -> bool {
-        os::membarrier(REGISTER_PRIVATE_EXPEDITED_RSEQ, 0, 0).is_ok()
+        is_allowed()
+            && os::membarrier(REGISTER_PRIVATE_EXPEDITED_RSEQ, 0, 0).is_ok()
             && is_carried_out(PRIVATE_EXPEDITED_RSEQ)
     }
 
@@ -199,27 +203,42 @@ pub mod membarrier {
             Some(cpu) => os::membarrier(PRIVATE_EXPEDITED_RSEQ, FLAG_CPU, cpu),
             None => os::membarrier(PRIVATE_EXPEDITED_RSEQ, 0, 0),
         };
-        is_carried_out(PRIVATE_EXPEDITED_RSEQ) && or_registered(once, register)
+        is_alone() || is_carried_out(PRIVATE_EXPEDITED_RSEQ) && or_registered(once, register)
     }
 
     /// Allows [`barrier`] for this process; survives fork, not exec.
     pub fn register_plain() -> bool {
-        os::membarrier(REGISTER_PRIVATE_EXPEDITED, 0, 0).is_ok()
+        is_allowed()
+            && os::membarrier(REGISTER_PRIVATE_EXPEDITED, 0, 0).is_ok()
             && is_carried_out(PRIVATE_EXPEDITED)
     }
 
     /// A full barrier on every CPU that runs a thread of this process; those that run none pass one in the
     /// scheduler. Registers again as [`fence`] does.
     pub fn barrier() -> bool {
-        is_carried_out(PRIVATE_EXPEDITED)
-            && or_registered(|| os::membarrier(PRIVATE_EXPEDITED, 0, 0), register_plain)
+        is_alone()
+            || is_carried_out(PRIVATE_EXPEDITED)
+                && or_registered(|| os::membarrier(PRIVATE_EXPEDITED, 0, 0), register_plain)
+    }
+
+    /// Whether there is no other thread that could be in a section or an operation, so that the calling thread's
+    /// own order is all that is needed: a program of one thread may have a filter that kills for membarrier.
+    fn is_alone() -> bool {
+        // Ordering: SeqCst, for the compiler alone.
+        compiler_fence(Ordering::SeqCst);
+        asm::is_single_threaded()
+    }
+
+    /// Whether the configuration lets the call be made at all.
+    fn is_allowed() -> bool {
+        config::get(Key::Membarrier) == 0
     }
 
     /// Whether calls of this command reach a kernel: a flag that none has is refused there. A filter or an
     /// emulator that says yes to each call says yes to this one too, and gives no fence. Asked before each
     /// fence, since a filter may come, and a restore may bring another kernel, at any time.
     fn is_carried_out(command: i32) -> bool {
-        os::membarrier(command, FLAG_UNKNOWN, 0) == Err(libc::EINVAL)
+        is_allowed() && os::membarrier(command, FLAG_UNKNOWN, 0) == Err(libc::EINVAL)
     }
 
     fn or_registered(

@@ -1,4 +1,4 @@
-//! Texts from outside: RSALLOC_CONF, the kernel's CPU lists, another process's published block.
+//! Texts from outside: RSALLOC_CONF, another process's published block.
 //!
 //! The settings that a text leaves are compared with those of a second, plain reading of its rules, and
 //! each item that is refused must be named in one line on standard error. Called by the fuzz target of
@@ -6,7 +6,6 @@
 
 use crate::objects::{Defect, alone};
 use alloc_core::config::{self, Value};
-use alloc_core::os;
 use alloc_core::publish::Snapshot;
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -14,9 +13,18 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 /// Each key as it is by default, which the second reading starts from.
 const START: &[u8] =
-    b"mode:auto,index:cpu_id,cache:2097152,dirty:1048576,stats_at_exit:off,verbose:0,hardened:0,guard:0";
-const KEYS: [&str; 8] =
-    ["mode", "index", "cache", "dirty", "stats_at_exit", "verbose", "hardened", "guard"];
+    b"mode:auto,index:cpu_id,cache:2097152,dirty:1048576,stats_at_exit:off,verbose:0,hardened:0,guard:0,membarrier:on";
+const KEYS: [&str; 9] = [
+    "mode",
+    "index",
+    "cache",
+    "dirty",
+    "stats_at_exit",
+    "verbose",
+    "hardened",
+    "guard",
+    "membarrier",
+];
 
 /// Has the text read; panics if a promise is broken.
 pub fn replay(text: &[u8], defect: Option<Defect>) {
@@ -36,7 +44,6 @@ pub fn replay(text: &[u8], defect: Option<Defect>) {
     };
     assert_eq!(complaints_of(text), refused, "lines about items that are refused");
     assert_eq!(KEYS.map(config_value), expected);
-    let _ = os::parse_cpu_list(text);
     let _ = Snapshot::parse(text);
     assert_eq!(complaints_of(START), 0);
 }
@@ -50,6 +57,7 @@ fn read(item: &[u8]) -> Option<(usize, String)> {
     let good = match key {
         "mode" => ["auto", "atomic"].contains(&value).then(|| value.into()),
         "index" => ["cpu_id", "mm_cid"].contains(&value).then(|| value.into()),
+        "membarrier" => ["on", "off"].contains(&value).then(|| value.into()),
         "hardened" => ["0", "1"].contains(&value).then(|| value.into()),
         "cache" | "dirty" | "verbose" | "guard" => number(value).map(|number| number.to_string()),
         "stats_at_exit" => (1..=255).contains(&value.len()).then(|| value.into()),

@@ -187,3 +187,4 @@ pub fn preload(libraries: &[&Path]) -> OsString {
 }
 
 pub mod c;
+pub mod filter;

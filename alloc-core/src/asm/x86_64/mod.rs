@@ -67,6 +67,21 @@ pub fn libc_rseq() -> Option<(isize, u32)> {
     Some(unsafe { (*offset, *size) })
 }
 
+/// Whether libc knows of no other thread: `__libc_single_threaded` (glibc 2.32, sys/single_threaded.h). False
+/// where libc does not say.
+pub fn is_single_threaded() -> bool {
+    let word: *const crate::atomic::AtomicU8;
+    // SAFETY: loads a GOT entry, which the dynamic linker leaves null when the symbol is absent.
+    unsafe {
+        asm!(".weak __libc_single_threaded",
+            "mov {}, qword ptr [rip + __libc_single_threaded@GOTPCREL]",
+            out(reg) word, options(nostack, preserves_flags));
+    }
+    // Ordering: Relaxed: the calling thread is the one that makes others.
+    // SAFETY: null, or a byte of libc's.
+    unsafe { word.as_ref() }.is_some_and(|word| word.load(crate::atomic::Ordering::Relaxed) != 0)
+}
+
 /// `dladdr(3)`.
 pub type DlAddr = unsafe extern "C" fn(*const libc::c_void, *mut libc::Dl_info) -> libc::c_int;
 /// `dlopen(3)`.
