@@ -245,6 +245,96 @@ in_each_mode! {
     }
 }
 
+/// A C library that is linked to the program has its constructor run before the preloaded allocator's.
+const PLUGIN: &str = r#"
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+enum { REQUESTS = 11570 };
+int plugin_refused, plugin_ran, plugin_armed;
+static char *kept[REQUESTS];
+static char *request(int i) {
+    size_t size = i % 500 ? 1 + (size_t)i * 17 % 33000 : (size_t)300000 << (i / 500 % 8);
+    char *object = malloc(size);
+    if (object) *object = (char)i; else plugin_refused++;
+    return object;
+}
+static void prepare(void) {
+    if (!plugin_armed) return;
+    plugin_ran++;
+    for (int i = 0; i < REQUESTS; i++) kept[i] = request(i);
+}
+static void after(void) {
+    if (!plugin_armed) return;
+    plugin_ran++;
+    for (int i = 0; i < REQUESTS; i++) {
+        char *object = request(i);
+        if (object && kept[i] && *object != *kept[i]) abort();
+        free(object);
+        free(kept[i]);
+    }
+}
+__attribute__((constructor)) static void start(void) { pthread_atfork(prepare, after, after); }
+"#;
+const PLUGGED: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+extern int plugin_refused, plugin_ran, plugin_armed;
+static atomic_int stop;
+static int defects(void) {
+    int (*check)(void) = (int (*)(void))(uintptr_t)dlsym(RTLD_DEFAULT, "rsalloc_check");
+    return plugin_refused || (check && check());
+}
+static void *work(void *unused) {
+    while (!stop) {
+        void *kept[200];
+        for (int i = 0; i < 200; i++) kept[i] = malloc(1 + (size_t)i * 997 % 40000);
+        for (int i = 0; i < 200; i++) free(kept[i]);
+    }
+    return unused;
+}
+int main(void) {
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++) pthread_create(&threads[i], NULL, work, NULL);
+    plugin_armed = 1;
+    alarm(60);
+    for (int i = 0; i < 3; i++) {
+        pid_t child = fork();
+        if (child == 0) _exit(defects() != 0);
+        int status;
+        if (waitpid(child, &status, 0) != child || status) return 2;
+    }
+    plugin_armed = 0;
+    stop = 1;
+    for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+    printf("%d handlers, %d refused\n", plugin_ran, plugin_refused);
+    return plugin_ran != 6 || defects();
+}
+"#;
+
+#[test]
+fn handlers_of_a_linked_library_are_served() {
+    let arguments = ["-shared", "-fPIC", "-pthread", "-fno-builtin"];
+    let plugin = common::compile("cc", "libplugin_atfork.so", PLUGIN, &arguments).unwrap();
+    let plugin = plugin.to_str().unwrap();
+    let arguments = [plugin, "-Wl,-rpath,$ORIGIN", "-pthread", "-ldl"];
+    let program = common::compile("cc", "plugged_atfork", PLUGGED, &arguments).unwrap();
+    for mode in common::ALL {
+        let mut command = std::process::Command::new(&program);
+        common::in_mode(&mut command, mode);
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{mode:?}: {} {text}", output.status);
+    }
+}
+
 /// The database of services, and the resolver.
 fn names() {
     // SAFETY: names that end with a zero; what is given is freed.

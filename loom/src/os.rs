@@ -127,8 +127,8 @@ pub unsafe fn move_away(_from: usize, _len: usize) -> Result<usize, Errno> {
     Err(libc::ENOMEM)
 }
 
-/// The low half of a lock's word.
-pub fn futex_wait(word: &AtomicU32, expected: u32) {
+/// The low half of a lock's word. No wait ends by itself: what never comes is a deadlock.
+pub fn futex_wait(word: &AtomicU32, expected: u32, _longest_us: usize) {
     let at = word.as_ptr() as usize;
     machine::sleep(|| {
         let lock = world::twin(at).expect("a lock that is waited for has a twin");

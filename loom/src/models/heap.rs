@@ -5,7 +5,10 @@ use crate::atomic::{AtomicU64, Ordering};
 use crate::depot::DEPOT;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
-use crate::page_heap::{entry::Kind, tract::{HEADER_PAGES, Tract}};
+use crate::page_heap::{
+    entry::Kind,
+    tract::{HEADER_PAGES, Tract},
+};
 use crate::page_map;
 use crate::publish::{BLOCK_BYTES, publish_stats};
 use crate::shard::HOT;

@@ -7,7 +7,7 @@ use crate::cpu_cache::Shard;
 use crate::cpu_cache::locked::Locked;
 use crate::machine;
 use crate::shard::Region;
-use crate::sync::{Lock, Rank};
+use crate::sync::{Lock, Rank, WaitBudget, is_barred};
 
 static LOW: Lock = Lock::new();
 static HIGH: Lock = Lock::new();
@@ -99,6 +99,68 @@ pub const FORKING: Model = Model {
             on(1, || machine::signal(1)),
         ]);
         assert!(LOW.try_acquire(LOW_RANK).is_some() && HIGH.try_acquire(HIGH_RANK).is_some());
+    },
+};
+
+/// A thread that waits for a bounded time goes, perhaps with a wake that another sleeper needs as well.
+pub const LATE: Model = Model {
+    name: "lock-late",
+    preemptions: 2,
+    body: || {
+        threads(vec![
+            on(0, || (0..2).for_each(|_| drop(LOW.acquire(LOW_RANK)))),
+            on(1, || drop(LOW.acquire(LOW_RANK).ok().expect("as long as it takes"))),
+            on(1, || {
+                let budget = WaitBudget::bounded();
+                // The clock of the models goes further than the budget with each look.
+                let is_had = LOW.acquire(LOW_RANK).is_ok();
+                assert_eq!(is_barred(), !is_had);
+                drop(budget);
+                assert!(!is_barred() && !Rank::is_any_held());
+            }),
+        ]);
+        assert!(LOW.try_acquire(LOW_RANK).is_some(), "free again");
+    },
+};
+
+/// A thread that forks, and handlers on top of it, use a lock that it forgot; another thread waits for it.
+pub const AGAIN: Model = Model {
+    name: "lock-again",
+    preemptions: 2,
+    body: || {
+        // SAFETY: no other thread runs.
+        unsafe { *COUNTER.0.get() = 0 };
+        machine::handle(1, || {
+            if let Ok(_guard) = LOW.acquire(LOW_RANK) {
+                // SAFETY: the lock is held.
+                let count = unsafe { *COUNTER.0.get() };
+                assert_eq!(count % 2, 0, "in the middle of the operation below");
+            }
+        });
+        threads(vec![
+            on(0, || {
+                Lock::forget(LOW.acquire(LOW_RANK).ok().expect("it may wait"));
+                Rank::of_number(0).restore();
+                let again = LOW.acquire(LOW_RANK).ok().expect("its own");
+                // SAFETY: the lock is held.
+                unsafe { *COUNTER.0.get() += 1 };
+                assert!(LOW.is_held_here() && !LOW.is_forgotten_here());
+                // SAFETY: as above.
+                unsafe { *COUNTER.0.get() += 1 };
+                drop(again);
+                LOW.release_forgotten();
+                assert!(!Rank::is_any_held());
+            }),
+            on(1, || {
+                let _guard = LOW.acquire(LOW_RANK).ok().expect("the fork is soon over");
+                // SAFETY: the lock is held.
+                unsafe { *COUNTER.0.get() += 2 };
+            }),
+            on(1, || machine::signal(1)),
+        ]);
+        // SAFETY: no other thread runs.
+        assert_eq!(unsafe { *COUNTER.0.get() }, 4);
+        assert!(LOW.try_acquire(LOW_RANK).is_some(), "free again");
     },
 };
 

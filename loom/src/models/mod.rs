@@ -31,6 +31,8 @@ pub const ALL: &[Model] = &[
     locks::REENTRY,
     locks::HANDLERS,
     locks::FORKING,
+    locks::LATE,
+    locks::AGAIN,
     locks::TRIED,
     seats::CLOSED,
     seats::HANDLER,

@@ -89,13 +89,16 @@ pub const DEFECTS: &[Defect] = &[
         name: "rank-ignored",
         model: "lock-handlers",
         file: "sync/mod.rs",
-        changes: &[("if rank <= before {", "if !BAD && rank <= before {")],
+        changes: &[("if rank <= before ||", "if !BAD && rank <= before ||")],
     },
     Defect {
         name: "fork-waited-for",
         model: "lock-forking",
         file: "sync/mod.rs",
-        changes: &[("if nested && seen & FORKING", "if !BAD && nested && seen & FORKING")],
+        changes: &[(
+            "if before.is_any() && seen & STATE",
+            "if !BAD && before.is_any() && seen & STATE",
+        )],
     },
     Defect {
         name: "fork-unheard",
@@ -111,8 +114,26 @@ pub const DEFECTS: &[Defect] = &[
         model: "lock-reentry",
         file: "sync/mod.rs",
         changes: &[(
-            "self.lock.release();\n        self.before.restore();",
-            "if BAD { self.before.restore(); }\n        self.lock.release();\n        self.before.restore();",
+            "After::Free => self.lock.release(),",
+            "After::Free => {\n if BAD { self.before.restore(); }\n self.lock.release()\n }",
+        )],
+    },
+    Defect {
+        name: "late-unmarked",
+        model: "lock-late",
+        file: "sync/mod.rs",
+        changes: &[(
+            "if waited >= limit {",
+            "if waited >= limit {\n if BAD { self.word.fetch_and(!SLEEPERS, Ordering::Relaxed); }",
+        )],
+    },
+    Defect {
+        name: "again-unmarked",
+        model: "lock-again",
+        file: "sync/mod.rs",
+        changes: &[(
+            "self.word.fetch_and(!FORGOTTEN, Ordering::Relaxed);",
+            "if !BAD { self.word.fetch_and(!FORGOTTEN, Ordering::Relaxed); }",
         )],
     },
     Defect {
@@ -120,8 +141,8 @@ pub const DEFECTS: &[Defect] = &[
         model: "locked-shard",
         file: "sync/try_lock.rs",
         changes: &[(
-            "self.taken.store(0, Ordering::Release)",
-            "self.taken.store(0, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+            "taken.store(self.after, Ordering::Release)",
+            "taken.store(self.after, if BAD { Ordering::Relaxed } else { Ordering::Release })",
         )],
     },
     Defect {
