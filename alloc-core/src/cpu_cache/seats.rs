@@ -362,7 +362,10 @@ impl Place {
         if my_place().is_some_and(|mine| ptr::eq(mine, self)) {
             return over();
         }
-        while !over() && !self.was_left() {
+        while !over() {
+            if self.was_left() {
+                return true;
+            }
             if !patience.spend() {
                 return false;
             }
