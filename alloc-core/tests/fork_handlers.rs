@@ -53,6 +53,7 @@ extern "C" fn prepare() {
 extern "C" fn after() {
     request_all(|number, object| {
         let kept = KEPT[number].swap(std::ptr::null_mut(), Ordering::Relaxed);
+        // SAFETY: null or live.
         let holds = |object: *mut u8| object.is_null() || unsafe { *object } == number as u8;
         expect(holds(kept), "an object of another handler has changed\n");
         for object in [kept, object] {
