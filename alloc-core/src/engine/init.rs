@@ -90,9 +90,9 @@ fn fill_tables() {
     for size in 0..=TINY_MAX_BYTES {
         HOT.tiny[size].store(class_of(size) as u8, Ordering::Relaxed);
     }
-    for class in 1..TINY_CLASSES {
+    for (bytes, class) in HOT.object_bytes.iter().zip(&CLASS).take(TINY_CLASSES) {
         // Ordering: Relaxed, as above.
-        HOT.object_bytes[class].store(CLASS[class].size as u32, Ordering::Relaxed);
+        bytes.store(class.size as u32, Ordering::Relaxed);
     }
     for step in 0..=MEDIUM_MAX_BYTES >> MEDIUM_SHIFT {
         let class = class_of(step << MEDIUM_SHIFT);
@@ -113,7 +113,7 @@ fn choose_window() {
     let random = if os::has_fixed_addresses() { [0; 16] } else { random_bytes() };
     let number = derive(random, Purpose::Window) as usize;
     let count = (places.end - places.start - WINDOW_BYTES) >> TRACT_SHIFT;
-    let base = places.start + (number % count << TRACT_SHIFT);
+    let base = places.start + ((number % count) << TRACT_SHIFT);
     // Ordering: Relaxed, published by READY.
     HOT.window.store(base, Ordering::Relaxed);
 }

@@ -40,7 +40,7 @@ fn malloc_unseated(size: usize) -> *mut u8 {
 /// for.
 pub extern "C" fn calloc(count: usize, size: usize) -> *mut u8 {
     let len = count.checked_mul(size).filter(|&len| len <= isize::MAX as usize);
-    let object = len.map_or(core::ptr::null_mut(), |len| engine::allocate_cleared(len));
+    let object = len.map_or(core::ptr::null_mut(), engine::allocate_cleared);
     if object.is_null() {
         os::set_errno(libc::ENOMEM);
     }
