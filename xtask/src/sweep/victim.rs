@@ -38,7 +38,7 @@ pub struct Phase {
 /// A size that is new makes its class grow from nothing; the second time it is warm; the large counts
 /// are above what a class may hold, so that it is refilled and flushed.
 pub const PHASES: &[Phase] = &[
-    Phase { size: 48, count: 7, shaken: false },
+    Phase { size: 48, count: 8, shaken: false },
     Phase { size: 48, count: 24, shaken: false },
     Phase { size: 512, count: 700, shaken: false },
     Phase { size: 512, count: 700, shaken: false },
@@ -101,7 +101,7 @@ pub fn main() -> ! {
 }
 
 struct Calls {
-    malloc: [Alloc; 3],
+    malloc: [Alloc; 4],
     calloc: [Alloc2; 2],
     aligned_alloc: Alloc2,
     posix_memalign: PosixMemalign,
@@ -117,7 +117,12 @@ impl Calls {
         // SAFETY: each name is the C function of that type.
         unsafe {
             Calls {
-                malloc: [find(c"malloc"), find(c"__libc_malloc"), find(c"_Znwm")],
+                malloc: [
+                    find(c"malloc"),
+                    find(c"__libc_malloc"),
+                    find(c"_Znwm"),
+                    find(c"_ZnwmRKSt9nothrow_t"),
+                ],
                 calloc: [find(c"calloc"), find(c"__libc_calloc")],
                 aligned_alloc: find(c"aligned_alloc"),
                 posix_memalign: find(c"posix_memalign"),
@@ -152,10 +157,10 @@ impl Calls {
 
     fn allocate(&self, turn: usize, size: usize) -> usize {
         let mut object = 0;
-        match turn % 7 {
-            way @ 0..3 => object = self.malloc[way](size),
-            way @ 3..5 => object = self.calloc[way - 3](1, size),
-            5 => object = (self.aligned_alloc)(ALIGN, size),
+        match turn % 8 {
+            way @ 0..4 => object = self.malloc[way](size),
+            way @ 4..6 => object = self.calloc[way - 4](1, size),
+            6 => object = (self.aligned_alloc)(ALIGN, size),
             _ if (self.posix_memalign)(&mut object, ALIGN, size) != 0 => end(REFUSED),
             _ => {}
         }
