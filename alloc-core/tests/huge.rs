@@ -1,0 +1,68 @@
+//! Huge objects: each keeps its length while the table that names them grows, and is replaced by one that served before.
+
+use alloc_core::page_heap::huge::HUGE;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+const BYTES: usize = 33 << 20;
+const PAGE: usize = 4096;
+/// More than the first table has room for.
+const LIVE: usize = 300;
+/// Replacements of the grown table; from the third on each uses the memory of the one before the last.
+const REPLACED: usize = 4;
+
+fn make(number: usize) -> (usize, usize) {
+    let bytes = BYTES + number * PAGE;
+    let address = alloc_core::allocate(bytes) as usize;
+    assert_ne!(address, 0);
+    (address, bytes)
+}
+
+fn free(address: usize) {
+    // SAFETY: live.
+    unsafe { alloc_core::free(address as *mut u8) };
+}
+
+fn assert_len((address, bytes): (usize, usize)) {
+    // SAFETY: live.
+    assert_eq!(unsafe { alloc_core::usable_size(address as *const u8) }, bytes);
+}
+
+#[test]
+fn lengths_stay_while_the_table_is_replaced() {
+    let live: Vec<_> = (0..LIVE).map(make).collect();
+    let mut kept = Vec::new();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let asker = scope.spawn(|| {
+            let mut rounds = 0;
+            while !over.load(Ordering::Relaxed) || rounds == 0 {
+                live.iter().copied().for_each(assert_len);
+                rounds += 1;
+            }
+        });
+        let (mut table, mut replaced, mut calls) = (HUGE.table(), 0, 0);
+        while replaced < REPLACED && !asker.is_finished() {
+            // Side by side, so that their addresses differ, and their slots.
+            let others: Vec<_> = (0..16).map(|number| make(LIVE + number)).collect();
+            others.iter().copied().for_each(assert_len);
+            others.into_iter().for_each(|(address, _)| free(address));
+            replaced += usize::from(HUGE.table() != table);
+            table = HUGE.table();
+            calls += 1;
+            assert!(calls < 100_000, "the table is never replaced");
+            if calls % 16 == 0 {
+                // The next ones lie at other addresses.
+                kept.push(make(LIVE + calls));
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        asker.join().expect("each length as it was");
+    });
+    assert_eq!(alloc_core::check(), Ok(()));
+    live.into_iter().chain(kept).for_each(|object| {
+        assert_len(object);
+        free(object.0);
+    });
+    assert_eq!(alloc_core::check(), Ok(()));
+}
