@@ -50,13 +50,28 @@ struct Call {
     stack: u64,
 }
 
+/// What is to be looked at.
+#[derive(Clone, Copy)]
+pub enum Wanted<'a> {
+    /// All instructions, and some calls step by step.
+    All,
+    /// These instructions: those of functions that are seldom called.
+    Only(&'a BTreeSet<u64>),
+}
+
 /// Runs the victim in an environment and watches the functions whose sections are for its index.
 pub fn watch(
     subject: &Subject,
     frames: &Frames,
     environment: &Environment,
+    wanted: Wanted,
     seen: &mut Seen,
 ) -> anyhow::Result<()> {
+    let is_wanted = |at: &u64| match wanted {
+        Wanted::All => true,
+        Wanted::Only(these) => these.contains(at),
+    };
+    let calls = if matches!(wanted, Wanted::All) { 0 } else { CALLS };
     let mut functions = BTreeMap::new();
     for section in &subject.sections {
         if lint::uses_mm_cid(&subject.code, section) != environment.mm_cid {
@@ -66,11 +81,13 @@ pub fn watch(
         let code = subject.code.range(span.clone()).skip(1);
         let code = code.filter(|(_, text)| !text.starts_with("ud1") && !text.starts_with("nop"));
         // Of the sections first: a function that is seldom called has no calls for the rest.
-        let mut left: Vec<_> =
-            code.map(|(at, _)| at).filter(|at| !seen.reached.contains(at)).collect();
+        let mut left: Vec<_> = code
+            .map(|(at, _)| at)
+            .filter(|at| !seen.reached.contains(at) && is_wanted(at))
+            .collect();
         left.sort_by_key(|at| !section.span().contains(at));
         let left = left.into_iter().map(|at| (at, 0)).collect();
-        functions.insert(span.start, Function { section, left, calls: 0 });
+        functions.insert(span.start, Function { section, left, calls });
     }
     let mut victim = Victim::start(&subject.library, environment)?;
     victim.go(None)?;

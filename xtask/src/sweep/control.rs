@@ -91,7 +91,7 @@ fn without_frames(subject: &Subject) -> anyhow::Result<Vec<String>> {
     let section = subject.sections.iter().find(|section| section.name == "malloc");
     let wrong = frames.shifted(section.context("no malloc")?.start);
     let mut seen = callers::Seen::default();
-    callers::watch(subject, &wrong, &ENVIRONMENTS[0], &mut seen)?;
+    callers::watch(subject, &wrong, &ENVIRONMENTS[0], callers::Wanted::All, &mut seen)?;
     if seen.faults.is_empty() {
         blind.push("not seen by a thread in malloc: the caller a word off".to_owned());
     }

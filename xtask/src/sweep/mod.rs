@@ -86,8 +86,8 @@ const TREATMENTS: &[Treatment] = &[Treatment::Stay, Treatment::Move, Treatment::
 /// Addresses that may stay unreached: function, instruction, why. None today.
 const UNREACHABLE: &[(&str, &str, &str)] = &[];
 
-/// Most runs of the victim in each environment until each instruction of each section was unwound from.
-const ROUNDS: usize = 5;
+/// Most further runs of the victim in each environment until each instruction of each section was unwound from.
+const ROUNDS: usize = 30;
 
 /// Deviations that are printed in full.
 const SHOWN: usize = 20;
@@ -184,13 +184,22 @@ fn unwind(subject: &Subject) -> anyhow::Result<Vec<String>> {
     let wanted = subject.sections.iter().filter(|section| is_wanted(section));
     let wanted: BTreeSet<_> = wanted.flat_map(|section| subject.addresses(section)).collect();
     let mut seen = callers::Seen::default();
+    for environment in &subject.environments {
+        callers::watch(subject, &frames, environment, callers::Wanted::All, &mut seen)?;
+    }
     for _ in 0..ROUNDS {
-        for environment in &subject.environments {
-            callers::watch(subject, &frames, environment, &mut seen)?;
-        }
-        // A function that is seldom called needs several.
-        if wanted.is_subset(&seen.reached) {
+        let missing: BTreeSet<_> = wanted.difference(&seen.reached).copied().collect();
+        if missing.is_empty() {
             break;
+        }
+        for environment in &subject.environments {
+            callers::watch(
+                subject,
+                &frames,
+                environment,
+                callers::Wanted::Only(&missing),
+                &mut seen,
+            )?;
         }
     }
     let callers::Seen { stops, reached, faults: strange } = seen;
