@@ -32,3 +32,5 @@ pub const PATIENCE: u32 = 300;
 pub const HUGE_SLOTS: usize = 256;
 /// See [`HUGE_SLOTS`].
 pub const ASIDE_PLACES: usize = 1024;
+/// Children on the process' memory whose end the kernel can tell at once, see `rseq::vfork`.
+pub const CHILDREN_WATCHED: usize = 256;

@@ -15,6 +15,7 @@ pub const SPINS: u32 = 1;
 pub const PATIENCE: u32 = 2;
 pub const HUGE_SLOTS: usize = 8;
 pub const ASIDE_PLACES: usize = 2;
+pub const CHILDREN_WATCHED: usize = 1;
 
 /// Lets the others run, as a spinning processor does.
 pub fn spin_loop() {

@@ -14,15 +14,14 @@
 //!     top of the lock's holder, is either seen or makes the exchange fail; it waits for nothing.
 
 use super::registration::{self, Hidden};
-use crate::atomic::{AtomicU32, Ordering};
+use crate::atomic::{AtomicU32, CHILDREN_WATCHED, Ordering};
 use crate::sync::{Lock, Rank};
 
 /// Children whose end is told by [`end`] or [`leave`].
 static CHILDREN: AtomicU32 = AtomicU32::new(0);
 
 /// A word for each child whose end the kernel tells; 0: free.
-static WATCHED: [AtomicU32; WATCHED_MAX] = [const { AtomicU32::new(0) }; WATCHED_MAX];
-const WATCHED_MAX: usize = 256;
+static WATCHED: [AtomicU32; CHILDREN_WATCHED] = [const { AtomicU32::new(0) }; CHILDREN_WATCHED];
 
 /// Calls without a shard from one look for children to the next.
 const LOOK_CALLS: u32 = 64;
@@ -40,8 +39,8 @@ pub fn begin() {
 
 /// To be called by the parent when its child has ended or runs another program, or did not start.
 pub fn end() {
+    leave();
     if registration::sections().is_some() {
-        leave();
         show_if_alone();
     }
 }
@@ -49,8 +48,10 @@ pub fn end() {
 /// To be called by a child that [`begin`] has counted, before it ends, with all signals blocked. Touches no memory
 /// of threads: the child may have a thread pointer that is none of libc's.
 pub fn leave() {
-    // Ordering: SeqCst, as in `begin`.
-    CHILDREN.fetch_sub(1, Ordering::SeqCst);
+    if registration::sections().is_some() {
+        // Ordering: SeqCst, as in `begin`.
+        CHILDREN.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// As [`begin`], for a child whose end the kernel tells by clearing this word (CLONE_CHILD_CLEARTID: at its exit,
