@@ -31,7 +31,8 @@ pub fn restricts_addresses() -> bool {
 
 /// Whether each call has to come to the slow paths, where ThreadSanitizer can be told of it.
 pub fn wants_each_call() -> bool {
-    asm::sanitizers().tsan != 0
+    let of = asm::sanitizers();
+    of.tsan != 0 && of.is_malloc == 0
 }
 
 /// Whether ThreadSanitizer is told of objects.
@@ -55,7 +56,8 @@ pub fn start() -> bool {
         REMOVE_ROOT.store(of.remove_root, Ordering::Relaxed);
         ADD_ROOT.store(of.add_root, Ordering::Relaxed); // Ordering: Relaxed, as above.
     }
-    if of.acquire != 0 && of.release != 0 {
+    // libc calls malloc in threads that ThreadSanitizer does not know yet, where its functions crash.
+    if of.acquire != 0 && of.release != 0 && of.is_malloc == 0 {
         // Ordering: Relaxed, as above.
         RELEASE.store(of.release, Ordering::Relaxed);
         ACQUIRE.store(of.acquire, Ordering::Relaxed); // Ordering: Relaxed, as above.

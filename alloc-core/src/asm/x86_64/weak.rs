@@ -28,6 +28,8 @@ pub struct Sanitizers {
     pub acquire: usize,
     /// `__tsan_release`.
     pub release: usize,
+    /// `rsalloc_check`, which librsalloc.so has: malloc is rsalloc's then, not the sanitizer's.
+    pub is_malloc: usize,
 }
 
 macro_rules! weak {
@@ -55,5 +57,6 @@ pub fn sanitizers() -> Sanitizers {
         remove_root: weak!("__lsan_unregister_root_region"),
         acquire: weak!("__tsan_acquire"),
         release: weak!("__tsan_release"),
+        is_malloc: weak!("rsalloc_check"),
     }
 }
