@@ -4,7 +4,6 @@
 //! one starts with it. Promises that the last run went through every order within the bound, or that the
 //! program ends with an error.
 
-mod children;
 mod depot;
 mod heap;
 mod huge;
@@ -47,8 +46,6 @@ pub const ALL: &[Model] = &[
     shards::BIRTH,
     huge::REBUILT,
     huge::MOVED,
-    children::STARTED,
-    children::HANDLER,
     heap::TRACTS,
     heap::OUTSIDE,
     heap::HINT,

@@ -53,24 +53,6 @@ pub const DEFECTS: &[Defect] = &[
         changes: &[("then_some(shard as u32)", "then_some(shard as u32 ^ u32::from(BAD))")],
     },
     Defect {
-        name: "parent-settles",
-        model: "child-started",
-        file: "rseq/vfork.rs",
-        changes: &[(
-            "registration::hide_areas(Hidden::Fresh)",
-            "registration::hide_areas(if BAD { Hidden::Settled } else { Hidden::Fresh })",
-        )],
-    },
-    Defect {
-        name: "handler-settles",
-        model: "child-handler",
-        file: "rseq/vfork.rs",
-        changes: &[(
-            "// What the child registered would be lost with it, and its parent would think it still were.",
-            "if BAD { registration::register_early(); let counted = count(); registration::hide_areas(Hidden::Settled); return counted; }",
-        )],
-    },
-    Defect {
         name: "cid-for-a-cpu",
         model: "stop-cid",
         file: "cpu_cache/shards.rs",
