@@ -130,6 +130,22 @@ impl Region {
         head.end.store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
     }
 
+    /// Leaves the `count` objects on top of `class`, with no capacity for more. Nobody else may use the region
+    /// meanwhile (I4).
+    pub fn keep_last(&self, class: Class, count: usize) {
+        let bottom = SLOT_START[class];
+        let first = bottom + 1 + self.len(class) - count;
+        for at in 0..count {
+            // Ordering: Relaxed throughout, published by the store of the table entry.
+            let object = self.slots[first + at].load(Ordering::Relaxed);
+            self.slots[bottom + 1 + at].store(object, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        }
+        let top = Self::bottom_offset(class) + count * size_of::<usize>();
+        let head = &self.heads[class];
+        head.top.store(top as u32, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        head.end.store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    }
+
     /// The slots, from the next page of the OS on: if all classes are empty, they may read as zero (I1).
     pub fn slot_pages(&self, os_page_bytes: usize) -> (usize, usize) {
         let start = core::mem::offset_of!(Region, slots).next_multiple_of(os_page_bytes);

@@ -25,9 +25,8 @@ pub use alloc_core::{
 /// then on no thread runs sections, which the kernel does not protect in the child. With librsalloc.so preloaded
 /// both are called by its `vfork` and `clone`.
 pub fn child_begins() {
-    // By its first object, the allocator decides whether there are sections.
-    // SAFETY: a live object.
-    unsafe { alloc_core::free(alloc_core::allocate(1)) };
+    alloc_core::engine::init::ensure();
+    alloc_core::rseq::abi::membarrier::expect_uncounted_tasks();
     alloc_core::rseq::vfork::begin();
 }
 

@@ -13,6 +13,8 @@
 //!   does not return, the process stays on the atomic path.
 
 use crate::errno;
+use alloc_core::engine::init;
+use alloc_core::rseq::abi::membarrier::expect_uncounted_tasks;
 use alloc_core::rseq::vfork::{begin, begin_watched, end, end_watched, leave};
 use core::arch::naked_asm;
 use core::ffi::{c_int, c_void};
@@ -74,6 +76,8 @@ unsafe fn start_child(
         // SAFETY: the caller's duty.
         unsafe { enter(start, stack, flags, argument, parent_tid, tls, child_tid, behind) }
     };
+    // Before it, the child's first object would start the engine, which no parent had told of the child.
+    init::ensure();
     let result = if flags & libc::CLONE_VM == 0 {
         make(flags, child_tid, None)
     } else if flags & libc::CLONE_VFORK != 0 {
@@ -81,7 +85,25 @@ unsafe fn start_child(
         let result = make(flags, child_tid, None);
         end();
         result
-    } else if let Some(word) = watched(flags) {
+    } else {
+        // Before the task starts: libc's count of threads does not have it.
+        expect_uncounted_tasks();
+        make_beside(flags, child_tid, make)
+    };
+    if result < 0 {
+        errno::set(-result as c_int);
+        return -1;
+    }
+    result as c_int
+}
+
+/// Makes a child that runs beside its parent.
+fn make_beside(
+    flags: c_int,
+    child_tid: *const AtomicU32,
+    make: impl Fn(c_int, *const AtomicU32, Option<extern "C" fn()>) -> isize,
+) -> isize {
+    if let Some(word) = watched(flags) {
         let result = make(flags | libc::CLONE_CHILD_CLEARTID, word, None);
         if result < 0 {
             end_watched(word);
@@ -94,12 +116,7 @@ unsafe fn start_child(
             end();
         }
         result
-    };
-    if result < 0 {
-        errno::set(-result as c_int);
-        return -1;
     }
-    result as c_int
 }
 
 /// A word whose clearing tells the end of a child, if the program has none of its own.

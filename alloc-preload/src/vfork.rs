@@ -4,6 +4,7 @@
 //! the child has ended or runs another program. The child overwrites the stack below its caller's frame,
 //! so the return address waits in a register. Called by programs; calls the engine and the kernel.
 
+use alloc_core::engine::init;
 use alloc_core::rseq::vfork::{begin, end};
 use core::arch::naked_asm;
 use core::ffi::c_int;
@@ -62,6 +63,8 @@ extern "C" fn share() -> c_int {
 }
 
 extern "C" fn begin_for_c() {
+    // Before it, the child's first object would start the engine, which no parent had told of the child.
+    init::ensure();
     begin();
 }
 

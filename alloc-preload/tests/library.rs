@@ -63,7 +63,10 @@ const OPERATORS: &[&str] = &[
     "_ZnwmSt11align_val_t",
     "_ZnwmSt11align_val_tRKSt9nothrow_t",
     "rsalloc_delete_sized",
+    "rsalloc_new_nothrow",
+    "__clone",
     "__vfork",
+    "clone",
     "vfork",
 ];
 #[cfg(not(target_arch = "x86_64"))]
@@ -71,7 +74,7 @@ const OPERATORS: &[&str] = &[];
 
 /// Thread-local bytes that glibc always has left for libraries loaded late (TLS_STATIC_SURPLUS is
 /// 1,664, shared by all of them).
-const TLS_MAX: u64 = 96;
+const TLS_MAX: u64 = 128;
 
 #[test]
 fn it_needs_libc_and_nothing_else() {

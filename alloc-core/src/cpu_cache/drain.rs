@@ -73,8 +73,14 @@ fn drain_class_stopped(region: &Region, class: Class) {
     let objects = unsafe { core::slice::from_raw_parts(bottom.add(1), region.len(class)) };
     // Without a purge, while others find their shards closed. A handler on top of its own thread's slab lock: the
     // depot needs none, only memory, as in `give_back_to_slab`.
-    for magazine in objects[slab::put_cached(class, objects)..].chunks(MAGAZINE_MAX) {
-        DEPOT.put_unbounded(class, magazine);
+    let mut done = slab::put_cached(class, objects);
+    while done < objects.len() {
+        let magazine = &objects[done..objects.len().min(done + MAGAZINE_MAX)];
+        if !DEPOT.put_unbounded(class, magazine) {
+            // No memory for a magazine either: they stay where they are.
+            return region.keep_last(class, objects.len() - done);
+        }
+        done += magazine.len();
     }
     region.reset_class(class);
 }

@@ -94,8 +94,8 @@ pub fn open(each_cpu: usize) -> bool {
     let Some(key) = os::make_thread_end_key(leave) else { return false };
     KEY.set(key);
     LIMIT.set(each_cpu);
-    // Ordering: Relaxed, a hint: what matters is read under the lock.
-    OPEN.store(true, Ordering::Relaxed);
+    // Ordering: Release publishes the key and the limit to a thread that comes to the lock before this one.
+    OPEN.store(true, Ordering::Release);
     // The one thread of most programs asks for nothing later, when a filter may be in place.
     sit();
     true
@@ -124,8 +124,8 @@ pub fn is_seated() -> bool {
 
 /// Whether a thread without a seat should ask for one.
 fn is_due() -> bool {
-    // Ordering: Relaxed, a hint, and the thread's own word.
-    if !OPEN.load(Ordering::Relaxed) {
+    // Ordering: Acquire pairs with the Release in `open`.
+    if !OPEN.load(Ordering::Acquire) {
         return false;
     }
     let calls = asm::seat_countdown();

@@ -85,6 +85,8 @@ fn take_all() -> bool {
         }
     };
     Lock::forget(fork);
+    // A thread that waited for the fork before this one may have said so after its end.
+    end_late_fork();
     BEFORE.set(before.number());
     let mut patience = Patience::usual();
     // Ordering: Relaxed, read by this thread or its copy in the child.
@@ -128,9 +130,9 @@ fn give_back() {
     // Ordering: Relaxed, written by this thread or its original in the parent.
     locked::release_all(HELD.load(Ordering::Relaxed));
     let before = Rank::of_number(BEFORE.get());
+    end_late_fork();
     FORK.release_forgotten();
     before.restore();
-    end_late_fork();
 }
 
 unsafe extern "C" fn release_in_child() {

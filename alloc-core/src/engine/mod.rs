@@ -33,7 +33,7 @@ use crate::page_heap::PAGE_HEAP;
 use crate::page_map;
 use crate::publish::{publish_report, publish_stats, stats_wanted};
 use crate::sanitizer;
-use crate::size_class::{CLASS, Class, class_of, class_of_aligned, object_size};
+use crate::size_class::{CLASS, Class, class_of, class_of_aligned};
 use crate::slab;
 use crate::stats::stats;
 use crate::sync::WaitBudget;
@@ -179,8 +179,9 @@ fn allocate_plain(size: usize, align: usize) -> Option<Object> {
             // What idles here is in tracts, which stay mapped: nothing of it makes such a mapping possible.
             return None;
         }
-        scarce::retry(size.max(object_size(class)), allocate_once)
+        scarce::retry(allocate_once)
             .or_else(|| large::allocate_apart(class, size, align))
+            .or_else(|| scarce::wait_and_retry(allocate_once))
     })
 }
 

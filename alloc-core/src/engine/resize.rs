@@ -112,6 +112,7 @@ pub unsafe fn reallocate_sized(
     align: usize,
     size: usize,
 ) -> *mut u8 {
+    let _budget = WaitBudget::bounded();
     if canary::is_on() {
         return hardened::reallocate(ptr as usize, Some(old_size), align, size);
     }

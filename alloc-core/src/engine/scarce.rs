@@ -8,7 +8,7 @@ use crate::atomic::{AtomicUsize, Ordering};
 use crate::cpu_cache::{self, Object};
 use crate::os;
 use crate::slab;
-use crate::sync::is_barred;
+use crate::sync::{Rank, WaitBudget, is_barred};
 
 /// Releases that may be in vain, in one second.
 const VAIN_MAX: usize = 8;
@@ -17,13 +17,11 @@ const VAIN_MAX: usize = 8;
 static VAIN_AT: AtomicUsize = AtomicUsize::new(0);
 static VAIN: AtomicUsize = AtomicUsize::new(0);
 
-/// Releases what idles and calls `allocate_once`, if as much as `bytes` idles and it was not in vain too often.
-pub(super) fn retry(
-    bytes: usize,
-    allocate_once: impl FnOnce() -> Option<Object>,
-) -> Option<Object> {
+/// Releases what idles and calls `allocate_once`, if anything idles and that was not in vain too often: one cached object
+/// may be all that a slab, and with it a long run of pages, waits for.
+pub(super) fn retry(allocate_once: impl FnOnce() -> Option<Object>) -> Option<Object> {
     // Not on top of a holder, nor late, where the locks are the reason.
-    if is_barred() || idle_bytes() < bytes {
+    if is_barred() || idle_bytes() == 0 {
         return None;
     }
     let now = os::seconds();
@@ -43,7 +41,18 @@ pub(super) fn retry(
     object
 }
 
-/// The most that a release could make free: cached objects, and slabs that are kept empty.
+/// What a release gives up: cached objects, and slabs that are kept empty.
 fn idle_bytes() -> usize {
     cpu_cache::cached_bytes() + slab::kept_bytes()
+}
+
+/// For a late thread that found no way around a held lock: memory may lie behind that lock, so it waits for the holder
+/// after all, but for a fork not longer than else.
+#[cold]
+pub(super) fn wait_and_retry(allocate_once: impl FnOnce() -> Option<Object>) -> Option<Object> {
+    if !is_barred() || Rank::is_any_held() {
+        return None;
+    }
+    let _budget = WaitBudget::unbounded();
+    allocate_once()
 }

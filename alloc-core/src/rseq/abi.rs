@@ -174,7 +174,7 @@ pub fn query() -> Result<(), RseqError> {
 /// Commands of membarrier(2): those that fence sections (Linux 5.10), and the plain barrier (4.14).
 pub mod membarrier {
     use crate::asm;
-    use crate::atomic::{Ordering, compiler_fence};
+    use crate::atomic::{AtomicBool, Ordering, compiler_fence};
     use crate::config::{self, Key};
     use crate::os;
 
@@ -221,12 +221,23 @@ pub mod membarrier {
                 && or_registered(|| os::membarrier(PRIVATE_EXPEDITED, 0, 0), register_plain)
     }
 
+    /// Tasks may run on this memory that libc does not count as threads.
+    static HAS_UNCOUNTED_TASKS: AtomicBool = AtomicBool::new(false);
+
+    /// To be called before a task starts that runs beside the caller, on its memory, and that libc does not know of: a
+    /// child of clone(2).
+    pub fn expect_uncounted_tasks() {
+        // Ordering: Relaxed, the start of the task orders it.
+        HAS_UNCOUNTED_TASKS.store(true, Ordering::Relaxed);
+    }
+
     /// Whether there is no other thread that could be in a section or an operation, so that the calling thread's
     /// own order is all that is needed: a program of one thread may have a filter that kills for membarrier.
     fn is_alone() -> bool {
         // Ordering: SeqCst, for the compiler alone.
         compiler_fence(Ordering::SeqCst);
-        asm::is_single_threaded()
+        // Ordering: Relaxed, set by the calling thread, or before it started.
+        asm::is_single_threaded() && !HAS_UNCOUNTED_TASKS.load(Ordering::Relaxed)
     }
 
     /// Whether the configuration lets the call be made at all.

@@ -148,13 +148,20 @@ impl Lock {
 
     /// Takes a lock whose guard the calling thread forgot for one operation more, in which a handler on top finds it
     /// held: until the guard is dropped it is not forgotten.
+    ///
+    /// By an exchange: a child on one memory (docs/adr/0021) may have the thread pointer of the thread that forks.
     fn take_again(&self) -> bool {
-        let is_mine = self.is_forgotten_here();
-        if is_mine {
-            // Ordering: Relaxed, for this thread and its handlers (I4).
-            self.word.fetch_and(!FORGOTTEN, Ordering::Relaxed);
+        // Ordering: Relaxed, the exchange confirms it.
+        let mut seen = self.word.load(Ordering::Relaxed);
+        while seen & !SLEEPERS == thread_pointer() | FORGOTTEN {
+            let used = seen & !FORGOTTEN;
+            // Ordering: Acquire pairs with the Release in `Guard::drop`; Relaxed on failure, the value is only tried again.
+            match self.word.compare_exchange(seen, used, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(changed) => seen = changed,
+            }
         }
-        is_mine
+        false
     }
 
     /// False, without the lock, if its holder forks in a signal handler and the caller had another lock
@@ -194,7 +201,7 @@ impl Lock {
                 let waited = now.wrapping_sub(*begin.get_or_insert(now));
                 let limit = longest_wait(seen);
                 if waited >= limit {
-                    if seen & STATE != 0 {
+                    if matches!(seen & STATE, FORGOTTEN | FORKING) {
                         note_late_fork();
                     }
                     WaitBudget::spend_all();
@@ -311,8 +318,8 @@ impl Drop for Guard<'_> {
     fn drop(&mut self) {
         match self.after {
             After::Free => self.lock.release(),
-            // Ordering: Relaxed, for this thread: others look under the next guard only.
-            After::Forgotten => drop(self.lock.word.fetch_or(FORGOTTEN, Ordering::Relaxed)),
+            // Ordering: Release pairs with the Acquire in `take_again`.
+            After::Forgotten => drop(self.lock.word.fetch_or(FORGOTTEN, Ordering::Release)),
         }
         self.before.restore();
     }
@@ -322,6 +329,7 @@ impl Drop for Guard<'_> {
 fn longest_wait(word: usize) -> usize {
     match word & STATE {
         FORGOTTEN | FORKING => fork_us(),
+        KEPT if WaitBudget::is_bounded() => FORK_US,
         0 if WaitBudget::is_bounded() => HOLDER_US,
         _ => usize::MAX,
     }

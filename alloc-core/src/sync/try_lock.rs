@@ -45,11 +45,11 @@ impl TryLock {
     #[cold]
     fn take_again(&self, seen: usize) -> Option<TryGuard<'_>> {
         let me = thread_pointer();
-        (seen == me | FORGOTTEN).then(|| {
-            // Ordering: Relaxed, for this thread and its handlers.
-            self.taken.store(me, Ordering::Relaxed);
-            TryGuard { lock: self, after: seen }
-        })
+        // Ordering: Acquire pairs with the Release in `TryGuard::drop`; Relaxed on failure reads nothing.
+        let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
+        let is_taken =
+            seen == me | FORGOTTEN && self.taken.compare_exchange(seen, me, order, failed).is_ok();
+        is_taken.then_some(TryGuard { lock: self, after: seen })
     }
 
     /// Takes the lock, letting others run until it is free; none if the holder is the calling thread
