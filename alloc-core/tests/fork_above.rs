@@ -6,6 +6,7 @@
 
 use alloc_core::page_heap::PAGE_HEAP;
 use alloc_core::page_heap::entry::Kind;
+use alloc_core::page_heap::filling::Filling;
 use alloc_core::page_heap::tract::Tract;
 use alloc_core::size_class::{CLASSES, Class, object_size};
 use alloc_core::slab::{self, SLABS};
@@ -155,7 +156,7 @@ fn who_holds_a_class_gives_way() {
 #[test]
 fn who_takes_pages_goes_on() {
     let _alone = alone();
-    let span = PAGE_HEAP.acquire(1, 1, Kind::Large).expect("memory");
+    let span = PAGE_HEAP.acquire(1, 1, Kind::Large, Filling::Whole).expect("memory");
     // SAFETY: just acquired. Without a purge, unlike `free`.
     unsafe { PAGE_HEAP.release(span.address) };
     let dirty = || alloc_core::stats().dirty_bytes;

@@ -1,6 +1,7 @@
 //! The list of tracts: full, and beside foreign mappings; and how much of the address space they take.
 
 use alloc_core::page_heap::entry::Kind;
+use alloc_core::page_heap::filling::Filling;
 use alloc_core::page_heap::tract::HEADER_PAGES;
 use alloc_core::page_heap::{PAGE_HEAP, TRACTS_MAX};
 use alloc_core::shard::HOT;
@@ -25,7 +26,7 @@ fn in_child(life: fn()) {
 }
 
 fn acquire(pages: usize) -> Option<usize> {
-    PAGE_HEAP.acquire(pages, 1, Kind::Large).map(|span| span.address)
+    PAGE_HEAP.acquire(pages, 1, Kind::Large, Filling::Whole).map(|span| span.address)
 }
 
 /// Bytes of address space, and the number of areas.

@@ -157,6 +157,9 @@ const FILTERED: &str = r#"
             void *aligned = 0;
             if (posix_memalign(&aligned, 1 << 20, 100000)) fail("posix_memalign\n");
             free(aligned);
+            char *sparse = malloc(33000);
+            if (!sparse) fail("null\n");
+            free(sparse);
             char *huge = malloc(1 << 20);
             for (int mib = 8; mib < 80; mib *= 2) if (!(huge = realloc(huge, (size_t)mib << 20))) fail("realloc\n");
             free(huge);

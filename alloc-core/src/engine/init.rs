@@ -12,6 +12,7 @@ use crate::cpu_cache::{locked, seats, shards};
 use crate::fail::Line;
 use crate::os::{self, Zeroing};
 use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::filling::SparseSpans;
 use crate::publish::publish_report;
 use crate::report::{Mode, ModeReason, Report};
 use crate::rseq::Index;
@@ -70,6 +71,10 @@ fn run() {
     fill_tables();
     choose_window();
     PAGE_HEAP.set_dirty_limit(config::get(Key::Dirty) / PAGE_BYTES);
+    // Now, since a program may later refuse itself to open files, by a filter that kills.
+    if os::gives_huge_pages_unasked() {
+        PAGE_HEAP.set_sparse_spans(SparseSpans::Apart);
+    }
     super::hardened::set_up(random_bytes());
     let adoption = registration::adopt(config::get(Key::Mode) == 1);
     let report = open_shards(adoption);

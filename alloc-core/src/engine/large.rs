@@ -8,6 +8,7 @@ use crate::fail::{Misuse, deny, fail};
 use crate::guard;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::entry::{Kind, PageEntry};
+use crate::page_heap::filling::Filling;
 use crate::page_heap::huge::HUGE;
 use crate::size_class::{Class, natural_align, object_size};
 use crate::units::{PAGE_BYTES, SPAN_MAX_PAGES, pages_of};
@@ -36,7 +37,7 @@ pub fn allocate(size: usize, align: usize) -> Option<Object> {
     if has_own_mapping(size, align) {
         return HUGE.acquire(size.max(1), align).map(|address| Object { address, zeroed: true });
     }
-    let span = PAGE_HEAP.acquire(pages, align_pages, Kind::Large)?;
+    let span = PAGE_HEAP.acquire(pages, align_pages, Kind::Large, Filling::Whole)?;
     account(0, pages);
     Some(Object { address: span.address, zeroed: span.zeroed })
 }

@@ -1,6 +1,6 @@
-//! Small texts of the OS, read without allocating: files of /proc, numbers.
+//! Small texts of the OS, read without allocating: files of /proc and /sys, numbers.
 //!
-//! Called by config (environment); pure but for `read_file`.
+//! Called by config (environment) and init; pure but for what reads files.
 
 use crate::asm::syscall;
 
@@ -34,6 +34,18 @@ pub fn read_file<'a>(path: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
         syscall(libc::SYS_close as usize, [fd as usize, 0, 0, 0, 0, 0]);
     }
     Some(&buffer[..len])
+}
+
+/// Whether the system fills mappings with huge pages that nothing asked for. No, where that can't be read.
+pub fn gives_huge_pages_unasked() -> bool {
+    let mut buffer = [0; 64];
+    let text = read_file(b"/sys/kernel/mm/transparent_hugepage/enabled\0", &mut buffer);
+    text.is_some_and(|text| is_chosen(text, b"[always]"))
+}
+
+/// Whether `choice`, in brackets, is among the words of `text`.
+fn is_chosen(text: &[u8], choice: &[u8]) -> bool {
+    text.split(|byte| byte.is_ascii_whitespace()).any(|word| word == choice)
 }
 
 /// A decimal number with an optional suffix k, m or g (powers of 1024). None if malformed or too large.
@@ -78,5 +90,14 @@ mod tests {
         let read = read_file(b"/proc/self/stat\0", &mut buffer);
         assert_eq!(read.map(<[u8]>::len), Some(64));
         assert_eq!(read_file(b"/nonexistent\0", &mut [0; 1]), None);
+    }
+
+    #[test]
+    fn choices() {
+        assert!(is_chosen(b"[always] madvise never\n", b"[always]"));
+        for text in [&b"always [madvise] never\n"[..], b"always madvise [never]\n", b"[always", b""]
+        {
+            assert!(!is_chosen(text, b"[always]"), "{text:?}");
+        }
     }
 }

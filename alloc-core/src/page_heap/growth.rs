@@ -15,6 +15,7 @@
 //! I1. All fields of a tract's `Extent` change under the lock of growth. What it says is mapped, is.
 
 use super::entry::Kind;
+use super::filling::Filling;
 use super::tract::{Extent, HEADER_PAGES, Tract, metadata_bytes};
 use super::{OUTSIDE_SLOTS, PageHeap, Span, TRACTS_MAX, outside_slot};
 use crate::atomic::{AtomicPtr, Ordering};
@@ -49,6 +50,7 @@ impl PageHeap {
         pages: usize,
         align_pages: usize,
         kind: Kind,
+        home: Filling,
     ) -> Option<Span> {
         // Ordering: Relaxed, the lock orders it: whether another thread has grown the heap meanwhile.
         let seen = self.mapped.load(Ordering::Relaxed);
@@ -56,15 +58,15 @@ impl PageHeap {
         // Ordering: Relaxed, as above.
         if self.mapped.load(Ordering::Relaxed) != seen {
             drop(growth);
-            return self.acquire(pages, align_pages, kind);
+            return self.acquire(pages, align_pages, kind, home);
         }
         // Aligned pages may begin some way behind what is free so far.
         let slack = if align_pages > 1 { align_pages } else { 0 };
-        let tract = self.grow(pages.next_multiple_of(align_pages) + slack, &growth)?;
+        let tract = self.grow(pages.next_multiple_of(align_pages) + slack, home, &growth)?;
         drop(growth);
         let guard = tract.lock().ok()?;
         self.acquire_in(tract, pages, align_pages, kind, guard)
-            .or_else(|| self.acquire(pages, align_pages, kind))
+            .or_else(|| self.acquire(pages, align_pages, kind, home))
     }
 
     /// Grows `tract` in place so that at least its first `end` pages are mapped; whether they are.
@@ -74,13 +76,17 @@ impl PageHeap {
         end <= tract.mapped_pages() || self.grow_in_place(tract, end) == Growth::Done
     }
 
-    /// Adds room for `pages` (the lock `growth` is held): to a tract that can still grow, else with a new one.
-    fn grow(&self, pages: usize, growth: &Guard<'_>) -> Option<&'static Tract> {
+    /// Adds room for `pages` in the tracts of `home` (the lock `growth` is held): to one that can still grow, else with a new
+    /// one.
+    fn grow(&self, pages: usize, home: Filling, growth: &Guard<'_>) -> Option<&'static Tract> {
         for index in self.first_growing.get()..self.tract_count() {
             let Some(tract) = self.tract(index) else { continue };
             let is_complete = tract.mapped_pages() * PAGE_BYTES >= tract.extent().limit.get();
             if is_complete && index == self.first_growing.get() {
                 self.first_growing.set(index + 1);
+            }
+            if tract.filling() != home {
+                continue;
             }
             match self.grow_in_place(tract, tract.mapped_pages() + pages) {
                 Growth::Done => return Some(tract),
@@ -88,7 +94,7 @@ impl PageHeap {
                 Growth::Refused => return None,
             }
         }
-        self.create_tract(pages, growth)
+        self.create_tract(pages, home, growth)
     }
 
     /// How many pages are mapped at once when `needed` are: the most first, fewer if the OS refuses.
@@ -111,7 +117,7 @@ impl PageHeap {
         let mut outcome = Growth::NoRoom;
         for step in self.steps(end.saturating_sub(mapped), room) {
             let before = extent.metadata.get();
-            let result = map_to(tract.base(), extent, mapped + step);
+            let result = map_to(tract.base(), extent, tract.filling(), mapped + step);
             // Ordering: Relaxed, a statistic.
             self.metadata.fetch_add(extent.metadata.get() - before, Ordering::Relaxed);
             match result {
@@ -139,36 +145,42 @@ impl PageHeap {
         Growth::Done
     }
 
-    /// Maps one more tract with room for `pages` (the lock `growth` is held): in the window if it has
+    /// Maps one more tract of `home` with room for `pages` (the lock `growth` is held): in the window if it has
     /// room, else anywhere.
-    fn create_tract(&self, pages: usize, growth: &Guard<'_>) -> Option<&'static Tract> {
+    fn create_tract(
+        &self,
+        pages: usize,
+        home: Filling,
+        growth: &Guard<'_>,
+    ) -> Option<&'static Tract> {
         // Before anything is mapped: a tract without a place in the list could not be given back.
         if self.tract_count() == TRACTS_MAX {
             return None;
         }
-        let (base, extent, in_window) = match self.map_in_window(pages) {
+        let (base, extent, in_window) = match self.map_in_window(pages, home) {
             Some((base, extent)) => (base, extent, true),
             None => {
-                let (base, extent) = self.map_outside(pages)?;
+                let (base, extent) = self.map_outside(pages, home)?;
                 (base, extent, false)
             }
         };
         // SAFETY: fresh, aligned, ours for ever.
         let tract = unsafe { Tract::create(base) };
         tract.extent().set_to(&extent);
+        tract.set_filling(home);
         // SAFETY: as `extent` says, they are mapped; no other thread knows the tract.
         unsafe { tract.add_pages(extent.pages.get() / PAGE_BYTES) };
         self.publish(tract, in_window, growth);
         Some(tract)
     }
 
-    fn map_in_window(&self, pages: usize) -> Option<(usize, Extent)> {
+    fn map_in_window(&self, pages: usize, home: Filling) -> Option<(usize, Extent)> {
         // Ordering: Relaxed, written once by init before the first growth.
         let window = HOT.window.load(Ordering::Relaxed);
         while window != 0 && self.window_next.get() < WINDOW_TRACTS {
             let base = window + (self.window_next.get() << TRACT_SHIFT);
             let extent = Extent::empty(TRACT_BYTES);
-            match self.map_first(base, &extent, pages) {
+            match self.map_first(base, &extent, pages, home) {
                 Ok(()) => {
                     self.window_next.set(self.window_next.get() + 1);
                     return Some((base, extent));
@@ -181,14 +193,14 @@ impl PageHeap {
         None
     }
 
-    fn map_outside(&self, pages: usize) -> Option<(usize, Extent)> {
+    fn map_outside(&self, pages: usize, home: Filling) -> Option<(usize, Extent)> {
         self.make_outside_table()?;
         let fitting = OUTSIDE_LENGTHS.into_iter();
         for len in fitting.take_while(|&len| len >= (HEADER_PAGES + pages) * PAGE_BYTES) {
             let Some(base) = aligned(len, TRACT_BYTES, os::map_sealed) else { continue };
             let extent = Extent::empty(len);
             extent.reserved.set(1);
-            if self.map_first(base, &extent, pages).is_ok() {
+            if self.map_first(base, &extent, pages, home).is_ok() {
                 return Some((base, extent));
             }
             // SAFETY: reserved above and known to no other thread.
@@ -198,10 +210,16 @@ impl PageHeap {
     }
 
     /// Maps the first pages of a tract and what describes them, or nothing.
-    fn map_first(&self, base: usize, extent: &Extent, pages: usize) -> Result<(), Errno> {
+    fn map_first(
+        &self,
+        base: usize,
+        extent: &Extent,
+        pages: usize,
+        home: Filling,
+    ) -> Result<(), Errno> {
         let mut refused = libc::ENOMEM;
         for step in self.steps(pages, extent.limit.get() / PAGE_BYTES - HEADER_PAGES) {
-            let Err(error) = map_to(base, extent, HEADER_PAGES + step) else { return Ok(()) };
+            let Err(error) = map_to(base, extent, home, HEADER_PAGES + step) else { return Ok(()) };
             if extent.metadata.get() > 0 && extent.reserved.get() == 0 {
                 // SAFETY: mapped by the line above and known to no other thread.
                 unsafe { os::unmap(base, extent.metadata.get()) };
@@ -273,7 +291,7 @@ impl PageHeap {
 
 /// Maps what is missing of the pages up to number `end`, and of what describes them. What was mapped stays if the rest
 /// is refused.
-fn map_to(base: usize, extent: &Extent, end: usize) -> Result<(), Errno> {
+fn map_to(base: usize, extent: &Extent, home: Filling, end: usize) -> Result<(), Errno> {
     let described = if end >= WHOLE_METADATA_PAGES { TRACT_PAGES } else { end };
     let metadata = metadata_bytes(described).next_multiple_of(os::page_bytes());
     let metadata = metadata.min(HEADER_PAGES * PAGE_BYTES);
@@ -287,14 +305,19 @@ fn map_to(base: usize, extent: &Extent, end: usize) -> Result<(), Errno> {
             }
             word.set(end);
         }
-        Ok(())
+        Ok::<(), Errno>(())
     };
     let was_partial = extent.metadata.get() < metadata;
     map_between(&extent.metadata, metadata)?;
     if was_partial && metadata == HEADER_PAGES * PAGE_BYTES {
         os::no_huge_pages(base, metadata);
     }
-    map_between(&extent.pages, end * PAGE_BYTES)
+    let start = extent.pages.get();
+    map_between(&extent.pages, end * PAGE_BYTES)?;
+    if home == Filling::Sparse && end * PAGE_BYTES > start {
+        os::no_huge_pages(base + start, end * PAGE_BYTES - start);
+    }
+    Ok(())
 }
 
 impl Extent {

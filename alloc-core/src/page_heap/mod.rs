@@ -11,6 +11,7 @@
 
 mod aside;
 pub mod entry;
+pub mod filling;
 mod growth;
 pub mod huge;
 mod purging;
@@ -22,6 +23,7 @@ use crate::shard::HOT;
 use crate::sync::{Guard, Guarded, Lock, Rank, WaitBudget};
 use crate::units::{PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_TRACTS};
 use entry::{Kind, PageEntry};
+use filling::{Filling, Missing};
 use tract::{HEADER_PAGES, Run, Tract};
 
 /// The most tracts of a process (16 TiB with 16,384 x 64 MiB being 1 TiB of small objects).
@@ -77,6 +79,8 @@ pub struct PageHeap {
     window_next: Guarded,
     /// No tract before this one can grow.
     first_growing: Guarded,
+    /// Whether sparse spans have tracts of their own.
+    is_sparse_apart: AtomicBool,
 }
 
 /// The one page heap.
@@ -89,14 +93,39 @@ impl PageHeap {
     /// Acquires a span of `pages` (at most `SPAN_MAX_PAGES`) at a multiple of `align_pages`, whose entry
     /// says that it is a `kind`; none when the OS has no more memory, or an operation of the program can't have the
     /// lock of a tract that may have room: it is barred then (see `sync`).
-    pub fn acquire(&self, pages: usize, align_pages: usize, kind: Kind) -> Option<Span> {
+    pub fn acquire(
+        &self,
+        pages: usize,
+        align_pages: usize,
+        kind: Kind,
+        filling: Filling,
+    ) -> Option<Span> {
         self.collect_deferred();
+        let home = self.home_of(filling);
+        match self.acquire_free(pages, align_pages, kind, home) {
+            Ok(span) => Some(span),
+            // What is missing is no page: there are other ways, none of which takes 64 MiB more.
+            Err(Missing::Lock) if WaitBudget::is_bounded() => None,
+            Err(_) => self
+                .grow_and_acquire(pages, align_pages, kind, home)
+                .or_else(|| self.acquire_elsewhere(pages, align_pages, kind, home)),
+        }
+    }
+
+    /// A span of what is free in the tracts of `home`.
+    fn acquire_free(
+        &self,
+        pages: usize,
+        align_pages: usize,
+        kind: Kind,
+        home: Filling,
+    ) -> Result<Span, Missing> {
         let mut is_left_out = false;
         for patient in [false, true] {
             // Ordering: Relaxed, a hint.
             let first = self.first_free.load(Ordering::Relaxed);
             for (index, tract) in self.tracts().enumerate().skip(first) {
-                if tract.longest() < pages {
+                if tract.longest() < pages || tract.filling() != home {
                     if tract.longest() == 0 && index == first {
                         self.advance_first_free(first);
                     }
@@ -107,15 +136,11 @@ impl PageHeap {
                 if let Some(guard) = guard
                     && let Some(span) = self.acquire_in(tract, pages, align_pages, kind, guard)
                 {
-                    return Some(span);
+                    return Ok(span);
                 }
             }
         }
-        if is_left_out && WaitBudget::is_bounded() {
-            // What is missing is no page: there are other ways, none of which takes 64 MiB more.
-            return None;
-        }
-        self.grow_and_acquire(pages, align_pages, kind)
+        Err(if is_left_out { Missing::Lock } else { Missing::Pages })
     }
 
     /// Asks for the lock and the bitmaps of the tract that [`PageHeap::acquire`] looks at first: a hint.

@@ -21,6 +21,7 @@
 //! I6. The entries and bitmaps of all pages below `mapped_pages` are mapped.
 
 use super::entry::{BITMAP_BYTES, Kind, PageEntry};
+use super::filling::Filling;
 use crate::asm::{self, thread_pointer};
 use crate::atomic::{AtomicU32, Ordering};
 use crate::sync::{Guard, Guarded, Guarded32, Guarded64, Lock, Rank, Reentered};
@@ -44,6 +45,8 @@ struct Header {
     mapped_pages: AtomicU32,
     longest: Guarded32,
     index: Guarded32,
+    /// 1 if its filling is sparse.
+    sparse: Guarded32,
     free: [Guarded64; WORDS],
     dirty: [Guarded64; WORDS],
     /// Taken by a purge, which puts them back.
@@ -159,6 +162,16 @@ impl Tract {
     /// Sets [`Tract::index`], before the tract is published.
     pub fn set_index(&self, index: usize) {
         self.header().index.set(index as u32);
+    }
+
+    /// What the spans are like that come from here first.
+    pub fn filling(&self) -> Filling {
+        if self.header().sparse.get() == 0 { Filling::Whole } else { Filling::Sparse }
+    }
+
+    /// Sets [`Tract::filling`], before the tract is published.
+    pub fn set_filling(&self, filling: Filling) {
+        self.header().sparse.set(u32::from(filling == Filling::Sparse));
     }
 
     /// An upper bound on the run that the tract has.

@@ -17,12 +17,13 @@ use crate::fail::{Misuse, deny, fail};
 use crate::guard;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::entry::{self, Kind, PageEntry};
+use crate::page_heap::filling::Filling;
 use crate::page_heap::huge::HUGE;
 use crate::page_map;
 use crate::sanitizer;
 use crate::size_class::{CLASS, Class, ClassInfo, RECIPROCAL_SHIFT};
 use crate::sync::{Guarded64, Lock, Rank, Reentered};
-use crate::units::PAGE_BYTES;
+use crate::units::{PAGE_BYTES, SLAB_OBJECTS_MAX};
 pub use class::{SLABS, SlabClass, bin_of};
 
 /// Objects that were taken, and whether their memory is known to read as zero.
@@ -73,7 +74,7 @@ pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Reentered> {
 /// A slab of `class`, in no list yet, and whether its only object reads as zero. None when out of memory.
 fn new_slab(slabs: &SlabClass, class: Class) -> Option<(&'static PageEntry, bool)> {
     let info = &CLASS[class];
-    let span = PAGE_HEAP.acquire(info.pages, 1, Kind::Slab)?;
+    let span = PAGE_HEAP.acquire(info.pages, 1, Kind::Slab, filling_of(info))?;
     let entry = PAGE_HEAP.entry_at(span.address)?;
     entry.class.set(class as u32);
     entry.free.set(info.objects as u32);
@@ -88,6 +89,15 @@ fn new_slab(slabs: &SlabClass, class: Class) -> Option<(&'static PageEntry, bool
     page_map::set_class_at(span.address, class);
     slabs.slabs.set(slabs.slabs.get() + 1);
     Some((entry, span.zeroed && info.objects == 1))
+}
+
+/// What the slabs of a class leave untouched. Those of 8 B leave half, but nearly every program has one, and a tract for it
+/// would cost more than that.
+fn filling_of(info: &ClassInfo) -> Filling {
+    match info.objects {
+        SLAB_OBJECTS_MAX => Filling::Whole,
+        objects => Filling::of(info.pages * PAGE_BYTES, objects * info.size),
+    }
 }
 
 /// canary I1 for the objects of a slab that is being born.

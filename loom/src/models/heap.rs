@@ -7,6 +7,7 @@ use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::{
     entry::Kind,
+    filling::Filling,
     tract::{HEADER_PAGES, Tract},
 };
 use crate::page_map;
@@ -31,7 +32,7 @@ fn start(window: bool, bases: &[usize]) {
 }
 
 fn acquire() -> usize {
-    PAGE_HEAP.acquire(1, 1, Kind::Large).expect("memory").address
+    PAGE_HEAP.acquire(1, 1, Kind::Large, Filling::Whole).expect("memory").address
 }
 
 /// Pages that can be handed out, of all tracts.

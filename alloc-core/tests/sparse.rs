@@ -1,0 +1,162 @@
+//! Spans with an untouched rest, where the system gives huge pages unasked and where it does not: which tracts they come
+//! from, and what the kernel is advised of them. Each test's life is a child whose heap has no tract yet.
+
+use alloc_core::page_heap::PAGE_HEAP;
+use alloc_core::page_heap::entry::Kind;
+use alloc_core::page_heap::filling::{Filling, SparseSpans};
+use alloc_core::shard::HOT;
+use alloc_core::units::TRACT_SHIFT;
+use std::collections::HashSet;
+use std::fs;
+use std::sync::atomic::Ordering;
+
+/// Of each the class leaves an eighth of its pages untouched, or more.
+const SPARSE: [usize; 6] = [11_000, 18_000, 22_000, 33_000, 57_000, 70_000];
+/// 8 B: nearly every program has those.
+const WHOLE: [usize; 6] = [8, 1_024, 30_000, 60_000, 250_000, 300_000];
+/// Enough of each for a tract that grows in place.
+const COUNT: usize = 60;
+
+/// Runs `life` in a child, with the engine started and sparse spans where `place` says, else where init put them.
+fn in_child(place: Option<SparseSpans>, life: fn()) {
+    // SAFETY: plain calls; the child ends here.
+    unsafe {
+        let child = libc::fork();
+        assert!(child >= 0);
+        if child == 0 {
+            let whole_life = || {
+                assert_eq!(alloc_core::check(), Ok(()));
+                assert_eq!(PAGE_HEAP.tracts().count(), 0);
+                place.into_iter().for_each(|place| PAGE_HEAP.set_sparse_spans(place));
+                life();
+                assert_eq!(alloc_core::check(), Ok(()));
+            };
+            libc::_exit(i32::from(std::panic::catch_unwind(whole_life).is_err()));
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(child, &mut status, 0), child);
+        assert_eq!(status, 0, "the child");
+    }
+}
+
+/// The areas that the kernel was advised to keep huge pages from.
+fn small_areas() -> Vec<(usize, usize)> {
+    let smaps = fs::read_to_string("/proc/self/smaps").expect("/proc");
+    let (mut area, mut small) = (None, Vec::new());
+    for line in smaps.lines() {
+        let first = line.split_whitespace().next().unwrap_or("");
+        let hex = |text| usize::from_str_radix(text, 16).ok();
+        if let Some((start, end)) = first.split_once('-') {
+            area = hex(start).zip(hex(end));
+        } else if let Some(flags) = line.strip_prefix("VmFlags:")
+            && flags.split_whitespace().any(|flag| flag == "nh")
+        {
+            small.extend(area);
+        }
+    }
+    small
+}
+
+fn is_small(address: usize) -> bool {
+    small_areas().iter().any(|&(start, end)| (start..end).contains(&address))
+}
+
+/// Objects of each size, all of them written.
+fn objects(sizes: &[usize]) -> Vec<usize> {
+    let size_of_each = sizes.iter().flat_map(|&size| (0..COUNT).map(move |_| size));
+    let objects = size_of_each.map(|size| {
+        let object = alloc_core::allocate(size);
+        assert!(!object.is_null(), "{size} B");
+        // SAFETY: a live object of that size.
+        unsafe { object.write_bytes(1, size) };
+        object as usize
+    });
+    objects.collect()
+}
+
+fn tracts(objects: &[usize]) -> HashSet<usize> {
+    objects.iter().map(|object| object >> TRACT_SHIFT).collect()
+}
+
+#[test]
+fn apart_they_have_tracts_of_their_own_without_huge_pages() {
+    in_child(Some(SparseSpans::Apart), || {
+        let (whole, sparse) = (objects(&WHOLE), objects(&SPARSE));
+        assert!(tracts(&whole).is_disjoint(&tracts(&sparse)));
+        let small = small_areas();
+        let is_in = |object: &usize| small.iter().any(|area| (area.0..area.1).contains(object));
+        assert!(sparse.iter().all(is_in), "{small:x?}");
+        assert!(!whole.iter().any(is_in), "{small:x?}");
+        // Adjacent areas merge, however often a tract has grown.
+        let areas =
+            small.iter().filter(|area| sparse.iter().any(|at| (area.0..area.1).contains(at)));
+        assert!(areas.count() <= tracts(&sparse).len(), "{small:x?}");
+        for object in whole.into_iter().chain(sparse) {
+            // SAFETY: a live object from above.
+            unsafe { alloc_core::free(object as *mut u8) };
+        }
+        alloc_core::release();
+        // What was given up is found again in its own tracts: none is added.
+        let before = PAGE_HEAP.tracts().count();
+        assert!(tracts(&objects(&WHOLE)).is_disjoint(&tracts(&objects(&SPARSE))));
+        assert_eq!(PAGE_HEAP.tracts().count(), before);
+    });
+}
+
+#[test]
+fn together_they_share_the_first_tract_and_nothing_is_advised() {
+    in_child(Some(SparseSpans::Together), || {
+        let (first, second) = (objects(&[1_024, 33_000]), objects(&[22_000, 8]));
+        let all: Vec<usize> = first.into_iter().chain(second).collect();
+        assert_eq!(tracts(&all).len(), 1);
+        assert!(!all.iter().any(|&object| is_small(object)));
+    });
+}
+
+/// Outside the window pages are reserved first and made accessible as they are needed.
+#[test]
+fn outside_the_window_as_well() {
+    in_child(Some(SparseSpans::Apart), || {
+        HOT.window.store(0, Ordering::Relaxed);
+        let acquire = |filling| PAGE_HEAP.acquire(1, 1, Kind::Large, filling).unwrap().address;
+        for _ in 0..COUNT {
+            let (whole, sparse) = (acquire(Filling::Whole), acquire(Filling::Sparse));
+            assert_ne!(whole >> TRACT_SHIFT, sparse >> TRACT_SHIFT);
+            assert!(is_small(sparse) && !is_small(whole));
+        }
+    });
+}
+
+/// A free page serves a request that finds none in its own tracts.
+#[test]
+fn out_of_memory_each_kind_takes_what_the_other_has() {
+    in_child(Some(SparseSpans::Apart), || {
+        let acquire =
+            |filling| PAGE_HEAP.acquire(1, 1, Kind::Large, filling).map(|span| span.address);
+        let (whole, sparse) = (acquire(Filling::Whole).unwrap(), acquire(Filling::Sparse).unwrap());
+        let limit_mappings = |rlim_cur| {
+            let limit = libc::rlimit { rlim_cur, rlim_max: libc::RLIM_INFINITY };
+            // SAFETY: a plain call on a live value.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+        };
+        limit_mappings(0);
+        while acquire(Filling::Whole).is_some() {}
+        for (given_up, wanted) in [(whole, Filling::Sparse), (sparse, Filling::Whole)] {
+            assert_eq!(acquire(wanted), None);
+            // SAFETY: a span from above.
+            unsafe { PAGE_HEAP.release(given_up) };
+            assert_eq!(acquire(wanted), Some(given_up));
+        }
+        limit_mappings(libc::RLIM_INFINITY);
+    });
+}
+
+#[test]
+fn init_obeys_the_systems_switch() {
+    in_child(None, || {
+        let switch = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+        let is_always = switch.is_ok_and(|text| text.contains("[always]"));
+        let expected = if is_always { SparseSpans::Apart } else { SparseSpans::Together };
+        assert_eq!(PAGE_HEAP.sparse_spans(), expected);
+    });
+}
