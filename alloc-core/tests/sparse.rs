@@ -79,8 +79,8 @@ fn tracts(objects: &[usize]) -> HashSet<usize> {
 }
 
 #[test]
-fn apart_they_have_tracts_of_their_own_without_huge_pages() {
-    in_child(Some(SparseSpans::Apart), || {
+fn separate_they_have_tracts_of_their_own_without_huge_pages() {
+    in_child(Some(SparseSpans::Separate), || {
         let (whole, sparse) = (objects(&WHOLE), objects(&SPARSE));
         assert!(tracts(&whole).is_disjoint(&tracts(&sparse)));
         let small = small_areas();
@@ -116,7 +116,7 @@ fn together_they_share_the_first_tract_and_nothing_is_advised() {
 /// Outside the window pages are reserved first and made accessible as they are needed.
 #[test]
 fn outside_the_window_as_well() {
-    in_child(Some(SparseSpans::Apart), || {
+    in_child(Some(SparseSpans::Separate), || {
         HOT.window.store(0, Ordering::Relaxed);
         let acquire = |filling| PAGE_HEAP.acquire(1, 1, Kind::Large, filling).unwrap().address;
         for _ in 0..COUNT {
@@ -130,7 +130,7 @@ fn outside_the_window_as_well() {
 /// A free page serves a request that finds none in its own tracts.
 #[test]
 fn out_of_memory_each_kind_takes_what_the_other_has() {
-    in_child(Some(SparseSpans::Apart), || {
+    in_child(Some(SparseSpans::Separate), || {
         let acquire =
             |filling| PAGE_HEAP.acquire(1, 1, Kind::Large, filling).map(|span| span.address);
         let (whole, sparse) = (acquire(Filling::Whole).unwrap(), acquire(Filling::Sparse).unwrap());
@@ -156,7 +156,7 @@ fn init_obeys_the_systems_switch() {
     in_child(None, || {
         let switch = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
         let is_always = switch.is_ok_and(|text| text.contains("[always]"));
-        let expected = if is_always { SparseSpans::Apart } else { SparseSpans::Together };
+        let expected = if is_always { SparseSpans::Separate } else { SparseSpans::Together };
         assert_eq!(PAGE_HEAP.sparse_spans(), expected);
     });
 }

@@ -73,7 +73,7 @@ fn run() {
     PAGE_HEAP.set_dirty_limit(config::get(Key::Dirty) / PAGE_BYTES);
     // Now, since a program may later refuse itself to open files, by a filter that kills.
     if os::gives_huge_pages_unasked() {
-        PAGE_HEAP.set_sparse_spans(SparseSpans::Apart);
+        PAGE_HEAP.set_sparse_spans(SparseSpans::Separate);
     }
     super::hardened::set_up(random_bytes());
     let adoption = registration::adopt(config::get(Key::Mode) == 1);

@@ -41,7 +41,7 @@ pub enum SparseSpans {
     /// In the same tracts as all others.
     Together,
     /// In tracts of their own.
-    Apart,
+    Separate,
 }
 
 /// What a search of the tracts did not find.
@@ -55,14 +55,14 @@ impl PageHeap {
     /// Says where sparse spans lie from now on. Init does, before the first tract.
     pub fn set_sparse_spans(&self, place: SparseSpans) {
         // Ordering: Relaxed, published by init's READY.
-        self.is_sparse_apart.store(place == SparseSpans::Apart, Ordering::Relaxed);
+        self.is_sparse_separate.store(place == SparseSpans::Separate, Ordering::Relaxed);
     }
 
     /// Where sparse spans lie.
     pub fn sparse_spans(&self) -> SparseSpans {
         // Ordering: Relaxed, as above.
-        match self.is_sparse_apart.load(Ordering::Relaxed) {
-            true => SparseSpans::Apart,
+        match self.is_sparse_separate.load(Ordering::Relaxed) {
+            true => SparseSpans::Separate,
             false => SparseSpans::Together,
         }
     }
@@ -70,7 +70,7 @@ impl PageHeap {
     /// The filling of the tracts that a span comes from.
     pub(super) fn home_of(&self, filling: Filling) -> Filling {
         match filling {
-            Filling::Sparse if self.sparse_spans() == SparseSpans::Apart => Filling::Sparse,
+            Filling::Sparse if self.sparse_spans() == SparseSpans::Separate => Filling::Sparse,
             _ => Filling::Whole,
         }
     }

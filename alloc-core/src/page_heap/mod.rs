@@ -80,7 +80,7 @@ pub struct PageHeap {
     /// No tract before this one can grow.
     first_growing: Guarded,
     /// Whether sparse spans have tracts of their own.
-    is_sparse_apart: AtomicBool,
+    is_sparse_separate: AtomicBool,
 }
 
 /// The one page heap.
