@@ -171,9 +171,8 @@ fn set_area_offset(offset: isize) {
 
 fn store_area_offset(offset: isize) {
     // SAFETY: as in `area_offset`.
-    // Ordering: SeqCst, see vfork I2. A child, which must not see the area, comes from the calling thread;
-    // a thread that still sees the other one is right too. By init, published by the mode.
-    unsafe { asm::sections::rsalloc_rseq_offset.store(offset, Ordering::SeqCst) };
+    // Ordering: Relaxed, by init, which publishes it with the mode, or for a thread without others.
+    unsafe { asm::sections::rsalloc_rseq_offset.store(offset, Ordering::Relaxed) };
 }
 
 /// What the areas are hidden behind, see [`vfork`]: one is as good as the other, but they differ.
@@ -194,7 +193,12 @@ impl Hidden {
 /// Hides every thread's area from sections that start now, the calling thread's own ones included: they
 /// have no shard.
 pub(super) fn hide_areas(hidden: Hidden) {
-    store_area_offset(hidden.offset());
+    // SAFETY: as in `area_offset`.
+    let offset = unsafe { &asm::sections::rsalloc_rseq_offset };
+    // Ordering: Relaxed, vfork has the fences (I2). A child, which must not see its area, comes from the calling
+    // thread; a thread that still sees its own is right too. A store would do, but loom does not know that what comes
+    // behind the store that an exchange read comes behind the exchange.
+    offset.swap(hidden.offset(), Ordering::Relaxed);
 }
 
 /// Whether the areas are hidden.
@@ -207,8 +211,8 @@ pub(super) fn show_settled_areas() -> bool {
     let (settled, shown) = (Hidden::Settled.offset(), adopted_offset());
     // SAFETY: as in `area_offset`.
     let offset = unsafe { &asm::sections::rsalloc_rseq_offset };
-    // Ordering: SeqCst, see vfork I2; Relaxed on failure reads nothing.
-    offset.compare_exchange(settled, shown, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    // Ordering: Relaxed, see vfork I2: it comes right behind the caller's own store, or fails. It carries nothing.
+    offset.compare_exchange(settled, shown, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
 
 /// Shows the areas; for a process without other threads and without children.

@@ -11,10 +11,11 @@
 //! I1. Before a child starts, its parent has counted it and, after that, hidden the areas by [`Hidden::Fresh`].
 //! I2. Areas are shown under the lock only, by an exchange that finds [`Hidden::Settled`], which the same thread
 //!     had stored before it found no child. So a parent that comes in between, in another thread or in a handler on
-//!     top of the lock's holder, is either seen or makes the exchange fail; it waits for nothing.
+//!     top of the lock's holder, is either seen or makes the exchange fail; it waits for nothing. A full fence stands
+//!     between the two steps of I1, and one between that store and the look.
 
 use super::registration::{self, Hidden};
-use crate::atomic::{AtomicU32, CHILDREN_WATCHED, Ordering};
+use crate::atomic::{AtomicU32, CHILDREN_WATCHED, Ordering, fence};
 use crate::sync::{Lock, Rank};
 
 /// Children whose end is told by [`end`] or [`leave`].
@@ -32,8 +33,8 @@ static LOCK: Lock = Lock::new();
 /// To be called before vfork, or clone with memory in common.
 pub fn begin() {
     if registration::sections().is_some() {
-        // Ordering: SeqCst, before the areas are hidden (I1, I2).
-        hide_after(|| CHILDREN.fetch_add(1, Ordering::SeqCst));
+        // Ordering: Relaxed, the fence in `hide_after` orders it.
+        hide_after(|| CHILDREN.fetch_add(1, Ordering::Relaxed));
     }
 }
 
@@ -49,8 +50,8 @@ pub fn end() {
 /// of threads: the child may have a thread pointer that is none of libc's.
 pub fn leave() {
     if registration::sections().is_some() {
-        // Ordering: SeqCst, as in `begin`.
-        CHILDREN.fetch_sub(1, Ordering::SeqCst);
+        // Ordering: Release, for `has_children`: the child has looked at its area for the last time.
+        CHILDREN.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -58,17 +59,17 @@ pub fn leave() {
 /// however it comes, and at its exec). None if there is nothing to be told, or no word.
 pub fn begin_watched() -> Option<&'static AtomicU32> {
     registration::sections()?;
-    // Ordering: SeqCst, as in `begin`; Relaxed on failure reads nothing.
+    // Ordering: Acquire, what the kernel told of the word's last child goes on with `end_watched`; else as in `begin`.
     let claim = |word: &&AtomicU32| {
-        word.compare_exchange(0, 1, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
     };
     hide_after(|| WATCHED.iter().find(claim))
 }
 
 /// To be called by the parent when such a child did not start.
 pub fn end_watched(word: &AtomicU32) {
-    // Ordering: SeqCst, as in `begin`.
-    word.store(0, Ordering::SeqCst);
+    // Ordering: Release, for `has_children`, as the kernel's clearing is.
+    word.store(0, Ordering::Release);
     show_if_alone();
 }
 
@@ -77,6 +78,8 @@ fn hide_after<R>(count: impl FnOnce() -> R) -> R {
     // What the child registered would be lost with it, and its parent would think it still were.
     registration::register_early();
     let counted = count();
+    // Ordering: SeqCst, pairs with the fence in `show_if_alone` (I2).
+    fence(Ordering::SeqCst);
     registration::hide_areas(Hidden::Fresh);
     counted
 }
@@ -101,22 +104,26 @@ fn show_if_alone() -> bool {
         return true;
     }
     registration::hide_areas(Hidden::Settled);
+    // Ordering: SeqCst, pairs with the fence in `hide_after`: the later fence's thread either finds the child of the
+    // other one, or its `Fresh` comes behind that `Settled` (I2).
+    fence(Ordering::SeqCst);
     !has_children() && registration::show_settled_areas()
 }
 
 fn has_children() -> bool {
-    // Ordering: SeqCst, behind the store of `Hidden::Settled` (I2).
-    CHILDREN.load(Ordering::SeqCst) != 0
-        || WATCHED.iter().any(|word| word.load(Ordering::SeqCst) != 0)
+    // Ordering: Acquire pairs with the Release in `leave`, and with the kernel's clearing of a word: the areas are
+    // shown after the child's last look at its own.
+    CHILDREN.load(Ordering::Acquire) != 0
+        || WATCHED.iter().any(|word| word.load(Ordering::Acquire) != 0)
 }
 
 /// To be called in the child of a fork, whose memory no other process shares. It may be such a child's child
 /// itself: then the kernel has not registered it.
 pub fn start_anew() {
     if registration::are_areas_hidden() && registration::is_registered_really() {
-        // Ordering: SeqCst, as above; there is no other thread.
-        CHILDREN.store(0, Ordering::SeqCst);
-        WATCHED.iter().for_each(|word| word.store(0, Ordering::SeqCst));
+        // Ordering: Relaxed, there is no other thread.
+        CHILDREN.store(0, Ordering::Relaxed);
+        WATCHED.iter().for_each(|word| word.store(0, Ordering::Relaxed));
         registration::show_areas();
     }
 }

@@ -4,6 +4,7 @@
 //! one starts with it. Promises that the last run went through every order within the bound, or that the
 //! program ends with an error.
 
+mod children;
 mod depot;
 mod heap;
 mod huge;
@@ -46,6 +47,9 @@ pub const ALL: &[Model] = &[
     shards::BIRTH,
     huge::REBUILT,
     huge::MOVED,
+    children::STARTED,
+    children::WATCHED,
+    children::HANDLER,
     heap::TRACTS,
     heap::OUTSIDE,
     heap::HINT,

@@ -53,6 +53,51 @@ pub const DEFECTS: &[Defect] = &[
         changes: &[("then_some(shard as u32)", "then_some(shard as u32 ^ u32::from(BAD))")],
     },
     Defect {
+        name: "count-unfenced",
+        model: "child-started",
+        file: "rseq/vfork.rs",
+        changes: &[(
+            "fence(Ordering::SeqCst);\n    registration::hide_areas(",
+            "if !BAD { fence(Ordering::SeqCst); }\n    registration::hide_areas(",
+        )],
+    },
+    Defect {
+        name: "settled-unfenced",
+        model: "child-started",
+        file: "rseq/vfork.rs",
+        changes: &[(
+            "fence(Ordering::SeqCst);\n    !has_children()",
+            "if !BAD { fence(Ordering::SeqCst); }\n    !has_children()",
+        )],
+    },
+    Defect {
+        name: "parent-settles",
+        model: "child-started",
+        file: "rseq/vfork.rs",
+        changes: &[(
+            "registration::hide_areas(Hidden::Fresh)",
+            "registration::hide_areas(if BAD { Hidden::Settled } else { Hidden::Fresh })",
+        )],
+    },
+    Defect {
+        name: "counted-last",
+        model: "child-watched",
+        file: "rseq/vfork.rs",
+        changes: &[(
+            "    let counted = count();\n",
+            "    if BAD { registration::hide_areas(Hidden::Fresh); fence(Ordering::SeqCst); return count(); }\n    let counted = count();\n",
+        )],
+    },
+    Defect {
+        name: "shown-anyway",
+        model: "child-handler",
+        file: "rseq/vfork.rs",
+        changes: &[(
+            "registration::show_settled_areas()",
+            "if BAD { registration::show_areas(); true } else { registration::show_settled_areas() }",
+        )],
+    },
+    Defect {
         name: "cid-for-a-cpu",
         model: "stop-cid",
         file: "cpu_cache/shards.rs",

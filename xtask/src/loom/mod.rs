@@ -19,8 +19,8 @@ pub struct Arguments {
     /// Put known defects into a copy of the engine; succeed if every one is found
     #[arg(long)]
     control: bool,
-    /// Run only these models
-    #[arg(long, value_delimiter = ',', conflicts_with = "control")]
+    /// Run only these models, or with `--control` only their defects
+    #[arg(long, value_delimiter = ',')]
     model: Vec<String>,
 }
 
@@ -36,7 +36,10 @@ const DEFECT: &str = "RSALLOC_LOOM_DEFECT";
 /// Runs the command.
 pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
     let begin = Instant::now();
-    let faults = if arguments.control { control()? } else { go_through(&arguments.model)? };
+    let faults = match arguments.control {
+        true => control(&arguments.model)?,
+        false => go_through(&arguments.model)?,
+    };
     println!("{:.0} s", begin.elapsed().as_secs_f64());
     let what = if arguments.control { "defects not found" } else { "models failed" };
     ensure!(faults == 0, "{faults} {what}");
@@ -51,8 +54,7 @@ fn go_through(wanted: &[String]) -> anyhow::Result<usize> {
     for name in wanted {
         ensure!(names.contains(&&**name), "no model {name}; there are: {}", names.join(", "));
     }
-    let names =
-        names.into_iter().filter(|name| wanted.is_empty() || wanted.iter().any(|n| n == name));
+    let names = names.into_iter().filter(|name| is_wanted(name, wanted));
     at_once(names.collect(), |name| {
         let output = run(&models, name, None)?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -67,11 +69,15 @@ fn go_through(wanted: &[String]) -> anyhow::Result<usize> {
 }
 
 /// Runs each defect's model with it; how many were not found.
-fn control() -> anyhow::Result<usize> {
+fn control(wanted: &[String]) -> anyhow::Result<usize> {
+    let defects: Vec<_> = defects::DEFECTS.iter().filter(|d| is_wanted(d.model, wanted)).collect();
+    for name in wanted {
+        ensure!(defects.iter().any(|d| d.model == name), "no defect of a model {name}");
+    }
     let copy = tempfile::tempdir().context("create a folder for the copy")?;
     defects::write(tools::root(), copy.path())?;
     let models = build(copy.path(), defects::MODELS)?;
-    at_once(defects::DEFECTS.iter().collect(), |defect| {
+    at_once(defects, |defect| {
         let output = run(&models, defect.model, Some(defect.name))?;
         // Found by a check of the model, not by the clock nor by a signal.
         let found = output.status.code() == Some(1);
@@ -80,6 +86,11 @@ fn control() -> anyhow::Result<usize> {
         println!("{:<20}{:<16}{verdict}{reason}", defect.name, defect.model);
         Ok(found)
     })
+}
+
+/// Whether a model is among those that the command names; all are if it names none.
+fn is_wanted(model: &str, wanted: &[String]) -> bool {
+    wanted.is_empty() || wanted.iter().any(|name| name == model)
 }
 
 /// Builds the models that lie in `root` as the package `name`; their program.
