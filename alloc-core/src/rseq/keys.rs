@@ -4,8 +4,9 @@
 //! goes, even if the thread does so in a destructor of its last round. libc runs up to PTHREAD_DESTRUCTOR_ITERATIONS
 //! rounds over the keys in ascending order (glibc nptl/nptl_deallocate_tsd.c, musl src/thread/pthread_key_create.c), so
 //! the highest key comes behind all others in each round, and no code of the program behind it.
-//! Called by registration; calls libc.
+//! Called by registration; calls `os` and libc.
 
+use crate::os;
 use libc::{c_void, pthread_key_t};
 
 /// What a destructor is.
@@ -26,11 +27,12 @@ const KEYS_MAX: usize = 1024;
 /// A key with this destructor; none if there is none left.
 pub fn create(order: Order, destructor: Destructor) -> Option<pthread_key_t> {
     if order == Order::Any {
-        return create_one(destructor);
+        return os::make_thread_end_key(destructor);
     }
     let mut keys = [0; KEYS_MAX];
     let mut made = 0;
-    for (slot, key) in keys.iter_mut().zip(core::iter::from_fn(|| create_one(destructor))) {
+    let free = core::iter::from_fn(|| os::make_thread_end_key(destructor));
+    for (slot, key) in keys.iter_mut().zip(free) {
         *slot = key;
         made += 1;
     }
@@ -40,13 +42,6 @@ pub fn create(order: Order, destructor: Destructor) -> Option<pthread_key_t> {
         unsafe { libc::pthread_key_delete(key) };
     }
     Some(last)
-}
-
-fn create_one(destructor: Destructor) -> Option<pthread_key_t> {
-    let mut key = 0;
-    // SAFETY: the destructor is a function of this library, which is never unloaded.
-    let result = unsafe { libc::pthread_key_create(&raw mut key, Some(destructor)) };
-    (result == 0).then_some(key)
 }
 
 #[cfg(test)]

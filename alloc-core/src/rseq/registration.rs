@@ -286,8 +286,8 @@ fn register_thread() -> Result<(), RseqError> {
     if result.is_ok() {
         // Ordering: Relaxed, set before the mode.
         let key = KEY.load(Ordering::Relaxed);
-        // SAFETY: the key exists. May allocate, which takes a section or the atomic path by now.
-        unsafe { libc::pthread_setspecific(key, area.cast()) };
+        // May allocate, which takes a section or the atomic path by now.
+        os::call_at_thread_end(key, area as usize);
     }
     result
 }
