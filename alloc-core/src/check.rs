@@ -8,7 +8,8 @@
 //! names, once, or in none if full. V4 a class's objects handed out add up. V5 each cached object is
 //! the start of an object of a slab of its class or a larger one, not free in the slab, and cached once.
 //! V6 stacks keep `bottom <= top <= bottom + slots_max` above a null sentinel, and ends stay below that. V7 the table of huge
-//! spans finds each of its entries, and its totals are theirs.
+//! spans finds each of its entries, and its totals are theirs. V8 no run of free pages is longer than its
+//! tract says (tract I3).
 
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::cpu_cache::{locked, while_still};
@@ -70,6 +71,8 @@ kinds! {
     FreePageInSpan = "free page inside a span",
     /// V1: a span, but the page map says that a slab starts at a page inside.
     InnerPageWithClass = "page inside a span with a class",
+    /// V8: a request for such a run goes to another tract.
+    LongestTooShort = "a tract has more free pages in a row than it says",
     /// V2: a bitmap names an object that the slab has no room for.
     BitBeyondEnd = "free bit beyond the last object",
     /// V2: the count that steers the lists is wrong.
@@ -215,7 +218,7 @@ impl Walk {
         verdict
     }
 
-    /// V1, V2.
+    /// V1, V2, V8.
     fn tract(&self, tract: &Tract) -> Verdict {
         let Ok(_guard) = tract.lock() else { return broken(DefectKind::Busy, 0) };
         let mut index = HEADER_PAGES;
@@ -246,7 +249,10 @@ impl Walk {
                 Kind::None => return broken(DefectKind::PageWithoutSpan, page),
             }
         }
-        Ok(())
+        match tract.longest_run() <= tract.longest() {
+            true => Ok(()),
+            false => broken(DefectKind::LongestTooShort, tract.base()),
+        }
     }
 
     fn slab(&self, slab: &PageEntry, class: Class) -> Verdict {

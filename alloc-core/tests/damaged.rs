@@ -169,6 +169,15 @@ fn free_page() -> usize {
     tract.base() + index.expect("a free page") * PAGE_BYTES
 }
 
+/// Has a tract say that it has no longer run of free pages than this.
+fn set_longest(tract: &Tract, pages: u32) {
+    // The header is the lock's word, the number of mapped pages, this.
+    let word = (tract.base() + WORD + size_of::<u32>()) as *mut u32;
+    // SAFETY: the header is mapped, and no other thread uses it.
+    unsafe { word.write(pages) };
+    assert_eq!(tract.longest(), pages as usize);
+}
+
 fn entry_address(entry: &PageEntry) -> usize {
     std::ptr::from_ref(entry) as usize
 }
@@ -213,6 +222,7 @@ fn damages(kind: DefectKind) -> &'static [Damage] {
         DefectKind::InnerPageWithClass => {
             &[|heap| page_map::set_class_at(heap.large + PAGE_BYTES, 3)]
         }
+        DefectKind::LongestTooShort => &[|heap| set_longest(heap.large_page().0, 1)],
         DefectKind::BitBeyondEnd => &[|heap| heap.slab.bitmap()[0].set(heap.free_bits() | 1 << 42)],
         DefectKind::FreeMiscounted => &[
             |heap| heap.slab.free.set(37),

@@ -274,6 +274,17 @@ impl Tract {
         None
     }
 
+    /// Pages of the longest run that the tract has, which [`Tract::longest`] bounds. The lock is held.
+    pub fn longest_run(&self) -> usize {
+        let free = &self.header().free;
+        let (mut longest, mut page) = (0, HEADER_PAGES);
+        while let Some(start) = next(free, page, true) {
+            page = next(free, start, false).unwrap_or(TRACT_PAGES);
+            longest = longest.max(page - start);
+        }
+        longest
+    }
+
     /// Takes the `more` pages behind page `end` if all are free. The lock is held.
     pub fn extend(&self, end: usize, more: usize) -> Option<Run> {
         let fits = end + more <= TRACT_PAGES && (end..end + more).all(|page| self.is_free(page));
