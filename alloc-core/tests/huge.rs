@@ -2,6 +2,7 @@
 
 use alloc_core::page_heap::huge::HUGE;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
 const BYTES: usize = 33 << 20;
@@ -10,6 +11,13 @@ const PAGE: usize = 4096;
 const LIVE: usize = 300;
 /// Replacements of the grown table; from the third on each uses the memory of the one before the last.
 const REPLACED: usize = 4;
+
+/// The tests of this file look at the one table.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 fn make(number: usize) -> (usize, usize) {
     let bytes = BYTES + number * PAGE;
@@ -30,6 +38,7 @@ fn assert_len((address, bytes): (usize, usize)) {
 
 #[test]
 fn lengths_stay_while_the_table_is_replaced() {
+    let _alone = alone();
     let live: Vec<_> = (0..LIVE).map(make).collect();
     let mut kept = Vec::new();
     let over = AtomicBool::new(false);
@@ -64,5 +73,51 @@ fn lengths_stay_while_the_table_is_replaced() {
         assert_len(object);
         free(object.0);
     });
+    assert_eq!(alloc_core::check(), Ok(()));
+}
+
+/// The address in the slot where the look-up of a small address begins.
+fn first_slot() -> usize {
+    match HUGE.table() {
+        0 => 0,
+        // Slots are of two words, and before them lies one with their number.
+        // SAFETY: a table stays mapped.
+        table => unsafe { ((table + 16) as *const usize).read_volatile() },
+    }
+}
+
+/// The signal that ends a child which frees the address 1.
+fn signal_of_free_of_one() -> i32 {
+    // SAFETY: plain calls; the child ends here.
+    unsafe {
+        let child = libc::fork();
+        assert!(child >= 0);
+        if child == 0 {
+            alloc_core::free(std::ptr::without_provenance_mut(1));
+            libc::_exit(0);
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(child, &mut status, 0), child);
+        if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { 0 }
+    }
+}
+
+#[test]
+fn the_mark_of_an_empty_slot_is_no_span() {
+    let _alone = alone();
+    let mut live = Vec::new();
+    while first_slot() <= 1 {
+        live.push(make(live.len()).0);
+        assert!(live.len() < 4000, "no span comes into the first slot");
+    }
+    live.into_iter().for_each(free);
+    assert_eq!(first_slot(), 1, "another mark: nothing is tested");
+    let totals = HUGE.totals();
+    for address in [0, 1, 2, 3] {
+        assert_eq!(HUGE.len_of(address), None, "{address}");
+        assert!(!HUGE.release(address), "{address}");
+    }
+    assert_eq!(HUGE.totals(), totals);
+    assert_eq!(signal_of_free_of_one(), libc::SIGABRT);
     assert_eq!(alloc_core::check(), Ok(()));
 }

@@ -2,6 +2,11 @@
 //! on for ever. Null is returned, nothing is lost, and everything works again afterwards.
 
 use alloc_core::os::faults;
+use alloc_core::page_heap::PAGE_HEAP;
+use alloc_core::page_heap::entry::Kind;
+use alloc_core::page_heap::huge::HUGE;
+use alloc_core::sync::Rank;
+
 /// Size, alignment, and how many: enough to need a new slab or a new tract now and then.
 const SIZES: [(usize, usize, usize); 12] = [
     (8, 8, 9),
@@ -314,6 +319,61 @@ fn releases_in_vain_are_few() {
         free_all(&kept);
         faults::refuse(u64::MAX, 0);
         settle();
+        0
+    });
+}
+
+/// Bytes of address space.
+fn address_space() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').next().unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// Wherever in a step the OS refuses, pages or what describes them.
+#[test]
+fn a_refused_growth_leaves_what_is_mapped_as_it_was() {
+    in_child(u64::MAX, 0, || {
+        let acquire = |pages| PAGE_HEAP.acquire(pages, 1, Kind::Large);
+        assert!(acquire(1).is_some());
+        let before = (address_space(), PAGE_HEAP.metadata_bytes(), PAGE_HEAP.totals().0);
+        for made in [0, 1] {
+            faults::refuse(made, u64::MAX);
+            assert_eq!(acquire(100), None);
+            assert!(faults::count() > made, "nothing was refused: nothing is tested");
+            let now = (address_space(), PAGE_HEAP.metadata_bytes(), PAGE_HEAP.totals().0);
+            assert_eq!(now, before, "{made} calls before the first refusal");
+        }
+        faults::refuse(2, u64::MAX);
+        assert!(acquire(100).is_some(), "two calls are enough");
+        faults::refuse(u64::MAX, 0);
+        settle_heap();
+        0
+    });
+}
+
+fn settle_heap() {
+    alloc_core::release();
+    assert_eq!(alloc_core::check(), Ok(()));
+}
+
+/// Its addresses may be what the next one lacks.
+#[test]
+fn a_span_given_up_late_is_unmapped_before_another_one_is_refused() {
+    in_child(u64::MAX, 0, || {
+        let (first, _) = (HUGE.acquire(40 << 20, 8).unwrap(), HUGE.acquire(40 << 20, 8).unwrap());
+        let before = address_space();
+        let held = HUGE.raw_lock().acquire(Rank::HUGE).expect("free");
+        assert!(HUGE.release(first));
+        drop(held);
+        assert!(address_space() >= before, "unmapped at once: nothing is tested");
+        faults::refuse(0, 0);
+        assert!(HUGE.acquire(40 << 20, 8).is_some());
+        assert!(address_space() <= before, "the first one is still mapped");
+        // And nothing is asked for twice where nothing was given up.
+        faults::refuse(0, 0);
+        assert_eq!(HUGE.acquire(40 << 20, 8), None);
+        faults::refuse(u64::MAX, 0);
+        settle_heap();
         0
     });
 }

@@ -153,3 +153,33 @@ fn a_span_grows_in_place_behind_what_is_mapped() {
         assert_eq!(alloc_core::check(), Ok(()));
     });
 }
+
+/// Free pages at the end of what is mapped are the first part of what is asked for.
+#[test]
+fn what_is_free_at_the_end_is_not_mapped_again() {
+    in_child(|| {
+        let address = acquire(320).unwrap();
+        // SAFETY: the caller holds the span.
+        unsafe { PAGE_HEAP.release(address) };
+        let most = (address_space().0 + (10 << 20)) as libc::rlim_t;
+        let before = limit_addresses(most);
+        assert_eq!(acquire(500), None, "the limit is none: nothing is tested");
+        assert_eq!(acquire(448), Some(address));
+        // SAFETY: as above.
+        unsafe { PAGE_HEAP.release(address) };
+        limit_addresses(before);
+        assert_eq!(alloc_core::check(), Ok(()));
+    });
+}
+
+/// Sets RLIMIT_AS; what it was.
+fn limit_addresses(most: libc::rlim_t) -> libc::rlim_t {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a live struct.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_AS, &raw mut limit), 0);
+        let before = std::mem::replace(&mut limit.rlim_cur, most);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &raw const limit), 0);
+        before
+    }
+}

@@ -87,6 +87,11 @@ impl Aside {
         is_noted
     }
 
+    /// Whether a span may have been given up that nobody has unmapped yet.
+    pub fn has_given_up(&self) -> bool {
+        !is_zero(&self.given_up_count)
+    }
+
     /// The spans that were given up, each once. The table's lock is held.
     pub fn given_up(&self) -> impl Iterator<Item = usize> {
         let take = |place: &AtomicUsize| {
@@ -142,6 +147,10 @@ impl Aside {
 
     /// Where the span at `address` is, the word as it was seen, and the length.
     fn find(&self, address: usize) -> Option<(&Made, usize, usize)> {
+        // As in the table: the marks are no addresses.
+        if address <= BUSY {
+            return None;
+        }
         self.in_use().iter().find_map(|made| {
             // Ordering: Acquire pairs with the Release in `insert`.
             let seen = made.address.load(Ordering::Acquire);
@@ -214,6 +223,17 @@ mod tests {
             |()| withdrawn += 1,
         );
         assert_eq!((withdrawn, aside.len_of(SPAN)), (1, Some(8192)));
+    }
+
+    #[test]
+    fn marks_are_no_spans() {
+        let aside = Aside::new();
+        assert!(aside.insert(SPAN, 4096));
+        aside.made[1].address.store(BUSY, Ordering::Relaxed);
+        for mark in [0, BUSY, MOVING, BUSY | MOVING] {
+            assert_eq!((aside.len_of(mark), aside.remove(mark)), (None, None), "{mark}");
+        }
+        assert_eq!(aside.remove(SPAN), Some(4096));
     }
 
     #[test]

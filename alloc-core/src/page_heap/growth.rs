@@ -22,7 +22,7 @@ use crate::atomic::{AtomicPtr, Ordering};
 use crate::os::{self, Errno, Place};
 use crate::sanitizer;
 use crate::shard::HOT;
-use crate::sync::{Guard, Lock, Rank};
+use crate::sync::{Guard, Guarded, Lock, Rank};
 use crate::units::{PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_TRACTS};
 
 /// The least number of pages that are mapped at once, if the OS has them.
@@ -39,7 +39,7 @@ enum Growth {
     Done,
     /// Not this tract.
     NoRoom,
-    /// The OS has no more memory.
+    /// The OS has no more memory, or the tract's lock can't be had.
     Refused,
 }
 
@@ -85,10 +85,15 @@ impl PageHeap {
             if is_complete && index == self.first_growing.get() {
                 self.first_growing.set(index + 1);
             }
-            if tract.filling() != home {
+            if tract.filling() != home || is_complete {
                 continue;
             }
-            match self.grow_in_place(tract, tract.mapped_pages() + pages) {
+            // What is free at its end is the span's first part. Where the lock can't be had, `add_pages` will say so.
+            let tail = tract.lock().map_or(0, |_guard| tract.free_tail());
+            if tail >= pages {
+                return Some(tract);
+            }
+            match self.grow_in_place(tract, tract.mapped_pages() + pages - tail) {
                 Growth::Done => return Some(tract),
                 Growth::NoRoom => {}
                 Growth::Refused => return None,
@@ -133,9 +138,10 @@ impl PageHeap {
         outcome
     }
 
-    /// Makes pages that are mapped free ones. If a handler can't take the tract's lock, the next growth finds them.
+    /// Makes pages that are mapped free ones. Where the tract's lock can't be had, the next growth finds them; no tract is
+    /// mapped in the place of this one then.
     fn add_pages(&self, tract: &Tract, end: usize) -> Growth {
-        let Ok(_guard) = tract.lock() else { return Growth::NoRoom };
+        let Ok(_guard) = tract.lock() else { return Growth::Refused };
         let bytes = (end - tract.mapped_pages()) * PAGE_BYTES;
         // SAFETY: `map_to` has mapped them and their metadata.
         unsafe { tract.add_pages(end) };
@@ -220,11 +226,6 @@ impl PageHeap {
         let mut refused = libc::ENOMEM;
         for step in self.steps(pages, extent.limit.get() / PAGE_BYTES - HEADER_PAGES) {
             let Err(error) = map_to(base, extent, home, HEADER_PAGES + step) else { return Ok(()) };
-            if extent.metadata.get() > 0 && extent.reserved.get() == 0 {
-                // SAFETY: mapped by the line above and known to no other thread.
-                unsafe { os::unmap(base, extent.metadata.get()) };
-                extent.metadata.set(0);
-            }
             refused = error;
             if refused == libc::EEXIST {
                 break;
@@ -289,33 +290,55 @@ impl PageHeap {
     }
 }
 
-/// Maps what is missing of the pages up to number `end`, and of what describes them. What was mapped stays if the rest
-/// is refused.
+/// Maps what is missing of the pages up to number `end`, and of what describes all pages that are mapped. Nothing new
+/// stays mapped if a part is refused, but for pages that can't be sealed again; the next attempt finds those.
 fn map_to(base: usize, extent: &Extent, home: Filling, end: usize) -> Result<(), Errno> {
+    // Of pages the OS has the least: what describes them is small.
+    let before = extent.pages.get();
+    map_between(base, extent, &extent.pages, end * PAGE_BYTES)?;
+    let (start, len) = (base + before, extent.pages.get() - before);
+    let Err(refused) = map_metadata(base, extent) else {
+        if home == Filling::Sparse && len > 0 {
+            os::no_huge_pages(start, len);
+        }
+        return Ok(());
+    };
+    if len > 0 {
+        // SAFETY: mapped above, and known to no other thread.
+        let undone = unsafe {
+            match extent.reserved.get() {
+                0 => Ok(os::unmap(start, len)),
+                _ => os::seal(start, len),
+            }
+        };
+        extent.pages.set(if undone.is_ok() { before } else { before + len });
+    }
+    Err(refused)
+}
+
+/// Maps what is missing of what describes the pages that are mapped.
+fn map_metadata(base: usize, extent: &Extent) -> Result<(), Errno> {
+    let end = extent.pages.get() / PAGE_BYTES;
     let described = if end >= WHOLE_METADATA_PAGES { TRACT_PAGES } else { end };
     let metadata = metadata_bytes(described).next_multiple_of(os::page_bytes());
     let metadata = metadata.min(HEADER_PAGES * PAGE_BYTES);
-    let is_reserved = extent.reserved.get() != 0;
-    let map_between = |word: &crate::sync::Guarded, end: usize| {
-        let start = word.get();
-        if end > start {
-            match is_reserved {
-                true => os::unseal(base + start, end - start)?,
-                false => drop(os::map(Place::Exactly(base + start), end - start)?),
-            }
-            word.set(end);
-        }
-        Ok::<(), Errno>(())
-    };
     let was_partial = extent.metadata.get() < metadata;
-    map_between(&extent.metadata, metadata)?;
+    map_between(base, extent, &extent.metadata, metadata)?;
     if was_partial && metadata == HEADER_PAGES * PAGE_BYTES {
         os::no_huge_pages(base, metadata);
     }
-    let start = extent.pages.get();
-    map_between(&extent.pages, end * PAGE_BYTES)?;
-    if home == Filling::Sparse && end * PAGE_BYTES > start {
-        os::no_huge_pages(base + start, end * PAGE_BYTES - start);
+    Ok(())
+}
+
+/// Maps what lies between the end that `word` says and `end`.
+fn map_between(base: usize, extent: &Extent, word: &Guarded, end: usize) -> Result<(), Errno> {
+    let start = word.get();
+    if end > start {
+        match extent.reserved.get() {
+            0 => drop(os::map(Place::Exactly(base + start), end - start)?),
+            _ => os::unseal(base + start, end - start)?,
+        }
+        word.set(end);
     }
     Ok(())
 }

@@ -68,10 +68,14 @@ impl HugeSpans {
     pub fn acquire(&self, bytes: usize, align: usize) -> Option<usize> {
         let len = bytes.checked_next_multiple_of(os::page_bytes())?;
         // Without the lock: the kernel may take its time.
-        let address = match align <= os::page_bytes() {
-            true => os::map(Place::Anywhere, len).ok()?,
-            false => map_aligned(len, align.max(PAGE_BYTES))?,
-        };
+        let address = map_span(len, align).or_else(|| {
+            // What was given up late has its addresses still.
+            if !self.aside.has_given_up() {
+                return None;
+            }
+            self.collect();
+            map_span(len, align)
+        })?;
         let is_listed = match self.lock() {
             Ok(_guard) => self.enter(address, len).is_some(),
             Err(_) => self.aside.insert(address, len) || self.insert_patiently(address, len),
@@ -271,6 +275,10 @@ impl HugeSpans {
     }
 
     fn find(&self, address: usize) -> Option<&'static Slot> {
+        // A program may ask for any address: one that is no span's but is a mark of the table would be found.
+        if address <= TOMBSTONE {
+            return None;
+        }
         // Ordering: Acquire pairs with the Release in `rebuild`.
         let table = table_at(self.table.load(Ordering::Acquire));
         let mut index = hash(address, table.len())?;
@@ -360,6 +368,14 @@ impl Slot {
     fn len(&self) -> usize {
         // Ordering: Relaxed, the address acquired it, or its owner knows of it from `put_in`.
         self.len.load(Ordering::Relaxed)
+    }
+}
+
+/// Maps `len` bytes, whole OS pages, at a multiple of `align`.
+fn map_span(len: usize, align: usize) -> Option<usize> {
+    match align <= os::page_bytes() {
+        true => os::map(Place::Anywhere, len).ok(),
+        false => map_aligned(len, align.max(PAGE_BYTES)),
     }
 }
 

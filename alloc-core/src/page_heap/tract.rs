@@ -296,6 +296,11 @@ impl Tract {
         (first..self.mapped_pages()).all(|page| self.is_free(page))
     }
 
+    /// How many of the last mapped pages are free in a row. The lock is held.
+    pub fn free_tail(&self) -> usize {
+        (HEADER_PAGES..self.mapped_pages()).rev().take_while(|&page| self.is_free(page)).count()
+    }
+
     /// Takes the first run of free dirty pages at or behind `from`. The lock is held.
     pub fn take_dirty(&self, from: usize) -> Option<Run> {
         let header = self.header();
