@@ -4,6 +4,7 @@
 use alloc_core::os::faults;
 use alloc_core::page_heap::PAGE_HEAP;
 use alloc_core::page_heap::entry::Kind;
+use alloc_core::page_heap::filling::Filling;
 use alloc_core::page_heap::huge::HUGE;
 use alloc_core::sync::Rank;
 
@@ -333,7 +334,7 @@ fn address_space() -> usize {
 #[test]
 fn a_refused_growth_leaves_what_is_mapped_as_it_was() {
     in_child(u64::MAX, 0, || {
-        let acquire = |pages| PAGE_HEAP.acquire(pages, 1, Kind::Large);
+        let acquire = |pages| PAGE_HEAP.acquire(pages, 1, Kind::Large, Filling::Whole);
         assert!(acquire(1).is_some());
         let before = (address_space(), PAGE_HEAP.metadata_bytes(), PAGE_HEAP.totals().0);
         for made in [0, 1] {

@@ -120,7 +120,9 @@ fn has_children() -> bool {
 /// To be called in the child of a fork, whose memory no other process shares. It may be such a child's child
 /// itself: then the kernel has not registered it.
 pub fn start_anew() {
-    if registration::are_areas_hidden() && registration::is_registered_really() {
+    // Children that another thread had counted, but not yet hidden the areas for, are not this process' either.
+    let is_concerned = registration::are_areas_hidden() || has_children();
+    if is_concerned && registration::is_registered_really() {
         // Ordering: Relaxed, there is no other thread.
         CHILDREN.store(0, Ordering::Relaxed);
         WATCHED.iter().for_each(|word| word.store(0, Ordering::Relaxed));

@@ -85,6 +85,8 @@ pub const OUTSIDE: Model = Model {
     body: || {
         let base =
             os::map(os::Place::Anywhere, 0).expect("an address").next_multiple_of(TRACT_BYTES);
+        // The table of outside tracts is mapped first, so the tract begins at the next multiple.
+        let base = base + TRACT_BYTES;
         start(false, &[base, base + TRACT_BYTES]);
         grow(base);
     },
@@ -96,6 +98,9 @@ pub const HINT: Model = Model {
     preemptions: 3,
     body: || {
         start(true, &[os::arena(), os::arena() + TRACT_BYTES]);
+        // Behind its first pages the tract meets another mapping, so it never grows: growth would mend the hint.
+        let end = os::arena() + PAGES * PAGE_BYTES;
+        os::map(os::Place::Exactly(end), 0).expect("an address");
         let spans: Vec<_> = (HEADER_PAGES..PAGES).map(|_| acquire()).collect();
         assert_eq!(PAGE_HEAP.tracts().count(), 1);
         let span = spans[0];

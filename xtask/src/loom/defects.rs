@@ -111,8 +111,8 @@ pub const DEFECTS: &[Defect] = &[
         model: "release-above",
         file: "cpu_cache/drain.rs",
         changes: &[(
-            "DEPOT.put_unbounded(class, magazine);",
-            "if !BAD { DEPOT.put_unbounded(class, magazine); }",
+            "if !DEPOT.put_unbounded(class, magazine) {",
+            "if !BAD && !DEPOT.put_unbounded(class, magazine) {",
         )],
     },
     Defect {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::fixups::Fixups;
 use crate::criu::board::Answer;
@@ -90,7 +90,7 @@ pub fn dump(leave: &Leave) -> Result<()> {
         json!({
             "bytes": dumps.last().map(|dump| dump.bytes), "fence": fence,
             "caught": dumps.iter().map(|dump| dump.caught).sum::<usize>(),
-            "shards": shards(&life.identity), "registered": registered(&life.identity),
+            "shards": life.identity.shards, "registered": registered(&life.identity),
             "aborts": aborts, "verified": process.board.verified(),
             "written_and_in_parents": pages.collect::<Vec<_>>(),
             "percent_in_parents": dumps.iter().map(|dump| dump.stats.percent_in_parents()).min(),
@@ -116,7 +116,7 @@ pub fn restore(mode: &str) -> Result<()> {
         json!({
             "fence_at_first": revived.fence_at_first, "aborts": revived.aborts,
             "verified": process.board.verified() - verified,
-            "shards": [shards(&life.identity), shards(&revived.first), shards(&revived.later)],
+            "shards": [life.identity.shards, revived.first.shards, revived.later.shards],
             "registered": registered(&revived.later),
         })
     );
@@ -239,10 +239,6 @@ fn kind(mode: &str) -> Result<&'static Kind> {
 
 fn room(kind: &Kind) -> PathBuf {
     Path::new(PLACE).join(kind.name)
-}
-
-fn shards(identity: &Identity) -> Value {
-    identity.report.as_ref().map(|report| report["shards"].clone()).unwrap_or_default()
 }
 
 /// Bytes of the areas, if they are all of one size.
