@@ -43,7 +43,7 @@ pub fn is_told_of_objects() -> bool {
 }
 
 /// Starts those that are there, if the process has not come to it yet, and tells them things from now on; whether
-/// roots are to be named.
+/// roots are to be named that there are already, and then [`roots_are_named`] to be called.
 pub fn start() -> bool {
     let of = asm::sanitizers();
     for init in [of.tsan, of.lsan].into_iter().filter(|&init| init != 0) {
@@ -53,8 +53,7 @@ pub fn start() -> bool {
     let has_roots = of.add_root != 0 && of.remove_root != 0;
     if has_roots {
         // Ordering: Relaxed, code does not change.
-        REMOVE_ROOT.store(of.remove_root, Ordering::Relaxed);
-        ADD_ROOT.store(of.add_root, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        ADD_ROOT.store(of.add_root, Ordering::Relaxed);
     }
     // libc calls malloc in threads that ThreadSanitizer does not know yet, where its functions crash.
     if of.acquire != 0 && of.release != 0 && of.is_malloc == 0 {
@@ -63,6 +62,13 @@ pub fn start() -> bool {
         ACQUIRE.store(of.acquire, Ordering::Relaxed); // Ordering: Relaxed, as above.
     }
     has_roots
+}
+
+/// From now on those that end are taken back. Not earlier: LeakSanitizer ends the process over one that it was not told of.
+/// One that ended meanwhile stays named, and is not readable.
+pub fn roots_are_named() {
+    // Ordering: Relaxed, code does not change.
+    REMOVE_ROOT.store(asm::sanitizers().remove_root, Ordering::Relaxed);
 }
 
 /// A range of the heap begins: what it points to is no leak. What of it is not readable is passed over.

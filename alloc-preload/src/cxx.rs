@@ -312,7 +312,7 @@ fn thrower(operator: Operator) -> *mut () {
 }
 
 fn kept_or(operator: Operator, programs: *mut ()) -> *mut () {
-    match runtime::kept(operator) {
+    match runtime::at_load(operator) {
         new if new.is_null() => programs,
         new => new,
     }

@@ -60,6 +60,42 @@ fn a_plugin_in_a_c_program() {
     run_in_each_mode(&program, &[plugin.as_os_str()]);
 }
 
+/// The constructors of other libraries may run before the preloaded library's own.
+#[test]
+fn a_nothrow_new_that_fails_in_another_librarys_constructor() {
+    let arguments = ["-std=c++17", "-shared", "-fPIC", "-O0", "-w"];
+    let Some(library) = common::compile("g++", "libcxx-early.so", EARLY_LIBRARY, &arguments) else {
+        return;
+    };
+    let library = library.to_str().unwrap();
+    let arguments = ["-std=c++17", "-O0", "-w", "-Wl,--no-as-needed", library];
+    let program = common::compile("g++", "cxx-early", EARLY_PROGRAM, &arguments).unwrap();
+    run_in_each_mode(&program, &[]);
+}
+
+const EARLY_LIBRARY: &str = r#"
+#include <new>
+int nulls;
+__attribute__((constructor)) static void early() {
+    std::align_val_t al{64};
+    nulls += !operator new(77777, std::nothrow);
+    nulls += !operator new[](77777, std::nothrow);
+    nulls += !operator new(77777, al, std::nothrow);
+    nulls += !operator new[](77777, al, std::nothrow);
+}
+"#;
+
+const EARLY_PROGRAM: &str = r#"
+#include <cstdlib>
+#include <new>
+extern int nulls;
+void *operator new(std::size_t n) { if (n == 77777) throw std::bad_alloc(); return malloc(n); }
+void *operator new(std::size_t n, std::align_val_t al) { if (n == 77777) throw std::bad_alloc(); return aligned_alloc((std::size_t)al, n); }
+void operator delete(void *p) noexcept { free(p); }
+void operator delete(void *p, std::align_val_t) noexcept { free(p); }
+int main() { return nulls == 4 ? 0 : 1; }
+"#;
+
 fn runs_in_each_mode(name: &str, source: &str, arguments: &[&str]) {
     // -O0: an optimiser may leave pairs of new and delete out.
     let arguments = [arguments, &["-O0", "-w"]].concat();

@@ -30,6 +30,7 @@ extern "C" fn at_load() {
     init::ensure();
     if sanitizer::start() {
         name_roots();
+        sanitizer::roots_are_named();
     }
     if !keep_loaded(at_load as *const ()) {
         let mut line = Line::new();

@@ -9,7 +9,7 @@ use super::entry::Kind;
 use super::tract::{HEADER_PAGES, Run, Tract};
 use crate::atomic::Ordering;
 use crate::os;
-use crate::sync::{Rank, is_barred};
+use crate::sync::{Rank, WaitBudget, is_barred};
 use crate::token_bucket::TokenBucket;
 use crate::units::PAGE_BYTES;
 
@@ -152,6 +152,8 @@ impl PageHeap {
         if is_barred() {
             return;
         }
+        // And not once the lock has been had the first time: what was waited for it is not missing the second time.
+        let _budget = WaitBudget::unbounded();
         // No page is added meanwhile, whose entry would be lost. If another thread adds some, the heap is not idle.
         let Some(_growth) = self.growth.try_acquire(Rank::GROWTH) else { return };
         let Some(run) = tract.lock().ok().and_then(|_guard| tract.take_unused()) else { return };
