@@ -24,42 +24,22 @@ use core::sync::atomic::AtomicU32;
 pub type Start = extern "C" fn(*mut c_void) -> c_int;
 
 /// See clone(2).
-///
-/// # Safety
-/// 1. As in clone(2): `stack` is the end of a stack of the child's own; the rest is what `flags` asks for.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn clone(
-    start: Option<Start>,
-    stack: *mut c_void,
-    flags: c_int,
-    argument: *mut c_void,
-    parent_tid: *mut c_int,
-    tls: *mut c_void,
-    child_tid: *const AtomicU32,
-) -> c_int {
-    // SAFETY: the caller's duty.
-    unsafe { start_child(start, stack, flags, argument, parent_tid, tls, child_tid) }
+#[unsafe(naked)]
+pub extern "C" fn clone() -> c_int {
+    naked_asm!(".cfi_startproc", "jmp {start_child}", ".cfi_endproc", start_child = sym start_child)
 }
 
 /// See clone(2); glibc's other name.
-///
-/// # Safety
-/// 1. As in [`clone`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __clone(
-    start: Option<Start>,
-    stack: *mut c_void,
-    flags: c_int,
-    argument: *mut c_void,
-    parent_tid: *mut c_int,
-    tls: *mut c_void,
-    child_tid: *const AtomicU32,
-) -> c_int {
-    // SAFETY: the caller's duty.
-    unsafe { start_child(start, stack, flags, argument, parent_tid, tls, child_tid) }
+#[unsafe(naked)]
+pub extern "C" fn __clone() -> c_int {
+    naked_asm!(".cfi_startproc", "jmp {start_child}", ".cfi_endproc", start_child = sym start_child)
 }
 
-unsafe fn start_child(
+/// # Safety
+/// 1. As in clone(2): `stack` is the end of a stack of the child's own; the rest is what `flags` asks for.
+unsafe extern "C" fn start_child(
     start: Option<Start>,
     stack: *mut c_void,
     flags: c_int,

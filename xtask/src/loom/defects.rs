@@ -177,8 +177,8 @@ pub const DEFECTS: &[Defect] = &[
         model: "lock-again",
         file: "sync/mod.rs",
         changes: &[(
-            "self.word.fetch_and(!FORGOTTEN, Ordering::Relaxed);",
-            "if !BAD { self.word.fetch_and(!FORGOTTEN, Ordering::Relaxed); }",
+            "let used = seen & !FORGOTTEN;",
+            "let used = if BAD { seen } else { seen & !FORGOTTEN };",
         )],
     },
     Defect {
