@@ -307,7 +307,10 @@ fn map_to(base: usize, extent: &Extent, home: Filling, end: usize) -> Result<(),
         // SAFETY: mapped above, and known to no other thread.
         let undone = unsafe {
             match extent.reserved.get() {
-                0 => Ok(os::unmap(start, len)),
+                0 => {
+                    os::unmap(start, len);
+                    Ok(())
+                }
                 _ => os::seal(start, len),
             }
         };
