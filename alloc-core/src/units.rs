@@ -10,7 +10,7 @@ pub const PAGE_SHIFT: u32 = 16;
 /// Bytes of a page.
 pub const PAGE_BYTES: usize = 1 << PAGE_SHIFT;
 
-/// log2 of a tract: the unit in which address space is taken from the OS.
+/// log2 of a tract: the unit in which address space is divided. It is mapped in smaller steps.
 pub const TRACT_SHIFT: u32 = 26;
 /// Bytes of a tract.
 pub const TRACT_BYTES: usize = 1 << TRACT_SHIFT;

@@ -8,6 +8,7 @@
 //!     free computes the same size class from the same two numbers.
 
 use crate::errno::{self, OBJECT_MAX};
+use alloc_core::os;
 use core::ffi::c_int;
 
 alloc_core::c_posix_memalign!(
@@ -58,13 +59,13 @@ pub extern "C" fn __libc_memalign(align: usize, size: usize) -> *mut u8 {
 /// See valloc(3).
 #[unsafe(no_mangle)]
 pub extern "C" fn valloc(size: usize) -> *mut u8 {
-    allocate_rounding(os_page_bytes(), size)
+    allocate_rounding(os::page_bytes(), size)
 }
 
 /// See valloc(3); glibc's other name.
 #[unsafe(no_mangle)]
 pub extern "C" fn __libc_valloc(size: usize) -> *mut u8 {
-    allocate_rounding(os_page_bytes(), size)
+    allocate_rounding(os::page_bytes(), size)
 }
 
 /// See pvalloc(3).
@@ -99,7 +100,7 @@ pub fn natural_align(size: usize) -> usize {
 }
 
 fn allocate_pages(size: usize) -> *mut u8 {
-    let page = os_page_bytes();
+    let page = os::page_bytes();
     match size.checked_next_multiple_of(page) {
         Some(len) => allocate_rounding(page, len),
         None => errno::null_with(libc::ENOMEM),
@@ -127,9 +128,4 @@ pub fn allocate(align: usize, size: usize) -> *mut u8 {
 #[inline]
 fn effective_align(align: usize, size: usize) -> usize {
     align.max(natural_align(size))
-}
-
-fn os_page_bytes() -> usize {
-    // SAFETY: reads the auxiliary vector, at any time.
-    unsafe { libc::getauxval(libc::AT_PAGESZ) as usize }
 }

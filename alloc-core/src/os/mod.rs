@@ -1,8 +1,9 @@
 //! The operating system: each call that the allocator makes, typed, leaving errno alone.
 //!
 //! Promises: no call allocates, takes a lock of ours, or unwinds; every failure is a value.
-//! Called by page_heap, rseq, sync, config and fail; calls `asm` (the system call instruction) and
-//! libc's `environ`, `getauxval` and `abort`.
+//! Called by page_heap, rseq, sync, config and fail; calls `asm` (the system call instruction), and of libc what
+//! is no system call or needs its data: `environ`, `getauxval`, errno, `abort`, the clocks, `sched_getcpu`, and a key
+//! of its threads.
 
 pub mod faults;
 mod promises;
@@ -231,8 +232,14 @@ pub fn membarrier(command: i32, flags: u32, cpu: u32) -> Result<usize, Errno> {
 
 /// The CPU that the calling thread runs on, or ran on just now; 0 if that can't be told.
 pub fn current_cpu() -> usize {
-    // SAFETY: no arguments. libc has it of the thread's rseq area or of the vDSO.
-    unsafe { libc::sched_getcpu() }.max(0) as usize
+    let before = errno();
+    // SAFETY: no arguments. libc has it of the thread's rseq area or of the vDSO; else it asks the kernel, and says in
+    // errno what that refused.
+    let cpu = unsafe { libc::sched_getcpu() };
+    if cpu < 0 {
+        set_errno(before);
+    }
+    cpu.max(0) as usize
 }
 
 /// A key by which a thread can have `f` called when it ends; none if there is none left.

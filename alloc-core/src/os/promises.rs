@@ -75,6 +75,7 @@ pub unsafe fn purge(address: usize, len: usize) -> Result<(), Errno> {
         // SAFETY: duty 1.
         unsafe { give_back_unchecked(address, len)? };
         if is_gone() {
+            forget_look(address, len);
             return Ok(());
         }
         settle(Zeroing::Mapping);
@@ -86,6 +87,16 @@ pub unsafe fn purge(address: usize, len: usize) -> Result<(), Errno> {
     }
     settle(Zeroing::Nothing);
     Err(libc::EOPNOTSUPP)
+}
+
+/// The look at a range that is long enough has mapped the huge page of zeroes, where the system gives huge pages: up to
+/// Linux 6.12 the first write splits it, and the next holder would have small pages there.
+fn forget_look(address: usize, len: usize) {
+    let huge = super::huge_page_bytes();
+    if len >= huge {
+        // SAFETY: it reads as zero, before and afterwards.
+        let _ = unsafe { give_back_unchecked(address, huge) };
+    }
 }
 
 /// Gives the memory behind a range back, if the kernel likes: each OS page of it reads as before or as zero

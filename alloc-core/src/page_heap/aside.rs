@@ -229,6 +229,7 @@ mod tests {
     fn marks_are_no_spans() {
         let aside = Aside::new();
         assert!(aside.insert(SPAN, 4096));
+        // Ordering: Relaxed, there is one thread.
         aside.made[1].address.store(BUSY, Ordering::Relaxed);
         for mark in [0, BUSY, MOVING, BUSY | MOVING] {
             assert_eq!((aside.len_of(mark), aside.remove(mark)), (None, None), "{mark}");

@@ -7,7 +7,8 @@
 //! Invariants:
 //! I1. `tracts[..count]` are tracts, in order of creation, never removed.
 //! I2. `dirty` is the number of pages that may be resident and are free or being purged.
-//! I3. No lock is held around madvise: the pages are taken out first.
+//! I3. No lock of a tract is held around madvise: the pages are taken out first. The lock of growth is, where metadata is
+//!     given back.
 
 mod aside;
 pub mod entry;
@@ -26,7 +27,7 @@ use entry::{Kind, PageEntry};
 use filling::{Filling, Missing};
 use tract::{HEADER_PAGES, Run, Tract};
 
-/// The most tracts of a process (16 TiB with 16,384 x 64 MiB being 1 TiB of small objects).
+/// The most tracts of a process: 1 TiB.
 pub const TRACTS_MAX: usize = 16_384;
 /// Slots of the hash table of tracts outside the window.
 const OUTSIDE_SLOTS: usize = 2 * TRACTS_MAX;
