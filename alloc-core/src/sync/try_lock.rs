@@ -49,7 +49,8 @@ impl TryLock {
         let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
         let is_taken =
             seen == me | FORGOTTEN && self.taken.compare_exchange(seen, me, order, failed).is_ok();
-        is_taken.then_some(TryGuard { lock: self, after: seen })
+        // Not `then_some`, which makes a guard, and drops it, in either case.
+        is_taken.then(|| TryGuard { lock: self, after: seen })
     }
 
     /// Takes the lock, letting others run until it is free; none if the holder is the calling thread

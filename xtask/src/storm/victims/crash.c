@@ -6,7 +6,8 @@
 #include "storm.h"
 #include <sys/mman.h>
 
-enum { THREADS = 3, SLOTS = 100, METADATA = 9 << 16 };
+/* The first page of a tract: its lock and the entries of its pages, which are always mapped. */
+enum { THREADS = 3, SLOTS = 100, METADATA = 1 << 16 };
 static const uintptr_t TRACT = 64 << 20;
 
 static size_t goal;
