@@ -357,6 +357,37 @@ mod tests {
         assert_eq!(Rank::held(), Rank::of_number(0));
     }
 
+    /// Else a shard is lost for good to a thread that found it busy, or two threads work on it.
+    #[test]
+    fn a_refused_attempt_leaves_a_try_lock_to_its_holder() {
+        let lock = TryLock::new();
+        let guard = lock.try_acquire().unwrap();
+        std::thread::scope(|scope| {
+            let refused = scope.spawn(|| lock.try_acquire().is_none());
+            assert!(refused.join().unwrap());
+        });
+        assert!(lock.is_taken_here(), "held by its holder");
+        drop(guard);
+        assert!(lock.try_acquire().is_some(), "free");
+        std::thread::scope(|scope| {
+            let (held, over) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+            let (held, over) = (&held, &over);
+            let lock = &lock;
+            scope.spawn(move || {
+                let guard = lock.try_acquire();
+                held.wait();
+                over.wait();
+                drop(guard);
+                held.wait();
+            });
+            held.wait();
+            assert!(lock.try_acquire().is_none());
+            over.wait();
+            held.wait();
+            assert!(lock.try_acquire().is_some(), "free again");
+        });
+    }
+
     /// Else two handlers on top of two holders could wait for each other's locks.
     #[test]
     fn nobody_waits_downwards() {
