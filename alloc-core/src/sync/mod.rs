@@ -369,10 +369,9 @@ mod tests {
         assert!(lock.is_taken_here(), "held by its holder");
         drop(guard);
         assert!(lock.try_acquire().is_some(), "free");
+        let (held, over) = (&std::sync::Barrier::new(2), &std::sync::Barrier::new(2));
+        let lock = &lock;
         std::thread::scope(|scope| {
-            let (held, over) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
-            let (held, over) = (&held, &over);
-            let lock = &lock;
             scope.spawn(move || {
                 let guard = lock.try_acquire();
                 held.wait();
