@@ -105,7 +105,7 @@ impl PageHeap {
         let home = self.home_of(filling);
         match self.acquire_free(pages, align_pages, kind, home) {
             Ok(span) => Some(span),
-            // What is missing is no page: there are other ways, none of which takes 64 MiB more.
+            // What is missing is no page: there are other ways, none of which maps a tract.
             Err(Missing::Lock) if WaitBudget::is_bounded() => None,
             Err(_) => self
                 .grow_and_acquire(pages, align_pages, kind, home)
