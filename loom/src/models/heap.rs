@@ -4,7 +4,7 @@ use super::{Found, Model, on, threads};
 use crate::atomic::{AtomicU64, Ordering};
 use crate::depot::DEPOT;
 use crate::os;
-use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::{PAGE_HEAP, TRACTS_MAX};
 use crate::page_heap::{
     entry::Kind,
     filling::Filling,
@@ -78,16 +78,19 @@ pub const TRACTS: Model = Model {
     },
 };
 
+/// Two slots of a word for each tract that there may be.
+const OUTSIDE_TABLE_BYTES: usize = 2 * TRACTS_MAX * size_of::<usize>();
+
 /// Outside of it, where tracts are found by a hash.
 pub const OUTSIDE: Model = Model {
     name: "outside",
     preemptions: 2,
     body: || {
-        let base =
-            os::map(os::Place::Anywhere, 0).expect("an address").next_multiple_of(TRACT_BYTES);
         // The table of outside tracts is mapped first, so the tract begins at the next multiple.
-        let base = base + TRACT_BYTES;
+        let table = os::map(os::Place::Anywhere, 0).expect("an address");
+        let base = table.next_multiple_of(TRACT_BYTES) + TRACT_BYTES;
         start(false, &[base, base + TRACT_BYTES]);
+        explore_only(table..table + OUTSIDE_TABLE_BYTES);
         grow(base);
     },
 };
