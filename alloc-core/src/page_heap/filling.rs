@@ -2,7 +2,7 @@
 //! their own, which no huge page fills.
 //!
 //! Promises: elsewhere all spans share all tracts, and nothing is called. A span that finds no memory in its own kind of
-//! tracts takes free pages of the other kind. Called by init and slab; see `adr/0023`.
+//! tracts takes free pages of the other kind. Called by init and slab; see `adr/0022`.
 //!
 //! Invariants:
 //! I1. A tract's filling is set before it is published and never changes.
