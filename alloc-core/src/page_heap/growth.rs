@@ -22,7 +22,7 @@ use crate::atomic::{AtomicPtr, Ordering};
 use crate::os::{self, Errno, Place};
 use crate::sanitizer;
 use crate::shard::HOT;
-use crate::sync::{Guard, Guarded, Lock, Rank};
+use crate::sync::{Guard, Guarded, Lock, Rank, WaitBudget};
 use crate::units::{PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_TRACTS};
 
 /// The least number of pages that are mapped at once, if the OS has them.
@@ -138,10 +138,12 @@ impl PageHeap {
         outcome
     }
 
-    /// Makes pages that are mapped free ones. Where the tract's lock can't be had, the next growth finds them; no tract is
-    /// mapped in the place of this one then.
+    /// Makes pages that are mapped free ones. Where the tract's lock can't be had, the next growth finds them; an operation
+    /// of the program has other ways then than one more tract.
     fn add_pages(&self, tract: &Tract, end: usize) -> Growth {
-        let Ok(_guard) = tract.lock() else { return Growth::Refused };
+        let Ok(_guard) = tract.lock() else {
+            return if WaitBudget::is_bounded() { Growth::Refused } else { Growth::NoRoom };
+        };
         let bytes = (end - tract.mapped_pages()) * PAGE_BYTES;
         // SAFETY: `map_to` has mapped them and their metadata.
         unsafe { tract.add_pages(end) };
