@@ -237,7 +237,9 @@ impl Program {
         let nobody = UNTOUCHED as usize as *mut c_void;
         let mut out = nobody;
         // SAFETY: see above.
-        let result = self.keeping(|| unsafe { (c.posix_memalign)(&mut out, align, size) });
+        let call = || unsafe { (c.posix_memalign)(&mut out, align, size) };
+        let result =
+            self.leaving(|&result| if result == ENOMEM { ENOMEM } else { UNTOUCHED }, call);
         let good = align.is_power_of_two() && align >= size_of::<usize>();
         let impossible = size >= IMPOSSIBLE || align >= IMPOSSIBLE;
         let expected = match (good, impossible) {
@@ -346,12 +348,17 @@ impl Program {
 
     /// Calls what promises to leave errno alone.
     fn keeping<R>(&self, call: impl FnOnce() -> R) -> R {
+        self.leaving(|_| UNTOUCHED, call)
+    }
+
+    /// Calls what promises to leave errno as `expected` says of its result.
+    fn leaving<R>(&self, expected: impl FnOnce(&R) -> c_int, call: impl FnOnce() -> R) -> R {
         set_errno(UNTOUCHED);
         let result = call();
         if self.objects.defect() == Some(Defect::Errno) {
             set_errno(ENOMEM);
         }
-        assert_eq!(errno(), UNTOUCHED, "errno changed");
+        assert_eq!(errno(), expected(&result), "errno changed");
         result
     }
 

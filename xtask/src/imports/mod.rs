@@ -141,7 +141,16 @@ mod tests {
         );
         std::fs::write(&source, text).unwrap();
         let mut cc = Command::new("cc");
-        cc.args(["-O1", "-w", "-fno-builtin", "-nostartfiles", "-shared", "-fPIC", "-o"]);
+        cc.args([
+            "-O1",
+            "-w",
+            "-fno-builtin",
+            "-fno-plt",
+            "-nostartfiles",
+            "-shared",
+            "-fPIC",
+            "-o",
+        ]);
         tools::output(cc.arg(&library).arg(&source)).unwrap();
         examine(&library, &Rules::parse(rules).unwrap()).unwrap().1
     }

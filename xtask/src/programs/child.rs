@@ -191,11 +191,15 @@ mod tests {
         let ballast = std::hint::black_box(vec![1_u8; 64 << 20]);
         let small = ended("true").peak_rss_kib;
         drop(std::hint::black_box(ballast));
-        // SAFETY: malloc_trim has no preconditions.
-        unsafe { libc::malloc_trim(0) };
-        let smaller = ended("true").peak_rss_kib;
         assert!(small > 60 << 10, "a fork carries what its parent holds: {small} KiB");
-        assert!(smaller < 16 << 10, "{smaller} KiB");
+        // Other tests of this process hold memory too, for a while.
+        let mut tries = (0..50).map(|_| {
+            // SAFETY: malloc_trim has no preconditions.
+            unsafe { libc::malloc_trim(0) };
+            std::thread::sleep(Duration::from_millis(100));
+            ended("true").peak_rss_kib
+        });
+        assert!(tries.any(|smaller| smaller < 16 << 10), "never little");
     }
 
     #[test]
