@@ -18,7 +18,6 @@ use alloc_core::rseq::abi::membarrier::expect_uncounted_tasks;
 use alloc_core::rseq::vfork::{begin, begin_watched, end, end_watched, leave};
 use core::arch::naked_asm;
 use core::ffi::{c_int, c_void};
-use core::sync::atomic::AtomicU32;
 
 /// What a child begins with.
 pub type Start = extern "C" fn(*mut c_void) -> c_int;
@@ -46,7 +45,7 @@ unsafe extern "C" fn start_child(
     argument: *mut c_void,
     parent_tid: *mut c_int,
     tls: *mut c_void,
-    child_tid: *const AtomicU32,
+    child_tid: *mut u32,
 ) -> c_int {
     let Some(start) = start.filter(|_| !stack.is_null()) else {
         errno::set(libc::EINVAL);
@@ -80,11 +79,13 @@ unsafe extern "C" fn start_child(
 /// Makes a child that runs beside its parent.
 fn make_beside(
     flags: c_int,
-    child_tid: *const AtomicU32,
-    make: impl Fn(c_int, *const AtomicU32, Option<extern "C" fn()>) -> isize,
+    child_tid: *mut u32,
+    make: impl Fn(c_int, *mut u32, Option<extern "C" fn()>) -> isize,
 ) -> isize {
-    if let Some(word) = watched(flags) {
-        let result = make(flags | libc::CLONE_CHILD_CLEARTID, word, None);
+    // The word that the kernel clears at a child's end, if the program has none of its own.
+    let is_free = flags & (libc::CLONE_CHILD_CLEARTID | libc::CLONE_CHILD_SETTID) == 0;
+    if let Some(word) = is_free.then(begin_watched).flatten() {
+        let result = make(flags | libc::CLONE_CHILD_CLEARTID, word.as_ptr(), None);
         if result < 0 {
             end_watched(word);
         }
@@ -97,14 +98,6 @@ fn make_beside(
         }
         result
     }
-}
-
-/// A word whose clearing tells the end of a child, if the program has none of its own.
-fn watched(flags: c_int) -> Option<&'static AtomicU32> {
-    if flags & (libc::CLONE_CHILD_CLEARTID | libc::CLONE_CHILD_SETTID) != 0 {
-        return None;
-    }
-    begin_watched()
 }
 
 /// The child's last act before it exits: nothing may run on top of it that allocates.
@@ -127,7 +120,7 @@ unsafe extern "C" fn enter(
     argument: *mut c_void,
     parent_tid: *mut c_int,
     tls: *mut c_void,
-    child_tid: *const AtomicU32,
+    child_tid: *mut u32,
     behind: Option<extern "C" fn()>,
 ) -> isize {
     naked_asm!(
