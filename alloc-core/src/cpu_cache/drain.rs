@@ -17,7 +17,7 @@ use crate::units::MAGAZINE_MAX;
 /// Drains everything; bytes that went back to the OS.
 #[cold]
 pub fn drain_all() -> usize {
-    // What is given back in full is worth the wait for whoever has a lock.
+    // A release gives back in full: it waits for the holders of locks.
     let _budget = WaitBudget::unbounded();
     drain_caches(&mut Patience::usual());
     HUGE.collect();

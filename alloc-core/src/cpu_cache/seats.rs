@@ -216,7 +216,7 @@ fn take_place() -> Option<&'static Place> {
     Some(place)
 }
 
-/// At the end of a thread: its seat is nobody's, and it gets none any more.
+/// At the end of a thread: its seat is free, and it gets none any more.
 unsafe extern "C" fn leave(place: *mut libc::c_void) {
     // SAFETY: one of PLACES by `sit`.
     get_up(unsafe { &*place.cast::<Place>() });
@@ -306,7 +306,7 @@ pub fn start_anew() {
     }
     let is_whole = LOCK.is_forgotten_here();
     // Ordering: Relaxed, there is no other thread. Not whole if a handler forked on top of the holder: then
-    // nobody gets a seat in this process.
+    // no thread gets a seat in this process.
     OPEN.store(is_whole, Ordering::Relaxed);
     let used = if is_whole { USED.get() } else { 0 };
     for place in PLACES[..used].iter().filter(|place| place.is_owned() || place.was_left()) {
@@ -373,7 +373,7 @@ impl Place {
         true
     }
 
-    /// Whether the owner has said that it ends: nobody is left who could write to the seat.
+    /// Whether the owner has said that it ends: no thread is left that could write to the seat.
     fn was_left(&self) -> bool {
         // Ordering: Acquire pairs with the Release in `get_up`.
         self.owner.load(Ordering::Acquire) == LEFT

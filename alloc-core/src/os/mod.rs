@@ -303,7 +303,7 @@ pub fn yield_now() {
     let moment = libc::timespec { tv_sec: 0, tv_nsec: 1_000 };
     let op = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
     let args = [NOT_WOKEN.as_ptr() as usize, op, 0, &raw const moment as usize, 0, 0];
-    // SAFETY: the word and the time are live; nobody wakes or changes the word.
+    // SAFETY: the word and the time are live; no thread wakes or changes the word.
     unsafe {
         syscall(libc::SYS_futex as usize, args);
     }

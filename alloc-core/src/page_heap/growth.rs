@@ -6,7 +6,7 @@
 //! logarithmic. What is refused leaves everything as it was.
 //!
 //! ```text
-//! in the window:  | metadata | nobody's      | pages | nobody's ...          |     mapped by MAP_FIXED_NOREPLACE
+//! in the window:  | metadata | unmapped      | pages | unmapped ...          |     mapped by MAP_FIXED_NOREPLACE
 //! outside:        | metadata | inaccessible  | pages | inaccessible ...      |     reserved, then made accessible
 //! complete:       | metadata                 | pages                         |
 //! ```
