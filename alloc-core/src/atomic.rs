@@ -26,8 +26,8 @@ pub fn light_fence() {
 
 /// How often a taken lock is looked at before its waiter sleeps.
 pub const SPINS: u32 = 100;
-/// How often others are let run in place of waiting, see `sync::Patience`.
-pub const PATIENCE: u32 = 300;
+/// How often others are let run in place of waiting, see `sync::Backoff`.
+pub const BACKOFF_YIELDS: u32 = 300;
 /// Slots of the first table of huge spans, and places for spans that handlers make beside it.
 pub const HUGE_SLOTS: usize = 256;
 /// See [`HUGE_SLOTS`].

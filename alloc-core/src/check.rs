@@ -3,13 +3,13 @@
 //! Promises: `Ok` means that each invariant below held at one instant; nothing is changed. Called by
 //! tests, `rsalloc` and programs on demand; must not be called from a signal handler.
 //!
-//! Checked: V1 each taken page belongs to one span (tract I5), and the page map agrees. V2 a slab's free count is
+//! Checked: V1 each taken page belongs to one span (segment I5), and the page map agrees. V2 a slab's free count is
 //! the number of its set bits, none beyond its objects. V3 a slab is in the list that its fullness
 //! names, once, or in none if full. V4 a class's objects handed out add up. V5 each cached object is
 //! the start of an object of a slab of its class or a larger one, not free in the slab, and cached once.
 //! V6 stacks keep `bottom <= top <= bottom + slots_max` above a null sentinel, and ends stay below that. V7 the table of huge
 //! spans finds each of its entries, and its totals are theirs. V8 no run of free pages is longer than its
-//! tract says (tract I3).
+//! segment says (segment I3).
 
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::cpu_cache::{locked, while_still};
@@ -19,13 +19,13 @@ use crate::os::{self, Place};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::entry::{BITMAP_WORDS, Kind, PageEntry};
 use crate::page_heap::huge::HUGE;
-use crate::page_heap::tract::{HEADER_PAGES, Tract};
+use crate::page_heap::segment::{HEADER_PAGES, Segment};
 use crate::page_map;
-use crate::shard::Region;
+use crate::region::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::slab::{self, SLABS};
-use crate::sync::{Guarded64, Lock, Patience, Rank, Reentered, TryLock};
-use crate::units::{PAGE_BYTES, TRACT_PAGES};
+use crate::sync::{Backoff, Guarded64, Lock, Rank, Reentered, TryLock};
+use crate::units::{PAGE_BYTES, SEGMENT_PAGES};
 use core::fmt;
 
 macro_rules! kinds {
@@ -65,14 +65,14 @@ kinds! {
     PageWithoutSpan = "taken page without a span",
     /// V1: the entry of a slab says another length than its class.
     SpanMiscounted = "slab is longer or shorter than its class's",
-    /// V1: a span reaches past the pages of its tract.
-    SpanBeyondTract = "span is longer than its tract",
+    /// V1: a span reaches past the pages of its segment.
+    SpanBeyondSegment = "span is longer than its segment",
     /// V1: a page of a span can be handed out once more.
     FreePageInSpan = "free page inside a span",
     /// V1: a span, but the page map says that a slab starts at a page inside.
     InnerPageWithClass = "page inside a span with a class",
-    /// V8: a request for such a run goes to another tract.
-    LongestTooShort = "a tract has more free pages in a row than it says",
+    /// V8: a request for such a run goes to another segment.
+    LongestTooShort = "a segment has more free pages in a row than it says",
     /// V2: a bitmap names an object that the slab has no room for.
     BitBeyondEnd = "free bit beyond the last object",
     /// V2: the count that steers the lists is wrong.
@@ -131,13 +131,13 @@ fn broken(what: DefectKind, at: usize) -> Verdict {
 /// Validates the whole heap while other threads use it.
 pub fn check() -> Verdict {
     crate::engine::init::ensure();
-    let mut patience = Patience::usual();
+    let mut backoff = Backoff::usual();
     loop {
         // Without a fence the shards can't be looked into while they run; the rest can.
-        let verdict = while_still(&mut Patience::usual(), |regions| check_held(regions))
+        let verdict = while_still(&mut Backoff::usual(), |regions| check_held(regions))
             .unwrap_or_else(|| check_held(&mut core::iter::empty()));
         // A handler that forks on top of a holder of some lock goes first.
-        if verdict != broken(DefectKind::Busy, 0) || !patience.spend() {
+        if verdict != broken(DefectKind::Busy, 0) || !backoff.spend() {
             return verdict;
         }
     }
@@ -146,7 +146,7 @@ pub fn check() -> Verdict {
 /// With the shards stopped: takes the locked shards and every slab lock, walks, releases.
 fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
     // Whoever holds a locked shard may wait for a slab's lock, so these come first.
-    let held = locked::hold_all(&mut Patience::usual(), TryLock::keep);
+    let held = locked::hold_all(&mut Backoff::usual(), TryLock::keep);
     let before = Rank::held();
     let mut gives_way = false;
     slab::for_each_lock(|lock, rank| match lock.acquire(rank) {
@@ -178,8 +178,8 @@ struct Walk {
 
 impl Walk {
     fn new() -> Result<Walk, Defect> {
-        let tracts = PAGE_HEAP.tracts().count();
-        let shadow_len = (tracts.max(1) + 1) * TRACT_PAGES * BITMAP_WORDS * 8;
+        let segments = PAGE_HEAP.segments().count();
+        let shadow_len = (segments.max(1) + 1) * SEGMENT_PAGES * BITMAP_WORDS * 8;
         let shadow = os::map(Place::Anywhere, shadow_len)
             .map_err(|errno| Defect { what: DefectKind::NoMemory, at: errno as usize })?;
         let zeroes = || [const { AtomicUsize::new(0) }; CLASSES];
@@ -192,8 +192,8 @@ impl Walk {
     }
 
     fn run(&self, regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
-        for tract in PAGE_HEAP.tracts() {
-            self.tract(tract)?;
+        for segment in PAGE_HEAP.segments() {
+            self.segment(segment)?;
         }
         for class in 1..CLASSES {
             self.lists(class)?;
@@ -219,18 +219,18 @@ impl Walk {
     }
 
     /// V1, V2, V8.
-    fn tract(&self, tract: &Tract) -> Verdict {
-        let Ok(_guard) = tract.lock() else { return broken(DefectKind::Busy, 0) };
+    fn segment(&self, segment: &Segment) -> Verdict {
+        let Ok(_guard) = segment.lock() else { return broken(DefectKind::Busy, 0) };
         let mut index = HEADER_PAGES;
-        while index < tract.mapped_pages() {
-            let page = tract.base() + index * PAGE_BYTES;
+        while index < segment.mapped_pages() {
+            let page = segment.base() + index * PAGE_BYTES;
             let class = page_map::class_at(page);
-            let entry = tract.entry(index);
+            let entry = segment.entry(index);
             match entry.kind() {
-                _ if tract.is_free(index) && class != 0 => {
+                _ if segment.is_free(index) && class != 0 => {
                     return broken(DefectKind::FreePageWithClass, page);
                 }
-                _ if tract.is_free(index) => index += 1,
+                _ if segment.is_free(index) => index += 1,
                 Kind::Slab if class == 0 || class != entry.class.get() as Class => {
                     return broken(DefectKind::ClassMismatch, page);
                 }
@@ -242,16 +242,16 @@ impl Walk {
                     if kind == Kind::Slab {
                         self.slab(entry, class)?;
                     }
-                    inside(tract, index, entry.pages.get() as usize)?;
+                    inside(segment, index, entry.pages.get() as usize)?;
                     index += entry.pages.get() as usize;
                 }
-                Kind::None if tract.is_purging(index) => index += 1,
+                Kind::None if segment.is_purging(index) => index += 1,
                 Kind::None => return broken(DefectKind::PageWithoutSpan, page),
             }
         }
-        match tract.longest_run() <= tract.longest() {
+        match segment.longest_run() <= segment.longest() {
             true => Ok(()),
-            false => broken(DefectKind::LongestTooShort, tract.base()),
+            false => broken(DefectKind::LongestTooShort, segment.base()),
         }
     }
 
@@ -348,10 +348,10 @@ impl Walk {
         if slab.bitmap()[bit / 64].get() >> (bit % 64) & 1 == 1 {
             return broken(DefectKind::CachedAndFree, object);
         }
-        let tract = PAGE_HEAP.tract_at(object).map_or(0, Tract::index);
-        let word =
-            (tract * TRACT_PAGES + (object / PAGE_BYTES) % TRACT_PAGES) * BITMAP_WORDS + bit / 64;
-        // SAFETY: the shadow has a bitmap for each page of each tract.
+        let segment = PAGE_HEAP.segment_at(object).map_or(0, Segment::index);
+        let word = (segment * SEGMENT_PAGES + (object / PAGE_BYTES) % SEGMENT_PAGES) * BITMAP_WORDS
+            + bit / 64;
+        // SAFETY: the shadow has a bitmap for each page of each segment.
         let seen = unsafe { &*(self.shadow as *const Guarded64).add(word) };
         if seen.get() >> (bit % 64) & 1 == 1 {
             return broken(DefectKind::CachedTwice, object);
@@ -361,15 +361,15 @@ impl Walk {
     }
 }
 
-/// V1, of the pages of a span: the tract has them, and all but the first are nothing of their own.
-fn inside(tract: &Tract, first: usize, pages: usize) -> Verdict {
-    let at = |index| tract.base() + index * PAGE_BYTES;
+/// V1, of the pages of a span: the segment has them, and all but the first are nothing of their own.
+fn inside(segment: &Segment, first: usize, pages: usize) -> Verdict {
+    let at = |index| segment.base() + index * PAGE_BYTES;
     let end = first + pages;
-    if pages == 0 || end > tract.mapped_pages() {
-        return broken(DefectKind::SpanBeyondTract, at(first));
+    if pages == 0 || end > segment.mapped_pages() {
+        return broken(DefectKind::SpanBeyondSegment, at(first));
     }
     for index in first + 1..end {
-        if tract.is_free(index) {
+        if segment.is_free(index) {
             return broken(DefectKind::FreePageInSpan, at(index));
         }
         if page_map::class_at(at(index)) != 0 {

@@ -12,7 +12,7 @@
 //! Each write to a line that other CPUs write too makes it travel. So a stack has a line of its own, and its count
 //! lies in its word; and the sum of all bytes leaves out the first magazine of a class, which comes and goes most.
 
-use crate::asm;
+use crate::arch;
 use crate::atomic::UnsafeCell;
 use crate::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::os::{self, Place};
@@ -165,8 +165,8 @@ fn limit(class: Class) -> usize {
 impl Depot {
     /// Asks for what [`Depot::put`] and [`Depot::take`] of `class` begin with: a hint.
     pub fn prefetch(&self, class: Class) {
-        asm::prefetch(core::ptr::from_ref(&self.full[class]) as usize);
-        asm::prefetch(core::ptr::from_ref(&self.free) as usize);
+        arch::prefetch(core::ptr::from_ref(&self.full[class]) as usize);
+        arch::prefetch(core::ptr::from_ref(&self.free) as usize);
     }
 
     /// Puts `objects` (at most `MAGAZINE_MAX`) as one magazine; false if the class has enough of them

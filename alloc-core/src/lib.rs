@@ -13,40 +13,37 @@
 //! ```
 #![no_std]
 
-#[doc(hidden)]
-pub mod asm;
+mod arch;
 mod atomic;
 mod canary;
 mod check;
-pub mod config;
+mod config;
 #[cfg(feature = "counters")]
-pub mod counters;
-pub mod cpu_cache;
-pub mod depot;
-pub mod describe;
-#[doc(hidden)]
-pub mod engine;
-pub mod fail;
-#[doc(hidden)]
-pub mod guard;
-pub mod os;
-pub mod page_heap;
-pub mod page_map;
-pub mod publish;
+mod counters;
+mod cpu_cache;
+mod depot;
+mod describe;
+mod engine;
+mod fail;
+mod guard;
+mod hot;
+mod os;
+mod page_heap;
+mod page_map;
+mod publish;
+mod region;
 mod report;
-pub mod rseq;
+mod rseq;
 mod sanitizer;
 mod secret;
-#[doc(hidden)]
-pub mod shard;
-pub mod size_class;
-pub mod slab;
+mod size_class;
+mod slab;
 #[cfg(feature = "counters")]
-pub mod sources;
+mod sources;
 mod stats;
-pub mod sync;
+mod sync;
 mod token_bucket;
-pub mod units;
+mod units;
 
 pub use check::{Defect, DefectKind, check};
 pub use config::{Origin, Setting, Value, settings};
@@ -57,3 +54,42 @@ pub use engine::{
 };
 pub use report::{Mode, ModeReason, Report};
 pub use stats::{FreeObjects, Shape, Stats, shape, stats};
+
+/// The engine's modules, for its fronts, tests and benchmarks. Not part of the public interface: anything here may
+/// change in any release.
+#[doc(hidden)]
+pub mod internals {
+    macro_rules! expose {
+        ($($(#[$meta:meta])* $module:ident),* $(,)?) => {
+            $($(#[$meta])* #[allow(missing_docs)] pub mod $module {
+                pub use crate::$module::*;
+            })*
+        };
+    }
+    expose!(
+        arch,
+        config,
+        #[cfg(feature = "counters")]
+        counters,
+        cpu_cache,
+        depot,
+        describe,
+        engine,
+        fail,
+        guard,
+        hot,
+        os,
+        page_heap,
+        page_map,
+        publish,
+        region,
+        report,
+        rseq,
+        size_class,
+        slab,
+        #[cfg(feature = "counters")]
+        sources,
+        sync,
+        units,
+    );
+}

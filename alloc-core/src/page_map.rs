@@ -1,16 +1,16 @@
 //! The page map: from an address to the size class of its slab in one load.
 //!
 //! Promises: lock-free look-up for any address, foreign ones included; pages outside the window are
-//! found by their tract's entry instead. Written by slab, read by the entries and by the slow free.
+//! found by their segment's entry instead. Written by slab, read by the entries and by the slow free.
 //!
 //! Invariants:
 //! I1. The byte of a page is the class if a slab starts there, else 0. It is set before an object
 //!     of the slab is handed out and cleared before the span is released.
 
 use crate::atomic::Ordering;
+use crate::hot::HOT;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::entry::Kind;
-use crate::shard::HOT;
 use crate::size_class::Class;
 use crate::units::{PAGE_SHIFT, WINDOW_PAGES};
 

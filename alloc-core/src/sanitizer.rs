@@ -9,7 +9,7 @@
 //! Promises: nothing without a sanitizer but one load on slow paths; nothing before [`start`], since a sanitizer that has
 //! not started yet can't be called.
 
-use crate::asm::{self, Sanitizers};
+use crate::arch::{self, Sanitizers};
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::units::PAGE_BYTES;
 
@@ -25,13 +25,13 @@ static RELEASE: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether one that restricts addresses is part of the process.
 pub fn restricts_addresses() -> bool {
-    let Sanitizers { asan, msan, tsan, .. } = asm::sanitizers();
+    let Sanitizers { asan, msan, tsan, .. } = arch::sanitizers();
     asan | msan | tsan != 0
 }
 
 /// Whether each call has to come to the slow paths, where ThreadSanitizer can be told of it.
 pub fn wants_each_call() -> bool {
-    let of = asm::sanitizers();
+    let of = arch::sanitizers();
     of.tsan != 0 && of.is_malloc == 0
 }
 
@@ -45,7 +45,7 @@ pub fn is_told_of_objects() -> bool {
 /// Starts those that are there, if the process has not come to it yet, and tells them things from now on; whether
 /// roots are to be named that there are already, and then [`roots_are_named`] to be called.
 pub fn start() -> bool {
-    let of = asm::sanitizers();
+    let of = arch::sanitizers();
     for init in [of.tsan, of.lsan].into_iter().filter(|&init| init != 0) {
         // SAFETY: `void __tsan_init(void)` and `void __lsan_init(void)`, which do nothing the second time.
         unsafe { core::mem::transmute::<usize, unsafe extern "C" fn()>(init)() };
@@ -68,7 +68,7 @@ pub fn start() -> bool {
 /// One that ended meanwhile stays named, and is not readable.
 pub fn roots_are_named() {
     // Ordering: Relaxed, code does not change.
-    REMOVE_ROOT.store(asm::sanitizers().remove_root, Ordering::Relaxed);
+    REMOVE_ROOT.store(arch::sanitizers().remove_root, Ordering::Relaxed);
 }
 
 /// A range of the heap begins: what it points to is no leak. What of it is not readable is passed over.

@@ -4,11 +4,11 @@
 
 use crate::counters;
 use crate::depot::DEPOT;
+use crate::hot::HOT;
 use crate::page_heap::PAGE_HEAP;
-use crate::page_heap::tract::HEADER_PAGES;
-use crate::shard::HOT;
+use crate::page_heap::segment::HEADER_PAGES;
 use crate::slab::SLABS;
-use crate::units::TRACT_PAGES;
+use crate::units::SEGMENT_PAGES;
 
 /// The parts; `part_of` gives the place in this list.
 pub const PARTS: [&str; 9] = [
@@ -16,7 +16,7 @@ pub const PARTS: [&str; 9] = [
     "magazines",
     "slab_classes",
     "page_heap",
-    "tract_headers",
+    "segment_headers",
     "page_entries",
     "slab_bitmaps",
     "hot_and_page_map",
@@ -42,10 +42,10 @@ fn part_of(line: usize) -> usize {
         "page_heap"
     } else if is_in(&HOT, line) {
         "hot_and_page_map"
-    } else if let Some(tract) = PAGE_HEAP.tract_at(line) {
-        match (line - tract.base()) / 64 {
-            ..HEADER_PAGES => "tract_headers",
-            HEADER_PAGES..TRACT_PAGES => "page_entries",
+    } else if let Some(segment) = PAGE_HEAP.segment_at(line) {
+        match (line - segment.base()) / 64 {
+            ..HEADER_PAGES => "segment_headers",
+            HEADER_PAGES..SEGMENT_PAGES => "page_entries",
             _ => "slab_bitmaps",
         }
     } else {

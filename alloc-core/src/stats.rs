@@ -6,8 +6,9 @@ use crate::atomic::Ordering;
 use crate::cpu_cache::{self, locked};
 use crate::depot::DEPOT;
 use crate::engine::large;
+use crate::hot::HOT;
 use crate::page_heap::PAGE_HEAP;
-use crate::shard::{Counter, HOT, Region};
+use crate::region::{Counter, Region};
 use crate::size_class::{CLASS, CLASSES};
 use crate::slab::SLABS;
 

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! I1. `OBJECT_MAX_BYTES` is a size class; larger requests are spans of their own.
-//! I2. A tract is `TRACT_PAGES` pages at an address aligned to `TRACT_BYTES`.
+//! I2. A segment is `SEGMENT_PAGES` pages at an address aligned to `SEGMENT_BYTES`.
 
 /// log2 of the allocator's page: the unit of slabs, spans and the page map. 64 KiB is a multiple of
 /// every OS page size that Linux offers (4, 16, 64 KiB).
@@ -10,12 +10,12 @@ pub const PAGE_SHIFT: u32 = 16;
 /// Bytes of a page.
 pub const PAGE_BYTES: usize = 1 << PAGE_SHIFT;
 
-/// log2 of a tract: the unit in which address space is divided. It is mapped in smaller steps.
-pub const TRACT_SHIFT: u32 = 26;
-/// Bytes of a tract.
-pub const TRACT_BYTES: usize = 1 << TRACT_SHIFT;
-/// Pages of a tract, those of its own metadata included.
-pub const TRACT_PAGES: usize = TRACT_BYTES / PAGE_BYTES;
+/// log2 of a segment: the unit in which address space is divided. It is mapped in smaller steps.
+pub const SEGMENT_SHIFT: u32 = 26;
+/// Bytes of a segment.
+pub const SEGMENT_BYTES: usize = 1 << SEGMENT_SHIFT;
+/// Pages of a segment, those of its own metadata included.
+pub const SEGMENT_PAGES: usize = SEGMENT_BYTES / PAGE_BYTES;
 
 /// log2 of the window: the address range that the page map covers with one byte per page.
 pub const WINDOW_SHIFT: u32 = 36;
@@ -23,8 +23,8 @@ pub const WINDOW_SHIFT: u32 = 36;
 pub const WINDOW_BYTES: usize = 1 << WINDOW_SHIFT;
 /// Pages of the window.
 pub const WINDOW_PAGES: usize = 1 << (WINDOW_SHIFT - PAGE_SHIFT);
-/// Tracts of the window.
-pub const WINDOW_TRACTS: usize = 1 << (WINDOW_SHIFT - TRACT_SHIFT);
+/// Segments of the window.
+pub const WINDOW_SEGMENTS: usize = 1 << (WINDOW_SHIFT - SEGMENT_SHIFT);
 
 /// The largest size class in bytes.
 pub const OBJECT_MAX_BYTES: usize = 256 << 10;

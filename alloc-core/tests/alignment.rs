@@ -4,8 +4,8 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
-use alloc_core::{allocate_aligned, check, free, free_sized, reallocate, reallocate_sized};
 use modes::{MODES, in_modes};
+use rsalloc_core::{allocate_aligned, check, free, free_sized, reallocate, reallocate_sized};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -13,7 +13,7 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 /// Sizes that an object has one after the other: some in place, some moved, up and down.
 const STEPS: [usize; 6] = [KIB * 600, KIB * 700, MIB * 2, MIB, MIB * 3, KIB * 560];
-/// Beyond an OS page, beyond a page of the allocator, and beyond what a tract can align.
+/// Beyond an OS page, beyond a page of the allocator, and beyond what a segment can align.
 const ALIGNS: [usize; 4] = [8 * KIB, 128 * KIB, MIB, 32 * MIB];
 /// Objects of each alignment: that all of them move to a multiple of it by chance does not happen.
 const OBJECTS: usize = 6;

@@ -5,11 +5,11 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod support;
 
-use alloc_core::config::{self, Key};
-use alloc_core::cpu_cache::{Shard, allocate_on, free_on};
-use alloc_core::shard::Region;
-use alloc_core::size_class::{CLASS, CLASSES, Class};
-use alloc_core::slab;
+use rsalloc_core::internals::config::{self, Key};
+use rsalloc_core::internals::cpu_cache::{Shard, allocate_on, free_on};
+use rsalloc_core::internals::region::Region;
+use rsalloc_core::internals::size_class::{CLASS, CLASSES, Class};
+use rsalloc_core::internals::slab;
 use std::sync::{Mutex, MutexGuard};
 use support::FakeCpus;
 

@@ -4,10 +4,10 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
-use alloc_core::rseq::registration::{current_index, sections};
-use alloc_core::rseq::vfork::{begin, begin_watched, end, end_watched};
-use alloc_core::{allocate, check, free};
 use modes::{MODES, in_modes};
+use rsalloc_core::internals::rseq::registration::{current_index, sections};
+use rsalloc_core::internals::rseq::vfork::{begin, begin_watched, end, end_watched};
+use rsalloc_core::{allocate, check, free};
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

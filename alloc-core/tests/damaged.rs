@@ -4,18 +4,19 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
-use alloc_core::depot::DEPOT;
-use alloc_core::page_heap::PAGE_HEAP;
-use alloc_core::page_heap::entry::{Kind, PageEntry};
-use alloc_core::page_heap::huge::HUGE;
-use alloc_core::page_heap::tract::{HEADER_PAGES, Tract};
-use alloc_core::page_map;
-use alloc_core::shard::Region;
-use alloc_core::size_class::{CLASS, Class, class_of};
-use alloc_core::slab::SLABS;
-use alloc_core::units::{PAGE_BYTES, TRACT_PAGES};
-use alloc_core::{Defect, DefectKind, allocate, check, cpu_cache, free};
 use modes::{MODES, in_modes};
+use rsalloc_core::internals::cpu_cache;
+use rsalloc_core::internals::depot::DEPOT;
+use rsalloc_core::internals::page_heap::PAGE_HEAP;
+use rsalloc_core::internals::page_heap::entry::{Kind, PageEntry};
+use rsalloc_core::internals::page_heap::huge::HUGE;
+use rsalloc_core::internals::page_heap::segment::{HEADER_PAGES, Segment};
+use rsalloc_core::internals::page_map;
+use rsalloc_core::internals::region::Region;
+use rsalloc_core::internals::size_class::{CLASS, Class, class_of};
+use rsalloc_core::internals::slab::SLABS;
+use rsalloc_core::internals::units::{PAGE_BYTES, SEGMENT_PAGES};
+use rsalloc_core::{Defect, DefectKind, allocate, check, free};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -92,7 +93,7 @@ impl Heap {
         assert_eq!((CLASS[class].objects, CLASS[class].pages), (42, 1));
         let objects: Vec<_> = (0..4).map(|_| allocate(SIZE) as usize).collect();
         let (large, huge) = (allocate(LARGE) as usize, allocate(HUGE_SIZE) as usize);
-        alloc_core::release();
+        rsalloc_core::release();
         let slab = PAGE_HEAP.entry_at(objects[0]).expect("an object");
         assert_eq!((slab.free.get(), SLABS[class].totals()), (38, (1, 4)));
         let region = cpu_cache::regions().next().expect("of the shard that served the objects");
@@ -103,10 +104,10 @@ impl Heap {
         PAGE_HEAP.entry_at(self.large).expect("a span")
     }
 
-    /// The tract of the large span, and the number of its first page.
-    fn large_page(&self) -> (&'static Tract, usize) {
-        let tract = PAGE_HEAP.tract_at(self.large).expect("a span");
-        (tract, (self.large - tract.base()) / PAGE_BYTES)
+    /// The segment of the large span, and the number of its first page.
+    fn large_page(&self) -> (&'static Segment, usize) {
+        let segment = PAGE_HEAP.segment_at(self.large).expect("a span");
+        (segment, (self.large - segment.base()) / PAGE_BYTES)
     }
 
     fn free_bits(&self) -> u64 {
@@ -164,18 +165,18 @@ impl Heap {
 
 /// A page that is free.
 fn free_page() -> usize {
-    let tract = PAGE_HEAP.tracts().next().expect("a tract");
-    let index = (HEADER_PAGES..TRACT_PAGES).find(|&index| tract.is_free(index));
-    tract.base() + index.expect("a free page") * PAGE_BYTES
+    let segment = PAGE_HEAP.segments().next().expect("a segment");
+    let index = (HEADER_PAGES..SEGMENT_PAGES).find(|&index| segment.is_free(index));
+    segment.base() + index.expect("a free page") * PAGE_BYTES
 }
 
-/// Has a tract say that it has no longer run of free pages than this.
-fn set_longest(tract: &Tract, pages: u32) {
+/// Has a segment say that it has no longer run of free pages than this.
+fn set_longest(segment: &Segment, pages: u32) {
     // The header is the lock's word, the number of mapped pages, this.
-    let word = (tract.base() + WORD + size_of::<u32>()) as *mut u32;
+    let word = (segment.base() + WORD + size_of::<u32>()) as *mut u32;
     // SAFETY: the header is mapped, and no other thread uses it.
     unsafe { word.write(pages) };
-    assert_eq!(tract.longest(), pages as usize);
+    assert_eq!(segment.longest(), pages as usize);
 }
 
 fn entry_address(entry: &PageEntry) -> usize {
@@ -188,8 +189,8 @@ type Damage = fn(&Heap);
 fn damages(kind: DefectKind) -> &'static [Damage] {
     match kind {
         DefectKind::Busy => &[|_| {
-            let tract = PAGE_HEAP.tracts().next().expect("a tract");
-            std::mem::forget(tract.lock());
+            let segment = PAGE_HEAP.segments().next().expect("a segment");
+            std::mem::forget(segment.lock());
         }],
         DefectKind::NoMemory => &[|_| {
             let limit = libc::rlimit { rlim_cur: 4096, rlim_max: 4096 };
@@ -209,13 +210,13 @@ fn damages(kind: DefectKind) -> &'static [Damage] {
             |heap| heap.large().pages.set(heap.large().pages.get() - 1),
         ],
         DefectKind::SpanMiscounted => &[|heap| heap.slab.pages.set(2)],
-        DefectKind::SpanBeyondTract => {
-            &[|heap| heap.large().pages.set(TRACT_PAGES as u32), |heap| heap.large().pages.set(0)]
+        DefectKind::SpanBeyondSegment => {
+            &[|heap| heap.large().pages.set(SEGMENT_PAGES as u32), |heap| heap.large().pages.set(0)]
         }
         DefectKind::FreePageInSpan => &[
             |heap| {
-                let (tract, first) = heap.large_page();
-                tract.put(first + 1, 1, false);
+                let (segment, first) = heap.large_page();
+                segment.put(first + 1, 1, false);
             },
             |heap| heap.large().pages.set(heap.large().pages.get() + 1),
         ],
@@ -231,7 +232,7 @@ fn damages(kind: DefectKind) -> &'static [Damage] {
         DefectKind::ListingMismatch => &[|heap| heap.slab.bin.set(0)],
         DefectKind::ForeignInList => &[|heap| {
             let other = allocate(3000) as usize;
-            alloc_core::release();
+            rsalloc_core::release();
             let other = PAGE_HEAP.entry_at(other).expect("an object");
             heap.slab.next.set(entry_address(other));
         }],
@@ -240,14 +241,14 @@ fn damages(kind: DefectKind) -> &'static [Damage] {
         DefectKind::LostFromList => &[|heap| {
             // Two slabs that lack as many objects.
             let more: Vec<_> = (0..80).map(|_| allocate(SIZE) as usize).collect();
-            alloc_core::release();
+            rsalloc_core::release();
             let is_first = |object: &usize| object / PAGE_BYTES == heap.objects[0] / PAGE_BYTES;
             let (first, second): (Vec<usize>, Vec<usize>) = more.into_iter().partition(is_first);
             for &object in first[..5].iter().chain(&second[..5]) {
                 // SAFETY: live, each once.
                 unsafe { free(object as *mut u8) };
             }
-            alloc_core::release();
+            rsalloc_core::release();
             assert_eq!(check(), Ok(()), "before");
             let listed: Vec<_> = SLABS[heap.class].partial().collect();
             assert!(listed.len() == 2 && listed[0].0 == listed[1].0, "one list");

@@ -4,11 +4,11 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
-use alloc_core::cpu_cache::while_still;
-use alloc_core::sync::Patience;
-use alloc_core::units::{PAGE_BYTES, TRACT_BYTES};
-use alloc_core::{allocate, check, free, stats};
 use modes::{MODES, in_modes};
+use rsalloc_core::internals::cpu_cache::while_still;
+use rsalloc_core::internals::sync::Backoff;
+use rsalloc_core::internals::units::{PAGE_BYTES, SEGMENT_BYTES};
+use rsalloc_core::{allocate, check, free, stats};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -115,7 +115,7 @@ fn nobody_waits_for_who_has_the_regions() {
     let last = objects.split_off(60);
     // So that it is not this thread alone which has some.
     std::thread::scope(|scope| scope.spawn(|| free_all(objects)).join().expect("no panic"));
-    let freed = while_still(&mut Patience::usual(), |_| {
+    let freed = while_still(&mut Backoff::usual(), |_| {
         let (done, freed) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             free_all(last);
@@ -172,20 +172,20 @@ fn others_keep_their_caches_while_two_hand_over() {
     free_all(kept.into_iter().map(|(_, object)| object));
 }
 
-/// Entries and bitmaps of a tract, 576 KiB, are touched where small objects are; nothing of them is needed when
+/// Entries and bitmaps of a segment, 576 KiB, are touched where small objects are; nothing of them is needed when
 /// all its pages are free.
 fn what_describes_free_pages_goes_too() {
     let objects = make((0..2_000_000).map(|index| 16 + index % 10 * 16));
-    let mut tracts: Vec<_> = objects.iter().map(|object| object & !(TRACT_BYTES - 1)).collect();
-    tracts.sort_unstable();
+    let mut segments: Vec<_> = objects.iter().map(|object| object & !(SEGMENT_BYTES - 1)).collect();
+    segments.sort_unstable();
     // Guarded objects are mapped elsewhere, one by one.
-    let tracts: Vec<_> =
-        tracts.chunk_by(|a, b| a == b).filter(|of| of.len() > 1000).map(|of| of[0]).collect();
-    let before = tracts.iter().filter(|&&tract| resident_pages(tract) > 20).count();
-    assert!(before >= 3, "{before} tracts are no load");
+    let segments: Vec<_> =
+        segments.chunk_by(|a, b| a == b).filter(|of| of.len() > 1000).map(|of| of[0]).collect();
+    let before = segments.iter().filter(|&&segment| resident_pages(segment) > 20).count();
+    assert!(before >= 3, "{before} segments are no load");
     free_all(objects);
-    alloc_core::release();
-    let after: Vec<_> = tracts.iter().map(|&tract| resident_pages(tract)).collect();
+    rsalloc_core::release();
+    let after: Vec<_> = segments.iter().map(|&segment| resident_pages(segment)).collect();
     // What the process has had from the start is in one of them.
     assert!(after.iter().filter(|&&pages| pages > 2).count() <= 1, "{after:?}");
     // They are as new.
@@ -193,12 +193,12 @@ fn what_describes_free_pages_goes_too() {
     assert_eq!(check(), Ok(()));
 }
 
-/// OS pages of a tract's metadata that are resident.
-fn resident_pages(tract: usize) -> usize {
+/// OS pages of a segment's metadata that are resident.
+fn resident_pages(segment: usize) -> usize {
     let mut pages = [0u8; 9 * PAGE_BYTES / 4096];
     let end = pages.len() * 4096;
     // SAFETY: mapped memory, and a byte for each of its pages.
-    let done = unsafe { libc::mincore(tract as *mut _, end, pages.as_mut_ptr()) };
+    let done = unsafe { libc::mincore(segment as *mut _, end, pages.as_mut_ptr()) };
     assert_eq!(done, 0);
     pages.iter().filter(|&&page| page & 1 == 1).count()
 }

@@ -7,11 +7,11 @@ mod modes;
 #[allow(dead_code, reason = "as above")]
 mod objects;
 
-use alloc_core::page_heap::PAGE_HEAP;
-use alloc_core::page_heap::tract::{HEADER_PAGES, Tract};
-use alloc_core::units::TRACT_PAGES;
 use modes::{ModeCase, in_each_mode};
 use objects::{Object, Random};
+use rsalloc_core::internals::page_heap::PAGE_HEAP;
+use rsalloc_core::internals::page_heap::segment::{HEADER_PAGES, Segment};
+use rsalloc_core::internals::units::SEGMENT_PAGES;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -44,10 +44,10 @@ fn fork_often(case: &ModeCase) {
         scope.spawn(|| {
             while !STOP.load(Ordering::Relaxed) {
                 let sizes = [300_000, 1_000_000, 3_000_000];
-                let spans = sizes.map(|size| alloc_core::allocate_zeroed(size, 8));
+                let spans = sizes.map(|size| rsalloc_core::allocate_zeroed(size, 8));
                 // SAFETY: live.
-                spans.into_iter().for_each(|span| unsafe { alloc_core::free(span) });
-                alloc_core::release();
+                spans.into_iter().for_each(|span| unsafe { rsalloc_core::free(span) });
+                rsalloc_core::release();
             }
         });
         let begin = Instant::now();
@@ -60,8 +60,8 @@ fn fork_often(case: &ModeCase) {
         STOP.store(true, Ordering::Relaxed);
         forks
     });
-    alloc_core::release();
-    assert_eq!(alloc_core::check(), Ok(()), "in the parent");
+    rsalloc_core::release();
+    assert_eq!(rsalloc_core::check(), Ok(()), "in the parent");
     println!("         {forks} forks");
 }
 
@@ -91,9 +91,10 @@ fn fork_one(depth: u32) {
 }
 
 fn live_in_child(depth: u32) {
-    expect(alloc_core::check() == Ok(()), "check before\n");
-    let is_purging = |tract: &Tract| (HEADER_PAGES..TRACT_PAGES).any(|page| tract.is_purging(page));
-    expect(!PAGE_HEAP.tracts().any(is_purging), "pages that nobody will put back\n");
+    expect(rsalloc_core::check() == Ok(()), "check before\n");
+    let is_purging =
+        |segment: &Segment| (HEADER_PAGES..SEGMENT_PAGES).any(|page| segment.is_purging(page));
+    expect(!PAGE_HEAP.segments().any(is_purging), "pages that nobody will put back\n");
     let mut rounds = 0;
     work(Random(u64::from(depth) + 99), || {
         rounds += 1;
@@ -104,8 +105,8 @@ fn live_in_child(depth: u32) {
         fork_one(depth - 1);
     }
     thread.join();
-    alloc_core::release();
-    expect(alloc_core::check() == Ok(()), "check after\n");
+    rsalloc_core::release();
+    expect(rsalloc_core::check() == Ok(()), "check after\n");
 }
 
 /// As `assert`, without the allocations of a panic's message: libc's heap may be locked in a child.

@@ -4,13 +4,13 @@
 //! Played without signals, as in `reentry`: the test holds the lock and forks. And one of a handler on top of its
 //! own thread's purge, which holds no lock: a filter makes the kernel send SIGSYS in the place of the purge.
 
-use alloc_core::page_heap::PAGE_HEAP;
-use alloc_core::page_heap::entry::Kind;
-use alloc_core::page_heap::filling::Filling;
-use alloc_core::page_heap::tract::Tract;
-use alloc_core::size_class::{CLASSES, Class, object_size};
-use alloc_core::slab::{self, SLABS};
-use alloc_core::sync::{Guard, Rank};
+use rsalloc_core::internals::page_heap::PAGE_HEAP;
+use rsalloc_core::internals::page_heap::entry::Kind;
+use rsalloc_core::internals::page_heap::filling::Filling;
+use rsalloc_core::internals::page_heap::segment::Segment;
+use rsalloc_core::internals::size_class::{CLASSES, Class, object_size};
+use rsalloc_core::internals::slab::{self, SLABS};
+use rsalloc_core::internals::sync::{Guard, Rank};
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
@@ -72,13 +72,13 @@ fn use_all_classes() {
         for batch in &batches {
             expect(slab::put(batch) == batch.len(), "a class refuses\n");
         }
-        let object = alloc_core::allocate(object_size(class));
+        let object = rsalloc_core::allocate(object_size(class));
         expect(!object.is_null(), "out of memory\n");
         // SAFETY: live.
-        unsafe { alloc_core::free(object) };
+        unsafe { rsalloc_core::free(object) };
     }
-    alloc_core::release();
-    expect(alloc_core::check() == Ok(()), "check\n");
+    rsalloc_core::release();
+    expect(rsalloc_core::check() == Ok(()), "check\n");
 }
 
 /// Forks; in the child the locks of `held` are given up, as when the handler is over, and all is used.
@@ -129,12 +129,13 @@ fn another_fork_gives_way() {
     use_all_classes();
 }
 
-/// A thread with a class in hand waits for the tract that the forking one holds.
+/// A thread with a class in hand waits for the segment that the forking one holds.
 #[test]
 fn who_holds_a_class_gives_way() {
     let _alone = alone();
     thread::scope(|scope| {
-        let tracts: Vec<_> = PAGE_HEAP.tracts().map(|tract| tract.lock().expect("free")).collect();
+        let segments: Vec<_> =
+            PAGE_HEAP.segments().map(|segment| segment.lock().expect("free")).collect();
         // A fresh slab for each.
         let taker = scope.spawn(|| {
             let mut objects = vec![0; 64];
@@ -142,10 +143,10 @@ fn who_holds_a_class_gives_way() {
             (taken, slab::put(&objects[..taken]))
         });
         wait_until(|| is_taken(OTHER));
-        let mut tracts = Some(tracts);
-        let child = fork_holding(|| tracts.take().into_iter().for_each(give_up));
+        let mut segments = Some(segments);
+        let child = fork_holding(|| segments.take().into_iter().for_each(give_up));
         await_child(child);
-        tracts.take().into_iter().for_each(give_up);
+        segments.take().into_iter().for_each(give_up);
         let (taken, put) = taker.join().expect("no panic");
         assert!(taken > 0 && put == taken, "{taken} taken, {put} put back");
     });
@@ -159,16 +160,16 @@ fn who_takes_pages_goes_on() {
     let span = PAGE_HEAP.acquire(1, 1, Kind::Large, Filling::Whole).expect("memory");
     // SAFETY: just acquired. Without a purge, unlike `free`.
     unsafe { PAGE_HEAP.release(span.address) };
-    let dirty = || alloc_core::stats().dirty_bytes;
-    let is_any = |tract: &&Tract| tract.free_pages().1 > 0;
-    let tract = PAGE_HEAP.tracts().find(is_any).expect("the page");
-    let guard = tract.lock().expect("free");
-    let (before, run) = (dirty(), tract.take_page().expect("it is free"));
+    let dirty = || rsalloc_core::stats().dirty_bytes;
+    let is_any = |segment: &&Segment| segment.free_pages().1 > 0;
+    let segment = PAGE_HEAP.segments().find(is_any).expect("the page");
+    let guard = segment.lock().expect("free");
+    let (before, run) = (dirty(), segment.take_page().expect("it is free"));
     assert_eq!(run.dirty, 1);
     let mut guard = Some(guard);
     let mut put_back = || {
         expect(dirty() == before, "the count has changed\n");
-        tract.put(run.first, run.pages, false);
+        segment.put(run.first, run.pages, false);
         drop(guard.take());
     };
     await_child(fork_holding(&mut put_back));
@@ -190,7 +191,7 @@ fn the_validator_gives_way() {
     let _alone = alone();
     thread::scope(|scope| {
         let held = hold_class(HELD);
-        let checker = scope.spawn(alloc_core::check);
+        let checker = scope.spawn(rsalloc_core::check);
         wait_until(|| is_taken(OTHER));
         let mut held = Some(held);
         let child = fork_holding(|| drop(held.take()));
@@ -214,7 +215,7 @@ static CHILD: AtomicI32 = AtomicI32::new(1);
 fn a_purge_below_goes_on() {
     let _alone = alone();
     await_child(fork_holding(|| {
-        let blocks = [(); TAKEN / 2].map(|()| alloc_core::allocate(MEBIBYTE));
+        let blocks = [(); TAKEN / 2].map(|()| rsalloc_core::allocate(MEBIBYTE));
         for block in blocks {
             expect(!block.is_null(), "out of memory\n");
             // SAFETY: live, and so long.
@@ -222,8 +223,8 @@ fn a_purge_below_goes_on() {
         }
         trap_purges();
         // SAFETY: live.
-        blocks.into_iter().for_each(|block| unsafe { alloc_core::free(block) });
-        alloc_core::release();
+        blocks.into_iter().for_each(|block| unsafe { rsalloc_core::free(block) });
+        rsalloc_core::release();
         match CHILD.load(Ordering::Relaxed) {
             0 => give_back_whole(),
             child => {
@@ -239,7 +240,7 @@ fn give_back_whole() {
     expect(is_intact(), "the purge took what the handler had been given\n");
     for block in &BLOCKS {
         // SAFETY: live.
-        unsafe { alloc_core::free(block.load(Ordering::Relaxed) as *mut u8) };
+        unsafe { rsalloc_core::free(block.load(Ordering::Relaxed) as *mut u8) };
     }
 }
 
@@ -260,7 +261,7 @@ extern "C" fn on_trap(_signal: i32, _info: *mut libc::siginfo_t, context: *mut l
             // SAFETY: a plain call.
             unsafe { libc::alarm(SECONDS) };
             for place in &BLOCKS {
-                let block = alloc_core::allocate(MEBIBYTE).cast::<usize>();
+                let block = rsalloc_core::allocate(MEBIBYTE).cast::<usize>();
                 expect(!block.is_null(), "out of memory in the handler\n");
                 // SAFETY: live, and so long.
                 (0..MEBIBYTE / 8).for_each(|word| unsafe { block.add(word).write(block as usize) });

@@ -45,7 +45,7 @@ extern "C" fn prepare() {
     request_all(|number, object| match number % 2 {
         0 => KEPT[number].store(object, Ordering::Relaxed),
         // SAFETY: live.
-        _ => unsafe { alloc_core::free(object) },
+        _ => unsafe { rsalloc_core::free(object) },
     });
 }
 
@@ -58,7 +58,7 @@ extern "C" fn after() {
         expect(holds(kept), "an object of another handler has changed\n");
         for object in [kept, object] {
             // SAFETY: null or live.
-            unsafe { alloc_core::free(object) };
+            unsafe { rsalloc_core::free(object) };
         }
     });
 }
@@ -73,7 +73,7 @@ fn request_all(mut done: impl FnMut(usize, *mut u8)) {
             0 => 300_000 << (number / LARGE_EVERY % 8),
             _ => 1 + number * 17 % 33_000,
         };
-        let object = alloc_core::allocate(size);
+        let object = rsalloc_core::allocate(size);
         if object.is_null() {
             REFUSED.fetch_add(1, Ordering::Relaxed);
             continue;
@@ -108,8 +108,8 @@ fn fork_with_handlers(case: &ModeCase) {
     });
     assert_eq!(RAN.load(Ordering::Relaxed), 2 * FORKS, "the handlers did not run");
     assert_eq!(REFUSED.load(Ordering::Relaxed), 0, "null in a handler");
-    alloc_core::release();
-    assert_eq!(alloc_core::check(), Ok(()), "in the parent");
+    rsalloc_core::release();
+    assert_eq!(rsalloc_core::check(), Ok(()), "in the parent");
     println!("         {FORKS} forks in {:?}", begin.elapsed());
 }
 
@@ -122,14 +122,14 @@ fn fork_one() {
         // SAFETY: plain calls.
         unsafe { libc::alarm(20) };
         expect(REFUSED.load(Ordering::Relaxed) == 0, "null in a handler, seen in the child\n");
-        expect(alloc_core::check() == Ok(()), "check in the child\n");
+        expect(rsalloc_core::check() == Ok(()), "check in the child\n");
         let mut rounds = 0;
         work(Random(99), || {
             rounds += 1;
             rounds > 2000
         });
-        alloc_core::release();
-        expect(alloc_core::check() == Ok(()), "check after work in the child\n");
+        rsalloc_core::release();
+        expect(rsalloc_core::check() == Ok(()), "check after work in the child\n");
         // SAFETY: ends the child, without destructors of threads that are not there.
         unsafe { libc::_exit(0) };
     }

@@ -1,12 +1,12 @@
 //! Guarded slots at rest: what was freed stays out of reach for half a turn of the pool, so that a late touch
 //! faults; then its slot comes into use again.
 
-use alloc_core::guard::{self, SLOTS};
+use rsalloc_core::internals::guard::{self, SLOTS};
 
 const SIZE: usize = 40;
 
 fn page_of(object: usize) -> usize {
-    object & !(alloc_core::os::page_bytes() - 1)
+    object & !(rsalloc_core::internals::os::page_bytes() - 1)
 }
 
 /// One object at a time, so that each look at a slot, but for that of the test's object, is an allocation.
@@ -27,7 +27,7 @@ fn freed_before_its_turn(ahead: usize) -> usize {
 /// One test, since the pool is the process's.
 #[test]
 fn a_slot_rests_for_half_a_turn_and_comes_back() {
-    alloc_core::allocate(1);
+    rsalloc_core::allocate(1);
     assert!(guard::open(1), "the OS has memory for the pool");
     for ahead in [0, 1, SLOTS / 8, SLOTS / 3, SLOTS / 2 - 1, SLOTS / 2, SLOTS - 1] {
         let page = freed_before_its_turn(ahead);

@@ -1,6 +1,6 @@
 //! Huge objects: each keeps its length while the table that names them grows, and is replaced by one that served before.
 
-use alloc_core::page_heap::huge::HUGE;
+use rsalloc_core::internals::page_heap::huge::HUGE;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
@@ -21,19 +21,19 @@ fn alone() -> MutexGuard<'static, ()> {
 
 fn make(number: usize) -> (usize, usize) {
     let bytes = BYTES + number * PAGE;
-    let address = alloc_core::allocate(bytes) as usize;
+    let address = rsalloc_core::allocate(bytes) as usize;
     assert_ne!(address, 0);
     (address, bytes)
 }
 
 fn free(address: usize) {
     // SAFETY: live.
-    unsafe { alloc_core::free(address as *mut u8) };
+    unsafe { rsalloc_core::free(address as *mut u8) };
 }
 
 fn assert_len((address, bytes): (usize, usize)) {
     // SAFETY: live.
-    assert_eq!(unsafe { alloc_core::usable_size(address as *const u8) }, bytes);
+    assert_eq!(unsafe { rsalloc_core::usable_size(address as *const u8) }, bytes);
 }
 
 #[test]
@@ -68,12 +68,12 @@ fn lengths_stay_while_the_table_is_replaced() {
         over.store(true, Ordering::Relaxed);
         asker.join().expect("each length as it was");
     });
-    assert_eq!(alloc_core::check(), Ok(()));
+    assert_eq!(rsalloc_core::check(), Ok(()));
     live.into_iter().chain(kept).for_each(|object| {
         assert_len(object);
         free(object.0);
     });
-    assert_eq!(alloc_core::check(), Ok(()));
+    assert_eq!(rsalloc_core::check(), Ok(()));
 }
 
 /// The address in the slot where the look-up of a small address begins.
@@ -93,7 +93,7 @@ fn signal_of_free_of_one() -> i32 {
         let child = libc::fork();
         assert!(child >= 0);
         if child == 0 {
-            alloc_core::free(std::ptr::without_provenance_mut(1));
+            rsalloc_core::free(std::ptr::without_provenance_mut(1));
             libc::_exit(0);
         }
         let mut status = 0;
@@ -119,5 +119,5 @@ fn the_mark_of_an_empty_slot_is_no_span() {
     }
     assert_eq!(HUGE.totals(), totals);
     assert_eq!(signal_of_free_of_one(), libc::SIGABRT);
-    assert_eq!(alloc_core::check(), Ok(()));
+    assert_eq!(rsalloc_core::check(), Ok(()));
 }

@@ -1,6 +1,6 @@
 //! A large heap may cache more than a small one, unless a budget is configured.
 
-use alloc_core::{allocate, free, stats};
+use rsalloc_core::{allocate, free, stats};
 
 const HELD: u64 = 4000;
 const OBJECT: u64 = 256 << 10;
@@ -17,7 +17,7 @@ fn swing() {
 
 #[test]
 fn caches_grow_with_the_heap() {
-    alloc_core::release();
+    rsalloc_core::release();
     swing();
     let small = stats().cached_bytes;
     // Never touched, so only addresses.
@@ -28,5 +28,5 @@ fn caches_grow_with_the_heap() {
     assert!(large < HELD * OBJECT / 4, "{large} cached");
     // SAFETY: live objects from above.
     held.into_iter().for_each(|object| unsafe { free(object) });
-    assert_eq!(alloc_core::check(), Ok(()));
+    assert_eq!(rsalloc_core::check(), Ok(()));
 }

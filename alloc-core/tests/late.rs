@@ -1,7 +1,7 @@
 //! What a bounded wait must not cost: memory behind a lock that another thread holds for long is served all the same.
 
-use alloc_core::page_heap::PAGE_HEAP;
-use alloc_core::{allocate, free, reallocate_sized};
+use rsalloc_core::internals::page_heap::PAGE_HEAP;
+use rsalloc_core::{allocate, free, reallocate_sized};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -79,8 +79,8 @@ fn what_lies_behind_a_held_lock_is_served() {
 fn a_late_request_waits_when_there_is_no_way_around(worker: &Worker) {
     let (large, neighbour) = (allocate_address(4 * MIB), allocate_address(300 << 10));
     free_address(large);
-    let tract = PAGE_HEAP.tract_at(neighbour).unwrap();
-    let guard = tract.lock().unwrap();
+    let segment = PAGE_HEAP.segment_at(neighbour).unwrap();
+    let guard = segment.lock().unwrap();
     limit_addresses(address_bytes() + (400 << 10));
     worker.begin(allocate_address, MIB);
     // Many times what an operation waits for a holder.
@@ -95,8 +95,8 @@ fn a_late_request_waits_when_there_is_no_way_around(worker: &Worker) {
 
 fn a_sized_resize_does_not_wait(worker: &Worker) {
     let object = allocate_address(4 * MIB);
-    let tract = PAGE_HEAP.tract_at(object).unwrap();
-    let guard = tract.lock().unwrap();
+    let segment = PAGE_HEAP.segment_at(object).unwrap();
+    let guard = segment.lock().unwrap();
     worker.begin(shrink_to_a_quarter, object);
     let shrunk = worker.end();
     drop(guard);

@@ -1,7 +1,7 @@
 //! What a thread is said to hold after each way in which asking for a lock can end: what it held before, if it got
 //! none. Said to hold more, it would be refused what it may wait for from then on, as if it were a signal handler.
 
-use alloc_core::sync::{Lock, Patience, Rank};
+use rsalloc_core::internals::sync::{Backoff, Lock, Rank};
 use std::thread;
 
 const NONE: Rank = Rank::of_number(0);
@@ -32,12 +32,12 @@ fn a_thread_that_gets_no_lock_holds_what_it_held() {
         let guard = middle.acquire(MIDDLE).expect("free");
         assert!(high.try_acquire(HIGH).is_none());
         assert_eq!(Rank::held(), MIDDLE, "tried");
-        assert!(high.acquire_or_try(HIGH, &Patience::none()).is_none());
-        assert_eq!(Rank::held(), MIDDLE, "had no patience");
+        assert!(high.acquire_or_try(HIGH, &Backoff::none()).is_none());
+        assert_eq!(Rank::held(), MIDDLE, "had no backoff");
         assert!(low.acquire(LOW).is_err());
         assert_eq!(Rank::held(), MIDDLE, "asked downwards");
-        assert!(low.acquire_patiently(LOW, &mut Patience::none()).is_none());
-        assert_eq!(Rank::held(), MIDDLE, "asked downwards without patience");
+        assert!(low.acquire_with(LOW, &mut Backoff::none()).is_none());
+        assert_eq!(Rank::held(), MIDDLE, "asked downwards without backoff");
         drop(guard);
         assert_eq!(Rank::held(), NONE);
     };

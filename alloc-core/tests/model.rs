@@ -6,11 +6,13 @@
 mod cpus;
 mod support;
 
-use alloc_core::cpu_cache::{Shard, allocate_on, free_on};
-use alloc_core::shard::Region;
-use alloc_core::size_class::{CLASS, CLASSES, Class, class_of, class_of_aligned, object_size};
 use cpus::Cpus;
 use proptest::prelude::*;
+use rsalloc_core::internals::cpu_cache::{Shard, allocate_on, free_on};
+use rsalloc_core::internals::region::Region;
+use rsalloc_core::internals::size_class::{
+    CLASS, CLASSES, Class, class_of, class_of_aligned, object_size,
+};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use support::FakeCpus;
@@ -89,7 +91,10 @@ fn empty(cpus: &FakeCpus, count: usize) {
         for class in 1..CLASSES {
             let mut buffer = [0; 64];
             while let popped @ 1.. = cpus.pop_batch(class, &mut buffer) {
-                assert_eq!(alloc_core::slab::put(&buffer[..popped as usize]), popped as usize);
+                assert_eq!(
+                    rsalloc_core::internals::slab::put(&buffer[..popped as usize]),
+                    popped as usize
+                );
             }
         }
     }
@@ -114,12 +119,12 @@ proptest! {
                 }
             }
         }
-        prop_assert_eq!(alloc_core::check(), Ok(()));
+        prop_assert_eq!(rsalloc_core::check(), Ok(()));
         while !model.live.is_empty() {
             model.free(&cpus, 0);
         }
         empty(&cpus, 4);
-        prop_assert_eq!(alloc_core::check(), Ok(()));
+        prop_assert_eq!(rsalloc_core::check(), Ok(()));
     }
 
     #[test]
@@ -131,13 +136,13 @@ proptest! {
         for (i, (size, shift, zeroed)) in requests.into_iter().enumerate() {
             let align = 1 << shift;
             let object = match zeroed {
-                true => alloc_core::allocate_zeroed(size, align),
-                false => alloc_core::allocate_aligned(size, align),
+                true => rsalloc_core::allocate_zeroed(size, align),
+                false => rsalloc_core::allocate_aligned(size, align),
             } as usize;
             prop_assert!(object != 0 && object.is_multiple_of(align), "{size} at {align}: {object:#x}");
             prop_assert!(!zeroed || holds(object, size, 0));
             // SAFETY: live.
-            let usable = unsafe { alloc_core::usable_size(object as *const u8) };
+            let usable = unsafe { rsalloc_core::usable_size(object as *const u8) };
             prop_assert!(usable >= size);
             fill(object, size, i as u8);
             live.push((object, size, align, i as u8));
@@ -145,17 +150,17 @@ proptest! {
         for (object, size, align, byte) in live {
             prop_assert!(holds(object, size, byte));
             // SAFETY: live, with its layout.
-            unsafe { alloc_core::free_sized(object as *mut u8, size, align) };
+            unsafe { rsalloc_core::free_sized(object as *mut u8, size, align) };
         }
-        prop_assert_eq!(alloc_core::check(), Ok(()));
+        prop_assert_eq!(rsalloc_core::check(), Ok(()));
     }
 }
 
 #[test]
 fn sections_do_what_their_twins_do() {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    assert!(!alloc_core::allocate(1).is_null());
-    let Some(sections) = alloc_core::rseq::registration::sections() else {
+    assert!(!rsalloc_core::allocate(1).is_null());
+    let Some(sections) = rsalloc_core::internals::rseq::registration::sections() else {
         panic!("this test needs rseq; the kernel or a filter denies it");
     };
     let twin = FakeCpus::new(1);
@@ -193,7 +198,10 @@ fn sections_do_what_their_twins_do() {
 
 /// Runs a section until the kernel did not abort it.
 fn retry(mut section: impl FnMut() -> isize) -> isize {
-    (0..1000).map(|_| section()).find(|&status| status != alloc_core::rseq::ABORTED).unwrap()
+    (0..1000)
+        .map(|_| section())
+        .find(|&status| status != rsalloc_core::internals::rseq::ABORTED)
+        .unwrap()
 }
 
 fn pin() {
@@ -201,13 +209,13 @@ fn pin() {
     Cpus::allowed().move_to_cpu(unsafe { libc::sched_getcpu() } as usize);
 }
 
-fn shards_region(sections: alloc_core::rseq::Sections) -> &'static Region {
-    assert!(alloc_core::cpu_cache::shards::open_or_create(sections));
-    alloc_core::cpu_cache::shards::current(sections).expect("pinned and open")
+fn shards_region(sections: rsalloc_core::internals::rseq::Sections) -> &'static Region {
+    assert!(rsalloc_core::internals::cpu_cache::shards::open_or_create(sections));
+    rsalloc_core::internals::cpu_cache::shards::current(sections).expect("pinned and open")
 }
 
 fn set_both(
-    sections: alloc_core::rseq::Sections,
+    sections: rsalloc_core::internals::rseq::Sections,
     twin: &FakeCpus,
     region: &Region,
     class: Class,
@@ -218,7 +226,7 @@ fn set_both(
     assert_eq!(retry(|| sections.set_end(class, region, seen, end)), 0);
     assert_eq!(
         sections.set_end(class, region, seen.wrapping_add(8), end),
-        alloc_core::rseq::CHANGED
+        rsalloc_core::internals::rseq::CHANGED
     );
     let plain = twin.regions()[0];
     let seen = plain.heads[class].end.load(Relaxed) as usize;

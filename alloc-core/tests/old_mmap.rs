@@ -3,7 +3,7 @@
 //!
 //! Played by a filter (seccomp(2)): SIGSYS in the place of such a call, whose handler does it without the flag.
 
-use alloc_core::os::{self, Place};
+use rsalloc_core::internals::os::{self, Place};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const BYTES: usize = 1 << 20;
@@ -38,14 +38,14 @@ fn what_a_kernel_maps_elsewhere_is_unmapped() {
     assert!(CALLS.load(Ordering::Relaxed) > 2, "the heap never asked for a place");
 }
 
-/// Its first tract has a place in the window, and a foreign mapping has the next one.
+/// Its first segment has a place in the window, and a foreign mapping has the next one.
 fn the_heap_is_whole() {
-    let first = alloc_core::allocate(BYTES);
+    let first = rsalloc_core::allocate(BYTES);
     assert!(!first.is_null());
-    let tract = alloc_core::units::TRACT_BYTES;
-    let next = (first as usize & !(tract - 1)) + tract;
+    let segment = rsalloc_core::internals::units::SEGMENT_BYTES;
+    let next = (first as usize & !(segment - 1)) + segment;
     let foreign = os::map(Place::Exactly(next), os::page_bytes()).expect("the place is free");
-    let objects: Vec<_> = (0..3 * tract / BYTES).map(|_| alloc_core::allocate(BYTES)).collect();
+    let objects: Vec<_> = (0..3 * segment / BYTES).map(|_| rsalloc_core::allocate(BYTES)).collect();
     for &object in &objects {
         assert!(!object.is_null());
         let bytes = object as usize..object as usize + BYTES;
@@ -57,15 +57,15 @@ fn the_heap_is_whole() {
         // SAFETY: live.
         unsafe {
             assert_eq!(object.cast::<usize>().read(), object as usize);
-            alloc_core::free(object);
+            rsalloc_core::free(object);
         }
     }
     // SAFETY: mapped above; live.
     unsafe {
         assert_eq!((foreign as *const u8).read(), 0);
-        alloc_core::free(first);
+        rsalloc_core::free(first);
     }
-    assert_eq!(alloc_core::check(), Ok(()));
+    assert_eq!(rsalloc_core::check(), Ok(()));
 }
 
 fn is_mapped(address: usize) -> bool {

@@ -1,14 +1,14 @@
 //! Out of memory at every call to the OS: for each n of a workload the n-th call fails, once or from then
 //! on for ever. Null is returned, nothing is lost, and everything works again afterwards.
 
-use alloc_core::os::faults;
-use alloc_core::page_heap::PAGE_HEAP;
-use alloc_core::page_heap::entry::Kind;
-use alloc_core::page_heap::filling::Filling;
-use alloc_core::page_heap::huge::HUGE;
-use alloc_core::sync::Rank;
+use rsalloc_core::internals::os::faults;
+use rsalloc_core::internals::page_heap::PAGE_HEAP;
+use rsalloc_core::internals::page_heap::entry::Kind;
+use rsalloc_core::internals::page_heap::filling::Filling;
+use rsalloc_core::internals::page_heap::huge::HUGE;
+use rsalloc_core::internals::sync::Rank;
 
-/// Size, alignment, and how many: enough to need a new slab or a new tract now and then.
+/// Size, alignment, and how many: enough to need a new slab or a new segment now and then.
 const SIZES: [(usize, usize, usize); 12] = [
     (8, 8, 9),
     (100, 8, 20),
@@ -32,8 +32,8 @@ fn workload() -> usize {
         for j in 0..count {
             let byte = (i * 16 + j) as u8;
             let object = match j % 2 {
-                0 => alloc_core::allocate_aligned(size, align),
-                _ => alloc_core::allocate_zeroed(size, align),
+                0 => rsalloc_core::allocate_aligned(size, align),
+                _ => rsalloc_core::allocate_zeroed(size, align),
             };
             if object.is_null() {
                 refused += 1;
@@ -51,7 +51,7 @@ fn workload() -> usize {
         let (object, size, align, byte) = *entry;
         let wanted = if i % 3 == 0 { size / 2 + 1 } else { size * 2 };
         // SAFETY: live, with its layout.
-        let moved = unsafe { alloc_core::reallocate_sized(object, size, align, wanted) };
+        let moved = unsafe { rsalloc_core::reallocate_sized(object, size, align, wanted) };
         if moved.is_null() {
             refused += 1;
             assert!(holds(object, size, byte), "a refused reallocate leaves the object alone");
@@ -66,12 +66,12 @@ fn workload() -> usize {
         // SAFETY: live, with its layout.
         unsafe {
             match i % 2 {
-                0 => alloc_core::free(object),
-                _ => alloc_core::free_sized(object, size, align),
+                0 => rsalloc_core::free(object),
+                _ => rsalloc_core::free_sized(object, size, align),
             }
         }
     }
-    alloc_core::release();
+    rsalloc_core::release();
     refused
 }
 
@@ -137,9 +137,9 @@ fn life() -> u64 {
 }
 
 fn settle() {
-    alloc_core::release();
-    assert_eq!(alloc_core::check(), Ok(()));
-    assert_eq!(alloc_core::stats().live_bytes, 0, "nothing is lost: {:?}", alloc_core::stats());
+    rsalloc_core::release();
+    assert_eq!(rsalloc_core::check(), Ok(()));
+    assert_eq!(rsalloc_core::stats().live_bytes, 0, "nothing is lost: {:?}", rsalloc_core::stats());
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn each_call_and_all_behind_it_fail() {
 fn what_the_os_does_not_take_is_not_offered_again_with_each_free() {
     const OBJECTS: usize = 800;
     let calls = in_child(u64::MAX, 0, || {
-        let objects = [(); OBJECTS].map(|()| alloc_core::allocate(270_000));
+        let objects = [(); OBJECTS].map(|()| rsalloc_core::allocate(270_000));
         for object in objects {
             fill(object, 270_000, 1);
         }
@@ -171,7 +171,7 @@ fn what_the_os_does_not_take_is_not_offered_again_with_each_free() {
         for parity in [0, 1] {
             for object in objects.into_iter().skip(parity).step_by(2) {
                 // SAFETY: live.
-                unsafe { alloc_core::free(object) };
+                unsafe { rsalloc_core::free(object) };
             }
         }
         let calls = faults::count();
@@ -189,8 +189,8 @@ fn a_heap_of_one_gib_takes_few_calls() {
     let calls = in_child(u64::MAX, 0, || {
         faults::refuse(u64::MAX, 0);
         // 16 of them are 5 MiB, which stay untouched.
-        (0..16 * 205).for_each(|_| assert!(!alloc_core::allocate(320 << 10).is_null()));
-        assert!(alloc_core::stats().live_bytes >= 1 << 30);
+        (0..16 * 205).for_each(|_| assert!(!rsalloc_core::allocate(320 << 10).is_null()));
+        assert!(rsalloc_core::stats().live_bytes >= 1 << 30);
         faults::count()
     });
     assert!(calls < 80, "{calls} calls");
@@ -208,28 +208,28 @@ const IMPOSSIBLE: [(usize, usize); 6] = [
 
 /// Frees a quarter of many objects, of which the caches keep some; the others, and what is cached now.
 fn cache_something() -> (Vec<*mut u8>, u64) {
-    let mut objects: Vec<_> = (0..20_000).map(|n| alloc_core::allocate(16 + n % 1000)).collect();
+    let mut objects: Vec<_> = (0..20_000).map(|n| rsalloc_core::allocate(16 + n % 1000)).collect();
     free_all(&objects.split_off(15_000));
-    let cached = alloc_core::stats().cached_bytes;
+    let cached = rsalloc_core::stats().cached_bytes;
     assert!(cached > 20_000, "{cached} bytes cached: nothing is tested");
     (objects, cached)
 }
 
 fn free_all(objects: &[*mut u8]) {
     // SAFETY: each is live, and freed here once.
-    objects.iter().for_each(|&object| unsafe { alloc_core::free(object) });
+    objects.iter().for_each(|&object| unsafe { rsalloc_core::free(object) });
 }
 
 /// Objects of `size` until there is no memory for another one.
 fn fill_up(size: usize) -> Vec<*mut u8> {
-    let next = || Some(alloc_core::allocate(size)).filter(|object| !object.is_null());
+    let next = || Some(rsalloc_core::allocate(size)).filter(|object| !object.is_null());
     std::iter::from_fn(next).collect()
 }
 
 /// A heap that is full of objects of one page each.
 fn full_heap() -> Vec<*mut u8> {
     let mut objects = Vec::with_capacity(2_000);
-    objects.extend((0..600).map(|_| alloc_core::allocate(40_000)));
+    objects.extend((0..600).map(|_| rsalloc_core::allocate(40_000)));
     faults::refuse(0, u64::MAX);
     objects.extend(fill_up(40_000));
     assert!(objects.len() < 2_000 && !objects.contains(&std::ptr::null_mut()));
@@ -239,19 +239,19 @@ fn full_heap() -> Vec<*mut u8> {
 #[test]
 fn an_impossible_request_asks_nobody_and_empties_nothing() {
     in_child(u64::MAX, 0, || {
-        let objects = [alloc_core::allocate(100), alloc_core::allocate(1 << 20)];
+        let objects = [rsalloc_core::allocate(100), rsalloc_core::allocate(1 << 20)];
         let (others, cached) = cache_something();
         faults::refuse(u64::MAX, 0);
         for (size, align) in IMPOSSIBLE {
-            assert!(alloc_core::allocate_aligned(size, align).is_null());
-            assert!(alloc_core::allocate_zeroed(size, align).is_null());
+            assert!(rsalloc_core::allocate_aligned(size, align).is_null());
+            assert!(rsalloc_core::allocate_zeroed(size, align).is_null());
             for object in objects {
                 // SAFETY: live; a refused resize leaves the object alone.
-                assert!(unsafe { alloc_core::reallocate(object, size.max(1 << 47)) }.is_null());
+                assert!(unsafe { rsalloc_core::reallocate(object, size.max(1 << 47)) }.is_null());
             }
         }
         assert_eq!(faults::count(), 0, "calls to the OS");
-        assert_eq!(alloc_core::stats().cached_bytes, cached);
+        assert_eq!(rsalloc_core::stats().cached_bytes, cached);
         free_all(&objects);
         free_all(&others);
         settle();
@@ -265,14 +265,14 @@ fn a_mapping_that_is_refused_is_asked_for_once_and_empties_nothing() {
     in_child(u64::MAX, 0, || {
         let (others, cached) = cache_something();
         for align in [8, 1 << 20] {
-            assert!(alloc_core::allocate_aligned(3 << 45, align).is_null());
+            assert!(rsalloc_core::allocate_aligned(3 << 45, align).is_null());
             faults::refuse(u64::MAX, 0);
             for _ in 0..100 {
-                assert!(alloc_core::allocate_aligned(3 << 45, align).is_null());
+                assert!(rsalloc_core::allocate_aligned(3 << 45, align).is_null());
             }
             assert_eq!(faults::count(), 100, "calls to the OS, of 100 requests");
         }
-        assert_eq!(alloc_core::stats().cached_bytes, cached);
+        assert_eq!(rsalloc_core::stats().cached_bytes, cached);
         free_all(&others);
         settle();
         0
@@ -285,7 +285,7 @@ fn what_a_release_brings_back_is_served() {
     in_child(u64::MAX, 0, || {
         let mut objects = full_heap();
         free_all(&objects.split_off(objects.len() - 4));
-        assert!(alloc_core::stats().cached_bytes > 0, "nothing is cached: nothing is tested");
+        assert!(rsalloc_core::stats().cached_bytes > 0, "nothing is cached: nothing is tested");
         let others = fill_up(33_000);
         assert_eq!(others.len(), 4, "pages that were free or cached");
         free_all(&objects);
@@ -309,11 +309,11 @@ fn releases_in_vain_are_few() {
         free_all(&others);
         let mut emptied = 0;
         for _ in 0..ROUNDS {
-            free_all(&[33_000, 40_000, 45_000, 50_000, 60_000].map(alloc_core::allocate));
-            let cached = alloc_core::stats().cached_bytes;
+            free_all(&[33_000, 40_000, 45_000, 50_000, 60_000].map(rsalloc_core::allocate));
+            let cached = rsalloc_core::stats().cached_bytes;
             assert!(cached >= 100_000, "{cached} bytes cached: nothing is tested");
-            assert!(alloc_core::allocate(100_000).is_null());
-            emptied += u64::from(alloc_core::stats().cached_bytes < cached);
+            assert!(rsalloc_core::allocate(100_000).is_null());
+            emptied += u64::from(rsalloc_core::stats().cached_bytes < cached);
         }
         let seconds = begin.elapsed().as_secs() + 2;
         assert!(emptied > 0 && emptied <= 8 * seconds, "{emptied} of {ROUNDS} in {seconds} s");
@@ -353,8 +353,8 @@ fn a_refused_growth_leaves_what_is_mapped_as_it_was() {
 }
 
 fn settle_heap() {
-    alloc_core::release();
-    assert_eq!(alloc_core::check(), Ok(()));
+    rsalloc_core::release();
+    assert_eq!(rsalloc_core::check(), Ok(()));
 }
 
 /// Its addresses may be what the next one lacks.

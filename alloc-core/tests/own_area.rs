@@ -5,8 +5,8 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
-use alloc_core::rseq::abi::{self, AREA_LEN, Area, RseqError};
 use modes::{MODES, in_modes};
+use rsalloc_core::internals::rseq::abi::{self, AREA_LEN, Area, RseqError};
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -32,7 +32,7 @@ fn main() {
             (0, THREADS),
             "threads whose area the kernel still had, and had not"
         );
-        assert_eq!(alloc_core::check(), Ok(()));
+        assert_eq!(rsalloc_core::check(), Ok(()));
     });
 }
 
@@ -43,10 +43,10 @@ static UNKNOWN: AtomicU32 = AtomicU32::new(0);
 
 fn use_heap() {
     for size in [40, 4000, 300_000] {
-        let object = alloc_core::allocate(size);
+        let object = rsalloc_core::allocate(size);
         assert!(!object.is_null());
         // SAFETY: live.
-        unsafe { alloc_core::free(object) };
+        unsafe { rsalloc_core::free(object) };
     }
 }
 

@@ -5,13 +5,13 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
-use alloc_core::cpu_cache::while_still;
-use alloc_core::os::faults::{self, Call};
-use alloc_core::os::{self, Memory, Place, Zeroing};
-use alloc_core::rseq::abi;
-use alloc_core::sync::Patience;
-use alloc_core::{allocate, allocate_zeroed, check, free, release, report, stats};
 use modes::{MODES, ModeCase, in_modes};
+use rsalloc_core::internals::cpu_cache::while_still;
+use rsalloc_core::internals::os::faults::{self, Call};
+use rsalloc_core::internals::os::{self, Memory, Place, Zeroing};
+use rsalloc_core::internals::rseq::abi;
+use rsalloc_core::internals::sync::Backoff;
+use rsalloc_core::{allocate, allocate_zeroed, check, free, release, report, stats};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -107,7 +107,7 @@ fn a_move_leaves_its_place_mapped() {
 /// Regions are in the hands of the one who stops them only if the others were fenced.
 fn nothing_is_stopped_without_a_fence(case: &ModeCase) {
     faults::lie(&[Call::Membarrier]);
-    let stops = || while_still(&mut Patience::usual(), |_| ()).is_some();
+    let stops = || while_still(&mut Backoff::usual(), |_| ()).is_some();
     // One thread needs none: see `is_alone`.
     faults::refuse(u64::MAX, 0);
     assert!(stops(), "{}: one thread", case.name);
@@ -122,7 +122,7 @@ fn nothing_is_stopped_without_a_fence(case: &ModeCase) {
 
 fn nothing_is_stopped_beside_a_thread(case: &ModeCase) {
     faults::lie(&[]);
-    let stops = || while_still(&mut Patience::usual(), |_| ()).is_some();
+    let stops = || while_still(&mut Backoff::usual(), |_| ()).is_some();
     assert!(stops(), "{}: the kernel has the fence", case.name);
     faults::lie(&[Call::Membarrier]);
     assert!(!stops(), "{}: a fence that none was", case.name);

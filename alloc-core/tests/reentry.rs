@@ -1,12 +1,12 @@
 //! What a signal handler meets when it comes on top of a holder of a lock, played without signals: the
 //! test holds the lock and then asks for more. Nothing hangs, is lost, given out twice or misaligned.
 
-use alloc_core::cpu_cache::{free_on, locked};
-use alloc_core::page_heap::PAGE_HEAP;
-use alloc_core::page_heap::huge::HUGE;
-use alloc_core::size_class::{CLASS, Class, class_of, object_size};
-use alloc_core::slab::SLABS;
-use alloc_core::sync::{Guard, Patience, Rank, TryLock};
+use rsalloc_core::internals::cpu_cache::{free_on, locked};
+use rsalloc_core::internals::page_heap::PAGE_HEAP;
+use rsalloc_core::internals::page_heap::huge::HUGE;
+use rsalloc_core::internals::size_class::{CLASS, Class, class_of, object_size};
+use rsalloc_core::internals::slab::SLABS;
+use rsalloc_core::internals::sync::{Backoff, Guard, Rank, TryLock};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
@@ -20,8 +20,8 @@ static ALONE: Mutex<()> = Mutex::new(());
 fn alone() -> MutexGuard<'static, ()> {
     let guard = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     // SAFETY: a live object.
-    unsafe { alloc_core::free(alloc_core::allocate(1)) };
-    alloc_core::release();
+    unsafe { rsalloc_core::free(rsalloc_core::allocate(1)) };
+    rsalloc_core::release();
     guard
 }
 
@@ -32,13 +32,13 @@ fn hold_class(class: Class) -> Guard<'static> {
 fn free_all(objects: &[usize]) {
     for &object in objects {
         // SAFETY: live.
-        unsafe { alloc_core::free(object as *mut u8) };
+        unsafe { rsalloc_core::free(object as *mut u8) };
     }
 }
 
 fn assert_sound() {
-    alloc_core::release();
-    assert_eq!(alloc_core::check(), Ok(()));
+    rsalloc_core::release();
+    assert_eq!(rsalloc_core::check(), Ok(()));
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_larger_class_in_the_place_of_a_held_one_is_aligned_as_well() {
     for align in [32, 64, 256, 4096] {
         let held = hold_class(class_of(align));
         let objects: Vec<usize> =
-            (0..300).map(|_| alloc_core::allocate_aligned(align, align) as usize).collect();
+            (0..300).map(|_| rsalloc_core::allocate_aligned(align, align) as usize).collect();
         drop(held);
         for &object in &objects {
             assert!(object != 0 && object.is_multiple_of(align), "{object:#x} at {align}");
@@ -69,15 +69,17 @@ fn a_batch_that_came_home_in_part_is_not_kept_whole() {
     let mut objects: Vec<usize> = Vec::new();
     for i in 0..count {
         let size = if i % 3 > 0 { 4096 } else { 4608 };
-        objects.push(alloc_core::allocate(size) as usize);
+        objects.push(rsalloc_core::allocate(size) as usize);
     }
-    alloc_core::release();
+    rsalloc_core::release();
     let held = hold_class(high);
     objects.iter().for_each(|&object| free_on(&cpus, low, object));
     drop(held);
     let mut rest = [0; 64];
-    while let popped @ 1.. = alloc_core::cpu_cache::Shard::pop_batch(&cpus, low, &mut rest) {
-        assert_eq!(alloc_core::slab::put(&rest[..popped as usize]), popped as usize);
+    while let popped @ 1.. =
+        rsalloc_core::internals::cpu_cache::Shard::pop_batch(&cpus, low, &mut rest)
+    {
+        assert_eq!(rsalloc_core::internals::slab::put(&rest[..popped as usize]), popped as usize);
     }
     assert_sound();
 }
@@ -86,28 +88,29 @@ fn a_batch_that_came_home_in_part_is_not_kept_whole() {
 fn all_sizes_are_served_above_any_lock() {
     let _alone = alone();
     let growth = PAGE_HEAP.raw_growth_lock().acquire(Rank::GROWTH).expect("free");
-    let tracts: Vec<_> = PAGE_HEAP.tracts().map(|tract| tract.lock().expect("free")).collect();
+    let segments: Vec<_> =
+        PAGE_HEAP.segments().map(|segment| segment.lock().expect("free")).collect();
     let sizes = [1, 64, 1000, 5000, 40_000, 300_000, 5 << 20, 40 << 20];
     let mut objects = Vec::new();
     for size in sizes {
         // More than the caches can have.
         let count = if size < 100_000 { 40 } else { 2 };
         for _ in 0..count {
-            let object = alloc_core::allocate(size) as usize;
+            let object = rsalloc_core::allocate(size) as usize;
             assert!(object != 0, "{size} B");
             // SAFETY: a live object of that size.
             unsafe { (object as *mut u8).write_bytes(1, size) };
             objects.push((object, size));
         }
     }
-    tracts.into_iter().rev().for_each(drop);
+    segments.into_iter().rev().for_each(drop);
     drop(growth);
     for (object, size) in objects {
         // By size: what was served apart is put into a cache of its class.
         // SAFETY: live, with its layout.
-        unsafe { alloc_core::free_sized(object as *mut u8, size, 1) };
+        unsafe { rsalloc_core::free_sized(object as *mut u8, size, 1) };
     }
-    assert_eq!(alloc_core::check(), Ok(()));
+    assert_eq!(rsalloc_core::check(), Ok(()));
     assert_sound();
 }
 
@@ -116,76 +119,78 @@ fn all_sizes_are_served_above_any_lock() {
 fn any_number_is_served_and_freed_above_any_lock() {
     const COUNT: usize = 500;
     let _alone = alone();
-    let before = alloc_core::stats();
-    let huge = |_| alloc_core::allocate(40 << 20) as usize;
+    let before = rsalloc_core::stats();
+    let huge = |_| rsalloc_core::allocate(40 << 20) as usize;
     let below: Vec<usize> = (0..COUNT).map(huge).collect();
     let growth = PAGE_HEAP.raw_growth_lock().acquire(Rank::GROWTH).expect("free");
-    let tracts: Vec<_> = PAGE_HEAP.tracts().map(|tract| tract.lock().expect("free")).collect();
+    let segments: Vec<_> =
+        PAGE_HEAP.segments().map(|segment| segment.lock().expect("free")).collect();
     let held = HUGE.raw_lock().acquire(Rank::HUGE).expect("free");
     let above: Vec<usize> = (0..COUNT).map(huge).collect();
     free_all(&below);
     drop(held);
-    tracts.into_iter().rev().for_each(drop);
+    segments.into_iter().rev().for_each(drop);
     drop(growth);
     assert!(!below.contains(&0) && !above.contains(&0), "refused");
     free_all(&above);
     // The next one who takes the lock releases what was given up.
     free_all(&[huge(0)]);
     assert_sound();
-    let after = alloc_core::stats();
+    let after = rsalloc_core::stats();
     assert_eq!((before.live_bytes, before.large_count), (after.live_bytes, after.large_count));
 }
 
 #[test]
 fn what_is_freed_above_the_locks_comes_home_later() {
     let _alone = alone();
-    let before = alloc_core::stats();
+    let before = rsalloc_core::stats();
     let sizes = [40_000, 300_000, 5 << 20, 40 << 20];
     let objects: Vec<usize> =
-        sizes.iter().map(|&size| alloc_core::allocate(size) as usize).collect();
+        sizes.iter().map(|&size| rsalloc_core::allocate(size) as usize).collect();
     {
         let _huge = HUGE.raw_lock().acquire(Rank::HUGE).expect("free");
-        let _tracts: Vec<_> = PAGE_HEAP.tracts().map(|tract| tract.lock().expect("free")).collect();
+        let _segments: Vec<_> =
+            PAGE_HEAP.segments().map(|segment| segment.lock().expect("free")).collect();
         free_all(&objects);
         // Guards go in the reverse order of their making.
-        _tracts.into_iter().rev().for_each(drop);
+        _segments.into_iter().rev().for_each(drop);
     }
-    assert_eq!(alloc_core::check(), Ok(()));
+    assert_eq!(rsalloc_core::check(), Ok(()));
     // The next one who takes the locks releases them.
-    alloc_core::release();
+    rsalloc_core::release();
     assert_sound();
-    let after = alloc_core::stats();
+    let after = rsalloc_core::stats();
     assert_eq!((before.live_bytes, before.large_count), (after.live_bytes, after.large_count));
 }
 
 #[test]
 fn huge_objects_are_measured_and_resized_above_their_lock() {
     let _alone = alone();
-    let before = alloc_core::stats();
+    let before = rsalloc_core::stats();
     let (len, grown) = (40 << 20, 50 << 20);
-    let object = alloc_core::allocate(len);
+    let object = rsalloc_core::allocate(len);
     // SAFETY: live; the last byte but one of what was asked for.
     unsafe { object.add(len - 2).write(7) };
     let moved = {
         let _huge = HUGE.raw_lock().acquire(Rank::HUGE).expect("free");
         // SAFETY: live.
         unsafe {
-            assert!(alloc_core::usable_size(object) >= len);
-            let moved = alloc_core::reallocate(object, grown);
-            assert!(alloc_core::usable_size(moved) >= grown);
+            assert!(rsalloc_core::usable_size(object) >= len);
+            let moved = rsalloc_core::reallocate(object, grown);
+            assert!(rsalloc_core::usable_size(moved) >= grown);
             moved
         }
     };
     // SAFETY: live, of the new size.
     unsafe {
         assert_eq!(moved.add(len - 2).read(), 7);
-        assert!(alloc_core::usable_size(moved) >= grown, "moved into the table, or not");
-        alloc_core::free(moved);
+        assert!(rsalloc_core::usable_size(moved) >= grown, "moved into the table, or not");
+        rsalloc_core::free(moved);
     }
     // The next one who takes the lock releases what was given up above it.
-    free_all(&[alloc_core::allocate(len) as usize]);
+    free_all(&[rsalloc_core::allocate(len) as usize]);
     assert_sound();
-    assert_eq!(before.live_bytes, alloc_core::stats().live_bytes);
+    assert_eq!(before.live_bytes, rsalloc_core::stats().live_bytes);
 }
 
 /// What handlers make aside must not stay there: the places are few.
@@ -195,14 +200,14 @@ fn huge_objects_made_above_the_lock_leave_room_for_the_next() {
     let mut objects = Vec::new();
     for _ in 0..10 {
         let held = HUGE.raw_lock().acquire(Rank::HUGE).expect("free");
-        objects.extend((0..30).map(|_| alloc_core::allocate(40 << 20) as usize));
+        objects.extend((0..30).map(|_| rsalloc_core::allocate(40 << 20) as usize));
         drop(held);
-        objects.push(alloc_core::allocate(40 << 20) as usize);
+        objects.push(rsalloc_core::allocate(40 << 20) as usize);
     }
     assert!(objects.iter().all(|&object| object != 0));
     for &object in &objects {
         // SAFETY: live.
-        assert_eq!(unsafe { alloc_core::usable_size(object as *mut u8) }, 40 << 20);
+        assert_eq!(unsafe { rsalloc_core::usable_size(object as *mut u8) }, 40 << 20);
     }
     free_all(&objects);
     assert_sound();
@@ -241,21 +246,21 @@ fn shards_that_stay_busy_are_waited_for_together_and_own_ones_not() {
     let all = locked::locks().count();
     let own: Vec<_> =
         locked::locks().take(2).map(|lock| lock.try_acquire().expect("free")).collect();
-    let hold = |patience: &mut Patience| {
-        let held = locked::hold_all(patience, TryLock::keep);
+    let hold = |backoff: &mut Backoff| {
+        let held = locked::hold_all(backoff, TryLock::keep);
         locked::release_all(held);
         held.count_ones() as usize
     };
-    let mut patience = Patience::usual();
-    assert_eq!(hold(&mut patience), all - own.len());
-    assert!(patience.is_whole(), "waited for its own thread");
+    let mut backoff = Backoff::usual();
+    assert_eq!(hold(&mut backoff), all - own.len());
+    assert!(backoff.is_whole(), "waited for its own thread");
     thread::scope(|scope| {
         let others = || {
-            let mut patience = Patience::usual();
-            (hold(&mut patience), patience.spend())
+            let mut backoff = Backoff::usual();
+            (hold(&mut backoff), backoff.spend())
         };
         let seen = scope.spawn(others).join().expect("no panic");
-        assert_eq!(seen, (all - own.len(), false), "tried until the patience was used up");
+        assert_eq!(seen, (all - own.len(), false), "tried until the backoff was used up");
     });
     drop(own);
     assert_sound();

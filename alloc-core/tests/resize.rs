@@ -38,7 +38,7 @@ struct Object {
 
 impl Object {
     fn new(size: usize) -> Object {
-        let address = alloc_core::allocate_zeroed(size, 8);
+        let address = rsalloc_core::allocate_zeroed(size, 8);
         assert!(!address.is_null());
         for place in (0..size).step_by(4000) {
             // SAFETY: inside a live object.
@@ -60,7 +60,7 @@ impl Object {
     fn resize(self, size: usize) -> Object {
         // SAFETY: live; the marks that a smaller size keeps are inside it.
         unsafe {
-            let address = alloc_core::reallocate(self.address, size);
+            let address = rsalloc_core::reallocate(self.address, size);
             assert_eq!(address.read(), 1, "start of {} -> {size}", self.size);
             if size >= self.size {
                 assert_eq!(address.add(self.size - 1).read(), 2, "end of {} -> {size}", self.size);
@@ -71,7 +71,7 @@ impl Object {
 
     fn free(self) {
         // SAFETY: live.
-        unsafe { alloc_core::free(self.address) };
+        unsafe { rsalloc_core::free(self.address) };
     }
 }
 
@@ -102,14 +102,14 @@ fn large_objects_keep_their_contents_and_the_kernel_its_areas() {
             }
         }
         if round % 4000 == 0 {
-            assert_eq!(alloc_core::check(), Ok(()));
+            assert_eq!(rsalloc_core::check(), Ok(()));
         }
     }
     let areas = areas();
     assert!(areas < before + 2 * LIVE + 20, "{areas} areas, {before} at first");
     live.into_iter().for_each(Object::free);
-    alloc_core::release();
-    assert_eq!(alloc_core::check(), Ok(()));
+    rsalloc_core::release();
+    assert_eq!(rsalloc_core::check(), Ok(()));
 }
 
 #[test]
@@ -124,15 +124,15 @@ fn what_has_grown_large_gets_huge_pages_and_nothing_else_does() {
     // By a little, up or down: its last huge page stays whole.
     let object = object.resize(101 * MIB + 9000).resize(101 * MIB - 9000);
     // SAFETY: live.
-    assert_eq!(unsafe { alloc_core::usable_size(object.address) }, 102 * MIB);
+    assert_eq!(unsafe { rsalloc_core::usable_size(object.address) }, 102 * MIB);
     let object = object.resize(99 * MIB);
     // SAFETY: live.
-    assert_eq!(unsafe { alloc_core::usable_size(object.address) }, 100 * MIB);
+    assert_eq!(unsafe { rsalloc_core::usable_size(object.address) }, 100 * MIB);
     object.free();
     let small = Object::new(MIB).resize(20 * MIB);
     assert!(!wants_huge_pages(small.address), "a huge page could be a tenth of it");
     let grown = small.resize(40 * MIB);
-    assert!(wants_huge_pages(grown.address), "grown out of a tract");
+    assert!(wants_huge_pages(grown.address), "grown out of a segment");
     grown.free();
 }
 
@@ -147,16 +147,16 @@ fn what_is_shrunk_gives_the_rest_back() {
         (40 * MIB, 35 * MIB),
     ];
     for (old, new) in lengths {
-        let object = alloc_core::allocate(old);
+        let object = rsalloc_core::allocate(old);
         assert!(!object.is_null());
         // SAFETY: a live object of that size; its first byte and its last after the resize.
         unsafe {
             object.write_bytes(7, old);
-            let shrunk = alloc_core::reallocate(object, new);
+            let shrunk = rsalloc_core::reallocate(object, new);
             assert_eq!((shrunk.read(), shrunk.add(new - 1).read()), (7, 7));
-            let usable = alloc_core::usable_size(shrunk);
+            let usable = rsalloc_core::usable_size(shrunk);
             assert!(usable <= new + old / 16 + (64 << 10), "{usable} of {old} for {new} bytes");
-            alloc_core::free(shrunk);
+            rsalloc_core::free(shrunk);
         }
     }
 }

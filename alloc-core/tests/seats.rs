@@ -4,9 +4,9 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
-use alloc_core::cpu_cache::seats;
-use alloc_core::sync::Patience;
 use modes::{MODES, ModeCase, in_modes};
+use rsalloc_core::internals::cpu_cache::seats;
+use rsalloc_core::internals::sync::Backoff;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,15 +30,15 @@ fn main() {
         closing_takes_all_regions();
         a_child_of_fork_has_seats();
         a_child_of_vfork_has_its_parents_seat();
-        assert_eq!(alloc_core::check(), Ok(()));
+        assert_eq!(rsalloc_core::check(), Ok(()));
     });
 }
 
 fn work(calls: usize) {
     for call in 0..calls {
-        let objects = [16, 100, 1000].map(|size| alloc_core::allocate(size + call % 50));
+        let objects = [16, 100, 1000].map(|size| rsalloc_core::allocate(size + call % 50));
         // SAFETY: live.
-        objects.into_iter().for_each(|object| unsafe { alloc_core::free(object) });
+        objects.into_iter().for_each(|object| unsafe { rsalloc_core::free(object) });
     }
 }
 
@@ -61,12 +61,12 @@ fn limit() -> usize {
 fn the_first_thread_has_a_seat(_: &ModeCase) {
     assert!(seats::mine().is_some() && seats::is_seated(), "from the start");
     assert_eq!((seats::used(), regions()), (1, 1));
-    let object = alloc_core::allocate(40);
+    let object = rsalloc_core::allocate(40);
     // SAFETY: live.
-    unsafe { alloc_core::free(object) };
-    assert_eq!(alloc_core::allocate(40), object, "the last one in is the first one out");
+    unsafe { rsalloc_core::free(object) };
+    assert_eq!(rsalloc_core::allocate(40), object, "the last one in is the first one out");
     // SAFETY: live.
-    unsafe { alloc_core::free(object) };
+    unsafe { rsalloc_core::free(object) };
 }
 
 /// All at once, each with objects in its hands.
@@ -83,7 +83,7 @@ fn regions_are_as_many_as_processors_allow() {
         }
     });
     assert!(regions() > 1 && regions() <= limit(), "{} regions", regions());
-    assert_eq!(alloc_core::check(), Ok(()));
+    assert_eq!(rsalloc_core::check(), Ok(()));
 }
 
 /// Also those that allocate in a destructor that runs behind the one by which a seat is left.
@@ -131,7 +131,7 @@ fn an_idle_owner_loses_its_region() {
 }
 
 fn closing_takes_all_regions() {
-    let closed = seats::while_closed(&mut Patience::usual(), |closed| {
+    let closed = seats::while_closed(&mut Backoff::usual(), |closed| {
         assert_eq!(closed.count(), regions());
         assert!(!seats::is_seated(), "nor the one who closes");
         work(1);
@@ -140,7 +140,7 @@ fn closing_takes_all_regions() {
     work_until_seated();
     let other = thread::spawn(|| {
         work(CALLS);
-        alloc_core::release()
+        rsalloc_core::release()
     });
     other.join().expect("no handler is involved");
     work(1);

@@ -5,9 +5,9 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
-use alloc_core::cpu_cache::seats;
-use alloc_core::sync::Patience;
 use modes::{MODES, in_modes};
+use rsalloc_core::internals::cpu_cache::seats;
+use rsalloc_core::internals::sync::Backoff;
 use std::collections::BTreeSet;
 use std::sync::{Barrier, Mutex};
 use std::thread;
@@ -42,7 +42,7 @@ fn main() {
             in_child(|| the_child_has_all_seats(mine, threads));
             end.wait();
         });
-        assert_eq!(alloc_core::check(), Ok(()));
+        assert_eq!(rsalloc_core::check(), Ok(()));
     });
 }
 
@@ -60,10 +60,10 @@ fn seat_of_its_own() -> usize {
 
 fn work() {
     for call in 0..100 {
-        let objects = [16, 100, 1000].map(|size| alloc_core::allocate(size + call));
+        let objects = [16, 100, 1000].map(|size| rsalloc_core::allocate(size + call));
         assert!(objects.iter().all(|object| !object.is_null()));
         // SAFETY: live.
-        objects.into_iter().for_each(|object| unsafe { alloc_core::free(object) });
+        objects.into_iter().for_each(|object| unsafe { rsalloc_core::free(object) });
     }
 }
 
@@ -99,7 +99,7 @@ fn the_child_has_all_seats(mine: usize, threads: usize) {
             });
         }
     });
-    let closed = seats::while_closed(&mut Patience::usual(), |regions| regions.count());
+    let closed = seats::while_closed(&mut Backoff::usual(), |regions| regions.count());
     assert_eq!(closed, Some(seats::regions().count()), "no region is out of reach");
-    assert_eq!(alloc_core::check(), Ok(()));
+    assert_eq!(rsalloc_core::check(), Ok(()));
 }

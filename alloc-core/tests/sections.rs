@@ -4,14 +4,14 @@
 #[path = "support/cpus.rs"]
 mod cpus;
 
-use alloc_core::cpu_cache::shards;
-use alloc_core::rseq::abi::{CriticalSection, SIGNATURE, membarrier};
-use alloc_core::rseq::registration;
-use alloc_core::shard::Region;
-use alloc_core::size_class::class_of;
-use alloc_core::sync::Patience;
-use alloc_core::{rseq, slab};
 use cpus::Cpus;
+use rsalloc_core::internals::cpu_cache::shards;
+use rsalloc_core::internals::region::Region;
+use rsalloc_core::internals::rseq::abi::{CriticalSection, SIGNATURE, membarrier};
+use rsalloc_core::internals::rseq::registration;
+use rsalloc_core::internals::size_class::class_of;
+use rsalloc_core::internals::sync::Backoff;
+use rsalloc_core::internals::{rseq, slab};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
@@ -53,7 +53,7 @@ const COMMITS: [&[u8]; 8] = [
 
 #[test]
 fn every_descriptor_is_as_the_kernel_wants_it() {
-    assert!(!alloc_core::allocate(1).is_null());
+    assert!(!rsalloc_core::allocate(1).is_null());
     // Two indices, six sections; and the entries.
     assert!(descriptors().len() >= 12 + 2, "{} descriptors", descriptors().len());
     for section in descriptors() {
@@ -106,7 +106,7 @@ fn stops_wanted() -> usize {
 #[test]
 fn a_stopped_region_stands_still() {
     let _alone = alone();
-    assert!(!alloc_core::allocate(1).is_null());
+    assert!(!rsalloc_core::allocate(1).is_null());
     let sections = registration::sections().expect("this test needs rseq");
     let cpus = Cpus::allowed();
     cpus.move_to(0);
@@ -130,7 +130,7 @@ fn a_stopped_region_stands_still() {
                     // Stopped, or no capacity yet, or all in one place. The policy gives some capacity to
                     // whoever frees and allocates.
                     // SAFETY: live.
-                    unsafe { alloc_core::free(alloc_core::allocate(64)) };
+                    unsafe { rsalloc_core::free(rsalloc_core::allocate(64)) };
                     assert_eq!(slab::put(&objects[..held]), held);
                     held = sections.pop_batch(class, &mut objects).max(0) as usize;
                     assert_eq!(slab::put(&objects[..held]), held);
@@ -154,7 +154,7 @@ fn a_stopped_region_stands_still() {
                 }
             }
             stops += 1;
-            shards::while_stopped(&Patience::usual(), |regions| {
+            shards::while_stopped(&Backoff::usual(), |regions| {
                 // All at once, as soon as possible: what is in flight now lands soon.
                 let tops = |regions: &mut dyn Iterator<Item = &'static Region>| {
                     let mut tops = [0; 64];
@@ -170,21 +170,21 @@ fn a_stopped_region_stands_still() {
             .expect("the kernel has the fence");
         }
     });
-    assert_eq!(alloc_core::check(), Ok(()));
+    assert_eq!(rsalloc_core::check(), Ok(()));
 }
 
 /// Stores `value` to `word` by a section that takes its time; 0, or -1 if it was aborted.
 #[unsafe(naked)]
 unsafe extern "C" fn store_slowly(word: *const AtomicUsize, value: usize, turns: usize) -> isize {
     std::arch::naked_asm!(
-        alloc_core::__rsalloc_text!(descriptor),
-        alloc_core::__rsalloc_text!(announce),
+        rsalloc_core::__rsalloc_text!(descriptor),
+        rsalloc_core::__rsalloc_text!(announce),
         "12: sub rdx, 1",
         "jnz 12b",
         "mov [rdi], rsi", // COMMIT
         "20: xor eax, eax",
         "ret",
-        alloc_core::__rsalloc_text!(abort),
+        rsalloc_core::__rsalloc_text!(abort),
         "mov rax, -1",
         "ret",
         ".cfi_endproc",
@@ -195,7 +195,7 @@ unsafe extern "C" fn store_slowly(word: *const AtomicUsize, value: usize, turns:
 #[test]
 fn the_fence_aborts_what_is_in_flight() {
     let _alone = alone();
-    assert!(!alloc_core::allocate(1).is_null());
+    assert!(!rsalloc_core::allocate(1).is_null());
     registration::sections().expect("this test needs rseq");
     let (word, begun, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     let mut in_flight = 0;
@@ -236,7 +236,7 @@ fn the_fence_aborts_what_is_in_flight() {
 #[test]
 fn an_end_is_set_in_the_region_that_was_meant() {
     let sections = loop {
-        assert!(!alloc_core::allocate(64).is_null());
+        assert!(!rsalloc_core::allocate(64).is_null());
         let sections = registration::sections().expect("this test needs rseq");
         if shards::open_or_create(sections) {
             break sections;

@@ -1,7 +1,7 @@
 //! Settings of a process, once it has begun: what the environment said stays, whatever init finds out; the rest is
 //! the default, or what another setting brings along.
 
-use alloc_core::config::{Origin, Setting, Value};
+use rsalloc_core::internals::config::{Origin, Setting, Value};
 use std::process::Command;
 
 const CONF: &str = "RSALLOC_CONF";
@@ -21,8 +21,8 @@ fn main() {
 /// Prints a line for each setting of this process: key, value, origin.
 fn show() {
     // SAFETY: live.
-    unsafe { alloc_core::free(alloc_core::allocate(1)) };
-    for Setting { key, value, origin, .. } in alloc_core::settings() {
+    unsafe { rsalloc_core::free(rsalloc_core::allocate(1)) };
+    for Setting { key, value, origin, .. } in rsalloc_core::settings() {
         let value = match value {
             Value::Word(text) | Value::Text(text) => text.to_string(),
             Value::Number(number) => number.to_string(),

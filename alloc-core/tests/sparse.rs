@@ -1,11 +1,11 @@
-//! Spans with an untouched rest, where the system gives huge pages unasked and where it does not: which tracts they come
-//! from, and what the kernel is advised of them. Each test's life is a child whose heap has no tract yet.
+//! Spans with an untouched rest, where the system gives huge pages unasked and where it does not: which segments they come
+//! from, and what the kernel is advised of them. Each test's life is a child whose heap has no segment yet.
 
-use alloc_core::page_heap::PAGE_HEAP;
-use alloc_core::page_heap::entry::Kind;
-use alloc_core::page_heap::filling::{Filling, SparseSpans};
-use alloc_core::shard::HOT;
-use alloc_core::units::TRACT_SHIFT;
+use rsalloc_core::internals::hot::HOT;
+use rsalloc_core::internals::page_heap::PAGE_HEAP;
+use rsalloc_core::internals::page_heap::entry::Kind;
+use rsalloc_core::internals::page_heap::filling::{Filling, SparseSpans};
+use rsalloc_core::internals::units::SEGMENT_SHIFT;
 use std::collections::HashSet;
 use std::fs;
 use std::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 const SPARSE: [usize; 6] = [11_000, 18_000, 22_000, 33_000, 57_000, 70_000];
 /// 8 B: nearly every program has those.
 const WHOLE: [usize; 6] = [8, 1_024, 30_000, 60_000, 250_000, 300_000];
-/// Enough of each for a tract that grows in place.
+/// Enough of each for a segment that grows in place.
 const COUNT: usize = 60;
 
 /// Runs `life` in a child, with the engine started and sparse spans where `place` says, else where init put them.
@@ -25,11 +25,11 @@ fn in_child(place: Option<SparseSpans>, life: fn()) {
         assert!(child >= 0);
         if child == 0 {
             let whole_life = || {
-                assert_eq!(alloc_core::check(), Ok(()));
-                assert_eq!(PAGE_HEAP.tracts().count(), 0);
+                assert_eq!(rsalloc_core::check(), Ok(()));
+                assert_eq!(PAGE_HEAP.segments().count(), 0);
                 place.into_iter().for_each(|place| PAGE_HEAP.set_sparse_spans(place));
                 life();
-                assert_eq!(alloc_core::check(), Ok(()));
+                assert_eq!(rsalloc_core::check(), Ok(()));
             };
             libc::_exit(i32::from(std::panic::catch_unwind(whole_life).is_err()));
         }
@@ -65,7 +65,7 @@ fn is_small(address: usize) -> bool {
 fn objects(sizes: &[usize]) -> Vec<usize> {
     let size_of_each = sizes.iter().flat_map(|&size| (0..COUNT).map(move |_| size));
     let objects = size_of_each.map(|size| {
-        let object = alloc_core::allocate(size);
+        let object = rsalloc_core::allocate(size);
         assert!(!object.is_null(), "{size} B");
         // SAFETY: a live object of that size.
         unsafe { object.write_bytes(1, size) };
@@ -74,41 +74,41 @@ fn objects(sizes: &[usize]) -> Vec<usize> {
     objects.collect()
 }
 
-fn tracts(objects: &[usize]) -> HashSet<usize> {
-    objects.iter().map(|object| object >> TRACT_SHIFT).collect()
+fn segments(objects: &[usize]) -> HashSet<usize> {
+    objects.iter().map(|object| object >> SEGMENT_SHIFT).collect()
 }
 
 #[test]
-fn separate_they_have_tracts_of_their_own_without_huge_pages() {
+fn separate_they_have_segments_of_their_own_without_huge_pages() {
     in_child(Some(SparseSpans::Separate), || {
         let (whole, sparse) = (objects(&WHOLE), objects(&SPARSE));
-        assert!(tracts(&whole).is_disjoint(&tracts(&sparse)));
+        assert!(segments(&whole).is_disjoint(&segments(&sparse)));
         let small = small_areas();
         let is_in = |object: &usize| small.iter().any(|area| (area.0..area.1).contains(object));
         assert!(sparse.iter().all(is_in), "{small:x?}");
         assert!(!whole.iter().any(is_in), "{small:x?}");
-        // Adjacent areas merge, however often a tract has grown.
+        // Adjacent areas merge, however often a segment has grown.
         let areas =
             small.iter().filter(|area| sparse.iter().any(|at| (area.0..area.1).contains(at)));
-        assert!(areas.count() <= tracts(&sparse).len(), "{small:x?}");
+        assert!(areas.count() <= segments(&sparse).len(), "{small:x?}");
         for object in whole.into_iter().chain(sparse) {
             // SAFETY: a live object from above.
-            unsafe { alloc_core::free(object as *mut u8) };
+            unsafe { rsalloc_core::free(object as *mut u8) };
         }
-        alloc_core::release();
-        // What was given up is found again in its own tracts: none is added.
-        let before = PAGE_HEAP.tracts().count();
-        assert!(tracts(&objects(&WHOLE)).is_disjoint(&tracts(&objects(&SPARSE))));
-        assert_eq!(PAGE_HEAP.tracts().count(), before);
+        rsalloc_core::release();
+        // What was given up is found again in its own segments: none is added.
+        let before = PAGE_HEAP.segments().count();
+        assert!(segments(&objects(&WHOLE)).is_disjoint(&segments(&objects(&SPARSE))));
+        assert_eq!(PAGE_HEAP.segments().count(), before);
     });
 }
 
 #[test]
-fn together_they_share_the_first_tract_and_nothing_is_advised() {
+fn together_they_share_the_first_segment_and_nothing_is_advised() {
     in_child(Some(SparseSpans::Together), || {
         let (first, second) = (objects(&[1_024, 33_000]), objects(&[22_000, 8]));
         let all: Vec<usize> = first.into_iter().chain(second).collect();
-        assert_eq!(tracts(&all).len(), 1);
+        assert_eq!(segments(&all).len(), 1);
         assert!(!all.iter().any(|&object| is_small(object)));
     });
 }
@@ -121,13 +121,13 @@ fn outside_the_window_as_well() {
         let acquire = |filling| PAGE_HEAP.acquire(1, 1, Kind::Large, filling).unwrap().address;
         for _ in 0..COUNT {
             let (whole, sparse) = (acquire(Filling::Whole), acquire(Filling::Sparse));
-            assert_ne!(whole >> TRACT_SHIFT, sparse >> TRACT_SHIFT);
+            assert_ne!(whole >> SEGMENT_SHIFT, sparse >> SEGMENT_SHIFT);
             assert!(is_small(sparse) && !is_small(whole));
         }
     });
 }
 
-/// A free page serves a request that finds none in its own tracts.
+/// A free page serves a request that finds none in its own segments.
 #[test]
 fn out_of_memory_each_kind_takes_what_the_other_has() {
     in_child(Some(SparseSpans::Separate), || {

@@ -39,8 +39,8 @@ fn stress(case: &ModeCase) {
     abort_on_panic();
     objects::start();
     case.confirm();
-    alloc_core::release();
-    let live = alloc_core::stats().live_bytes;
+    rsalloc_core::release();
+    let live = rsalloc_core::stats().live_bytes;
     install_handler();
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = setting("threads", (THREADS_PER_CPU * cpus) as u64);
@@ -63,9 +63,9 @@ fn stress(case: &ModeCase) {
     for slot in &EXCHANGE {
         give_up(slot.swap(0, Ordering::AcqRel), 0);
     }
-    alloc_core::release();
-    assert_eq!(alloc_core::check(), Ok(()), "at the end");
-    let stats = alloc_core::stats();
+    rsalloc_core::release();
+    assert_eq!(rsalloc_core::check(), Ok(()), "at the end");
+    let stats = rsalloc_core::stats();
     assert_eq!(stats.live_bytes, live, "objects were lost: {stats:?}");
     let [handled, checks] = [&HANDLED, &CHECKS].map(|count| count.load(Ordering::Relaxed));
     println!("         {handled} handlers, {} aborts, {checks} checks", stats.aborts);
@@ -74,7 +74,7 @@ fn stress(case: &ModeCase) {
 
 /// What has not happened often enough to have tested anything.
 fn lacking(case: &ModeCase) -> &'static str {
-    let stats = alloc_core::stats();
+    let stats = rsalloc_core::stats();
     match case.has_sections() {
         _ if HANDLED.load(Ordering::Relaxed) <= setting("handled", 1000) => {
             "the timers did not fire"
@@ -150,10 +150,10 @@ fn give_up(word: u64, pick: u64) {
 /// Stops the shards again and again, to drain them and to look at them.
 fn observe() {
     while !STOP.load(Ordering::Relaxed) {
-        assert_eq!(alloc_core::check(), Ok(()), "while others work");
+        assert_eq!(rsalloc_core::check(), Ok(()), "while others work");
         CHECKS.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(3));
-        alloc_core::release();
+        rsalloc_core::release();
         std::thread::sleep(Duration::from_millis(3));
     }
 }

@@ -5,12 +5,12 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
-use alloc_core::cpu_cache::{seats, shards};
-use alloc_core::page_heap::PAGE_HEAP;
-use alloc_core::rseq::vfork;
-use alloc_core::sync::{Lock, Rank};
-use alloc_core::{allocate, check, free};
 use modes::{MODES, ModeCase, in_modes};
+use rsalloc_core::internals::cpu_cache::{seats, shards};
+use rsalloc_core::internals::page_heap::PAGE_HEAP;
+use rsalloc_core::internals::rseq::vfork;
+use rsalloc_core::internals::sync::{Lock, Rank};
+use rsalloc_core::{allocate, check, free};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -72,7 +72,7 @@ fn free_all(objects: impl IntoIterator<Item = usize>) {
 fn nothing_waits_where_no_shard_exists_yet(case: &ModeCase) {
     // Init is over, and no object was made: the CPUs have no shards.
     assert_eq!(shards::highest_born(), 0);
-    // The tract of all objects, so that none of them waits for growth, and nothing else.
+    // The segment of all objects, so that none of them waits for growth, and nothing else.
     let held = shards::raw_lock().acquire(Rank::SHARDS).expect("free");
     free_all(make());
     assert_eq!(shards::highest_born(), 0, "created without the lock");

@@ -1,7 +1,7 @@
 //! A plugin with an allocator of its own, which `tests/unload.rs` loads and unloads.
 
 #[global_allocator]
-static GLOBAL: alloc_global::RsAlloc = alloc_global::RsAlloc;
+static GLOBAL: rsalloc::RsAlloc = rsalloc::RsAlloc;
 
 /// Allocates and frees.
 #[unsafe(no_mangle)]
@@ -12,5 +12,5 @@ pub extern "C" fn work() -> usize {
 /// Whether the engine has started.
 #[unsafe(no_mangle)]
 pub extern "C" fn has_started() -> bool {
-    alloc_global::report().mode != alloc_global::Mode::Unset
+    rsalloc::report().mode != rsalloc::Mode::Unset
 }

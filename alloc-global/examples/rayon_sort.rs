@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 #[cfg(not(without_rsalloc))]
 #[global_allocator]
-static GLOBAL: alloc_global::RsAlloc = alloc_global::RsAlloc;
+static GLOBAL: rsalloc::RsAlloc = rsalloc::RsAlloc;
 
 fn main() {
     let count = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(1_000_000_u64);

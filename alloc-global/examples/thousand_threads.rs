@@ -11,7 +11,7 @@ use std::thread;
 
 #[cfg(not(without_rsalloc))]
 #[global_allocator]
-static GLOBAL: alloc_global::RsAlloc = alloc_global::RsAlloc;
+static GLOBAL: rsalloc::RsAlloc = rsalloc::RsAlloc;
 
 /// An object that knows what it must hold.
 struct Parcel {

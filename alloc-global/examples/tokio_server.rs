@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 #[cfg(not(without_rsalloc))]
 #[global_allocator]
-static GLOBAL: alloc_global::RsAlloc = alloc_global::RsAlloc;
+static GLOBAL: rsalloc::RsAlloc = rsalloc::RsAlloc;
 
 /// Each connection may reach every value; the lock is held for a look-up, never across a wait.
 type Store = Arc<Mutex<HashMap<String, Arc<[u8]>>>>;

@@ -1,7 +1,7 @@
 //! rsalloc as a Rust global allocator.
 //!
 //! ```
-//! use alloc_global::RsAlloc;
+//! use rsalloc::RsAlloc;
 //!
 //! #[global_allocator]
 //! static GLOBAL: RsAlloc = RsAlloc;
@@ -16,7 +16,7 @@
 
 use core::alloc::{GlobalAlloc, Layout};
 
-pub use alloc_core::{
+pub use rsalloc_core::{
     Defect, DefectKind, Mode, ModeReason, Origin, Report, Setting, Stats, Value, check, release,
     report, settings, stats,
 };
@@ -25,14 +25,14 @@ pub use alloc_core::{
 /// then on no thread runs sections, which the kernel does not protect in the child. With librsalloc.so preloaded
 /// both are called by its `vfork` and `clone`.
 pub fn child_begins() {
-    alloc_core::engine::init::ensure();
-    alloc_core::rseq::abi::membarrier::expect_uncounted_tasks();
-    alloc_core::rseq::vfork::begin();
+    rsalloc_core::internals::engine::init::ensure();
+    rsalloc_core::internals::rseq::abi::membarrier::expect_uncounted_tasks();
+    rsalloc_core::internals::rseq::vfork::begin();
 }
 
 /// To be called when the child of [`child_begins`] has ended or runs another program, or was not made.
 pub fn child_ended() {
-    alloc_core::rseq::vfork::end();
+    rsalloc_core::internals::rseq::vfork::end();
 }
 
 /// The allocator: `#[global_allocator] static GLOBAL: RsAlloc = RsAlloc;`.
@@ -46,7 +46,7 @@ impl RsAlloc {
     /// 1. `ptr` is a live object of this allocator.
     pub unsafe fn usable_size(&self, ptr: *const u8) -> usize {
         // SAFETY: duty 1.
-        unsafe { alloc_core::usable_size(ptr) }
+        unsafe { rsalloc_core::usable_size(ptr) }
     }
 }
 
@@ -55,24 +55,24 @@ impl RsAlloc {
 unsafe impl GlobalAlloc for RsAlloc {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        alloc_core::allocate_aligned(layout.size(), layout.align())
+        rsalloc_core::allocate_aligned(layout.size(), layout.align())
     }
 
     #[inline]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         // SAFETY: the caller's duty is ours.
-        unsafe { alloc_core::free_sized(ptr, layout.size(), layout.align()) }
+        unsafe { rsalloc_core::free_sized(ptr, layout.size(), layout.align()) }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        alloc_core::allocate_zeroed(layout.size(), layout.align())
+        rsalloc_core::allocate_zeroed(layout.size(), layout.align())
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller's duty is ours.
-        unsafe { alloc_core::reallocate_sized(ptr, layout.size(), layout.align(), size) }
+        unsafe { rsalloc_core::reallocate_sized(ptr, layout.size(), layout.align(), size) }
     }
 }
 

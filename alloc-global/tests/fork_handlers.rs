@@ -1,7 +1,7 @@
 //! A Rust program on `RsAlloc` in which another library registered its fork handlers first: they run while the forking
 //! thread holds every lock of the allocator, and are served as ever.
 
-use alloc_global::RsAlloc;
+use rsalloc::RsAlloc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

@@ -1,6 +1,6 @@
 //! The Rust front: as the process's global allocator, and as an `Allocator` of collections.
 
-use alloc_global::{Mode, RsAlloc};
+use rsalloc::{Mode, RsAlloc};
 use std::alloc::{GlobalAlloc, Layout};
 use std::collections::{BTreeMap, HashMap};
 
@@ -24,8 +24,8 @@ fn collections_keep_their_contents() {
 fn it_is_active_and_says_so() {
     let boxed = Box::new([7u8; 100_000]);
     assert_eq!(boxed[99_999], 7);
-    assert_ne!(alloc_global::report().mode, Mode::Unset);
-    assert!(alloc_global::stats().mapped_bytes > 100_000);
+    assert_ne!(rsalloc::report().mode, Mode::Unset);
+    assert!(rsalloc::stats().mapped_bytes > 100_000);
     // SAFETY: live.
     assert!(unsafe { RsAlloc.usable_size(boxed.as_ptr()) } >= 100_000);
 }

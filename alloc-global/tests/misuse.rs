@@ -1,6 +1,6 @@
 //! Misuse through `GlobalAlloc`, hardened: wrong layouts and freed objects are named at once.
 
-use alloc_global::RsAlloc;
+use rsalloc::RsAlloc;
 use std::alloc::{GlobalAlloc, Layout};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;

@@ -11,13 +11,13 @@ use crate::errno::{self, OBJECT_MAX};
 use crate::posix;
 use core::ffi::c_void;
 
-alloc_core::c_malloc!(malloc);
-alloc_core::c_malloc!(__libc_malloc);
-alloc_core::c_calloc!(calloc);
-alloc_core::c_calloc!(__libc_calloc);
-alloc_core::c_free!(free);
-alloc_core::c_free!(__libc_free);
-alloc_core::c_free_sized!(free_sized);
+rsalloc_core::c_malloc!(malloc);
+rsalloc_core::c_malloc!(__libc_malloc);
+rsalloc_core::c_calloc!(calloc);
+rsalloc_core::c_calloc!(__libc_calloc);
+rsalloc_core::c_free!(free);
+rsalloc_core::c_free!(__libc_free);
+rsalloc_core::c_free_sized!(free_sized);
 
 /// See realloc(3).
 ///
@@ -69,7 +69,7 @@ pub unsafe extern "C" fn free_aligned_sized(ptr: *mut u8, align: usize, size: us
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn malloc_usable_size(ptr: *mut c_void) -> usize {
     // SAFETY: the caller's duty.
-    unsafe { alloc_core::usable_size(ptr.cast()) }
+    unsafe { rsalloc_core::usable_size(ptr.cast()) }
 }
 
 /// # Safety
@@ -78,12 +78,12 @@ pub unsafe extern "C" fn malloc_usable_size(ptr: *mut c_void) -> usize {
 unsafe fn resize(ptr: *mut u8, size: usize) -> *mut u8 {
     if size == 0 && !ptr.is_null() {
         // SAFETY: duty 1.
-        errno::keeping(|| unsafe { alloc_core::free(ptr) });
+        errno::keeping(|| unsafe { rsalloc_core::free(ptr) });
         return core::ptr::null_mut();
     }
     if size > OBJECT_MAX {
         return errno::null_with(libc::ENOMEM);
     }
     // SAFETY: duty 1.
-    errno::null_is_enomem(unsafe { alloc_core::reallocate(ptr, size) })
+    errno::null_is_enomem(unsafe { rsalloc_core::reallocate(ptr, size) })
 }

@@ -13,11 +13,11 @@
 //!   does not return, the process stays on the atomic path.
 
 use crate::errno;
-use alloc_core::engine::init;
-use alloc_core::rseq::abi::membarrier::expect_uncounted_tasks;
-use alloc_core::rseq::vfork::{begin, begin_watched, end, end_watched, leave};
 use core::arch::naked_asm;
 use core::ffi::{c_int, c_void};
+use rsalloc_core::internals::engine::init;
+use rsalloc_core::internals::rseq::abi::membarrier::expect_uncounted_tasks;
+use rsalloc_core::internals::rseq::vfork::{begin, begin_watched, end, end_watched, leave};
 
 /// What a child begins with.
 pub type Start = extern "C" fn(*mut c_void) -> c_int;
@@ -107,7 +107,7 @@ extern "C" fn leave_for_c() {
         [libc::SIG_SETMASK as usize, &raw const all as usize, 0, size_of_val(&all), 0, 0];
     // Not libc's function, for which the child may have no errno.
     // SAFETY: `all` is a signal set of 8 bytes.
-    unsafe { alloc_core::asm::syscall(libc::SYS_rt_sigprocmask as usize, arguments) };
+    unsafe { rsalloc_core::internals::arch::syscall(libc::SYS_rt_sigprocmask as usize, arguments) };
     leave();
 }
 

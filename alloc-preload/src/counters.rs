@@ -1,12 +1,13 @@
 //! What was counted between two calls of the program, as a line of JSON; with the feature `counters` only.
 //!
-//! Called by the loads of benches; calls `alloc_core::counters` and `sources`.
+//! Called by the loads of benches; calls `rsalloc_core::internals::counters` and `sources`.
 
 use crate::print;
-use alloc_core::sources::{PARTS, by_part};
-use alloc_core::{counters, stats};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
+use rsalloc_core::internals::counters;
+use rsalloc_core::internals::sources::{PARTS, by_part};
+use rsalloc_core::stats;
 
 static REFILLS: AtomicU64 = AtomicU64::new(0);
 static FLUSHES: AtomicU64 = AtomicU64::new(0);

@@ -9,7 +9,7 @@
 //! Why `new` is here and not just `delete`: a plugin that brings its own operators into a C program
 //! must get both from us or both from itself. With only `delete` exported it would get a mixture.
 //!
-//! Called by C++ code; calls `alloc_core` and the C++ runtime (`runtime`). Only where the entries below are
+//! Called by C++ code; calls `rsalloc_core` and the C++ runtime (`runtime`). Only where the entries below are
 //! written (x86-64): elsewhere the runtime's operators call `malloc` and `free`, which is right too, only
 //! slower.
 //!
@@ -33,11 +33,11 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use global::{all_ours, is_ours};
 use runtime::Operator;
 
-alloc_core::c_free!(_ZdlPv);
+rsalloc_core::c_free!(_ZdlPv);
 // Private in all but name: the fast way of the sized forms.
-alloc_core::c_free_sized!(rsalloc_delete_sized);
+rsalloc_core::c_free_sized!(rsalloc_delete_sized);
 
-alloc_core::c_malloc! {
+rsalloc_core::c_malloc! {
     /// `operator new(size_t)`.
     _Znwm, new_slow
 }
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn _ZnwmSt11align_val_t(size: usize, align: usize) -> *mut
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn _ZdlPvSt11align_val_t(ptr: *mut u8, _align: usize) {
     // SAFETY: the caller's duty: null or a live object of `new`.
-    unsafe { alloc_core::free(ptr) }
+    unsafe { rsalloc_core::free(ptr) }
 }
 
 /// Exports a function that jumps to another form, as the whole program sees that form.
@@ -243,7 +243,7 @@ found_each_time! {
         kept_or(Operator::NewArrayAlignedNothrow, global::_ZnamSt11align_val_t());
 }
 
-alloc_core::c_malloc! {
+rsalloc_core::c_malloc! {
     // Private in all but name: `new` that gives null when the new-handler gives up.
     rsalloc_new_nothrow, new_nothrow_slow
 }
@@ -319,7 +319,11 @@ fn kept_or(operator: Operator, programs: *mut ()) -> *mut () {
 }
 
 extern "C" fn new(size: usize) -> *mut u8 {
-    if size > crate::errno::OBJECT_MAX { core::ptr::null_mut() } else { alloc_core::allocate(size) }
+    if size > crate::errno::OBJECT_MAX {
+        core::ptr::null_mut()
+    } else {
+        rsalloc_core::allocate(size)
+    }
 }
 
 extern "C" fn new_aligned(size: usize, align: usize) -> *mut u8 {

@@ -2,11 +2,11 @@
 //!
 //! Promises what glibc 2.36 documents for each function (limits, errno, corner cases), from before
 //! the first constructor until after the last destructor. Called by the program, its libraries and
-//! libc itself; calls `alloc_core` and, outside the hot path, libc.
+//! libc itself; calls `rsalloc_core` and, outside the hot path, libc.
 //!
 //! I1. `DT_NEEDED` is `libc.so.6` and nothing else.
 //! I2. No function here calls another *exported* one by name: the program may have replaced that.
-//!     Shared work goes through private functions and `alloc_core`.
+//!     Shared work goes through private functions and `rsalloc_core`.
 //! I3. Nothing here allocates for itself.
 #![no_std]
 

@@ -1,6 +1,6 @@
 //! glibc's own additions: mallopt(3), mallinfo(3), malloc_trim(3); and one of ours, the validator.
 //!
-//! Called by programs that watch or tune their heap. Reads `alloc_core::stats`; the printing ones
+//! Called by programs that watch or tune their heap. Reads `rsalloc_core::stats`; the printing ones
 //! are in `print`.
 
 use core::ffi::c_int;
@@ -24,7 +24,7 @@ pub struct MallInfo<T> {
 /// See malloc_trim(3): 1 if memory went back to the OS. The pad has no meaning here.
 #[unsafe(no_mangle)]
 pub extern "C" fn malloc_trim(_pad: usize) -> c_int {
-    crate::errno::keeping(|| (alloc_core::release() > 0) as c_int)
+    crate::errno::keeping(|| (rsalloc_core::release() > 0) as c_int)
 }
 
 /// See mallopt(3): 1, for parameters that nobody knows too, as glibc does; 0 for what its manual calls out of range.
@@ -42,7 +42,7 @@ pub extern "C" fn mallopt(param: c_int, value: c_int) -> c_int {
         M_MXFAST => c_int::from((0..=MXFAST_MAX).contains(&value)),
         M_TRIM_THRESHOLD => {
             let limit = usize::try_from(value).unwrap_or(usize::MAX);
-            crate::errno::keeping(|| alloc_core::limit_dirty(limit));
+            crate::errno::keeping(|| rsalloc_core::limit_dirty(limit));
             1
         }
         _ => 1,
@@ -59,7 +59,7 @@ const MXFAST_MAX: c_int = 80 * size_of::<usize>() as c_int / 4;
 /// is for tests and debuggers, and not for signal handlers.
 #[unsafe(no_mangle)]
 pub extern "C" fn rsalloc_check() -> c_int {
-    c_int::from(alloc_core::check().is_err())
+    c_int::from(rsalloc_core::check().is_err())
 }
 
 /// See mallinfo2(3).
@@ -77,7 +77,7 @@ pub extern "C" fn mallinfo() -> MallInfo<c_int> {
 /// In glibc's terms slabs are the arenas and large spans the mapped chunks:
 /// `arena = uordblks + fordblks`, `arena + hblkhd` = all mapped bytes.
 fn info<T: Default>(number: impl Fn(u64) -> T) -> MallInfo<T> {
-    let s = alloc_core::stats();
+    let s = rsalloc_core::stats();
     let arena = s.mapped_bytes.saturating_sub(s.large_bytes);
     let in_use = s.live_bytes.saturating_sub(s.large_bytes);
     MallInfo {

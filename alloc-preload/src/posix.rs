@@ -8,10 +8,10 @@
 //!     free computes the same size class from the same two numbers.
 
 use crate::errno::{self, OBJECT_MAX};
-use alloc_core::os;
 use core::ffi::c_int;
+use rsalloc_core::internals::os;
 
-alloc_core::c_posix_memalign!(
+rsalloc_core::c_posix_memalign!(
     /// See posix_memalign(3).
     posix_memalign,
     posix_memalign_slow
@@ -89,7 +89,7 @@ pub unsafe fn free_aligned(ptr: *mut u8, align: usize, size: usize) {
     if !ptr.is_null() {
         let align = effective_align(align.next_power_of_two(), size);
         // SAFETY: duty 1, and I1: allocated with this very size and alignment.
-        unsafe { alloc_core::free_sized(ptr, size, align) };
+        unsafe { rsalloc_core::free_sized(ptr, size, align) };
     }
 }
 
@@ -122,7 +122,7 @@ pub fn allocate(align: usize, size: usize) -> *mut u8 {
     if size.checked_add(align).is_none_or(|end| end > OBJECT_MAX) {
         return core::ptr::null_mut();
     }
-    alloc_core::allocate_aligned(size, align)
+    rsalloc_core::allocate_aligned(size, align)
 }
 
 #[inline]

@@ -3,12 +3,13 @@
 //!
 //! Promises to allocate nothing itself (I3 of the crate): a fixed buffer is formatted into and
 //! handed on when it is full. Called by programs, by the `rsalloc` command inside its probe, and
-//! by the dynamic linker at exit; the words come from `alloc_core::describe`.
+//! by the dynamic linker at exit; the words come from `rsalloc_core::internals::describe`.
 
 use crate::errno;
-use alloc_core::{Value, describe, os};
 use core::ffi::{c_int, c_void};
 use core::fmt::Write;
+use rsalloc_core::Value;
+use rsalloc_core::internals::{describe, os};
 
 /// See malloc_stats(3). As glibc's, it is no cancellation point: it writes by system calls of its own.
 #[unsafe(no_mangle)]
@@ -30,7 +31,8 @@ pub unsafe extern "C" fn malloc_info(options: c_int, stream: *mut libc::FILE) ->
         // SAFETY: duty 1; the bytes are live. A stream in error keeps its own error flag.
         unsafe { libc::fwrite(bytes.as_ptr().cast::<c_void>(), 1, bytes.len(), stream) };
     });
-    let (report, stats, shape) = (alloc_core::report(), alloc_core::stats(), alloc_core::shape());
+    let (report, stats, shape) =
+        (rsalloc_core::report(), rsalloc_core::stats(), rsalloc_core::shape());
     let _ = describe::stats_xml(&mut out, &report, &stats, &shape);
     0
 }
@@ -38,7 +40,7 @@ pub unsafe extern "C" fn malloc_info(options: c_int, stream: *mut libc::FILE) ->
 /// Writes `key value origin` lines of the effective settings to a file descriptor.
 #[unsafe(no_mangle)]
 pub extern "C" fn rsalloc_print_settings(fd: c_int) {
-    let _ = describe::settings_lines(&mut to_fd(fd), &alloc_core::settings());
+    let _ = describe::settings_lines(&mut to_fd(fd), &rsalloc_core::settings());
 }
 
 #[used]
@@ -48,7 +50,7 @@ static AT_EXIT: extern "C" fn() = stats_at_exit;
 /// Obeys `stats_at_exit`: `text` and `json` go to stderr, anything else names a file (JSON; `%p`
 /// becomes the process id).
 extern "C" fn stats_at_exit() {
-    let settings = alloc_core::settings();
+    let settings = rsalloc_core::settings();
     let Some(setting) = settings.iter().find(|s| s.key == "stats_at_exit") else { return };
     match setting.value {
         Value::Word("text") => text_to(&mut to_fd(libc::STDERR_FILENO)),
@@ -79,12 +81,12 @@ fn json_to_file(name: &str) {
 }
 
 fn text_to(out: &mut impl Write) {
-    let _ = describe::report_text(out, &alloc_core::report());
-    let _ = describe::stats_text(out, &alloc_core::stats());
+    let _ = describe::report_text(out, &rsalloc_core::report());
+    let _ = describe::stats_text(out, &rsalloc_core::stats());
 }
 
 fn json_to(out: &mut impl Write) {
-    let _ = describe::all_json(out, &alloc_core::report(), &alloc_core::stats());
+    let _ = describe::all_json(out, &rsalloc_core::report(), &rsalloc_core::stats());
 }
 
 /// A zero-terminated path.

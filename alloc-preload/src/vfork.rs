@@ -4,10 +4,10 @@
 //! the child has ended or runs another program. The child overwrites the stack below its caller's frame,
 //! so the return address waits in a register. Called by programs; calls the engine and the kernel.
 
-use alloc_core::engine::init;
-use alloc_core::rseq::vfork::{begin, end};
 use core::arch::naked_asm;
 use core::ffi::c_int;
+use rsalloc_core::internals::engine::init;
+use rsalloc_core::internals::rseq::vfork::{begin, end};
 
 use crate::errno;
 

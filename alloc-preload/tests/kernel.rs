@@ -3,29 +3,12 @@
 
 mod common;
 
-use common::filter::{self, LIE, Rule};
+use common::filter::{self, LIARS};
 use common::{Mode, ON_RSALLOC, c, library};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Output};
-
-/// madvise(MADV_DONTNEED), as old qemu-user and some sandboxes have it.
-const NO_ADVICE: Rule = (libc::SYS_madvise, Some((2, libc::MADV_DONTNEED as u32)), LIE);
-/// mmap as it is used in the place of an own mapping, and by nothing else.
-const NO_MAPPING: Rule = (
-    libc::SYS_mmap,
-    Some((
-        3,
-        (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED) as u32,
-    )),
-    LIE,
-);
-const NO_FENCE: Rule = (libc::SYS_membarrier, None, LIE);
-
-/// The kernels that lie, and what `rsalloc check` says of them.
-const LIARS: [(&[Rule], &str); 3] =
-    [(&[NO_ADVICE], "mmap"), (&[NO_ADVICE, NO_MAPPING], "none"), (&[NO_FENCE], "madvise")];
 
 #[test]
 fn cleared_objects_are_zero_on_kernels_that_lie() {
@@ -71,27 +54,6 @@ fn a_body_that_dirties_and_clears() {
         }
     }
     assert_eq!(dirty, 0, "dirty ones of 7,000 cleared objects");
-}
-
-#[test]
-fn check_says_how_memory_is_given_back() {
-    let check = |rules: &[Rule]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rsalloc"));
-        command.args(["check", "--json", "--lib", library().to_str().unwrap()]);
-        filter::install(&mut command, rules);
-        let output = command.output().unwrap();
-        let seen: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        (seen["report"]["gives_back"].clone(), seen["report"]["membarrier"].clone())
-    };
-    assert_eq!(check(&[]), ("madvise".into(), true.into()));
-    for (rules, word) in LIARS {
-        assert_eq!(check(rules), (word.into(), (!rules.contains(&NO_FENCE)).into()));
-    }
-    let mut command = Command::new("/bin/true");
-    command.env("LD_PRELOAD", library()).env("RSALLOC_CONF", "verbose:1");
-    filter::install(&mut command, &[NO_ADVICE]);
-    let said = String::from_utf8(command.output().unwrap().stderr).unwrap();
-    assert!(said.contains("madvise gives no memory back here: mmap does"), "{said}");
 }
 
 /// What a program is that has a filter: `when` it gets it, and what it does then.

@@ -161,11 +161,11 @@ fn addresses_are_fixed_if_the_user_wants_them_so() {
 
 #[test]
 fn addresses_tell_nothing_of_the_pointer_guard() {
-    const TRACT_SHIFT: u32 = 26;
+    const SEGMENT_SHIFT: u32 = 26;
     let runs = [(); 4].map(|()| address(true));
     assert!(runs.iter().any(|run| run.0 != runs[0].0), "the same four times: {runs:x?}");
-    let slots = runs.map(|(address, _)| (address - (16 << 40)) >> TRACT_SHIFT);
-    // Neither the number itself nor one at a fixed distance, as the slot of the first tract would be.
+    let slots = runs.map(|(address, _)| (address - (16 << 40)) >> SEGMENT_SHIFT);
+    // Neither the number itself nor one at a fixed distance, as the slot of the first segment would be.
     let distance = |run: usize| slots[run].wrapping_sub(runs[run].1) % (1 << 19);
     assert!((1..4).any(|run| distance(run) != distance(0)), "{runs:x?}");
 }

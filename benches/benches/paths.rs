@@ -3,8 +3,8 @@
 //! Each function is one path through the tiers, so that a change to one shows by itself. What
 //! criterion itself allocates comes from the system's allocator, outside the measured calls.
 
-use alloc_global::RsAlloc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use rsalloc::RsAlloc;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 

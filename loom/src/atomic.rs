@@ -12,7 +12,7 @@ use std::rc::Rc;
 pub use core::sync::atomic::{Ordering, compiler_fence};
 
 pub const SPINS: u32 = 1;
-pub const PATIENCE: u32 = 2;
+pub const BACKOFF_YIELDS: u32 = 2;
 pub const HUGE_SLOTS: usize = 8;
 pub const ASIDE_PLACES: usize = 2;
 pub const CHILDREN_WATCHED: usize = 1;

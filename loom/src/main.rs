@@ -1,12 +1,12 @@
 //! The engine's own files under loom: every order of a few operations of two or three threads.
 //!
 //! `models NAME` runs one model, `models` lists them. The rooms below the protocols are the models' own:
-//! `atomic` (loom's atomics behind the engine's memory), `os` and `asm` (a machine whose sections can be
+//! `atomic` (loom's atomics behind the engine's memory), `os` and `arch` (a machine whose sections can be
 //! aborted). Everything else is compiled from `alloc-core/src`. Called by `cargo xtask loom`.
 
 #![allow(dead_code, reason = "the engine is more than its protocols")]
 
-mod asm;
+mod arch;
 mod atomic;
 mod guard;
 mod machine;
@@ -26,6 +26,8 @@ mod depot;
 mod engine;
 #[path = "../../alloc-core/src/fail.rs"]
 mod fail;
+#[path = "../../alloc-core/src/hot.rs"]
+mod hot;
 #[path = "../../alloc-core/src/page_heap/mod.rs"]
 mod page_heap;
 #[path = "../../alloc-core/src/page_map.rs"]
@@ -38,8 +40,8 @@ mod report;
 mod rseq;
 #[path = "../../alloc-core/src/secret.rs"]
 mod secret;
-#[path = "../../alloc-core/src/shard.rs"]
-mod shard;
+#[path = "../../alloc-core/src/region.rs"]
+mod region;
 #[path = "../../alloc-core/src/size_class.rs"]
 mod size_class;
 #[path = "../../alloc-core/src/slab/mod.rs"]

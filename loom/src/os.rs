@@ -4,7 +4,7 @@
 
 use crate::atomic::{AtomicU32, Ordering};
 use crate::machine;
-use crate::units::{TRACT_BYTES, WINDOW_TRACTS};
+use crate::units::{SEGMENT_BYTES, WINDOW_SEGMENTS};
 use crate::world;
 use std::cell::{Cell, RefCell};
 
@@ -16,9 +16,9 @@ pub enum Place {
     Exactly(usize),
 }
 
-/// Tracts that the arena has room for, at its start; other mappings lie behind them.
-const TRACTS: usize = 4;
-/// The longest mapping that is granted: small tracts, few pages.
+/// Segments that the arena has room for, at its start; other mappings lie behind them.
+const SEGMENTS: usize = 4;
+/// The longest mapping that is granted: small segments, few pages.
 const LEN_MAX: usize = 1 << 20;
 
 thread_local! {
@@ -29,45 +29,45 @@ thread_local! {
     static EXACT: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The arena, aligned like a tract; as long as the process lives.
+/// The arena, aligned like a segment; as long as the process lives.
 pub fn arena() -> usize {
     if ARENA.get() == 0 {
-        let len = (2 * TRACTS + 2) * TRACT_BYTES;
+        let len = (2 * SEGMENTS + 2) * SEGMENT_BYTES;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) } as usize;
         assert_ne!(start, usize::MAX, "the models need addresses");
-        ARENA.set(start.next_multiple_of(TRACT_BYTES));
+        ARENA.set(start.next_multiple_of(SEGMENT_BYTES));
     }
     ARENA.get()
 }
 
 /// Forgets all mappings.
 pub fn restore() {
-    NEXT.set(arena() + TRACTS * TRACT_BYTES);
+    NEXT.set(arena() + SEGMENTS * SEGMENT_BYTES);
     NOW.set(0);
     EXACT.with_borrow_mut(Vec::clear);
     JUDGE.set(None);
 }
 
 pub fn map(place: Place, len: usize) -> Result<usize, Errno> {
-    // A search for an aligned place asks for one more tract.
-    if len > LEN_MAX + TRACT_BYTES || (len > LEN_MAX && len <= TRACT_BYTES) {
+    // A search for an aligned place asks for one more segment.
+    if len > LEN_MAX + SEGMENT_BYTES || (len > LEN_MAX && len <= SEGMENT_BYTES) {
         return Err(libc::ENOMEM);
     }
     match place {
         Place::Anywhere => {
             let at = NEXT.get();
             let end = at + len.next_multiple_of(page_bytes());
-            if end > arena() + 2 * TRACTS * TRACT_BYTES {
+            if end > arena() + 2 * SEGMENTS * SEGMENT_BYTES {
                 return Err(libc::ENOMEM);
             }
             NEXT.set(end);
             Ok(at)
         }
         Place::Exactly(at) => EXACT.with_borrow_mut(|taken| {
-            let fits = at >= arena() && at < arena() + TRACTS * TRACT_BYTES;
+            let fits = at >= arena() && at < arena() + SEGMENTS * SEGMENT_BYTES;
             if !fits || taken.contains(&at) {
                 return Err(libc::EEXIST);
             }
@@ -92,7 +92,7 @@ pub unsafe fn seal(_address: usize, _len: usize) -> Result<(), Errno> {
     Ok(())
 }
 
-const _: () = assert!(WINDOW_TRACTS >= TRACTS);
+const _: () = assert!(WINDOW_SEGMENTS >= SEGMENTS);
 
 /// # Safety
 /// 1. None here: addresses are not used again.

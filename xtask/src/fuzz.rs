@@ -101,7 +101,7 @@ pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
         return long::run(operations, arguments.seed);
     }
     install()?;
-    tools::build_release(&["alloc-preload"])?;
+    tools::build_release(&["rsalloc-preload"])?;
     tools::run(fuzz("build", None)?.env("CARGO_TERM_QUIET", "true"))
         .context("the fuzz targets do not build")?;
     let wanted = &arguments.target;
@@ -251,7 +251,7 @@ fn show(
 fn fuzz(command: &str, target: Option<&str>) -> anyhow::Result<Command> {
     let mut fuzz = tools::cargo(&["fuzz", command, "--sanitizer", "none"]);
     fuzz.args(target).stdin(Stdio::null());
-    fuzz.env("RSALLOC_FUZZ_LIBRARY", tools::release_dir()?.join("librsalloc.so"));
+    fuzz.env("RSALLOC_FUZZ_LIBRARY", tools::library()?);
     Ok(fuzz)
 }
 

@@ -74,14 +74,23 @@ const GATES: &[Gate] = &[
     xtask("storm", &["storm"]),
     xtask("programs", &["programs", "--quick", "--mode", "all"]),
     xtask("vm", &["vm", "--quick"]),
-    cargo("refusals", &["test", "--package", "alloc-core", "--features", "faults"]),
+    cargo("refusals", &["test", "--package", "rsalloc-core", "--features", "faults"]),
     cargo(
         "counters",
-        &["test", "--package", "alloc-core", "--features", "counters", "--lib", "counters"],
+        &["test", "--package", "rsalloc-core", "--features", "counters", "--lib", "counters"],
     ),
     cargo(
         "counters-c",
-        &["clippy", "--package", "alloc-preload", "--features", "counters", "--", "-D", "warnings"],
+        &[
+            "clippy",
+            "--package",
+            "rsalloc-preload",
+            "--features",
+            "counters",
+            "--",
+            "-D",
+            "warnings",
+        ],
     ),
     xtask("fuzz-blind", &["fuzz", "--check-control"]),
     // Nine runs, two at once: five minutes on two CPUs.

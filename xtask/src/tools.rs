@@ -18,6 +18,11 @@ pub fn release_dir() -> anyhow::Result<PathBuf> {
     Ok(target.join("release"))
 }
 
+/// librsalloc.so of the release build, by the name that cargo gives it.
+pub fn library() -> anyhow::Result<PathBuf> {
+    Ok(release_dir()?.join("librsalloc_preload.so"))
+}
+
 /// A cargo command in the root, with the cargo that runs this program.
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

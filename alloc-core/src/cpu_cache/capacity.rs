@@ -10,8 +10,8 @@
 use super::{RETRIES, Shard, give_back, locked, shards};
 use crate::atomic::Ordering;
 use crate::config;
+use crate::region::Region;
 use crate::rseq::{ABORTED, registration};
-use crate::shard::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::slab::SLABS;
 use crate::units::MAGAZINE_MAX;

@@ -15,7 +15,7 @@ use crate::page_heap::PAGE_HEAP;
 use crate::rseq::registration;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo};
 use crate::slab::{self, SLABS};
-use crate::sync::{Patience, is_barred};
+use crate::sync::{Backoff, is_barred};
 use crate::token_bucket::TokenBucket;
 use crate::units::PAGE_BYTES;
 
@@ -111,7 +111,7 @@ fn look_at_all() {
     }
     if live_bytes < slab_bytes / SLABS_PARTS && may_cost(ALL_COST * shards::regions_made() + cached)
     {
-        drain::drain_caches(&mut Patience::none());
+        drain::drain_caches(&mut Backoff::none());
         for (class, slabs) in SLABS.iter().enumerate().skip(1) {
             // What was cached is home, but for what was busy.
             let out = slabs.totals().1;

@@ -7,11 +7,11 @@ use crate::depot::DEPOT;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
+use crate::region::Region;
 use crate::rseq::registration;
-use crate::shard::Region;
 use crate::size_class::{CLASSES, Class};
 use crate::slab;
-use crate::sync::{Patience, WaitBudget};
+use crate::sync::{Backoff, WaitBudget};
 use crate::units::MAGAZINE_MAX;
 
 /// Drains everything; bytes that went back to the OS.
@@ -19,20 +19,20 @@ use crate::units::MAGAZINE_MAX;
 pub fn drain_all() -> usize {
     // A release gives back in full: it waits for the holders of locks.
     let _budget = WaitBudget::unbounded();
-    drain_caches(&mut Patience::usual());
+    drain_caches(&mut Backoff::usual());
     HUGE.collect();
     PAGE_HEAP.purge(0)
 }
 
-/// As [`drain_all`], but the free spans stay, and what is busy for longer than `patience`.
-pub(super) fn drain_caches(patience: &mut Patience) {
+/// As [`drain_all`], but the free spans stay, and what is busy for longer than `backoff`.
+pub(super) fn drain_caches(backoff: &mut Backoff) {
     match registration::sections() {
-        _ if each_still(patience, |_| true, empty_stopped) => {}
+        _ if each_still(backoff, |_| true, empty_stopped) => {}
         // No fence, or not the turn: at least this CPU's own shard.
         Some(sections) => drain_by_ops(&sections),
         None => seats::mine().into_iter().for_each(drain_by_ops),
     }
-    locked::for_each(patience, |locked| {
+    locked::for_each(backoff, |locked| {
         drain_by_ops(locked);
         locked.region().into_iter().for_each(forget_slots);
     });
@@ -43,12 +43,12 @@ pub(super) fn drain_caches(patience: &mut Patience) {
 /// Takes the objects of `class` out of all shards that are not busy, if the kernel has the fence; the capacities go
 /// to 0. Who has nothing stopped (false) has at least its own shard, and does that itself.
 pub(super) fn drain_class(class: Class) -> bool {
-    let mut patience = Patience::none();
+    let mut backoff = Backoff::none();
     // What has room would cache what comes next.
     let wanted = |region: &Region| region.capacity(class) > 0 || region.len(class) > 0;
     let drain = |region| drain_class_stopped(region, class);
-    let all = each_still(&mut patience, wanted, drain);
-    locked::for_each(&mut patience, |locked| drain_class_by_ops(locked, class));
+    let all = each_still(&mut backoff, wanted, drain);
+    locked::for_each(&mut backoff, |locked| drain_class_by_ops(locked, class));
     all
 }
 

@@ -6,12 +6,12 @@
 
 use super::Shard;
 use super::{cpus, seats, shards};
-use crate::asm::thread_pointer;
+use crate::arch::thread_pointer;
 use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use crate::region::{Counter, Region};
 use crate::rseq::emulated;
-use crate::shard::{Counter, Region};
 use crate::size_class::Class;
-use crate::sync::{Patience, TryGuard, TryLock};
+use crate::sync::{Backoff, TryGuard, TryLock};
 
 /// Shards of the atomic path for each CPU, those that are lent (`seats`) included.
 pub const EACH_CPU: usize = 4;
@@ -130,9 +130,9 @@ impl LockedShard {
 }
 
 /// Takes the locks of all locked shards, and keeps them taken past the guards by `keep`: a bit for each, to be handed to
-/// [`release_all`]. Left out are those that stay busy longer than `patience`, and those that the calling
+/// [`release_all`]. Left out are those that stay busy longer than `backoff`, and those that the calling
 /// thread holds already, below a signal handler or for a fork.
-pub fn hold_all(patience: &mut Patience, keep: fn(TryGuard<'static>)) -> u64 {
+pub fn hold_all(backoff: &mut Backoff, keep: fn(TryGuard<'static>)) -> u64 {
     let mut held = 0u64;
     loop {
         let (before, mut waits) = (held, false);
@@ -149,8 +149,8 @@ pub fn hold_all(patience: &mut Patience, keep: fn(TryGuard<'static>)) -> u64 {
                 None => waits = true,
             }
         }
-        // In turn: one that stays busy must not use up the patience for the others.
-        if !waits || !patience.spend() {
+        // In turn: one that stays busy must not use up the backoff for the others.
+        if !waits || !backoff.spend() {
             return held;
         }
     }
@@ -164,14 +164,14 @@ pub fn release_all(held: u64) {
 }
 
 /// Runs `f` on each locked shard that exists, holding its lock; skips those that stay busy for longer than
-/// `patience`.
-pub fn for_each(patience: &mut Patience, mut f: impl FnMut(&Locked)) {
+/// `backoff`.
+pub fn for_each(backoff: &mut Backoff, mut f: impl FnMut(&Locked)) {
     for shard in &LOCKED {
         // Ordering: Acquire pairs with the Release in `region`.
         let region = shard.region.load(Ordering::Acquire);
         // SAFETY: regions live for ever.
         if let Some(region) = unsafe { region.as_ref() }
-            && let Some(guard) = shard.lock.acquire_patiently(patience)
+            && let Some(guard) = shard.lock.acquire_with(backoff)
         {
             f(&Locked { region, _guard: guard });
         }

@@ -22,12 +22,12 @@ pub mod shards;
 use crate::depot::DEPOT;
 use crate::fail::{Misuse, deny};
 use crate::page_heap::PAGE_HEAP;
+use crate::region::{Counter, Region};
 use crate::rseq::registration;
 use crate::rseq::{ABORTED, FULL, NO_SHARD, Sections};
-use crate::shard::{Counter, Region};
 use crate::size_class::{CLASS, CLASSES, Class, natural_align};
 use crate::slab::{self, SLABS};
-use crate::sync::{Patience, Reentered, is_barred};
+use crate::sync::{Backoff, Reentered, is_barred};
 use crate::units::MAGAZINE_MAX;
 use locked::Locked;
 
@@ -244,24 +244,24 @@ pub(crate) fn give_back(class: Class, objects: &[usize]) {
 /// Hands all regions that the shards of this process' mode have, and that nobody else can touch meanwhile, to `f`;
 /// the locked ones are not among them. See [`shards::while_stopped`] and [`seats::while_closed`].
 pub fn while_still<R>(
-    patience: &mut Patience,
+    backoff: &mut Backoff,
     f: impl FnOnce(&mut dyn Iterator<Item = &'static Region>) -> R,
 ) -> Option<R> {
     match registration::sections() {
-        Some(_) => shards::while_stopped(patience, f),
-        None => seats::while_closed(patience, f),
+        Some(_) => shards::while_stopped(backoff, f),
+        None => seats::while_closed(backoff, f),
     }
 }
 
 /// As [`while_still`], of those that are `wanted` and one after the other where that can be: whether none was left out.
 fn each_still(
-    patience: &mut Patience,
+    backoff: &mut Backoff,
     wanted: impl Fn(&Region) -> bool,
     mut f: impl FnMut(&'static Region),
 ) -> bool {
     match registration::sections() {
-        Some(_) => shards::stop_each(patience, wanted, f),
-        None => seats::while_closed(patience, |regions| {
+        Some(_) => shards::stop_each(backoff, wanted, f),
+        None => seats::while_closed(backoff, |regions| {
             regions.filter(|region| wanted(region)).for_each(&mut f);
         })
         .is_some(),

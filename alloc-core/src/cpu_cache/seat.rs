@@ -21,8 +21,8 @@
 
 use super::Shard;
 use crate::atomic::{AtomicPtr, AtomicU32, Ordering, light_fence};
+use crate::region::{Counter, Region};
 use crate::rseq::{CHANGED, NO_SHARD, emulated};
-use crate::shard::{Counter, Region};
 use crate::size_class::Class;
 use core::ptr;
 

@@ -17,12 +17,12 @@
 
 use super::seat::{Seat, is_odd};
 use super::{cpus, shards};
-use crate::asm;
+use crate::arch;
 use crate::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use crate::os;
+use crate::region::Region;
 use crate::rseq::abi::membarrier;
-use crate::shard::Region;
-use crate::sync::{Guarded, Guarded32, Lock, Patience, Rank};
+use crate::sync::{Backoff, Guarded, Guarded32, Lock, Rank};
 use core::ptr;
 
 /// Threads that can have a seat at once.
@@ -110,7 +110,7 @@ pub fn mine() -> Option<&'static Seat> {
 #[inline]
 fn my_place() -> Option<&'static Place> {
     // Ordering: Relaxed, the thread's own word.
-    let place = asm::seat().load(Ordering::Relaxed) as *const Place;
+    let place = arch::seat().load(Ordering::Relaxed) as *const Place;
     // SAFETY: null, or one of PLACES by `sit`.
     unsafe { place.as_ref() }
 }
@@ -128,7 +128,7 @@ fn is_due() -> bool {
     if !OPEN.load(Ordering::Acquire) {
         return false;
     }
-    let calls = asm::seat_countdown();
+    let calls = arch::seat_countdown();
     // Ordering: Relaxed, as above. A handler in between makes it a few calls more or less.
     let left = match calls.load(Ordering::Relaxed) {
         NO_MORE_CALLS => return false,
@@ -166,10 +166,10 @@ fn sit_down() -> bool {
     }
     let Some(place) = my_place().or_else(take_place) else { return false };
     // Ordering: Relaxed, the thread's own words.
-    asm::seat().store(ptr::from_ref(place) as usize, Ordering::Relaxed);
+    arch::seat().store(ptr::from_ref(place) as usize, Ordering::Relaxed);
     let Some(loan) = find_loan() else { return false };
     place.take(loan);
-    asm::seat_countdown().store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    arch::seat_countdown().store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
     true
 }
 
@@ -225,8 +225,8 @@ unsafe extern "C" fn leave(place: *mut libc::c_void) {
 /// The calling thread, the owner, has no seat from now on.
 fn get_up(place: &Place) {
     // Ordering: Relaxed, the thread's own words; handlers that come in between find no seat, or this one whole.
-    asm::seat_countdown().store(NO_MORE_CALLS, Ordering::Relaxed);
-    asm::seat().store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    arch::seat_countdown().store(NO_MORE_CALLS, Ordering::Relaxed);
+    arch::seat().store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
     // Ordering: Release: who sees it, sees the seat and the region as the owner left them.
     place.owner.store(LEFT, Ordering::Release);
 }
@@ -265,17 +265,17 @@ fn holders() -> impl Iterator<Item = &'static Place> {
 }
 
 /// Closes all seats and hands all their regions, which nobody else can touch meanwhile, to `f`; but those
-/// whose owners stay in the middle of an operation for longer than `patience`. None if the kernel has no
-/// barrier, a handler came on top of the lock's holder, or another thread has it and there is no patience:
+/// whose owners stay in the middle of an operation for longer than `backoff`. None if the kernel has no
+/// barrier, a handler came on top of the lock's holder, or another thread has it and there is no backoff:
 /// nothing was closed then.
 pub fn while_closed<R>(
-    patience: &mut Patience,
+    backoff: &mut Backoff,
     f: impl FnOnce(&mut dyn Iterator<Item = &'static Region>) -> R,
 ) -> Option<R> {
-    let _guard = LOCK.acquire_or_try(Rank::SEATS, patience)?;
+    let _guard = LOCK.acquire_or_try(Rank::SEATS, backoff)?;
     holders().for_each(|place| place.seat.hide());
     let result = (LIMIT.get() == 0 || membarrier::barrier()).then(|| {
-        holders().filter(|place| !place.becomes_quiet(patience)).for_each(Place::show);
+        holders().filter(|place| !place.becomes_quiet(backoff)).for_each(Place::show);
         f(&mut LOANS[..MADE.get()].iter().filter(|loan| !loan.is_shown()).filter_map(Loan::region))
     });
     holders().for_each(Place::show);
@@ -354,9 +354,9 @@ impl Place {
         self.seat.show(self.loan.get().checked_sub(1).and_then(|loan| LOANS[loan].region()));
     }
 
-    /// Waits with `patience` for the end of the operation that may know the region, if it is not below the
+    /// Waits with `backoff` for the end of the operation that may know the region, if it is not below the
     /// caller; whether it is over. The seat is hidden, the barrier passed.
-    fn becomes_quiet(&self, patience: &mut Patience) -> bool {
+    fn becomes_quiet(&self, backoff: &mut Backoff) -> bool {
         let first = self.seat.turn();
         let over = || !is_odd(first) || self.seat.turn() != first;
         if my_place().is_some_and(|mine| ptr::eq(mine, self)) {
@@ -366,7 +366,7 @@ impl Place {
             if self.was_left() {
                 return true;
             }
-            if !patience.spend() {
+            if !backoff.spend() {
                 return false;
             }
         }

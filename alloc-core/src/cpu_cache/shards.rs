@@ -9,12 +9,13 @@
 //! region at its next section, which costs the fast path nothing.
 
 use crate::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering};
+use crate::hot::{HOT, entry_of, region_of};
 use crate::os::{self, Place};
+use crate::region::Region;
 use crate::rseq::abi::membarrier;
 use crate::rseq::registration;
 use crate::rseq::{Index, Sections};
-use crate::shard::{HOT, Region, entry_of, region_of};
-use crate::sync::{Lock, Patience, Rank};
+use crate::sync::{Backoff, Lock, Rank};
 use crate::units::SHARDS_MAX;
 
 /// The regions by shard index; null if not born.
@@ -99,23 +100,23 @@ pub fn new_region() -> Option<&'static Region> {
 
 /// Stops all shards and hands their regions, which nobody else can touch meanwhile, to `f`. None if the
 /// kernel has no fence, a handler came on top of another stop, or another thread's is under way and there is no
-/// `patience`: nothing was stopped then.
+/// `backoff`: nothing was stopped then.
 pub fn while_stopped<R>(
-    patience: &Patience,
+    backoff: &Backoff,
     f: impl FnOnce(&mut dyn Iterator<Item = &'static Region>) -> R,
 ) -> Option<R> {
-    let _stop = STOP.acquire_or_try(Rank::SHARDS, patience)?;
+    let _stop = STOP.acquire_or_try(Rank::SHARDS, backoff)?;
     with_closed(born(), None, || f(&mut regions()))
 }
 
 /// Stops one shard after the other, of those whose regions are `wanted`, and hands each to `f`: who runs on other CPUs
 /// has his cache meanwhile, even if this thread is kept waiting. False as above: not all were stopped then.
 pub fn stop_each(
-    patience: &Patience,
+    backoff: &Backoff,
     wanted: impl Fn(&Region) -> bool,
     mut f: impl FnMut(&'static Region),
 ) -> bool {
-    let Some(_stop) = STOP.acquire_or_try(Rank::SHARDS, patience) else { return false };
+    let Some(_stop) = STOP.acquire_or_try(Rank::SHARDS, backoff) else { return false };
     // Whose sections know the region: those that run on the CPU of that number, if it is one.
     let cpu = |shard| (registration::index() == Index::CpuId).then_some(shard as u32);
     born().filter(|(_, region)| wanted(region)).fold(true, |all, (shard, region)| {

@@ -19,7 +19,7 @@ use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::rseq::vfork;
 use crate::slab;
-use crate::sync::{Guarded, Guarded32, Lock, Patience, Rank, TryLock, WaitBudget, end_late_fork};
+use crate::sync::{Backoff, Guarded, Guarded32, Lock, Rank, TryLock, WaitBudget, end_late_fork};
 
 /// Registers the handlers.
 pub fn install() {
@@ -72,7 +72,7 @@ fn take_all() -> bool {
         return true;
     }
     let before = Rank::held();
-    let mut patience = Patience::longer();
+    let mut backoff = Backoff::longer();
     let fork = loop {
         announce();
         match FORK.acquire(Rank::FORK) {
@@ -80,7 +80,7 @@ fn take_all() -> bool {
             // Another fork, for which this thread may wait.
             Err(_) if !before.is_any() => {}
             // Whoever forks gives way to what was announced, or will be done.
-            Err(_) if patience.spend() => {}
+            Err(_) if backoff.spend() => {}
             Err(_) => return true,
         }
     };
@@ -88,9 +88,9 @@ fn take_all() -> bool {
     // A thread that waited for the fork before this one may have said so after its end.
     end_late_fork();
     BEFORE.set(before.number());
-    let mut patience = Patience::usual();
+    let mut backoff = Backoff::usual();
     // Ordering: Relaxed, read by this thread or its copy in the child.
-    HELD.store(locked::hold_all(&mut patience, TryLock::forget), Ordering::Relaxed);
+    HELD.store(locked::hold_all(&mut backoff, TryLock::forget), Ordering::Relaxed);
     let mut gives_way = false;
     for_each_lock(|lock, rank| {
         while !gives_way {
@@ -101,7 +101,7 @@ fn take_all() -> bool {
                 Err(_) if lock.is_forking() && before.is_any() => return,
                 Err(_) if lock.is_forking() => gives_way = true,
                 // What this thread may wait for, it waits for.
-                Err(_) if !before.is_any() || patience.spend() => {}
+                Err(_) if !before.is_any() || backoff.spend() => {}
                 Err(_) => return,
             }
         }

@@ -4,12 +4,13 @@
 //! that runs it is told "not yet". Leaves errno alone. Called by engine; calls config, rseq, cpu_cache,
 //! page_heap, os.
 
-use crate::asm::{SANITIZED_ADDRESSES, thread_pointer};
+use crate::arch::{SANITIZED_ADDRESSES, thread_pointer};
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::canary;
 use crate::config::{self, Key};
 use crate::cpu_cache::{locked, seats, shards};
 use crate::fail::Line;
+use crate::hot::{HOT, TINY_CLASSES};
 use crate::os::{self, Zeroing};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::filling::SparseSpans;
@@ -19,9 +20,8 @@ use crate::rseq::Index;
 use crate::rseq::registration::{self, Adoption};
 use crate::sanitizer;
 use crate::secret::{Purpose, derive};
-use crate::shard::{HOT, TINY_CLASSES};
 use crate::size_class::{CLASS, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
-use crate::units::{PAGE_BYTES, TRACT_SHIFT, WINDOW_BYTES};
+use crate::units::{PAGE_BYTES, SEGMENT_SHIFT, WINDOW_BYTES};
 use core::cell::UnsafeCell;
 
 const READY: usize = 1;
@@ -106,7 +106,7 @@ fn fill_tables() {
     }
 }
 
-/// Picks the address range for tracts: from 16 TiB up, spread over 32 TiB, so the whole window lies in the user half of
+/// Picks the address range for segments: from 16 TiB up, spread over 32 TiB, so the whole window lies in the user half of
 /// a 47-bit space; in a smaller range where a sanitizer restricts addresses. The place comes of the kernel's random
 /// bytes, but is the same in each run if the user wants all addresses so. Nothing is mapped; a range that is
 /// taken costs its slots, and a smaller address space all of them, see page_heap.
@@ -117,8 +117,8 @@ fn choose_window() {
     };
     let random = if os::has_fixed_addresses() { [0; 16] } else { random_bytes() };
     let number = derive(random, Purpose::Window) as usize;
-    let count = (places.end - places.start - WINDOW_BYTES) >> TRACT_SHIFT;
-    let base = places.start + ((number % count) << TRACT_SHIFT);
+    let count = (places.end - places.start - WINDOW_BYTES) >> SEGMENT_SHIFT;
+    let base = places.start + ((number % count) << SEGMENT_SHIFT);
     // Ordering: Relaxed, published by READY.
     HOT.window.store(base, Ordering::Relaxed);
 }

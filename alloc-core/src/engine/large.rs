@@ -13,7 +13,7 @@ use crate::page_heap::huge::HUGE;
 use crate::size_class::{Class, natural_align, object_size};
 use crate::units::{PAGE_BYTES, SPAN_MAX_PAGES, pages_of};
 
-/// Bytes and number of live large spans in tracts.
+/// Bytes and number of live large spans in segments.
 static BYTES: AtomicUsize = AtomicUsize::new(0);
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
@@ -106,7 +106,7 @@ fn shrink(address: usize, old: usize, new: usize) {
     }
 }
 
-/// Moves a span's memory by page tables into a mapping of its own: inside a tract it would be a kernel
+/// Moves a span's memory by page tables into a mapping of its own: inside a segment it would be a kernel
 /// area of its own for ever, of which a process may have 65,530 (vm.max_map_count).
 fn move_pages(address: usize, old: usize, size: usize) -> Option<usize> {
     let len = old * PAGE_BYTES;

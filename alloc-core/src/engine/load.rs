@@ -11,15 +11,15 @@
 //! asm, fail and os.
 
 use super::init;
-use crate::asm;
+use crate::arch;
 use crate::atomic::Ordering;
 use crate::fail::Line;
 use crate::guard;
+use crate::hot::HOT;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::sanitizer;
-use crate::shard::HOT;
 use crate::units::WINDOW_BYTES;
 
 #[used]
@@ -52,7 +52,7 @@ fn name_roots() {
 /// Asks the dynamic linker, whose lock another thread may hold while it waits: not for allocation paths.
 pub fn keep_loaded(address: *const ()) -> bool {
     // A program without a dynamic linker unloads nothing.
-    let Some((dladdr, dlopen)) = asm::libc_dl() else { return true };
+    let Some((dladdr, dlopen)) = arch::libc_dl() else { return true };
     // SAFETY: all zeroes is a valid value of pointers.
     let mut info: libc::Dl_info = unsafe { core::mem::zeroed() };
     // SAFETY: the two functions as libc declares them; NOLOAD loads nothing, so no code runs.

@@ -1,7 +1,7 @@
 //! The engine: allocate and free as a short list of tier calls.
 //!
 //! Promises: the contract of each public function. Called by the fronts; calls cpu_cache (classes) and
-//! large (everything above). The hot paths are in `asm::entry`; what they can't do comes to the
+//! large (everything above). The hot paths are in `arch::entry`; what they can't do comes to the
 //! `_slow` functions here.
 //!
 //! ```text
@@ -176,7 +176,7 @@ fn allocate_plain(size: usize, align: usize) -> Option<Object> {
     };
     allocate_once().or_else(|| {
         if class == 0 && large::has_own_mapping(size, align) {
-            // What idles here is in tracts, which stay mapped: nothing of it makes such a mapping possible.
+            // What idles here is in segments, which stay mapped: nothing of it makes such a mapping possible.
             return None;
         }
         scarce::retry(allocate_once)

@@ -1,16 +1,16 @@
 //! The slow twins of the entries, by the names the assembly jumps to.
 //!
 //! Promises: the same contract as the entry, whatever made the hot path leave; C twins set errno on
-//! failure and frees leave it alone. Called by `asm::entry` only, with the arguments untouched.
+//! failure and frees leave it alone. Called by `arch::entry` only, with the arguments untouched.
 //!
 //! Each looks first whether the thread has a seat: on the atomic path this is the hot path.
 
 use crate::atomic::Ordering;
 use crate::cpu_cache::{Shard, locked, seats};
 use crate::engine;
+use crate::hot::HOT;
 use crate::os;
 use crate::page_map;
-use crate::shard::HOT;
 use crate::size_class::{
     CLASSES, Class, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of, class_of_aligned,
 };

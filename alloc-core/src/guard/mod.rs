@@ -16,7 +16,7 @@
 
 mod fault;
 
-use crate::asm;
+use crate::arch;
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::fail::{Misuse, deny, fail};
 use crate::os;
@@ -83,7 +83,7 @@ pub fn is_due() -> bool {
 }
 
 fn count_down(every: usize) -> bool {
-    let word = asm::guard_countdown();
+    let word = arch::guard_countdown();
     // Ordering: Relaxed, the thread's own word; a handler in between costs or saves one sample.
     let left = match word.load(Ordering::Relaxed) {
         0 => distance(every),
@@ -97,7 +97,7 @@ fn count_down(every: usize) -> bool {
 /// Calls to the next sample, `every` in the mean: not always as many, or a loop would show one place only.
 fn distance(every: usize) -> u32 {
     // Ordering: Relaxed, any number does.
-    let seed = asm::thread_pointer() ^ TICKETS.load(Ordering::Relaxed) << 20;
+    let seed = arch::thread_pointer() ^ TICKETS.load(Ordering::Relaxed) << 20;
     let random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
     (1 + random % (2 * every - 1)) as u32
 }

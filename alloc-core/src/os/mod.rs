@@ -12,7 +12,7 @@ mod text;
 pub use promises::{Memory, Zeroing, give_back, probe, purge, zeroing};
 pub use text::{gives_huge_pages_unasked, parse_number, read_file};
 
-use crate::asm::{STACK_TOP, syscall};
+use crate::arch::{STACK_TOP, syscall};
 use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// A positive errno value.

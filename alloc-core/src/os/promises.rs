@@ -6,7 +6,7 @@
 
 use super::faults::{self, Call, is_lied_to};
 use super::{Errno, Place, map, outcome, unmap};
-use crate::asm::syscall;
+use crate::arch::syscall;
 use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// How memory is given back so that it reads as zero afterwards.

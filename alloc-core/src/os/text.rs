@@ -2,7 +2,7 @@
 //!
 //! Called by config (environment) and init; pure but for what reads files.
 
-use crate::asm::syscall;
+use crate::arch::syscall;
 
 /// Reads the start of a file into `buffer`; the part that was read, or none if it can't be opened.
 /// `path` ends in a NUL byte.

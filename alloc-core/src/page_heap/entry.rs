@@ -1,12 +1,12 @@
-//! The metadata of a page, in front of its tract.
+//! The metadata of a page, in front of its segment.
 //!
 //! Promises: an entry tells its page's address and the page its entry's, both without a look at memory.
-//! Called by tract, slab (the entries of its slabs), large and the validator; calls asm (prefetch).
+//! Called by segment, slab (the entries of its slabs), large and the validator; calls asm (prefetch).
 
-use crate::asm;
+use crate::arch;
 use crate::size_class::{CLASS, Class};
 use crate::sync::{Guarded, Guarded32, Guarded64};
-use crate::units::{PAGE_BYTES, SLAB_OBJECTS_MAX, TRACT_BYTES, TRACT_PAGES};
+use crate::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES, SLAB_OBJECTS_MAX};
 
 /// 64-bit words of a slab's bitmap.
 pub const BITMAP_WORDS: usize = SLAB_OBJECTS_MAX / 64;
@@ -21,7 +21,7 @@ pub enum Kind {
     Slab = 1,
     /// A large span.
     Large = 2,
-    /// A span that was given up where the tract's lock could not be had.
+    /// A span that was given up where the segment's lock could not be had.
     Deferred = 3,
 }
 
@@ -37,7 +37,7 @@ const INLINE_FROM: Class = {
 };
 
 /// Metadata of one page; of the whole span if the page is its first. Guarded by the slab class's lock
-/// (slabs) or by being the owner (large spans); `kind` and `pages` by the tract's lock (I5).
+/// (slabs) or by being the owner (large spans); `kind` and `pages` by the segment's lock (I5).
 #[repr(C, align(64))]
 #[derive(Default)]
 pub struct PageEntry {
@@ -91,8 +91,9 @@ impl PageEntry {
 
     /// Address of the page.
     pub fn page(&self) -> usize {
-        let tract = self.tract_base();
-        tract + (core::ptr::from_ref(self) as usize - tract) / size_of::<PageEntry>() * PAGE_BYTES
+        let segment = self.segment_base();
+        segment
+            + (core::ptr::from_ref(self) as usize - segment) / size_of::<PageEntry>() * PAGE_BYTES
     }
 
     /// The slab's bitmap; a set bit is a free object.
@@ -101,28 +102,28 @@ impl PageEntry {
             return &self.inline;
         }
         let at = bitmap_address(core::ptr::from_ref(self) as usize);
-        // SAFETY: bitmaps follow the entries in the tract's metadata, mapped for ever (I4).
+        // SAFETY: bitmaps follow the entries in the segment's metadata, mapped for ever (I4).
         unsafe { &*(at as *const [Guarded64; BITMAP_WORDS]) }
     }
 
-    fn tract_base(&self) -> usize {
-        core::ptr::from_ref(self) as usize & !(TRACT_BYTES - 1)
+    fn segment_base(&self) -> usize {
+        core::ptr::from_ref(self) as usize & !(SEGMENT_BYTES - 1)
     }
 }
 
 /// Where the bitmap of the page with this entry is, if it lies outside of the entry.
 fn bitmap_address(entry: usize) -> usize {
-    let tract = entry & !(TRACT_BYTES - 1);
-    let index = (entry - tract) / size_of::<PageEntry>();
-    tract + TRACT_PAGES * size_of::<PageEntry>() + index * BITMAP_BYTES
+    let segment = entry & !(SEGMENT_BYTES - 1);
+    let index = (entry - segment) / size_of::<PageEntry>();
+    segment + SEGMENT_PAGES * size_of::<PageEntry>() + index * BITMAP_BYTES
 }
 
 /// Asks for what is known of the object with this number in its slab of `class`: a hint, whatever `object` is.
 pub fn prefetch(object: usize, class: Class, number: usize) {
-    let tract = object & !(TRACT_BYTES - 1);
-    let entry = tract + (object - tract) / PAGE_BYTES * size_of::<PageEntry>();
-    asm::prefetch(entry);
+    let segment = object & !(SEGMENT_BYTES - 1);
+    let entry = segment + (object - segment) / PAGE_BYTES * size_of::<PageEntry>();
+    arch::prefetch(entry);
     if class < INLINE_FROM {
-        asm::prefetch(bitmap_address(entry) + number / 64 * 8);
+        arch::prefetch(bitmap_address(entry) + number / 64 * 8);
     }
 }

@@ -1,12 +1,12 @@
-//! Which tracts a span comes from: where the system gives huge pages unasked, spans with an untouched rest have tracts of
+//! Which segments a span comes from: where the system gives huge pages unasked, spans with an untouched rest have segments of
 //! their own, which no huge page fills.
 //!
-//! Promises: elsewhere all spans share all tracts, and nothing is called. A span that finds no memory in its own kind of
-//! tracts takes free pages of the other kind. Called by init and slab; see `adr/0022`.
+//! Promises: elsewhere all spans share all segments, and nothing is called. A span that finds no memory in its own kind of
+//! segments takes free pages of the other kind. Called by init and slab; see `adr/0022`.
 //!
 //! Invariants:
-//! I1. A tract's filling is set before it is published and never changes.
-//! I2. Pages of a sparse tract are advised against huge pages before any of them is free.
+//! I1. A segment's filling is set before it is published and never changes.
+//! I2. Pages of a sparse segment are advised against huge pages before any of them is free.
 
 use super::entry::Kind;
 use super::{PageHeap, Span};
@@ -38,21 +38,21 @@ impl Filling {
 /// Where sparse spans lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SparseSpans {
-    /// In the same tracts as all others.
+    /// In the same segments as all others.
     Together,
-    /// In tracts of their own.
+    /// In segments of their own.
     Separate,
 }
 
-/// What a search of the tracts did not find.
+/// What a search of the segments did not find.
 pub(super) enum Missing {
     Pages,
-    /// There may be pages, in a tract whose lock could not be had.
+    /// There may be pages, in a segment whose lock could not be had.
     Lock,
 }
 
 impl PageHeap {
-    /// Says where sparse spans lie from now on. Init does, before the first tract.
+    /// Says where sparse spans lie from now on. Init does, before the first segment.
     pub fn set_sparse_spans(&self, place: SparseSpans) {
         // Ordering: Relaxed, published by init's READY.
         self.is_sparse_separate.store(place == SparseSpans::Separate, Ordering::Relaxed);
@@ -67,7 +67,7 @@ impl PageHeap {
         }
     }
 
-    /// The filling of the tracts that a span comes from.
+    /// The filling of the segments that a span comes from.
     pub(super) fn home_of(&self, filling: Filling) -> Filling {
         match filling {
             Filling::Sparse if self.sparse_spans() == SparseSpans::Separate => Filling::Sparse,
@@ -75,7 +75,7 @@ impl PageHeap {
         }
     }
 
-    /// A span from the other tracts: those of its home have no page, and the OS has no more.
+    /// A span from the other segments: those of its home have no page, and the OS has no more.
     #[cold]
     pub(super) fn acquire_elsewhere(
         &self,

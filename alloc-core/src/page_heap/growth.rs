@@ -1,6 +1,6 @@
-//! Growth: more pages for a tract at the end of what is mapped of it, or one more tract.
+//! Growth: more pages for a segment at the end of what is mapped of it, or one more segment.
 //!
-//! Promises: invariant I1 of the page heap, under a lock of its own; a tract is whole before a thread can find it, and
+//! Promises: invariant I1 of the page heap, under a lock of its own; a segment is whole before a thread can find it, and
 //! so is each page before it is free. What is mapped grows with what is in use: at first 1 MiB of pages, then by half of
 //! all pages or by what is asked for, so at most a third is mapped without a use, and the number of calls is
 //! logarithmic. What is refused leaves everything as it was.
@@ -12,34 +12,34 @@
 //! ```
 //!
 //! Invariants:
-//! I1. All fields of a tract's `Extent` change under the lock of growth. What it says is mapped, is.
+//! I1. All fields of a segment's `Extent` change under the lock of growth. What it says is mapped, is.
 
 use super::entry::Kind;
 use super::filling::Filling;
-use super::tract::{Extent, HEADER_PAGES, Tract, metadata_bytes};
-use super::{OUTSIDE_SLOTS, PageHeap, Span, TRACTS_MAX, outside_slot};
+use super::segment::{Extent, HEADER_PAGES, Segment, metadata_bytes};
+use super::{OUTSIDE_SLOTS, PageHeap, SEGMENTS_MAX, Span, outside_slot};
 use crate::atomic::{AtomicPtr, Ordering};
+use crate::hot::HOT;
 use crate::os::{self, Errno, Place};
 use crate::sanitizer;
-use crate::shard::HOT;
 use crate::sync::{Guard, Guarded, Lock, Rank, WaitBudget};
-use crate::units::{PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_TRACTS};
+use crate::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES, SEGMENT_SHIFT, WINDOW_SEGMENTS};
 
 /// The least number of pages that are mapped at once, if the OS has them.
 const STEP_MIN_PAGES: usize = (1 << 20) / PAGE_BYTES;
-/// From so many pages on all metadata of a tract is mapped.
-const WHOLE_METADATA_PAGES: usize = TRACT_PAGES / 4;
-/// The lengths of an outside tract that are tried: all of it, or what the OS gives of it.
+/// From so many pages on all metadata of a segment is mapped.
+const WHOLE_METADATA_PAGES: usize = SEGMENT_PAGES / 4;
+/// The lengths of an outside segment that are tried: all of it, or what the OS gives of it.
 const OUTSIDE_LENGTHS: [usize; 4] =
-    [TRACT_BYTES, TRACT_BYTES / 4, TRACT_BYTES / 16, TRACT_BYTES / 64];
+    [SEGMENT_BYTES, SEGMENT_BYTES / 4, SEGMENT_BYTES / 16, SEGMENT_BYTES / 64];
 
-/// What came of an attempt to grow a tract in place.
+/// What came of an attempt to grow a segment in place.
 #[derive(PartialEq, Eq)]
 enum Growth {
     Done,
-    /// Not this tract.
+    /// Not this segment.
     NoRoom,
-    /// The OS has no more memory, or the tract's lock can't be had.
+    /// The OS has no more memory, or the segment's lock can't be had.
     Refused,
 }
 
@@ -62,44 +62,44 @@ impl PageHeap {
         }
         // Aligned pages may begin some way behind what is free so far.
         let slack = if align_pages > 1 { align_pages } else { 0 };
-        let tract = self.grow(pages.next_multiple_of(align_pages) + slack, home, &growth)?;
+        let segment = self.grow(pages.next_multiple_of(align_pages) + slack, home, &growth)?;
         drop(growth);
-        let guard = tract.lock().ok()?;
-        self.acquire_in(tract, pages, align_pages, kind, guard)
+        let guard = segment.lock().ok()?;
+        self.acquire_in(segment, pages, align_pages, kind, guard)
             .or_else(|| self.acquire(pages, align_pages, kind, home))
     }
 
-    /// Grows `tract` in place so that at least its first `end` pages are mapped; whether they are.
+    /// Grows `segment` in place so that at least its first `end` pages are mapped; whether they are.
     #[cold]
-    pub(super) fn grow_to(&self, tract: &Tract, end: usize) -> bool {
+    pub(super) fn grow_to(&self, segment: &Segment, end: usize) -> bool {
         let Ok(_growth) = self.growth.acquire(Rank::GROWTH) else { return false };
-        end <= tract.mapped_pages() || self.grow_in_place(tract, end) == Growth::Done
+        end <= segment.mapped_pages() || self.grow_in_place(segment, end) == Growth::Done
     }
 
-    /// Adds room for `pages` in the tracts of `home` (the lock `growth` is held): to one that can still grow, else with a new
+    /// Adds room for `pages` in the segments of `home` (the lock `growth` is held): to one that can still grow, else with a new
     /// one.
-    fn grow(&self, pages: usize, home: Filling, growth: &Guard<'_>) -> Option<&'static Tract> {
-        for index in self.first_growing.get()..self.tract_count() {
-            let Some(tract) = self.tract(index) else { continue };
-            let is_complete = tract.mapped_pages() * PAGE_BYTES >= tract.extent().limit.get();
+    fn grow(&self, pages: usize, home: Filling, growth: &Guard<'_>) -> Option<&'static Segment> {
+        for index in self.first_growing.get()..self.segment_count() {
+            let Some(segment) = self.segment(index) else { continue };
+            let is_complete = segment.mapped_pages() * PAGE_BYTES >= segment.extent().limit.get();
             if is_complete && index == self.first_growing.get() {
                 self.first_growing.set(index + 1);
             }
-            if tract.filling() != home || is_complete {
+            if segment.filling() != home || is_complete {
                 continue;
             }
             // What is free at its end is the span's first part. Where the lock can't be had, `add_pages` will say so.
-            let tail = tract.lock().map_or(0, |_guard| tract.free_tail());
+            let tail = segment.lock().map_or(0, |_guard| segment.free_tail());
             if tail >= pages {
-                return Some(tract);
+                return Some(segment);
             }
-            match self.grow_in_place(tract, tract.mapped_pages() + pages - tail) {
-                Growth::Done => return Some(tract),
+            match self.grow_in_place(segment, segment.mapped_pages() + pages - tail) {
+                Growth::Done => return Some(segment),
                 Growth::NoRoom => {}
                 Growth::Refused => return None,
             }
         }
-        self.create_tract(pages, home, growth)
+        self.create_segment(pages, home, growth)
     }
 
     /// How many pages are mapped at once when `needed` are: the most first, fewer if the OS refuses.
@@ -115,20 +115,20 @@ impl PageHeap {
         })
     }
 
-    /// Adds pages to `tract` so that at least `end` are mapped. The lock of growth is held.
-    fn grow_in_place(&self, tract: &Tract, end: usize) -> Growth {
-        let (extent, mapped) = (tract.extent(), tract.mapped_pages());
+    /// Adds pages to `segment` so that at least `end` are mapped. The lock of growth is held.
+    fn grow_in_place(&self, segment: &Segment, end: usize) -> Growth {
+        let (extent, mapped) = (segment.extent(), segment.mapped_pages());
         let room = (extent.limit.get() / PAGE_BYTES).saturating_sub(mapped);
         let mut outcome = Growth::NoRoom;
         for step in self.steps(end.saturating_sub(mapped), room) {
             let before = extent.metadata.get();
-            let result = map_to(tract.base(), extent, tract.filling(), mapped + step);
+            let result = map_to(segment.base(), extent, segment.filling(), mapped + step);
             // Ordering: Relaxed, a statistic.
             self.metadata.fetch_add(extent.metadata.get() - before, Ordering::Relaxed);
             match result {
-                Ok(()) => return self.add_pages(tract, mapped + step),
+                Ok(()) => return self.add_pages(segment, mapped + step),
                 Err(libc::EEXIST) => {
-                    // A foreign mapping lies behind it: the tract stays as it is.
+                    // A foreign mapping lies behind it: the segment stays as it is.
                     extent.limit.set(extent.pages.get());
                     return Growth::NoRoom;
                 }
@@ -138,31 +138,31 @@ impl PageHeap {
         outcome
     }
 
-    /// Makes pages that are mapped free ones. Where the tract's lock can't be had, the next growth finds them; an operation
-    /// of the program has other ways then than one more tract.
-    fn add_pages(&self, tract: &Tract, end: usize) -> Growth {
-        let Ok(_guard) = tract.lock() else {
+    /// Makes pages that are mapped free ones. Where the segment's lock can't be had, the next growth finds them; an operation
+    /// of the program has other ways then than one more segment.
+    fn add_pages(&self, segment: &Segment, end: usize) -> Growth {
+        let Ok(_guard) = segment.lock() else {
             return if WaitBudget::is_bounded() { Growth::Refused } else { Growth::NoRoom };
         };
-        let bytes = (end - tract.mapped_pages()) * PAGE_BYTES;
+        let bytes = (end - segment.mapped_pages()) * PAGE_BYTES;
         // SAFETY: `map_to` has mapped them and their metadata.
-        unsafe { tract.add_pages(end) };
+        unsafe { segment.add_pages(end) };
         // Ordering: Relaxed, a statistic; whether the heap has grown.
         self.mapped.fetch_add(bytes, Ordering::Relaxed);
-        self.note_free(tract);
+        self.note_free(segment);
         Growth::Done
     }
 
-    /// Maps one more tract of `home` with room for `pages` (the lock `growth` is held): in the window if it has
+    /// Maps one more segment of `home` with room for `pages` (the lock `growth` is held): in the window if it has
     /// room, else anywhere.
-    fn create_tract(
+    fn create_segment(
         &self,
         pages: usize,
         home: Filling,
         growth: &Guard<'_>,
-    ) -> Option<&'static Tract> {
-        // Before anything is mapped: a tract without a place in the list could not be given back.
-        if self.tract_count() == TRACTS_MAX {
+    ) -> Option<&'static Segment> {
+        // Before anything is mapped: a segment without a place in the list could not be given back.
+        if self.segment_count() == SEGMENTS_MAX {
             return None;
         }
         let (base, extent, in_window) = match self.map_in_window(pages, home) {
@@ -173,21 +173,21 @@ impl PageHeap {
             }
         };
         // SAFETY: fresh, aligned, ours for ever.
-        let tract = unsafe { Tract::create(base) };
-        tract.extent().set_to(&extent);
-        tract.set_filling(home);
-        // SAFETY: as `extent` says, they are mapped; no other thread knows the tract.
-        unsafe { tract.add_pages(extent.pages.get() / PAGE_BYTES) };
-        self.publish(tract, in_window, growth);
-        Some(tract)
+        let segment = unsafe { Segment::create(base) };
+        segment.extent().set_to(&extent);
+        segment.set_filling(home);
+        // SAFETY: as `extent` says, they are mapped; no other thread knows the segment.
+        unsafe { segment.add_pages(extent.pages.get() / PAGE_BYTES) };
+        self.publish(segment, in_window, growth);
+        Some(segment)
     }
 
     fn map_in_window(&self, pages: usize, home: Filling) -> Option<(usize, Extent)> {
         // Ordering: Relaxed, written once by init before the first growth.
         let window = HOT.window.load(Ordering::Relaxed);
-        while window != 0 && self.window_next.get() < WINDOW_TRACTS {
-            let base = window + (self.window_next.get() << TRACT_SHIFT);
-            let extent = Extent::empty(TRACT_BYTES);
+        while window != 0 && self.window_next.get() < WINDOW_SEGMENTS {
+            let base = window + (self.window_next.get() << SEGMENT_SHIFT);
+            let extent = Extent::empty(SEGMENT_BYTES);
             match self.map_first(base, &extent, pages, home) {
                 Ok(()) => {
                     self.window_next.set(self.window_next.get() + 1);
@@ -205,7 +205,7 @@ impl PageHeap {
         self.make_outside_table()?;
         let fitting = OUTSIDE_LENGTHS.into_iter();
         for len in fitting.take_while(|&len| len >= (HEADER_PAGES + pages) * PAGE_BYTES) {
-            let Some(base) = aligned(len, TRACT_BYTES, os::map_sealed) else { continue };
+            let Some(base) = aligned(len, SEGMENT_BYTES, os::map_sealed) else { continue };
             let extent = Extent::empty(len);
             extent.reserved.set(1);
             if self.map_first(base, &extent, pages, home).is_ok() {
@@ -217,7 +217,7 @@ impl PageHeap {
         None
     }
 
-    /// Maps the first pages of a tract and what describes them, or nothing.
+    /// Maps the first pages of a segment and what describes them, or nothing.
     fn map_first(
         &self,
         base: usize,
@@ -237,33 +237,33 @@ impl PageHeap {
     }
 
     /// There is a place in the list, and outside the window in the table.
-    fn publish(&self, tract: &'static Tract, in_window: bool, growth: &Guard<'_>) {
-        let count = self.tract_count();
-        tract.set_index(count);
+    fn publish(&self, segment: &'static Segment, in_window: bool, growth: &Guard<'_>) {
+        let count = self.segment_count();
+        segment.set_index(count);
         if growth.is_of_fork() {
             // A handler of a fork that has all locks: also this one, from before others can find it.
-            tract.try_lock().into_iter().for_each(Lock::forget);
+            segment.try_lock().into_iter().for_each(Lock::forget);
         }
-        let pointer = core::ptr::from_ref(tract).cast_mut();
+        let pointer = core::ptr::from_ref(segment).cast_mut();
         if in_window {
             // Ordering: Relaxed, written once before any object exists.
-            let slot = (tract.base() - HOT.window.load(Ordering::Relaxed)) >> TRACT_SHIFT;
-            // Ordering: Release publishes the tract's metadata to `tract_at`.
+            let slot = (segment.base() - HOT.window.load(Ordering::Relaxed)) >> SEGMENT_SHIFT;
+            // Ordering: Release publishes the segment's metadata to `segment_at`.
             self.window[slot].store(pointer, Ordering::Release);
         } else if let Some(table) = self.outside_table() {
-            let mut slot = outside_slot(tract.base());
+            let mut slot = outside_slot(segment.base());
             // Ordering: Relaxed, only growth writes, under its lock.
             while !table[slot].load(Ordering::Relaxed).is_null() {
                 slot = (slot + 1) % OUTSIDE_SLOTS;
             }
-            sanitizer::add_root(tract.base(), tract.extent().limit.get());
-            // Ordering: Release publishes the tract's metadata to `tract_at`.
+            sanitizer::add_root(segment.base(), segment.extent().limit.get());
+            // Ordering: Release publishes the segment's metadata to `segment_at`.
             table[slot].store(pointer, Ordering::Release);
         }
-        // Ordering: Release publishes the tract to `tracts`.
-        self.tracts[count].store(pointer, Ordering::Release);
-        let (metadata, pages) = tract.extent().mapped_bytes();
-        // Ordering: Relaxed, statistics; before the count, so that a thread that counts a tract finds its bytes.
+        // Ordering: Release publishes the segment to `segments`.
+        self.segments[count].store(pointer, Ordering::Release);
+        let (metadata, pages) = segment.extent().mapped_bytes();
+        // Ordering: Relaxed, statistics; before the count, so that a thread that counts a segment finds its bytes.
         self.mapped.fetch_add(pages, Ordering::Relaxed);
         // Ordering: Relaxed, as above.
         self.metadata.fetch_add(metadata, Ordering::Relaxed);
@@ -271,19 +271,19 @@ impl PageHeap {
         self.count.store(count + 1, Ordering::Release);
     }
 
-    /// Tells a leak checker of the tracts outside the window that there are.
+    /// Tells a leak checker of the segments outside the window that there are.
     pub fn name_roots(&self) {
         let Ok(_growth) = self.growth.acquire(Rank::GROWTH) else { return };
-        let outside = |tract: &&Tract| self.outside_tract(tract.base()).is_some();
-        self.tracts()
+        let outside = |segment: &&Segment| self.outside_segment(segment.base()).is_some();
+        self.segments()
             .filter(outside)
-            .for_each(|tract| sanitizer::add_root(tract.base(), tract.extent().limit.get()));
+            .for_each(|segment| sanitizer::add_root(segment.base(), segment.extent().limit.get()));
     }
 
     #[cold]
     fn make_outside_table(&self) -> Option<()> {
         if self.outside_table().is_none() {
-            let bytes = size_of::<[AtomicPtr<Tract>; OUTSIDE_SLOTS]>();
+            let bytes = size_of::<[AtomicPtr<Segment>; OUTSIDE_SLOTS]>();
             let fresh = os::map(Place::Anywhere, bytes).ok()?;
             // Ordering: Release publishes the fresh memory to `outside_table`.
             self.outside.store(fresh as *mut _, Ordering::Release);
@@ -324,7 +324,7 @@ fn map_to(base: usize, extent: &Extent, home: Filling, end: usize) -> Result<(),
 /// Maps what is missing of what describes the pages that are mapped.
 fn map_metadata(base: usize, extent: &Extent) -> Result<(), Errno> {
     let end = extent.pages.get() / PAGE_BYTES;
-    let described = if end >= WHOLE_METADATA_PAGES { TRACT_PAGES } else { end };
+    let described = if end >= WHOLE_METADATA_PAGES { SEGMENT_PAGES } else { end };
     let metadata = metadata_bytes(described).next_multiple_of(os::page_bytes());
     let metadata = metadata.min(HEADER_PAGES * PAGE_BYTES);
     let was_partial = extent.metadata.get() < metadata;
@@ -349,7 +349,7 @@ fn map_between(base: usize, extent: &Extent, word: &Guarded, end: usize) -> Resu
 }
 
 impl Extent {
-    /// Nothing yet of a tract of `limit` bytes.
+    /// Nothing yet of a segment of `limit` bytes.
     fn empty(limit: usize) -> Extent {
         let extent = Extent::default();
         extent.pages.set(HEADER_PAGES * PAGE_BYTES);

@@ -17,7 +17,7 @@ use crate::fail::{Misuse, fail};
 use crate::os::{self, Place};
 use crate::page_heap::aside::Aside;
 use crate::sanitizer;
-use crate::sync::{Guard, Guarded, Lock, Patience, Rank, Reentered, WaitBudget};
+use crate::sync::{Backoff, Guard, Guarded, Lock, Rank, Reentered, WaitBudget};
 use crate::units::PAGE_BYTES;
 
 /// One huge span; address 0 is a free slot, 1 a tombstone.
@@ -78,7 +78,7 @@ impl HugeSpans {
         })?;
         let is_listed = match self.lock() {
             Ok(_guard) => self.enter(address, len).is_some(),
-            Err(_) => self.aside.insert(address, len) || self.insert_patiently(address, len),
+            Err(_) => self.aside.insert(address, len) || self.insert_with(address, len),
         };
         if !is_listed {
             // SAFETY: mapped above, known to nobody.
@@ -90,9 +90,9 @@ impl HugeSpans {
 
     /// In a handler, with all places aside taken: whoever else holds the lock will soon be done.
     #[cold]
-    fn insert_patiently(&self, address: usize, len: usize) -> bool {
-        let mut patience = Patience::usual();
-        let guard = self.lock.acquire_patiently(Rank::HUGE, &mut patience);
+    fn insert_with(&self, address: usize, len: usize) -> bool {
+        let mut backoff = Backoff::usual();
+        let guard = self.lock.acquire_with(Rank::HUGE, &mut backoff);
         guard.is_some_and(|_guard| self.enter(address, len).is_some())
     }
 

@@ -1,13 +1,13 @@
-//! The page heap: spans of pages out of tracts, and the return of memory to the OS.
+//! The page heap: spans of pages out of segments, and the return of memory to the OS.
 //!
 //! Promises: a span is handed out once until released; memory that stays free goes back to the OS
-//! without a thread, above a limit with hysteresis; no lock is common to all sizes (each tract has its
+//! without a thread, above a limit with hysteresis; no lock is common to all sizes (each segment has its
 //! own, a second one only covers growth). Called by slab and large; calls os.
 //!
 //! Invariants:
-//! I1. `tracts[..count]` are tracts, in order of creation, never removed.
+//! I1. `segments[..count]` are segments, in order of creation, never removed.
 //! I2. `dirty` is the number of pages that may be resident and are free or being purged.
-//! I3. No lock of a tract is held around madvise: the pages are taken out first. The lock of growth is, where metadata is
+//! I3. No lock of a segment is held around madvise: the pages are taken out first. The lock of growth is, where metadata is
 //!     given back.
 
 mod aside;
@@ -16,21 +16,21 @@ pub mod filling;
 mod growth;
 pub mod huge;
 mod purging;
-pub mod tract;
+pub mod segment;
 
 use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use crate::hot::HOT;
 use crate::sanitizer;
-use crate::shard::HOT;
 use crate::sync::{Guard, Guarded, Lock, Rank, WaitBudget};
-use crate::units::{PAGE_BYTES, TRACT_BYTES, TRACT_PAGES, TRACT_SHIFT, WINDOW_TRACTS};
+use crate::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES, SEGMENT_SHIFT, WINDOW_SEGMENTS};
 use entry::{Kind, PageEntry};
 use filling::{Filling, Missing};
-use tract::{HEADER_PAGES, Run, Tract};
+use segment::{HEADER_PAGES, Run, Segment};
 
-/// The most tracts of a process: 1 TiB.
-pub const TRACTS_MAX: usize = 16_384;
-/// Slots of the hash table of tracts outside the window.
-const OUTSIDE_SLOTS: usize = 2 * TRACTS_MAX;
+/// The most segments of a process: 1 TiB.
+pub const SEGMENTS_MAX: usize = 16_384;
+/// Slots of the hash table of segments outside the window.
+const OUTSIDE_SLOTS: usize = 2 * SEGMENTS_MAX;
 
 /// A span of pages that the caller holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,7 +43,7 @@ pub struct Span {
     pub zeroed: bool,
 }
 
-/// The page heap of the process; all zeroes is valid. In an order in which taking a span from the first tracts, and giving
+/// The page heap of the process; all zeroes is valid. In an order in which taking a span from the first segments, and giving
 /// it back, finds what it writes in the first cache line and what it only reads in the second.
 #[repr(C, align(64))]
 pub struct PageHeap {
@@ -58,7 +58,7 @@ pub struct PageHeap {
     purged: AtomicUsize,
     /// Pages that were purged too early, see `limit`.
     regret: AtomicUsize,
-    /// No tract before this one has a free page.
+    /// No segment before this one has a free page.
     first_free: AtomicUsize,
     /// Spans that were given up where the lock could not be had: the first one's entry, by address.
     deferred: AtomicUsize,
@@ -66,11 +66,11 @@ pub struct PageHeap {
     /// The second up to which `purged` and `regret` have faded.
     faded_at: AtomicUsize,
     count: AtomicUsize,
-    tracts: [AtomicPtr<Tract>; TRACTS_MAX],
+    segments: [AtomicPtr<Segment>; SEGMENTS_MAX],
     /// By slot of the window.
-    window: [AtomicPtr<Tract>; WINDOW_TRACTS],
-    /// A hash table of the tracts outside the window; null until there is one.
-    outside: AtomicPtr<[AtomicPtr<Tract>; OUTSIDE_SLOTS]>,
+    window: [AtomicPtr<Segment>; WINDOW_SEGMENTS],
+    /// A hash table of the segments outside the window; null until there is one.
+    outside: AtomicPtr<[AtomicPtr<Segment>; OUTSIDE_SLOTS]>,
     purged_total: AtomicUsize,
     /// Bytes of pages that are mapped.
     mapped: AtomicUsize,
@@ -78,9 +78,9 @@ pub struct PageHeap {
     metadata: AtomicUsize,
     growth: Lock,
     window_next: Guarded,
-    /// No tract before this one can grow.
+    /// No segment before this one can grow.
     first_growing: Guarded,
-    /// Whether sparse spans have tracts of their own.
+    /// Whether sparse spans have segments of their own.
     is_sparse_separate: AtomicBool,
 }
 
@@ -93,7 +93,7 @@ pub static PAGE_HEAP: PageHeap = const {
 impl PageHeap {
     /// Acquires a span of `pages` (at most `SPAN_MAX_PAGES`) at a multiple of `align_pages`, whose entry
     /// says that it is a `kind`; none when the OS has no more memory, or an operation of the program can't have the
-    /// lock of a tract that may have room: it is barred then (see `sync`).
+    /// lock of a segment that may have room: it is barred then (see `sync`).
     pub fn acquire(
         &self,
         pages: usize,
@@ -105,7 +105,7 @@ impl PageHeap {
         let home = self.home_of(filling);
         match self.acquire_free(pages, align_pages, kind, home) {
             Ok(span) => Some(span),
-            // What is missing is no page: there are other ways, none of which maps a tract.
+            // What is missing is no page: there are other ways, none of which maps a segment.
             Err(Missing::Lock) if WaitBudget::is_bounded() => None,
             Err(_) => self
                 .grow_and_acquire(pages, align_pages, kind, home)
@@ -113,7 +113,7 @@ impl PageHeap {
         }
     }
 
-    /// A span of what is free in the tracts of `home`.
+    /// A span of what is free in the segments of `home`.
     fn acquire_free(
         &self,
         pages: usize,
@@ -125,17 +125,17 @@ impl PageHeap {
         for patient in [false, true] {
             // Ordering: Relaxed, a hint.
             let first = self.first_free.load(Ordering::Relaxed);
-            for (index, tract) in self.tracts().enumerate().skip(first) {
-                if tract.longest() < pages || tract.filling() != home {
-                    if tract.longest() == 0 && index == first {
+            for (index, segment) in self.segments().enumerate().skip(first) {
+                if segment.longest() < pages || segment.filling() != home {
+                    if segment.longest() == 0 && index == first {
                         self.advance_first_free(first);
                     }
                     continue;
                 }
-                let guard = if patient { tract.lock().ok() } else { tract.try_lock() };
+                let guard = if patient { segment.lock().ok() } else { segment.try_lock() };
                 is_left_out |= patient && guard.is_none();
                 if let Some(guard) = guard
-                    && let Some(span) = self.acquire_in(tract, pages, align_pages, kind, guard)
+                    && let Some(span) = self.acquire_in(segment, pages, align_pages, kind, guard)
                 {
                     return Ok(span);
                 }
@@ -144,21 +144,21 @@ impl PageHeap {
         Err(if is_left_out { Missing::Lock } else { Missing::Pages })
     }
 
-    /// Asks for the lock and the bitmaps of the tract that [`PageHeap::acquire`] looks at first: a hint.
+    /// Asks for the lock and the bitmaps of the segment that [`PageHeap::acquire`] looks at first: a hint.
     pub fn prefetch(&self) {
         // Ordering: Relaxed, a hint.
-        if let Some(tract) = self.tract(self.first_free.load(Ordering::Relaxed)) {
-            tract.prefetch();
+        if let Some(segment) = self.segment(self.first_free.load(Ordering::Relaxed)) {
+            segment.prefetch();
         }
     }
 
-    /// The tract at `seen` had no free page. It may have got one since: a release raises `longest`
+    /// The segment at `seen` had no free page. It may have got one since: a release raises `longest`
     /// before it lowers the hint, so whoever advances the hint looks again.
     fn advance_first_free(&self, seen: usize) {
         // Ordering: SeqCst, before the second look at `longest`.
         let next = seen + 1;
         let _ = self.first_free.compare_exchange(seen, next, Ordering::SeqCst, Ordering::Relaxed);
-        if self.tract(seen).is_some_and(|tract| tract.longest() > 0) {
+        if self.segment(seen).is_some_and(|segment| segment.longest() > 0) {
             // Ordering: Relaxed, a hint.
             self.first_free.fetch_min(seen, Ordering::Relaxed);
         }
@@ -166,28 +166,28 @@ impl PageHeap {
 
     fn acquire_in(
         &self,
-        tract: &Tract,
+        segment: &Segment,
         pages: usize,
         align_pages: usize,
         kind: Kind,
         _guard: Guard<'_>,
     ) -> Option<Span> {
         let run = match (pages, align_pages) {
-            (1, 1) => tract.take_page()?,
-            _ => tract.take(pages, align_pages)?,
+            (1, 1) => segment.take_page()?,
+            _ => segment.take(pages, align_pages)?,
         };
-        self.account_taken(tract, run);
-        let entry = tract.entry(run.first);
+        self.account_taken(segment, run);
+        let entry = segment.entry(run.first);
         entry.pages.set(run.pages as u32);
         entry.set_kind(kind);
-        let span = span_of(tract, run);
+        let span = span_of(segment, run);
         sanitizer::pages_taken(span.address, span.pages);
         Some(span)
     }
 
-    /// A run goes to a holder, who will write to it. The tract's lock is held.
-    fn account_taken(&self, tract: &Tract, run: Run) {
-        tract.mark_dirty(run);
+    /// A run goes to a holder, who will write to it. The segment's lock is held.
+    fn account_taken(&self, segment: &Segment, run: Run) {
+        segment.mark_dirty(run);
         // Ordering: Relaxed throughout, statistics that steer purging.
         self.dirty.fetch_sub(run.dirty, Ordering::Relaxed);
         self.held.fetch_add(run.pages, Ordering::Relaxed);
@@ -211,14 +211,14 @@ impl PageHeap {
     /// # Safety
     /// 1. The caller holds the span at `address` and gives it up.
     pub unsafe fn release(&self, address: usize) {
-        let Some(tract) = self.tract_at(address) else { return };
-        let first = (address - tract.base()) / PAGE_BYTES;
-        let entry = tract.entry(first);
-        match tract.lock() {
+        let Some(segment) = self.segment_at(address) else { return };
+        let first = (address - segment.base()) / PAGE_BYTES;
+        let entry = segment.entry(first);
+        match segment.lock() {
             Ok(_guard) => {
                 sanitizer::pages_given_up(address, entry.pages.get() as usize);
                 entry.set_kind(Kind::None);
-                self.take_back(tract, first, entry.pages.get() as usize);
+                self.take_back(segment, first, entry.pages.get() as usize);
             }
             Err(_) => self.defer(entry),
         }
@@ -229,28 +229,28 @@ impl PageHeap {
     /// # Safety
     /// 1. The caller holds the span at `address` and gives those pages up.
     pub unsafe fn release_tail(&self, address: usize, keep: usize) -> bool {
-        let Some(tract) = self.tract_at(address) else { return false };
-        let first = (address - tract.base()) / PAGE_BYTES;
-        let Ok(_guard) = tract.lock() else { return false };
-        let entry = tract.entry(first);
+        let Some(segment) = self.segment_at(address) else { return false };
+        let first = (address - segment.base()) / PAGE_BYTES;
+        let Ok(_guard) = segment.lock() else { return false };
+        let entry = segment.entry(first);
         let pages = entry.pages.get() as usize;
         entry.pages.set(keep as u32);
         sanitizer::pages_given_up(address + keep * PAGE_BYTES, pages - keep);
-        self.take_back(tract, first + keep, pages - keep);
+        self.take_back(segment, first + keep, pages - keep);
         true
     }
 
-    /// The tract's lock is held.
-    fn take_back(&self, tract: &Tract, first: usize, pages: usize) {
+    /// The segment's lock is held.
+    fn take_back(&self, segment: &Segment, first: usize, pages: usize) {
         // Ordering: Relaxed, statistics that steer purging; before the pages can be taken, so that the
         // difference never falls below 0.
         self.dirty.fetch_add(pages, Ordering::Relaxed);
         self.held.fetch_sub(pages, Ordering::Relaxed);
-        tract.put(first, pages, false);
-        self.note_free(tract);
+        segment.put(first, pages, false);
+        self.note_free(segment);
     }
 
-    /// A signal handler on top of a holder can't wait for the tract's lock, and a late thread does not: the span is
+    /// A signal handler on top of a holder can't wait for the segment's lock, and a late thread does not: the span is
     /// left for the next one who comes along.
     #[cold]
     fn defer(&self, entry: &PageEntry) {
@@ -285,17 +285,17 @@ impl PageHeap {
         // Ordering: Acquire pairs with the Release in `defer`.
         let mut at = self.deferred.swap(0, Ordering::Acquire);
         core::iter::from_fn(move || {
-            // SAFETY: 0, or an entry from `defer`; entries live for ever (tract I4).
+            // SAFETY: 0, or an entry from `defer`; entries live for ever (segment I4).
             let entry = unsafe { (at as *const PageEntry).as_ref() }?;
             at = entry.next.get();
             Some(entry)
         })
     }
 
-    /// The tract, whose lock is held, has a free page again.
-    fn note_free(&self, tract: &Tract) {
-        // Ordering: SeqCst, after the tract's `longest`: see `advance_first_free`.
-        self.first_free.fetch_min(tract.index(), Ordering::SeqCst);
+    /// The segment, whose lock is held, has a free page again.
+    fn note_free(&self, segment: &Segment) {
+        // Ordering: SeqCst, after the segment's `longest`: see `advance_first_free`.
+        self.first_free.fetch_min(segment.index(), Ordering::SeqCst);
     }
 
     /// Extends a held span in place.
@@ -303,54 +303,54 @@ impl PageHeap {
     /// # Safety
     /// 1. The caller holds the span of `pages` at `address`.
     pub unsafe fn extend(&self, address: usize, pages: usize, more: usize) -> bool {
-        let Some(tract) = self.tract_at(address) else { return false };
-        let end = (address - tract.base()) / PAGE_BYTES + pages;
+        let Some(segment) = self.segment_at(address) else { return false };
+        let end = (address - segment.base()) / PAGE_BYTES + pages;
         let extend = || {
-            let _guard = tract.lock().ok()?;
-            if end + more > tract.mapped_pages() && tract.is_free_from(end) {
+            let _guard = segment.lock().ok()?;
+            if end + more > segment.mapped_pages() && segment.is_free_from(end) {
                 return Some(false);
             }
-            let run = tract.extend(end, more)?;
-            sanitizer::pages_taken(tract.base() + end * PAGE_BYTES, more);
-            self.account_taken(tract, run);
-            tract.entry(end - pages).pages.set((pages + more) as u32);
+            let run = segment.extend(end, more)?;
+            sanitizer::pages_taken(segment.base() + end * PAGE_BYTES, more);
+            self.account_taken(segment, run);
+            segment.entry(end - pages).pages.set((pages + more) as u32);
             Some(true)
         };
         match extend() {
-            Some(false) => self.grow_to(tract, end + more) && extend() == Some(true),
+            Some(false) => self.grow_to(segment, end + more) && extend() == Some(true),
             done => done.is_some(),
         }
     }
 
-    /// The tract that `address` lies in.
+    /// The segment that `address` lies in.
     #[inline]
-    pub fn tract_at(&self, address: usize) -> Option<&'static Tract> {
+    pub fn segment_at(&self, address: usize) -> Option<&'static Segment> {
         // Ordering: Relaxed, written once before any object exists.
-        let slot = address.wrapping_sub(HOT.window.load(Ordering::Relaxed)) >> TRACT_SHIFT;
+        let slot = address.wrapping_sub(HOT.window.load(Ordering::Relaxed)) >> SEGMENT_SHIFT;
         let Some(in_window) = self.window.get(slot) else {
-            return self.outside_tract(address & !(TRACT_BYTES - 1));
+            return self.outside_segment(address & !(SEGMENT_BYTES - 1));
         };
         // Ordering: Acquire pairs with the Release in `publish`.
-        let tract = in_window.load(Ordering::Acquire);
-        // SAFETY: published tracts live for ever (tract I4).
-        unsafe { tract.as_ref() }
+        let segment = in_window.load(Ordering::Acquire);
+        // SAFETY: published segments live for ever (segment I4).
+        unsafe { segment.as_ref() }
     }
 
-    fn outside_tract(&self, base: usize) -> Option<&'static Tract> {
+    fn outside_segment(&self, base: usize) -> Option<&'static Segment> {
         let table = self.outside_table()?;
         let mut slot = outside_slot(base);
         loop {
             // Ordering: Acquire pairs with the Release in `publish`.
-            let tract = table[slot].load(Ordering::Acquire);
-            if tract.is_null() || tract as usize == base {
-                // SAFETY: published tracts live for ever (tract I4).
-                return unsafe { tract.as_ref() };
+            let segment = table[slot].load(Ordering::Acquire);
+            if segment.is_null() || segment as usize == base {
+                // SAFETY: published segments live for ever (segment I4).
+                return unsafe { segment.as_ref() };
             }
             slot = (slot + 1) % OUTSIDE_SLOTS;
         }
     }
 
-    fn outside_table(&self) -> Option<&'static [AtomicPtr<Tract>; OUTSIDE_SLOTS]> {
+    fn outside_table(&self) -> Option<&'static [AtomicPtr<Segment>; OUTSIDE_SLOTS]> {
         // Ordering: Acquire pairs with the Release in `make_outside_table`.
         let table = self.outside.load(Ordering::Acquire);
         // SAFETY: null, or a mapping that stays for ever; zero is a valid table.
@@ -360,36 +360,36 @@ impl PageHeap {
     /// The entry of the page that `address` lies in, if it is a page of ours that can hold objects.
     #[inline]
     pub fn entry_at(&self, address: usize) -> Option<&'static PageEntry> {
-        let tract = self.tract_at(address)?;
-        let index = (address - tract.base()) / PAGE_BYTES;
-        (index >= HEADER_PAGES && index < tract.mapped_pages()).then(|| tract.entry(index))
+        let segment = self.segment_at(address)?;
+        let index = (address - segment.base()) / PAGE_BYTES;
+        (index >= HEADER_PAGES && index < segment.mapped_pages()).then(|| segment.entry(index))
     }
 
     /// Whether the page of `address` belongs to a span that somebody holds, as one look can tell.
     pub fn is_held(&self, address: usize) -> bool {
-        let Some(tract) = self.tract_at(address) else { return false };
-        let index = (address - tract.base()) / PAGE_BYTES;
-        (HEADER_PAGES..tract.mapped_pages()).contains(&index)
-            && !tract.is_free(index)
-            && !tract.is_purging(index)
-            && tract.entry(index).kind() != Kind::Deferred
+        let Some(segment) = self.segment_at(address) else { return false };
+        let index = (address - segment.base()) / PAGE_BYTES;
+        (HEADER_PAGES..segment.mapped_pages()).contains(&index)
+            && !segment.is_free(index)
+            && !segment.is_purging(index)
+            && segment.entry(index).kind() != Kind::Deferred
     }
 
-    fn tract_count(&self) -> usize {
+    fn segment_count(&self) -> usize {
         // Ordering: Acquire pairs with the Release in `publish`.
         self.count.load(Ordering::Acquire)
     }
 
-    fn tract(&self, index: usize) -> Option<&'static Tract> {
+    fn segment(&self, index: usize) -> Option<&'static Segment> {
         // Ordering: Acquire pairs with the Release in `publish`.
-        let tract = self.tracts.get(index)?.load(Ordering::Acquire);
-        // SAFETY: published tracts live for ever (tract I4).
-        unsafe { tract.as_ref() }
+        let segment = self.segments.get(index)?.load(Ordering::Acquire);
+        // SAFETY: published segments live for ever (segment I4).
+        unsafe { segment.as_ref() }
     }
 
-    /// All tracts, oldest first.
-    pub fn tracts(&self) -> impl Iterator<Item = &'static Tract> {
-        (0..self.tract_count()).filter_map(|index| self.tract(index))
+    /// All segments, oldest first.
+    pub fn segments(&self) -> impl Iterator<Item = &'static Segment> {
+        (0..self.segment_count()).filter_map(|index| self.segment(index))
     }
 
     /// Sets how many free pages may stay resident before some are purged.
@@ -398,13 +398,13 @@ impl PageHeap {
         self.dirty_limit.store(pages, Ordering::Relaxed);
     }
 
-    /// Bytes of metadata that are mapped in tracts.
+    /// Bytes of metadata that are mapped in segments.
     pub fn metadata_bytes(&self) -> usize {
         // Ordering: Relaxed, a statistic.
         self.metadata.load(Ordering::Relaxed)
     }
 
-    /// Bytes of pages that are mapped in tracts, bytes free and dirty, bytes purged since start.
+    /// Bytes of pages that are mapped in segments, bytes free and dirty, bytes purged since start.
     pub fn totals(&self) -> (usize, usize, usize) {
         // Ordering: Relaxed, statistics.
         (
@@ -423,20 +423,20 @@ impl PageHeap {
     /// The locks in rank order, for fork.
     pub fn for_each_lock(&self, mut f: impl FnMut(&Lock, Rank)) {
         f(&self.growth, Rank::GROWTH);
-        self.tracts().for_each(|tract| f(tract.raw_lock(), tract.rank()));
+        self.segments().for_each(|segment| f(segment.raw_lock(), segment.rank()));
     }
 }
 
-fn span_of(tract: &Tract, run: Run) -> Span {
+fn span_of(segment: &Segment, run: Run) -> Span {
     Span {
-        address: tract.base() + run.first * PAGE_BYTES,
+        address: segment.base() + run.first * PAGE_BYTES,
         pages: run.pages,
         zeroed: run.dirty == 0,
     }
 }
 
 fn outside_slot(base: usize) -> usize {
-    (base >> TRACT_SHIFT).wrapping_mul(0x9E37_79B9) % OUTSIDE_SLOTS
+    (base >> SEGMENT_SHIFT).wrapping_mul(0x9E37_79B9) % OUTSIDE_SLOTS
 }
 
-const _: () = assert!(TRACT_PAGES.is_multiple_of(64));
+const _: () = assert!(SEGMENT_PAGES.is_multiple_of(64));

@@ -2,11 +2,11 @@
 //!
 //! Promises: above a limit with hysteresis, on request down to what the caller names; a page is in nobody's
 //! hands while the OS takes its memory (I3 of the page heap). Called by the page heap's callers when they
-//! hold no lock, and by fork in the child; calls tract and os.
+//! hold no lock, and by fork in the child; calls segment and os.
 
 use super::PageHeap;
 use super::entry::Kind;
-use super::tract::{HEADER_PAGES, Run, Tract};
+use super::segment::{HEADER_PAGES, Run, Segment};
 use crate::atomic::Ordering;
 use crate::os;
 use crate::sync::{Rank, WaitBudget, is_barred};
@@ -109,30 +109,30 @@ impl PageHeap {
     }
 
     /// Gives free memory back to the OS until at most `keep` pages of it may be resident, from the
-    /// youngest tract down; bytes given back.
+    /// youngest segment down; bytes given back.
     #[cold]
     pub fn purge(&self, keep: usize) -> usize {
         self.collect_deferred();
         let (mut purged, mut refused) = (0, false);
-        for index in (0..self.tract_count()).rev() {
-            let Some(tract) = self.tract(index) else { continue };
+        for index in (0..self.segment_count()).rev() {
+            let Some(segment) = self.segment(index) else { continue };
             let mut from = HEADER_PAGES;
             // Ordering: Relaxed, a statistic that steers purging.
             while self.dirty.load(Ordering::Relaxed) > keep {
-                let taken = tract.lock().ok().and_then(|_guard| tract.take_dirty(from));
+                let taken = segment.lock().ok().and_then(|_guard| segment.take_dirty(from));
                 let Some(run) = taken else { break };
                 from = run.first + run.pages;
-                let address = tract.base() + run.first * PAGE_BYTES;
+                let address = segment.base() + run.first * PAGE_BYTES;
                 // SAFETY: the run was just taken, so nobody holds it (I3).
                 let done = unsafe { os::purge(address, run.pages * PAGE_BYTES) }.is_ok();
-                self.put_back(tract, run, done);
+                self.put_back(segment, run, done);
                 match done {
                     true => purged += run.pages,
                     false => refused = true,
                 }
             }
             if from > HEADER_PAGES {
-                self.forget_pages(tract);
+                self.forget_pages(segment);
             }
         }
         if refused {
@@ -145,8 +145,8 @@ impl PageHeap {
         purged * PAGE_BYTES
     }
 
-    /// Gives the metadata of a tract back of which nothing is in use, nor resident any more: up to 572 KiB.
-    fn forget_pages(&self, tract: &Tract) {
+    /// Gives the metadata of a segment back of which nothing is in use, nor resident any more: up to 572 KiB.
+    fn forget_pages(&self, segment: &Segment) {
         // A handler on top of a holder, or who is late, might not get the lock twice, and these pages can't be deferred:
         // they would come back as dirty.
         if is_barred() {
@@ -156,24 +156,26 @@ impl PageHeap {
         let _budget = WaitBudget::unbounded();
         // No page is added meanwhile, whose entry would be lost. If another thread adds some, the heap is not idle.
         let Some(_growth) = self.growth.try_acquire(Rank::GROWTH) else { return };
-        let Some(run) = tract.lock().ok().and_then(|_guard| tract.take_unused()) else { return };
-        let (address, len) = tract.page_metadata(os::page_bytes());
+        let Some(run) = segment.lock().ok().and_then(|_guard| segment.take_unused()) else {
+            return;
+        };
+        let (address, len) = segment.page_metadata(os::page_bytes());
         // SAFETY: the metadata of pages that were all just taken: nobody writes to it, and zero is what a
         // page's is that was never used, as good as what is left of its last use.
         unsafe { os::give_back(address, len) };
-        self.put_back(tract, run, true);
+        self.put_back(segment, run, true);
     }
 
-    fn put_back(&self, tract: &Tract, run: Run, clean: bool) {
-        let Ok(_guard) = tract.lock() else {
+    fn put_back(&self, segment: &Segment, run: Run, clean: bool) {
+        let Ok(_guard) = segment.lock() else {
             // A handler on top of a holder, which another thread was faster than, or late: as a span given up.
             // Ordering: Relaxed, statistics that steer purging.
             self.dirty.fetch_sub(run.dirty, Ordering::Relaxed);
             self.held.fetch_add(run.pages, Ordering::Relaxed);
-            return self.defer(tract.entry(run.first));
+            return self.defer(segment.entry(run.first));
         };
-        tract.put(run.first, run.pages, clean);
-        self.note_free(tract);
+        segment.put(run.first, run.pages, clean);
+        self.note_free(segment);
         if clean {
             // Ordering: Relaxed, a statistic that steers purging.
             self.dirty.fetch_sub(run.dirty, Ordering::Relaxed);
@@ -183,8 +185,8 @@ impl PageHeap {
     /// In the child of a fork: ends the purges of threads that are not there; `recount` if this one is not in
     /// the middle of changing a count. The locks are held, but for those that it lies upon.
     pub fn end_purges(&self, recount: bool) {
-        let held = self.tracts().filter(|tract| tract.raw_lock().is_forgotten_here());
-        let deferred: usize = held.map(Tract::end_purges).sum();
+        let held = self.segments().filter(|segment| segment.raw_lock().is_forgotten_here());
+        let deferred: usize = held.map(Segment::end_purges).sum();
         // Ordering: Relaxed, there is no other thread.
         self.held.fetch_sub(deferred, Ordering::Relaxed);
         self.dirty.fetch_add(deferred, Ordering::Relaxed); // Ordering: Relaxed, as above.
@@ -192,7 +194,7 @@ impl PageHeap {
             self.defer(entry);
         }
         if recount {
-            let dirty = self.tracts().map(|tract| tract.free_pages().1).sum();
+            let dirty = self.segments().map(|segment| segment.free_pages().1).sum();
             // Ordering: Relaxed, as above.
             self.dirty.store(dirty, Ordering::Relaxed);
         }
@@ -220,5 +222,5 @@ mod tests {
         assert_eq!(faded(0, 5), 0);
     }
 
-    const PAGES_MAX: usize = crate::page_heap::TRACTS_MAX * crate::units::TRACT_PAGES;
+    const PAGES_MAX: usize = crate::page_heap::SEGMENTS_MAX * crate::units::SEGMENT_PAGES;
 }

@@ -173,7 +173,7 @@ pub fn query() -> Result<(), RseqError> {
 
 /// Commands of membarrier(2): those that fence sections (Linux 5.10), and the plain barrier (4.14).
 pub mod membarrier {
-    use crate::asm;
+    use crate::arch;
     use crate::atomic::{AtomicBool, Ordering, compiler_fence};
     use crate::config::{self, Key};
     use crate::os;
@@ -237,7 +237,7 @@ pub mod membarrier {
         // Ordering: SeqCst, for the compiler alone.
         compiler_fence(Ordering::SeqCst);
         // Ordering: Relaxed, set by the calling thread, or before it started.
-        asm::is_single_threaded() && !HAS_UNCOUNTED_TASKS.load(Ordering::Relaxed)
+        arch::is_single_threaded() && !HAS_UNCOUNTED_TASKS.load(Ordering::Relaxed)
     }
 
     /// Whether the configuration lets the call be made at all.

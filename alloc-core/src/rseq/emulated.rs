@@ -1,12 +1,12 @@
 //! The sections in plain Rust: what the assembly must do, and what the atomic path runs under a lock.
 //!
-//! The functions are named as in `asm::sections` and tested against them; the one difference is that
+//! The functions are named as in `arch::sections` and tested against them; the one difference is that
 //! the region is handed in instead of being found by the CPU, so tests choose the shard.
 //!
 //! Invariants: those of `shard` (I1, I2); each function ends in one store that commits.
 
+use crate::region::Region;
 use crate::rseq::{CHANGED, FULL};
-use crate::shard::Region;
 // Ordering: Relaxed throughout. In the atomic path the shard's lock orders everything; in tests one
 // thread runs.
 use crate::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -22,7 +22,7 @@ unsafe fn slot(region: &Region, offset: u32) -> &AtomicUsize {
 
 const WORD: u32 = size_of::<usize>() as u32;
 
-/// See `asm::sections::pop_cpu`.
+/// See `arch::sections::pop_cpu`.
 ///
 /// # Safety
 /// 1. Nobody else works on `region`.
@@ -37,7 +37,7 @@ pub unsafe fn pop(region: &Region, class: usize) -> isize {
     object as isize
 }
 
-/// See `asm::sections::push_cpu`.
+/// See `arch::sections::push_cpu`.
 ///
 /// # Safety
 /// 1. Nobody else works on `region`.
@@ -53,7 +53,7 @@ pub unsafe fn push(region: &Region, class: usize, object: usize) -> isize {
     0
 }
 
-/// See `asm::sections::pop_batch_cpu`.
+/// See `arch::sections::pop_batch_cpu`.
 ///
 /// # Safety
 /// 1. Nobody else works on `region`.
@@ -69,7 +69,7 @@ pub unsafe fn pop_batch(region: &Region, class: usize, out: &mut [usize]) -> isi
     count as isize
 }
 
-/// See `asm::sections::push_batch_cpu`.
+/// See `arch::sections::push_batch_cpu`.
 ///
 /// # Safety
 /// 1. Nobody else works on `region`.
@@ -86,7 +86,7 @@ pub unsafe fn push_batch(region: &Region, class: usize, objects: &[usize]) -> is
     count as isize
 }
 
-/// See `asm::sections::set_end_cpu`.
+/// See `arch::sections::set_end_cpu`.
 ///
 /// # Safety
 /// 1. Nobody else works on `region`. 2. `end` is an offset in the class's stack, or 0.
@@ -99,7 +99,7 @@ pub unsafe fn set_end(region: &Region, class: usize, expected: usize, end: usize
     0
 }
 
-/// See `asm::sections::add_cpu`.
+/// See `arch::sections::add_cpu`.
 ///
 /// # Safety
 /// 1. Nobody else works on `region`.

@@ -10,10 +10,10 @@ mod keys;
 pub mod registration;
 pub mod vfork;
 
-pub use crate::asm::sections::{ABORTED, CHANGED, FULL, NO_SHARD};
+pub use crate::arch::sections::{ABORTED, CHANGED, FULL, NO_SHARD};
 
-use crate::asm::sections as asm;
-use crate::shard::{COUNTERS, Region};
+use crate::arch::sections;
+use crate::region::{COUNTERS, Region};
 use crate::size_class::Class;
 use crate::units::MAGAZINE_MAX;
 
@@ -40,8 +40,8 @@ impl Sections {
         // SAFETY: it is a class.
         unsafe {
             match self.index {
-                Index::CpuId => asm::pop_cpu(class),
-                Index::MmCid => asm::pop_cid(class),
+                Index::CpuId => sections::pop_cpu(class),
+                Index::MmCid => sections::pop_cid(class),
             }
         }
     }
@@ -52,8 +52,8 @@ impl Sections {
         // SAFETY: it is a class; a section stores the address and never follows it.
         unsafe {
             match self.index {
-                Index::CpuId => asm::push_cpu(class, object),
-                Index::MmCid => asm::push_cid(class, object),
+                Index::CpuId => sections::push_cpu(class, object),
+                Index::MmCid => sections::push_cid(class, object),
             }
         }
     }
@@ -66,8 +66,8 @@ impl Sections {
         // SAFETY: class and bottom belong together; `out` has room for n.
         unsafe {
             match self.index {
-                Index::CpuId => asm::pop_batch_cpu(class, out.as_mut_ptr(), n, bottom),
-                Index::MmCid => asm::pop_batch_cid(class, out.as_mut_ptr(), n, bottom),
+                Index::CpuId => sections::pop_batch_cpu(class, out.as_mut_ptr(), n, bottom),
+                Index::MmCid => sections::pop_batch_cid(class, out.as_mut_ptr(), n, bottom),
             }
         }
     }
@@ -80,8 +80,8 @@ impl Sections {
         // SAFETY: it is a class; `objects` has n.
         unsafe {
             match self.index {
-                Index::CpuId => asm::push_batch_cpu(class, objects.as_ptr(), n),
-                Index::MmCid => asm::push_batch_cid(class, objects.as_ptr(), n),
+                Index::CpuId => sections::push_batch_cpu(class, objects.as_ptr(), n),
+                Index::MmCid => sections::push_batch_cid(class, objects.as_ptr(), n),
             }
         }
     }
@@ -92,8 +92,8 @@ impl Sections {
         // SAFETY: it is a class; the caller computes `end` in the stack of `class`.
         unsafe {
             match self.index {
-                Index::CpuId => asm::set_end_cpu(class, region, expected, end),
-                Index::MmCid => asm::set_end_cid(class, region, expected, end),
+                Index::CpuId => sections::set_end_cpu(class, region, expected, end),
+                Index::MmCid => sections::set_end_cid(class, region, expected, end),
             }
         }
     }
@@ -106,8 +106,8 @@ impl Sections {
         // SAFETY: the offset is that of a counter.
         unsafe {
             match self.index {
-                Index::CpuId => asm::add_cpu(offset, delta),
-                Index::MmCid => asm::add_cid(offset, delta),
+                Index::CpuId => sections::add_cpu(offset, delta),
+                Index::MmCid => sections::add_cid(offset, delta),
             }
         }
     }

@@ -11,7 +11,7 @@
 
 use super::abi::{self, AREA_LEN, Area, RseqError};
 use super::{Index, Sections, keys, vfork};
-use crate::asm;
+use crate::arch;
 use crate::atomic::{AtomicU32, Ordering};
 use crate::os;
 use crate::report::{Mode, ModeReason};
@@ -36,12 +36,12 @@ static KEY: AtomicU32 = AtomicU32::new(u32::MAX);
 
 /// Decides the mode of the process; opens nothing yet. `forced_atomic`: configuration said so.
 pub fn adopt(forced_atomic: bool) -> Adoption {
-    set_area_offset(asm::own_area_offset());
-    let libc = asm::libc_rseq();
+    set_area_offset(arch::own_area_offset());
+    let libc = arch::libc_rseq();
     let libc_size = libc.map_or(0, |(_, size)| size);
     let feature_size = os::auxv(abi::AT_RSEQ_FEATURE_SIZE) as u32;
     let (mode, reason) = match libc {
-        _ if !asm::HAS_SECTIONS => (Mode::Atomic, ModeReason::NoSections),
+        _ if !arch::HAS_SECTIONS => (Mode::Atomic, ModeReason::NoSections),
         _ if forced_atomic => (Mode::Atomic, ModeReason::Configured),
         Some((offset, size)) if size != 0 && is_registered(area_at(offset)) => {
             set_area_offset(offset);
@@ -148,7 +148,7 @@ pub fn has_mm_cid(adoption: &Adoption) -> bool {
 }
 
 fn area_at(offset: isize) -> *mut Area {
-    asm::thread_pointer().wrapping_add_signed(offset) as *mut Area
+    arch::thread_pointer().wrapping_add_signed(offset) as *mut Area
 }
 
 fn is_registered(area: *mut Area) -> bool {
@@ -159,20 +159,20 @@ fn is_registered(area: *mut Area) -> bool {
 }
 
 fn area_offset() -> isize {
-    // SAFETY: a static defined in asm::sections.
+    // SAFETY: a static defined in arch::sections.
     // Ordering: Relaxed, names an area of every thread whatever it is; see `store_area_offset`.
-    unsafe { asm::sections::rsalloc_rseq_offset.load(Ordering::Relaxed) }
+    unsafe { arch::sections::rsalloc_rseq_offset.load(Ordering::Relaxed) }
 }
 
 fn set_area_offset(offset: isize) {
     store_area_offset(offset);
-    asm::forget_early_announcement();
+    arch::forget_early_announcement();
 }
 
 fn store_area_offset(offset: isize) {
     // SAFETY: as in `area_offset`.
     // Ordering: Relaxed, by init, which publishes it with the mode, or for a thread without others.
-    unsafe { asm::sections::rsalloc_rseq_offset.store(offset, Ordering::Relaxed) };
+    unsafe { arch::sections::rsalloc_rseq_offset.store(offset, Ordering::Relaxed) };
 }
 
 /// What the areas are hidden behind, see [`vfork`]: one is as good as the other, but they differ.
@@ -186,7 +186,7 @@ pub(super) enum Hidden {
 
 impl Hidden {
     fn offset(self) -> isize {
-        asm::never_registered_offset() + size_of::<Area>() as isize * self as isize
+        arch::never_registered_offset() + size_of::<Area>() as isize * self as isize
     }
 }
 
@@ -194,7 +194,7 @@ impl Hidden {
 /// have no shard.
 pub(super) fn hide_areas(hidden: Hidden) {
     // SAFETY: as in `area_offset`.
-    let offset = unsafe { &asm::sections::rsalloc_rseq_offset };
+    let offset = unsafe { &arch::sections::rsalloc_rseq_offset };
     // Ordering: Relaxed, vfork has the fences (I2). A child, which must not see its area, comes from the calling
     // thread; a thread that still sees its own is right too. A store would do, but loom does not know that what comes
     // behind the store that an exchange read comes behind the exchange.
@@ -210,7 +210,7 @@ pub(super) fn are_areas_hidden() -> bool {
 pub(super) fn show_settled_areas() -> bool {
     let (settled, shown) = (Hidden::Settled.offset(), adopted_offset());
     // SAFETY: as in `area_offset`.
-    let offset = unsafe { &asm::sections::rsalloc_rseq_offset };
+    let offset = unsafe { &arch::sections::rsalloc_rseq_offset };
     // Ordering: Relaxed, see vfork I2: it comes right behind the caller's own store, or fails. It carries nothing.
     offset.compare_exchange(settled, shown, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
@@ -223,9 +223,9 @@ pub(super) fn show_areas() {
 /// The offset of the area that the mode is about.
 fn adopted_offset() -> isize {
     // Ordering: Relaxed, a constant by now.
-    match asm::libc_rseq() {
+    match arch::libc_rseq() {
         Some((offset, _)) if MODE.load(Ordering::Relaxed) == Mode::RseqLibc as u32 => offset,
-        _ => asm::own_area_offset(),
+        _ => arch::own_area_offset(),
     }
 }
 
@@ -258,7 +258,7 @@ mod life {
 
 /// The word behind the calling thread's own area.
 fn life_word() -> &'static AtomicU32 {
-    let area = area_at(asm::own_area_offset());
+    let area = area_at(arch::own_area_offset());
     // SAFETY: the assembly reserves 128 bytes: the area, this word, more. 'static is as long as the thread
     // runs, and the reference does not leave it.
     unsafe { &*area.add(1).cast::<AtomicU32>() }
@@ -273,7 +273,7 @@ fn register_thread() -> Result<(), RseqError> {
         Err(life::REGISTERED) => return Ok(()),
         Err(_) => return Err(RseqError::Denied),
     }
-    let area = area_at(asm::own_area_offset());
+    let area = area_at(arch::own_area_offset());
     // SAFETY: thread-local memory, undone by `thread_exit` before it goes.
     let result = unsafe { abi::register(area, AREA_LEN) };
     // A registration fills the area. Where it does not, a filter has said yes to a call that was never made.

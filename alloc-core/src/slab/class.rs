@@ -174,6 +174,6 @@ pub fn bin_of(info: &ClassInfo, free: usize) -> usize {
 }
 
 fn entry_ref(address: usize) -> Option<&'static PageEntry> {
-    // SAFETY: lists hold 0 or addresses of entries, which live as long as their tracts: for ever.
+    // SAFETY: lists hold 0 or addresses of entries, which live as long as their segments: for ever.
     unsafe { (address as *const PageEntry).as_ref() }
 }

@@ -11,7 +11,7 @@
 
 mod class;
 
-use crate::asm;
+use crate::arch;
 use crate::canary::{self, Canary};
 use crate::fail::{Misuse, deny, fail};
 use crate::guard;
@@ -38,8 +38,8 @@ pub struct Taken {
 /// Asks for what [`take`] and [`put`] of `class` begin with: a hint.
 pub fn prefetch_class(class: Class) {
     let slabs = core::ptr::from_ref(&SLABS[class]) as usize;
-    asm::prefetch(slabs);
-    asm::prefetch(slabs + 64);
+    arch::prefetch(slabs);
+    arch::prefetch(slabs + 64);
 }
 
 /// Takes up to `out.len()` objects of `class` in ascending order; none when the OS has no more memory.
@@ -62,7 +62,7 @@ pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Reentered> {
             },
         };
         // The list's next slab, in case this one has too few.
-        asm::prefetch(slab.next.get());
+        arch::prefetch(slab.next.get());
         count += take_from(slab, class, &mut out[count..]);
         slabs.rebin(slab, class);
     }
@@ -91,7 +91,7 @@ fn new_slab(slabs: &SlabClass, class: Class) -> Option<(&'static PageEntry, bool
     Some((entry, span.zeroed && info.objects == 1))
 }
 
-/// What the slabs of a class leave untouched. Those of 8 B leave half, but nearly every program has one, and a tract for it
+/// What the slabs of a class leave untouched. Those of 8 B leave half, but nearly every program has one, and a segment for it
 /// would cost more than that.
 fn filling_of(info: &ClassInfo) -> Filling {
     match info.objects {

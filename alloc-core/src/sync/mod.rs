@@ -15,19 +15,19 @@
 //! I3. Guards are dropped in the reverse order of their making.
 //! I4. What marks beside `SLEEPERS` a word has is changed by its owner alone.
 
+mod backoff;
 mod guarded;
-mod patience;
 mod rank;
 mod try_lock;
 mod wait_budget;
 
+pub use backoff::Backoff;
 pub use guarded::{Guarded, Guarded32, Guarded64};
-pub use patience::Patience;
 pub use rank::Rank;
 pub use try_lock::{TryGuard, TryLock};
 pub use wait_budget::{WaitBudget, end_late_fork, is_barred};
 
-use crate::asm::thread_pointer;
+use crate::arch::thread_pointer;
 use crate::atomic::{AtomicU32, AtomicUsize, Ordering, SPINS, spin_loop};
 use crate::os;
 use wait_budget::{FORK_US, HOLDER_US, fork_us, note_late_fork};
@@ -124,17 +124,17 @@ impl Lock {
         Some(Guard { lock: self, before, after })
     }
 
-    /// As [`Lock::acquire`], but for who has no patience at all: he only tries.
-    pub fn acquire_or_try(&self, rank: Rank, patience: &Patience) -> Option<Guard<'_>> {
-        if patience.is_none() { self.try_acquire(rank) } else { self.acquire(rank).ok() }
+    /// As [`Lock::acquire`], but for who has no backoff at all: he only tries.
+    pub fn acquire_or_try(&self, rank: Rank, backoff: &Backoff) -> Option<Guard<'_>> {
+        if backoff.is_none() { self.try_acquire(rank) } else { self.acquire(rank).ok() }
     }
 
-    /// As [`Lock::acquire`]; where the caller may not wait, it tries with `patience`: a holder that does
+    /// As [`Lock::acquire`]; where the caller may not wait, it tries with `backoff`: a holder that does
     /// not wait for the caller will be done. None if the calling thread is the holder, or after that.
-    pub fn acquire_patiently(&self, rank: Rank, patience: &mut Patience) -> Option<Guard<'_>> {
+    pub fn acquire_with(&self, rank: Rank, backoff: &mut Backoff) -> Option<Guard<'_>> {
         loop {
             let guard = self.acquire(rank).ok();
-            if guard.is_some() || self.is_held_here() || !patience.spend() {
+            if guard.is_some() || self.is_held_here() || !backoff.spend() {
                 return guard;
             }
         }
@@ -415,20 +415,20 @@ mod tests {
         let (tried, other) = (TryLock::new(), TryLock::new());
         let lock = Lock::new();
         let _mine = (tried.try_acquire(), lock.acquire(HIGH).ok());
-        let mut patience = Patience::usual();
-        assert!(tried.acquire_patiently(&mut patience).is_none());
-        assert!(lock.acquire_patiently(LOW, &mut patience).is_none());
-        assert!(patience.is_whole(), "nobody waits for what he holds himself");
+        let mut backoff = Backoff::usual();
+        assert!(tried.acquire_with(&mut backoff).is_none());
+        assert!(lock.acquire_with(LOW, &mut backoff).is_none());
+        assert!(backoff.is_whole(), "nobody waits for what he holds himself");
         std::thread::scope(|scope| {
             let blocked = scope.spawn(|| {
-                let mut patience = Patience::usual();
-                let none = tried.acquire_patiently(&mut patience).is_none();
-                assert!(other.acquire_patiently(&mut patience).is_some(), "what is free is taken");
-                none && !patience.spend()
+                let mut backoff = Backoff::usual();
+                let none = tried.acquire_with(&mut backoff).is_none();
+                assert!(other.acquire_with(&mut backoff).is_some(), "what is free is taken");
+                none && !backoff.spend()
             });
-            assert!(blocked.join().unwrap(), "tried until the patience was used up");
+            assert!(blocked.join().unwrap(), "tried until the backoff was used up");
         });
-        let mut slow = Patience { turns: u32::MAX, ..Patience::usual() };
+        let mut slow = Backoff { turns: u32::MAX, ..Backoff::usual() };
         let begin = std::time::Instant::now();
         while slow.spend() {}
         assert!(begin.elapsed().as_secs() < 10 && slow.turns > 0);

@@ -4,7 +4,7 @@
 //!
 //! The word has the highest rank in its lower half; above it stand the marks of `wait_budget`.
 
-use crate::asm;
+use crate::arch;
 use crate::atomic::{Ordering, compiler_fence};
 
 /// The bits of the thread's word that are a rank.
@@ -36,8 +36,8 @@ impl Rank {
         Rank((1 << 9) + class as u32)
     }
 
-    /// Of the tract with this number.
-    pub const fn tract(index: usize) -> Rank {
+    /// Of the segment with this number.
+    pub const fn segment(index: usize) -> Rank {
         Rank((1 << 12) + index as u32)
     }
 
@@ -54,7 +54,7 @@ impl Rank {
     /// The highest one that the calling thread holds, to be given to [`Rank::restore`].
     pub fn held() -> Rank {
         // Ordering: Relaxed, the thread's own word; its handlers leave it as they found it.
-        Rank(asm::held_rank().load(Ordering::Relaxed) & RANK_BITS)
+        Rank(arch::held_rank().load(Ordering::Relaxed) & RANK_BITS)
     }
 
     /// Whether this is the rank of any lock.
@@ -90,7 +90,7 @@ impl Rank {
     }
 
     fn store(self) {
-        let word = asm::held_rank();
+        let word = arch::held_rank();
         // Ordering: Relaxed, the thread's own word, for its handlers, which leave it as they found it.
         let marks = word.load(Ordering::Relaxed) & !RANK_BITS;
         // Ordering: Relaxed, as above.

@@ -2,8 +2,8 @@
 //!
 //! Promises: nobody waits. Called by cpu_cache (shards of the atomic path); calls asm (the thread's own word).
 
-use super::Patience;
-use crate::asm::thread_pointer;
+use super::Backoff;
+use crate::arch::thread_pointer;
 use crate::atomic::{AtomicUsize, Ordering};
 
 /// The guard was forgotten, see [`TryLock::forget`].
@@ -54,11 +54,11 @@ impl TryLock {
     }
 
     /// Takes the lock, letting others run until it is free; none if the holder is the calling thread
-    /// itself, below a signal handler, or when `patience` ends.
-    pub fn acquire_patiently(&self, patience: &mut Patience) -> Option<TryGuard<'_>> {
+    /// itself, below a signal handler, or when `backoff` ends.
+    pub fn acquire_with(&self, backoff: &mut Backoff) -> Option<TryGuard<'_>> {
         loop {
             let guard = self.try_acquire();
-            if guard.is_some() || self.is_taken_here() || !patience.spend() {
+            if guard.is_some() || self.is_taken_here() || !backoff.spend() {
                 return guard;
             }
         }

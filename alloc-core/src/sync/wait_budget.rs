@@ -9,7 +9,7 @@
 //! ends. Called by the engine around its operations and by the locks; calls asm (the thread's own word).
 
 use super::rank::{RANK_BITS, Rank};
-use crate::asm;
+use crate::arch;
 use crate::atomic::{AtomicBool, Ordering};
 
 /// An operation with a budget is under way.
@@ -99,7 +99,7 @@ pub fn is_barred() -> bool {
 
 fn word() -> u32 {
     // Ordering: Relaxed, the thread's own word; its handlers leave it as they found it.
-    asm::held_rank().load(Ordering::Relaxed)
+    arch::held_rank().load(Ordering::Relaxed)
 }
 
 /// Replaces the marks; those before.
@@ -107,7 +107,7 @@ fn word() -> u32 {
 fn replace(marks: u32) -> u32 {
     let before = word();
     // Ordering: Relaxed, as above.
-    asm::held_rank().store(before & !MARKS | marks, Ordering::Relaxed);
+    arch::held_rank().store(before & !MARKS | marks, Ordering::Relaxed);
     before & MARKS
 }
 

@@ -5,8 +5,8 @@
 //! this name and by `regressions.rs`.
 
 use crate::objects::{Defect, alone};
-use alloc_core::config::{self, Value};
-use alloc_core::publish::Snapshot;
+use rsalloc_core::internals::config::{self, Value};
+use rsalloc_core::internals::publish::Snapshot;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::{AsRawFd, FromRawFd};

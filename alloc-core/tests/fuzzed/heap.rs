@@ -5,12 +5,12 @@
 
 use crate::objects::{Defect, Objects};
 #[cfg(feature = "faults")]
-use alloc_core::os::faults;
-use alloc_core::page_heap::PAGE_HEAP;
-use alloc_core::page_heap::tract::HEADER_PAGES;
-use alloc_core::size_class::CLASSES;
-use alloc_core::slab::SLABS;
-use alloc_core::units::PAGE_BYTES;
+use rsalloc_core::internals::os::faults;
+use rsalloc_core::internals::page_heap::PAGE_HEAP;
+use rsalloc_core::internals::page_heap::segment::HEADER_PAGES;
+use rsalloc_core::internals::size_class::CLASSES;
+use rsalloc_core::internals::slab::SLABS;
+use rsalloc_core::internals::units::PAGE_BYTES;
 
 /// Validates the whole heap.
 pub fn check(objects: &Objects) {
@@ -19,7 +19,7 @@ pub fn check(objects: &Objects) {
     {
         slab.free.set(slab.free.get() + 1);
     }
-    if let Err(defect) = alloc_core::check() {
+    if let Err(defect) = rsalloc_core::check() {
         panic!("check: {defect}");
     }
 }
@@ -76,15 +76,15 @@ pub struct Census {
 impl Census {
     /// Gives back what lies in the tiers, then counts.
     pub fn take() -> Census {
-        alloc_core::release();
-        let pages = PAGE_HEAP.tracts().map(|tract| {
-            let (free, dirty) = tract.free_pages();
-            (tract.mapped_pages() - HEADER_PAGES - free, dirty)
+        rsalloc_core::release();
+        let pages = PAGE_HEAP.segments().map(|segment| {
+            let (free, dirty) = segment.free_pages();
+            (segment.mapped_pages() - HEADER_PAGES - free, dirty)
         });
         let (held_pages, dirty) = pages.fold((0, 0), |sum, page| (sum.0 + page.0, sum.1 + page.1));
         let counted = PAGE_HEAP.totals().1 / PAGE_BYTES;
         assert_eq!(counted, dirty, "the page heap's count of dirty pages is not their number");
-        let stats = alloc_core::stats();
+        let stats = rsalloc_core::stats();
         Census {
             objects: (0..CLASSES).map(|class| SLABS[class].totals().1).collect(),
             large: (stats.large_count, stats.large_bytes),

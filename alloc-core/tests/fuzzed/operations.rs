@@ -5,7 +5,7 @@
 
 use crate::heap::{self, Census, Refusals};
 use crate::objects::{Defect, Object, Objects, alone, is_zero};
-use alloc_core::config::{self, Key};
+use rsalloc_core::internals::config::{self, Key};
 
 /// What a program may do. `pick` is the number of a live object from the youngest, modulo how many.
 #[derive(Clone, Copy, Debug)]
@@ -139,7 +139,7 @@ impl Program {
             Op::FreeNull { size } => free_null(size),
             Op::Burst { size, count } => (0..count).for_each(|_| self.allocate(size)),
             Op::FreeMany { pick, count } => self.free_many(pick, count),
-            Op::Release => drop(alloc_core::release()),
+            Op::Release => drop(rsalloc_core::release()),
             Op::Cache { bytes } => config::set_number(Key::Cache, bytes),
             Op::Refuse { first, count } => self.refusals.begin(first, count),
             Op::Exhaust => self.exhaust(),
@@ -152,7 +152,7 @@ impl Program {
 
     fn allocate(&mut self, size: usize) {
         if self.has_room(size) {
-            self.receive(alloc_core::allocate(size), size, natural_align(size));
+            self.receive(rsalloc_core::allocate(size), size, natural_align(size));
         }
     }
 
@@ -172,8 +172,8 @@ impl Program {
             return;
         }
         let object = match zeroed {
-            true => alloc_core::allocate_zeroed(size, align),
-            false => alloc_core::allocate_aligned(size, align),
+            true => rsalloc_core::allocate_zeroed(size, align),
+            false => rsalloc_core::allocate_aligned(size, align),
         };
         let must_be_zero = zeroed && !object.is_null();
         assert!(!must_be_zero || is_zero(object as usize, size), "not zeroed: {size}");
@@ -203,7 +203,7 @@ impl Program {
     fn reallocate(&mut self, pick: usize, size: usize) {
         let Some(old) = self.objects.pick(pick).filter(|_| self.has_room(size)) else { return };
         // SAFETY: live.
-        let moved = unsafe { alloc_core::reallocate(old.address as *mut u8, size) };
+        let moved = unsafe { rsalloc_core::reallocate(old.address as *mut u8, size) };
         self.moved(pick, old, moved, size, natural_align(size));
     }
 
@@ -211,7 +211,7 @@ impl Program {
         let Some(old) = self.objects.pick(pick).filter(|_| self.has_room(size)) else { return };
         let pointer = old.address as *mut u8;
         // SAFETY: live, with its layout.
-        let moved = unsafe { alloc_core::reallocate_sized(pointer, old.size, old.align, size) };
+        let moved = unsafe { rsalloc_core::reallocate_sized(pointer, old.size, old.align, size) };
         self.moved(pick, old, moved, size, old.align);
     }
 
@@ -230,7 +230,9 @@ impl Program {
     fn free_sized(&mut self, pick: usize) {
         if let Some(object) = self.objects.remove(pick) {
             // SAFETY: live, with its layout.
-            unsafe { alloc_core::free_sized(object.address as *mut u8, object.size, object.align) };
+            unsafe {
+                rsalloc_core::free_sized(object.address as *mut u8, object.size, object.align)
+            };
         }
     }
 
@@ -238,7 +240,7 @@ impl Program {
         for _ in 0..count.min(self.objects.count()) {
             if let Some(object) = self.objects.remove(pick) {
                 // SAFETY: live.
-                unsafe { alloc_core::free(object.address as *mut u8) };
+                unsafe { rsalloc_core::free(object.address as *mut u8) };
             }
         }
     }
@@ -247,14 +249,14 @@ impl Program {
 fn free_null(size: usize) {
     // SAFETY: the entries take null as C's do.
     unsafe {
-        alloc_core::free(std::ptr::null_mut());
-        alloc_core::free_sized(std::ptr::null_mut(), size, 8);
+        rsalloc_core::free(std::ptr::null_mut());
+        rsalloc_core::free_sized(std::ptr::null_mut(), size, 8);
     }
 }
 
 fn usable(object: *mut u8) -> usize {
     // SAFETY: a live object.
-    unsafe { alloc_core::usable_size(object) }
+    unsafe { rsalloc_core::usable_size(object) }
 }
 
 fn natural_align(size: usize) -> usize {

@@ -8,8 +8,8 @@
 use crate::cpus::Cpus;
 use crate::objects::{Defect, alone};
 use crate::operations::{self, Program};
-use alloc_core::cpu_cache::while_still;
-use alloc_core::sync::Patience;
+use rsalloc_core::internals::cpu_cache::while_still;
+use rsalloc_core::internals::sync::Backoff;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
@@ -36,7 +36,7 @@ pub fn replay(ops: &[Op], defect: Option<Defect>) -> u64 {
     let _alone = alone();
     let cpus = Cpus::allowed();
     // A shard's birth waits for whoever stops shards, who here waits for the thread.
-    cpus.each(|| drop_object(alloc_core::allocate(1)));
+    cpus.each(|| drop_object(rsalloc_core::allocate(1)));
     let mut crew = Crew {
         program: Arc::new(Mutex::new(Program::start(defect))),
         cpus: Arc::new(cpus),
@@ -56,7 +56,7 @@ pub fn replay(ops: &[Op], defect: Option<Defect>) -> u64 {
 
 fn drop_object(object: *mut u8) {
     // SAFETY: live, or null.
-    unsafe { alloc_core::free(object) };
+    unsafe { rsalloc_core::free(object) };
 }
 
 struct Crew {
@@ -84,7 +84,7 @@ impl Crew {
         self.step(Op::Run { thread: 0, op: operations::Op::Check });
         let stops = |op: &Op| matches!(op, Op::Run { op, .. } if op.may_stop_shards());
         let steps = steps.filter(|op| !stops(op));
-        let done = while_still(&mut Patience::usual(), |_| steps.for_each(|op| self.step(op)));
+        let done = while_still(&mut Backoff::usual(), |_| steps.for_each(|op| self.step(op)));
         assert!(done.is_some(), "the shards were not stopped");
     }
 

@@ -7,12 +7,12 @@
 use crate::heap::{self, Census, Refusals};
 use crate::objects::{Defect, Objects, alone};
 use crate::support::FakeCpus;
-use alloc_core::config::{self, Key};
-use alloc_core::cpu_cache::{Shard, allocate_on, free_on};
-use alloc_core::depot::DEPOT;
-use alloc_core::shard::Region;
-use alloc_core::size_class::{CLASS, CLASSES, class_of, object_size};
-use alloc_core::slab::{self, SLABS};
+use rsalloc_core::internals::config::{self, Key};
+use rsalloc_core::internals::cpu_cache::{Shard, allocate_on, free_on};
+use rsalloc_core::internals::depot::DEPOT;
+use rsalloc_core::internals::region::Region;
+use rsalloc_core::internals::size_class::{CLASS, CLASSES, class_of, object_size};
+use rsalloc_core::internals::slab::{self, SLABS};
 
 /// What a program on changing CPUs may do. `pick` is the number of a live object, modulo how many.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +108,7 @@ impl Program<'_> {
             Op::FreeMany { pick, count } => self.free_many(pick, count),
             Op::Migrate { cpu } => self.cpus.migrate(cpu),
             Op::Drain => self.drain(),
-            Op::Release => drop(alloc_core::release()),
+            Op::Release => drop(rsalloc_core::release()),
             Op::Cache { bytes } => {
                 config::set_number(Key::Cache, bytes);
                 self.cache_max = self.cache_max.max(bytes);

@@ -7,11 +7,11 @@
 use crate::cpus::Cpus;
 use crate::objects::{Defect, alone};
 use crate::support::FakeCpus;
-use alloc_core::cpu_cache::{Shard, shards};
-use alloc_core::rseq::{ABORTED, CHANGED, FULL, Sections, registration};
-use alloc_core::shard::{COUNTERS, Counter, Region};
-use alloc_core::size_class::{CLASS, CLASSES};
-use alloc_core::sync::Patience;
+use rsalloc_core::internals::cpu_cache::{Shard, shards};
+use rsalloc_core::internals::region::{COUNTERS, Counter, Region};
+use rsalloc_core::internals::rseq::{ABORTED, CHANGED, FULL, Sections, registration};
+use rsalloc_core::internals::size_class::{CLASS, CLASSES};
+use rsalloc_core::internals::sync::Backoff;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// An operation of a shard, or of the test. Classes and counts are taken modulo what there is.
@@ -66,13 +66,13 @@ thread_local! {
 /// Runs the sequence on both; panics where they differ. How many operations.
 pub fn replay(ops: &[Op], defect: Option<Defect>) -> u64 {
     let _alone = alone();
-    assert!(!alloc_core::allocate(1).is_null());
+    assert!(!rsalloc_core::allocate(1).is_null());
     let _pinned = Pinned::here();
     let sections = registration::sections().expect("this needs rseq");
     assert!(shards::open_or_create(sections));
     PLAIN.with(|plain| {
         let real = shards::current(sections).expect("pinned and open");
-        alloc_core::release();
+        rsalloc_core::release();
         let pair = Pair { sections, real, plain, twin: plain.regions()[0], defect };
         pair.clear();
         ops.iter().for_each(|&op| pair.step(op));
@@ -162,7 +162,7 @@ impl Pair<'_> {
 
     fn stopped(&self, class: usize) {
         let s = self.sections;
-        let done = shards::while_stopped(&Patience::usual(), |_| {
+        let done = shards::while_stopped(&Backoff::usual(), |_| {
             assert_eq!(again(|| s.pop(class)), 0);
             assert_eq!(again(|| s.push(class, 16)), FULL);
             assert_eq!(again(|| s.pop_batch(class, &mut [0; 64])), 0);

@@ -1,9 +1,9 @@
 //! A shard whose CPU is a number that the test chooses: migration is a method call.
 
-use alloc_core::cpu_cache::{Shard, shards};
-use alloc_core::rseq::emulated;
-use alloc_core::shard::{Counter, Region};
-use alloc_core::size_class::Class;
+use rsalloc_core::internals::cpu_cache::{Shard, shards};
+use rsalloc_core::internals::region::{Counter, Region};
+use rsalloc_core::internals::rseq::emulated;
+use rsalloc_core::internals::size_class::Class;
 use std::cell::Cell;
 
 /// Shards of the test's own, worked on by the plain twins of the sections.
@@ -15,7 +15,7 @@ pub struct FakeCpus {
 impl FakeCpus {
     /// `count` CPUs, running on the first.
     pub fn new(count: usize) -> Self {
-        assert!(!alloc_core::allocate(1).is_null(), "the engine starts");
+        assert!(!rsalloc_core::allocate(1).is_null(), "the engine starts");
         let regions = (0..count).map(|_| shards::new_region().expect("memory")).collect();
         FakeCpus { regions, cpu: Cell::new(0) }
     }

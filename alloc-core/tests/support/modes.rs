@@ -1,6 +1,6 @@
 //! A test program that starts itself again in each mode the engine can run in.
 
-use alloc_core::Mode;
+use rsalloc_core::Mode;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,7 @@ impl ModeCase {
 
     /// Panics unless the engine runs in this mode.
     pub fn confirm(&self) {
-        let report = alloc_core::report();
+        let report = rsalloc_core::report();
         assert_eq!(report.mode, self.mode, "asked for {}", self.name);
         assert_eq!(report.index_is_mm_cid != 0, self.mm_cid, "asked for {}", self.name);
     }

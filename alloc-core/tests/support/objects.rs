@@ -2,8 +2,8 @@
 //!
 //! Safe to use from signal handlers: no lock, no allocation but the one under test.
 
-use alloc_core::shard::HOT;
-use alloc_core::units::WINDOW_SHIFT;
+use rsalloc_core::internals::hot::HOT;
+use rsalloc_core::internals::units::WINDOW_SHIFT;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Sizes and alignments in use; an object carries the number of its own.
@@ -58,8 +58,8 @@ impl Object {
         let (size, align) = LAYOUTS[layout];
         let zeroed = pick >> 60 == 0;
         let address = match zeroed {
-            true => alloc_core::allocate_zeroed(size, align),
-            false => alloc_core::allocate_aligned(size, align),
+            true => rsalloc_core::allocate_zeroed(size, align),
+            false => rsalloc_core::allocate_aligned(size, align),
         } as usize;
         if address == 0 {
             return None;
@@ -85,8 +85,8 @@ impl Object {
         // SAFETY: live, with its layout.
         unsafe {
             match pick % 2 {
-                0 => alloc_core::free(pointer),
-                _ => alloc_core::free_sized(pointer, size, align),
+                0 => rsalloc_core::free(pointer),
+                _ => rsalloc_core::free_sized(pointer, size, align),
             }
         }
     }
@@ -101,9 +101,9 @@ impl Object {
         shadow_give(self.address());
         let wanted = LAYOUTS[other].0;
         // SAFETY: live, with its layout.
-        let moved =
-            unsafe { alloc_core::reallocate_sized(self.address() as *mut u8, size, align, wanted) }
-                as usize;
+        let moved = unsafe {
+            rsalloc_core::reallocate_sized(self.address() as *mut u8, size, align, wanted)
+        } as usize;
         assert!(moved != 0, "reallocate gave null");
         shadow_take(moved);
         let kept = size.min(wanted).min(8);
@@ -163,11 +163,11 @@ const SHADOW_BYTES: usize = 1 << (WINDOW_SHIFT - 6);
 
 /// Starts the engine and maps the shadow.
 pub fn start() {
-    let first = alloc_core::allocate(1);
+    let first = rsalloc_core::allocate(1);
     assert!(!first.is_null());
     // SAFETY: a new mapping, touched sparsely.
     let shadow = unsafe {
-        alloc_core::free(first);
+        rsalloc_core::free(first);
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         libc::mmap(std::ptr::null_mut(), SHADOW_BYTES, prot, flags, -1, 0)

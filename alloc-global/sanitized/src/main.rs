@@ -3,7 +3,7 @@
 //! `reachable`: objects of libc's malloc that only objects of rsalloc point to. `leak`: as many that nothing points to.
 //! `threads`: objects that pass from thread to thread. `race`: two threads write to one object at once.
 
-use alloc_global::RsAlloc;
+use rsalloc::RsAlloc;
 use std::hint::black_box;
 use std::ptr::{null_mut, with_exposed_provenance_mut};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};

@@ -63,7 +63,7 @@ extern "C" fn keep_at_load() {
             continue;
         }
         if in_library(library, name) != found {
-            if !alloc_core::keep_loaded(found) {
+            if !rsalloc_core::keep_loaded(found) {
                 continue;
             }
             // It stays open, as it stays loaded.

@@ -10,6 +10,23 @@ pub type Rule = (i64, Option<(u32, u32)>, u32);
 /// The call succeeds, and nothing is done.
 pub const LIE: u32 = libc::SECCOMP_RET_ERRNO;
 
+/// madvise(MADV_DONTNEED), as old qemu-user and some sandboxes have it.
+pub const NO_ADVICE: Rule = (libc::SYS_madvise, Some((2, libc::MADV_DONTNEED as u32)), LIE);
+/// mmap as it is used in the place of an own mapping, and by nothing else.
+pub const NO_MAPPING: Rule = (
+    libc::SYS_mmap,
+    Some((
+        3,
+        (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED) as u32,
+    )),
+    LIE,
+);
+pub const NO_FENCE: Rule = (libc::SYS_membarrier, None, LIE);
+
+/// The kernels that lie, and what `rsalloc check` says of them.
+pub const LIARS: [(&[Rule], &str); 3] =
+    [(&[NO_ADVICE], "mmap"), (&[NO_ADVICE, NO_MAPPING], "none"), (&[NO_FENCE], "madvise")];
+
 /// Has `command` run with these rules; what none of them names is allowed.
 pub fn install(command: &mut Command, rules: &[Rule]) {
     let filter = program(rules);

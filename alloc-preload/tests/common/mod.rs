@@ -128,7 +128,7 @@ pub fn library_with(features: &[&str]) -> PathBuf {
     let profile = std::env::var("RSALLOC_TEST_PROFILE").unwrap_or_else(|_| "release".into());
     let target = scratch().join(format!("library{}", features.join("-")));
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--package", "alloc-preload", "--lib", "--profile", &profile])
+        .args(["build", "--quiet", "--package", "rsalloc-preload", "--lib", "--profile", &profile])
         .args(["--features", &features.join(",")])
         // Tests make cargo build with unwinding whatever the profile says; this is not a test.
         .args(["--config", &format!("profile.{profile}.panic='abort'"), "--target-dir"])
@@ -139,7 +139,17 @@ pub fn library_with(features: &[&str]) -> PathBuf {
         .unwrap();
     assert!(status.success(), "librsalloc.so does not build");
     let folder = if profile == "dev" { "debug" } else { &profile };
-    target.join(folder).join("librsalloc.so")
+    install(&target.join(folder))
+}
+
+/// Copies what cargo built in `folder` to the name that it is installed by.
+fn install(folder: &Path) -> PathBuf {
+    let library = folder.join("librsalloc.so");
+    let copy = folder.join(format!("librsalloc.so.{}", std::process::id()));
+    std::fs::copy(folder.join("librsalloc_preload.so"), &copy).unwrap();
+    // Another test may be loading the one that is there.
+    std::fs::rename(copy, &library).unwrap();
+    library
 }
 
 /// A folder for what tests make.

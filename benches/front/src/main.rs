@@ -29,7 +29,7 @@ macro_rules! serve {
 }
 
 serve! {
-    "rsalloc": alloc_global::RsAlloc;
+    "rsalloc": rsalloc::RsAlloc;
     "mimalloc": mimalloc::MiMalloc;
     "jemalloc": tikv_jemallocator::Jemalloc;
     "snmalloc": snmalloc_rs::SnMalloc;

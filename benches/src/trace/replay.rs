@@ -141,7 +141,7 @@ impl Replay {
     #[cold]
     fn wait(&self, operation: &Operation, thread: usize, number: u64) {
         const SPINS: u32 = 200;
-        const PATIENCE: Duration = Duration::from_secs(60);
+        const BACKOFF_YIELDS: Duration = Duration::from_secs(60);
         if self.threads.len() == 1 {
             fail(number, thread, "the program is damaged: it is never this operation's turn");
         }
@@ -154,7 +154,7 @@ impl Replay {
         let begin = Instant::now();
         while !self.places.is_turn(operation) {
             std::thread::yield_now();
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > BACKOFF_YIELDS {
                 fail(number, thread, "it waits for an object that no thread makes or frees");
             }
         }

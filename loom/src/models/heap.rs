@@ -4,26 +4,26 @@ use super::{Found, Model, on, threads};
 use crate::atomic::{AtomicU64, Ordering};
 use crate::depot::DEPOT;
 use crate::os;
-use crate::page_heap::{PAGE_HEAP, TRACTS_MAX};
+use crate::page_heap::{PAGE_HEAP, SEGMENTS_MAX};
 use crate::page_heap::{
     entry::Kind,
     filling::Filling,
-    tract::{HEADER_PAGES, Tract},
+    segment::{HEADER_PAGES, Segment},
 };
 use crate::page_map;
 use crate::publish::{BLOCK_BYTES, publish_stats};
-use crate::shard::HOT;
+use crate::hot::HOT;
 use crate::size_class::{CLASS as CLASS_INFO, class_of};
 use crate::slab;
 use crate::stats::{Stats, stats};
-use crate::units::{MAGAZINE_MAX, PAGE_BYTES, TRACT_BYTES};
+use crate::units::{MAGAZINE_MAX, PAGE_BYTES, SEGMENT_BYTES};
 use crate::world::{bytes_of, explore_only};
 
 const CLASS: usize = 4;
-/// Pages of a tract at first, those for metadata included: the models' OS grants no more at once.
+/// Pages of a segment at first, those for metadata included: the models' OS grants no more at once.
 const PAGES: usize = HEADER_PAGES + 16;
 
-/// What init does; the words of the header of a tract at `base` that no lock guards alone.
+/// What init does; the words of the header of a segment at `base` that no lock guards alone.
 fn start(window: bool, bases: &[usize]) {
     HOT.window.store(if window { os::arena() } else { 0 }, Ordering::Relaxed);
     PAGE_HEAP.set_dirty_limit(1000);
@@ -35,13 +35,13 @@ fn acquire() -> usize {
     PAGE_HEAP.acquire(1, 1, Kind::Large, Filling::Whole).expect("memory").address
 }
 
-/// Pages that can be handed out, of all tracts.
+/// Pages that can be handed out, of all segments.
 fn pages() -> usize {
-    PAGE_HEAP.tracts().map(|tract| tract.mapped_pages() - HEADER_PAGES).sum()
+    PAGE_HEAP.segments().map(|segment| segment.mapped_pages() - HEADER_PAGES).sum()
 }
 
-fn is_whole(tract: &Tract) {
-    assert!(tract.mapped_pages() > HEADER_PAGES, "a tract without its header");
+fn is_whole(segment: &Segment) {
+    assert!(segment.mapped_pages() > HEADER_PAGES, "a segment without its header");
 }
 
 /// Two threads acquire the first page of all, a third looks on.
@@ -51,8 +51,8 @@ fn grow(base: usize) {
     threads(vec![
         on(0, move || one.add([acquire()])),
         on(1, move || {
-            PAGE_HEAP.tract_at(base).into_iter().for_each(is_whole);
-            PAGE_HEAP.tracts().for_each(is_whole);
+            PAGE_HEAP.segment_at(base).into_iter().for_each(is_whole);
+            PAGE_HEAP.segments().for_each(is_whole);
             let stats = stats();
             assert!(stats.mapped_bytes < 4 * (PAGES * PAGE_BYTES) as u64);
             two.add([acquire()]);
@@ -64,13 +64,13 @@ fn grow(base: usize) {
         // SAFETY: the model's own spans.
         unsafe { PAGE_HEAP.release(span) };
     }
-    let free: usize = PAGE_HEAP.tracts().map(|tract| tract.free_pages().0).sum();
+    let free: usize = PAGE_HEAP.segments().map(|segment| segment.free_pages().0).sum();
     assert_eq!(free, pages());
 }
 
 /// In the window.
-pub const TRACTS: Model = Model {
-    name: "tracts",
+pub const SEGMENTS: Model = Model {
+    name: "segments",
     preemptions: 2,
     body: || {
         start(true, &[os::arena()]);
@@ -78,34 +78,34 @@ pub const TRACTS: Model = Model {
     },
 };
 
-/// Two slots of a word for each tract that there may be.
-const OUTSIDE_TABLE_BYTES: usize = 2 * TRACTS_MAX * size_of::<usize>();
+/// Two slots of a word for each segment that there may be.
+const OUTSIDE_TABLE_BYTES: usize = 2 * SEGMENTS_MAX * size_of::<usize>();
 
-/// Outside of it, where tracts are found by a hash.
+/// Outside of it, where segments are found by a hash.
 pub const OUTSIDE: Model = Model {
     name: "outside",
     preemptions: 2,
     body: || {
-        // The table of outside tracts is mapped first, so the tract begins at the next multiple.
+        // The table of outside segments is mapped first, so the segment begins at the next multiple.
         let table = os::map(os::Place::Anywhere, 0).expect("an address");
-        let base = table.next_multiple_of(TRACT_BYTES) + TRACT_BYTES;
-        start(false, &[base, base + TRACT_BYTES]);
+        let base = table.next_multiple_of(SEGMENT_BYTES) + SEGMENT_BYTES;
+        start(false, &[base, base + SEGMENT_BYTES]);
         explore_only(table..table + OUTSIDE_TABLE_BYTES);
         grow(base);
     },
 };
 
-/// A page comes home while another thread finds its tract empty: the hint must not pass it.
+/// A page comes home while another thread finds its segment empty: the hint must not pass it.
 pub const HINT: Model = Model {
     name: "first-free",
     preemptions: 3,
     body: || {
-        start(true, &[os::arena(), os::arena() + TRACT_BYTES]);
-        // Behind its first pages the tract meets another mapping, so it never grows: growth would mend the hint.
+        start(true, &[os::arena(), os::arena() + SEGMENT_BYTES]);
+        // Behind its first pages the segment meets another mapping, so it never grows: growth would mend the hint.
         let end = os::arena() + PAGES * PAGE_BYTES;
         os::map(os::Place::Exactly(end), 0).expect("an address");
         let spans: Vec<_> = (HEADER_PAGES..PAGES).map(|_| acquire()).collect();
-        assert_eq!(PAGE_HEAP.tracts().count(), 1);
+        assert_eq!(PAGE_HEAP.segments().count(), 1);
         let span = spans[0];
         threads(vec![
             // SAFETY: the model's own span.
@@ -115,7 +115,7 @@ pub const HINT: Model = Model {
             }),
         ]);
         let before = pages();
-        let free: usize = PAGE_HEAP.tracts().map(|tract| tract.free_pages().0).sum();
+        let free: usize = PAGE_HEAP.segments().map(|segment| segment.free_pages().0).sum();
         (0..free).for_each(|_| {
             acquire();
         });
@@ -123,7 +123,7 @@ pub const HINT: Model = Model {
     },
 };
 
-/// A span is given up on top of its tract's lock, and another thread comes along.
+/// A span is given up on top of its segment's lock, and another thread comes along.
 pub const DEFERRED: Model = Model {
     name: "deferred",
     preemptions: 3,
@@ -135,8 +135,8 @@ pub const DEFERRED: Model = Model {
         }
         let give_up = |span: usize| {
             move || {
-                let tract = PAGE_HEAP.tract_at(span).expect("a page of ours");
-                let guard = tract.lock();
+                let segment = PAGE_HEAP.segment_at(span).expect("a page of ours");
+                let guard = segment.lock();
                 // SAFETY: the model's own span.
                 unsafe { PAGE_HEAP.release(span) };
                 drop(guard);
@@ -148,7 +148,7 @@ pub const DEFERRED: Model = Model {
             on(1, give_up(spans[1])),
         ]);
         PAGE_HEAP.trim();
-        let free: usize = PAGE_HEAP.tracts().map(|tract| tract.free_pages().0).sum();
+        let free: usize = PAGE_HEAP.segments().map(|segment| segment.free_pages().0).sum();
         assert_eq!(free, pages(), "a span got lost");
     },
 };
@@ -203,8 +203,8 @@ pub const PAGE_MAP_RELEASE: Model = Model {
                 assert_eq!(page_map::class_at(other[0]), CLASS, "a slab's page has its class");
             }),
         ]);
-        let slabs = PAGE_HEAP.tracts().flat_map(|tract| {
-            (HEADER_PAGES..PAGES).map(|page| page_map::class_at(tract.base() + page * PAGE_BYTES))
+        let slabs = PAGE_HEAP.segments().flat_map(|segment| {
+            (HEADER_PAGES..PAGES).map(|page| page_map::class_at(segment.base() + page * PAGE_BYTES))
         });
         assert!(slabs.filter(|&class| class != 0).eq([CLASS]), "and no other page has one");
     },

@@ -6,8 +6,8 @@ use crate::atomic::UnsafeCell;
 use crate::cpu_cache::Shard;
 use crate::cpu_cache::locked::{self, Locked};
 use crate::machine;
-use crate::shard::Region;
-use crate::sync::{Lock, Patience, Rank, WaitBudget, is_barred};
+use crate::region::Region;
+use crate::sync::{Lock, Backoff, Rank, WaitBudget, is_barred};
 
 static LOW: Lock = Lock::new();
 static HIGH: Lock = Lock::new();
@@ -84,7 +84,7 @@ pub const FORKING: Model = Model {
         machine::handle(1, || {
             let before = Rank::held();
             HIGH.announce_fork();
-            // As without an end of its patience: what never comes is a deadlock.
+            // As without an end of its backoff: what never comes is a deadlock.
             Rank::of_number(0).restore();
             drop(LOW.acquire(LOW_RANK).ok().expect("nobody forks above it"));
             before.restore();
@@ -191,7 +191,7 @@ pub const TRIED: Model = Model {
         };
         threads(vec![on(0, work(2, found.clone())), on(1, work(3, found.clone()))]);
         // A thread that found it busy has made more of them.
-        locked::for_each(&mut Patience::none(), |shard| {
+        locked::for_each(&mut Backoff::none(), |shard| {
             while let object @ 1.. = shard.pop(CLASS) {
                 found.add([object as usize]);
             }

@@ -50,7 +50,7 @@ pub const ALL: &[Model] = &[
     children::STARTED,
     children::WATCHED,
     children::HANDLER,
-    heap::TRACTS,
+    heap::SEGMENTS,
     heap::OUTSIDE,
     heap::HINT,
     heap::DEFERRED,

@@ -5,9 +5,9 @@ use super::{Found, Model, on, shards, threads};
 use crate::atomic::Ordering;
 use crate::cpu_cache::{Shard, seat, seats};
 use crate::machine::{self, BLOCKS};
-use crate::shard::Region;
+use crate::region::Region;
 use crate::size_class::Class;
-use crate::sync::Patience;
+use crate::sync::Backoff;
 use crate::world::{bytes_of, explore_only};
 
 const CLASS: Class = 4;
@@ -62,7 +62,7 @@ pub const CLOSED: Model = Model {
                 pop(&one);
             }),
             on(1, move || {
-                let closed = seats::while_closed(&mut Patience::usual(), |regions| {
+                let closed = seats::while_closed(&mut Backoff::usual(), |regions| {
                     regions.for_each(|region| two.add(shards::empty(region, CLASS)));
                 });
                 assert!(closed.is_some());
@@ -116,7 +116,7 @@ pub const CLOSED_ABOVE: Model = Model {
         ABOVE.set(found.clone());
         machine::handle(OWNER, || {
             ABOVE.with_borrow(|found| {
-                let closed = seats::while_closed(&mut Patience::usual(), |regions| {
+                let closed = seats::while_closed(&mut Backoff::usual(), |regions| {
                     regions.for_each(|region| found.add(shards::empty(region, CLASS)));
                 });
                 assert!(closed.is_some());

@@ -7,9 +7,10 @@ use crate::depot::DEPOT;
 use crate::machine::{self, BLOCKS, cid_on};
 use crate::rseq::registration;
 use crate::rseq::{Index, Sections};
-use crate::shard::{HOT, Region};
+use crate::hot::HOT;
+use crate::region::Region;
 use crate::slab::{self, SLABS};
-use crate::sync::Patience;
+use crate::sync::Backoff;
 use crate::world::{bytes_of, explore_only};
 use crate::{os, size_class};
 
@@ -78,7 +79,7 @@ pub const STOP: Model = Model {
     preemptions: 2,
     body: || {
         against_sections(SECTIONS, |found| {
-            let stopped = shards::while_stopped(&Patience::usual(), |regions| {
+            let stopped = shards::while_stopped(&Backoff::usual(), |regions| {
                 regions.for_each(|region| found.add(empty(region, CLASS)));
             });
             assert!(stopped.is_some());
@@ -96,7 +97,7 @@ pub const STOP_CID: Model =
 
 fn take_each(found: &Found) {
     let take = |region| found.add(empty(region, CLASS));
-    assert!(shards::stop_each(&Patience::usual(), |_| true, take));
+    assert!(shards::stop_each(&Backoff::usual(), |_| true, take));
 }
 
 fn against_sections(sections: Sections, stop: fn(&Found)) {
@@ -205,7 +206,7 @@ pub const BIRTH: Model = Model {
                 shards::open_or_create(SECTIONS);
             }),
             on(1, || {
-                shards::while_stopped(&Patience::usual(), |_| ());
+                shards::while_stopped(&Backoff::usual(), |_| ());
             }),
         ]);
         // Not if both found it being stopped.

@@ -85,7 +85,7 @@ pub fn main(arguments: Arguments) -> anyhow::Result<()> {
     let peers = if arguments.front {
         front::select(&arguments.peers)?
     } else {
-        tools::build_release(&["benches", "alloc-preload"])?;
+        tools::build_release(&["benches", "rsalloc-preload", "rsalloc-cli"])?;
         peers::select(&arguments.peers)?
     };
     let program = peers.first().context("no allocator")?.program.clone();

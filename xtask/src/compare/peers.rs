@@ -189,7 +189,7 @@ fn find(entry: &Entry) -> anyhow::Result<Peer> {
             let mut head = Command::new("git");
             head.args(["describe", "--always", "--dirty"]).current_dir(tools::root());
             let version = tools::output(&mut head).unwrap_or_else(|_| "no git".to_owned());
-            (version.trim().to_owned(), Some(tools::release_dir()?.join("librsalloc.so")))
+            (version.trim().to_owned(), Some(tools::library()?))
         }
         Source::Libc => {
             (tools::version("libc6").unwrap_or_else(|| "not Debian's".to_owned()), None)

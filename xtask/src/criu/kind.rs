@@ -58,7 +58,7 @@ impl Kind {
     pub fn environment(&self) -> Result<Vec<(&'static str, String)>> {
         let mut variables = vec![("LC_ALL", "C".to_owned())];
         if self.published.is_some() {
-            let library = tools::release_dir()?.join("librsalloc.so");
+            let library = tools::library()?;
             variables.push(("LD_PRELOAD", library.display().to_string()));
         }
         variables.extend(self.setting.map(|(name, value)| (name, value.to_owned())));

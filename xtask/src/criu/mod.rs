@@ -85,7 +85,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     ensure!(args.cycles > 0, "--cycles 0 would check nothing");
     let criu = fetch::criu()?;
-    tools::build_release(&["alloc-preload"])?;
+    tools::build_release(&["rsalloc-preload", "rsalloc-cli"])?;
     child::adopt()?;
     if args.control {
         return control::check(&criu);

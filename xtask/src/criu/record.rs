@@ -52,7 +52,7 @@ struct Row {
 impl Record {
     /// The record in `file` or, if there is none yet, an empty one.
     pub fn open(file: Option<PathBuf>) -> Result<Record> {
-        let path = tools::release_dir()?.join("librsalloc.so");
+        let path = tools::library()?;
         let mut hasher = DefaultHasher::new();
         fs::read(&path).with_context(|| format!("read {}", path.display()))?.hash(&mut hasher);
         let library = hasher.finish();

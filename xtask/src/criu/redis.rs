@@ -30,7 +30,7 @@ const CHANGES: u64 = 500;
 /// Keys of the database that is freed in the background.
 const PASSING: &[u8] = b"100000";
 /// How long a busy machine may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const BACKOFF_YIELDS: Duration = Duration::from_secs(30);
 /// The first bytes of every value, by which the control finds them in an image.
 const MARK: &[u8] = b"a value of rsalloc: ";
 
@@ -137,7 +137,7 @@ impl Server<'_> {
         // The server still has to notice: a half-closed connection can't be dumped.
         let begin = Instant::now();
         while sockets(&self.socket)? > 1 {
-            ensure!(begin.elapsed() < PATIENCE, "redis does not close a connection");
+            ensure!(begin.elapsed() < BACKOFF_YIELDS, "redis does not close a connection");
             std::thread::yield_now();
         }
         Ok(())
@@ -238,7 +238,7 @@ fn connect(socket: &Path, child: &Child) -> Result<Redis> {
         match Redis::connect(socket).and_then(|mut redis| redis.ask(&[b"PING"]).map(|_| redis)) {
             Ok(redis) => return Ok(redis),
             Err(error) => {
-                ensure!(begin.elapsed() < PATIENCE, "redis is silent: {error:#}");
+                ensure!(begin.elapsed() < BACKOFF_YIELDS, "redis is silent: {error:#}");
                 std::thread::sleep(Duration::from_millis(20));
             }
         }

@@ -36,8 +36,8 @@ const ENTRIES: &[Entry] = &[
 
 /// Runs the command.
 pub fn main(arguments: Arguments) -> anyhow::Result<()> {
-    tools::build_release(&["alloc-preload"])?;
-    let code = disassemble(&tools::release_dir()?.join("librsalloc.so"))?;
+    tools::build_release(&["rsalloc-preload"])?;
+    let code = disassemble(&tools::library()?)?;
 
     let (table, mut faults) = examine(&code, ENTRIES);
     print!("{table}");

@@ -28,8 +28,8 @@ pub fn main(arguments: Arguments) -> anyhow::Result<()> {
     let library = match arguments.library {
         Some(library) => library,
         None => {
-            tools::build_release(&["alloc-preload"])?;
-            tools::release_dir()?.join("librsalloc.so")
+            tools::build_release(&["rsalloc-preload"])?;
+            tools::library()?
         }
     };
     let document = tools::root().join("docs/imports.txt");

@@ -140,6 +140,8 @@ impl<'a> Source<'a> {
         match after_colons(tokens) {
             // An exported macro lives at the root wherever it stands: its text counts, not its name.
             Some(TokenTree::Ident(_)) if next_is(tokens, 3, '!') => {}
+            // `crate::internals::a` is another name of `crate::a`.
+            Some(internals) if is(internals, "internals") => self.path(&tokens[3..], 0, line),
             Some(TokenTree::Ident(name)) => self.uses.push((line, name.to_string())),
             Some(TokenTree::Group(group)) => self.group(group),
             Some(_) => self.uses.push((line, "*".to_owned())),

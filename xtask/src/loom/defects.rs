@@ -338,8 +338,8 @@ pub const DEFECTS: &[Defect] = &[
         )],
     },
     Defect {
-        name: "tract-relaxed",
-        model: "tracts",
+        name: "segment-relaxed",
+        model: "segments",
         file: "page_heap/growth.rs",
         changes: &[
             (
@@ -347,8 +347,8 @@ pub const DEFECTS: &[Defect] = &[
                 "self.window[slot].store(pointer, if BAD { Ordering::Relaxed } else { Ordering::Release })",
             ),
             (
-                "self.tracts[count].store(pointer, Ordering::Release)",
-                "self.tracts[count].store(pointer, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+                "self.segments[count].store(pointer, Ordering::Release)",
+                "self.segments[count].store(pointer, if BAD { Ordering::Relaxed } else { Ordering::Release })",
             ),
             (
                 "self.count.store(count + 1, Ordering::Release)",
@@ -370,8 +370,8 @@ pub const DEFECTS: &[Defect] = &[
         model: "first-free",
         file: "page_heap/mod.rs",
         changes: &[(
-            "if self.tract(seen).is_some_and(|tract| tract.longest() > 0) {",
-            "if !BAD && self.tract(seen).is_some_and(|tract| tract.longest() > 0) {",
+            "if self.segment(seen).is_some_and(|segment| segment.longest() > 0) {",
+            "if !BAD && self.segment(seen).is_some_and(|segment| segment.longest() > 0) {",
         )],
     },
     Defect {

@@ -35,7 +35,7 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
-    tools::build_release(&["benches", "alloc-preload"])?;
+    tools::build_release(&["benches", "rsalloc-preload", "rsalloc-cli"])?;
     let peers = peers::select(&arguments.peers)?;
     let docs = tools::root().join("docs");
     let wanted = |name| arguments.tables.is_empty() || arguments.tables.iter().any(|t| t == name);

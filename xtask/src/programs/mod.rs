@@ -95,9 +95,8 @@ pub fn run(args: Args) -> Result<()> {
     let library = match &args.lib {
         Some(path) => bench.adopt(path, None)?,
         None => {
-            tools::build_release(&["alloc-preload"])?;
-            let release = tools::release_dir()?;
-            bench.adopt(&release.join("librsalloc.so"), Some(release.join("rsalloc")))?
+            tools::build_release(&["rsalloc-preload", "rsalloc-cli"])?;
+            bench.adopt(&tools::library()?, Some(tools::release_dir()?.join("rsalloc")))?
         }
     };
     let rows = bench.rows(&programs, &library, args.mode.list())?;

@@ -44,9 +44,13 @@ fn build(commit: &str, tree: &Path, folder: &Path, library: &Path) -> anyhow::Re
     tools::output(git(&["worktree", "add", "--detach", "--force"]).arg(tree).arg(commit))?;
     let target = folder.join("build");
     let mut cargo = tools::cargo(&["build", "--release", "--quiet", "--locked"]);
-    cargo.args(["--package", "alloc-preload", "--lib"]).current_dir(tree);
+    // By the path: the package had another name once, and so had its library.
+    cargo.args(["--manifest-path", "alloc-preload/Cargo.toml", "--lib"]).current_dir(tree);
     tools::output(cargo.arg("--target-dir").arg(&target))?;
-    std::fs::copy(target.join("release/librsalloc.so"), library).context("keep the library")?;
+    let built =
+        ["librsalloc_preload.so", "librsalloc.so"].map(|name| target.join("release").join(name));
+    let built = built.iter().find(|path| path.is_file()).context("the build left no library")?;
+    std::fs::copy(built, library).context("keep the library")?;
     Ok(())
 }
 

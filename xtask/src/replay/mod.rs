@@ -75,7 +75,7 @@ const SECONDS_MAX: f64 = 300.0;
 /// Runs the command.
 pub fn main(mut arguments: Arguments) -> anyhow::Result<()> {
     arguments.run.check()?;
-    tools::build_release(&["benches", "alloc-preload", "record"])?;
+    tools::build_release(&["benches", "rsalloc-preload", "rsalloc-cli", "record"])?;
     if arguments.traces.is_empty() {
         arguments.traces = programs::record(&arguments.programs)?;
     }

@@ -183,7 +183,7 @@ fn names() -> Vec<&'static str> {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {
     ensure!(args.amount != Some(0), "--amount 0 would check nothing");
-    tools::build_release(&["alloc-preload"])?;
+    tools::build_release(&["rsalloc-preload", "rsalloc-cli"])?;
     let room = tempfile::tempdir()?;
     let wanted = |list: &[String], name: &str| list.is_empty() || list.iter().any(|n| n == name);
     if args.control {

@@ -1,6 +1,6 @@
 //! The lint of the sections: what their instructions must and must not be, read from objdump.
 //!
-//! Promises a line for each broken rule of alloc-core's `asm/x86_64/sections.rs` that can be seen in the
+//! Promises a line for each broken rule of alloc-core's `arch/x86_64/sections.rs` that can be seen in the
 //! code: S1 announcement right before the section, S2 no call, system call, stack or lock, S3 the
 //! commit last, S4 the shard index loaded inside and not before, S5 the abort handler outside and behind its
 //! signature; and no jump into a section's middle. Called by `sweep`; shares the reading of instructions with `golden`.

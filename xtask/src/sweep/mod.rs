@@ -234,8 +234,8 @@ impl Subject {
         let library = match &arguments.lib {
             Some(path) => path.to_owned(),
             None => {
-                tools::build_release(&["alloc-preload"])?;
-                tools::release_dir()?.join("librsalloc.so")
+                tools::build_release(&["rsalloc-preload"])?;
+                tools::library()?
             }
         };
         let library = library.canonicalize().with_context(|| {

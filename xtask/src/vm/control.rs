@@ -133,7 +133,7 @@ fn defects() -> Vec<Defect> {
 
 /// The library with only the first byte of malloc's section under the kernel's watch.
 fn broken_library() -> Result<PathBuf> {
-    let library = tools::release_dir()?.join("librsalloc.so");
+    let library = tools::library()?;
     let sections = sections::read(&library)?;
     let malloc = sections.iter().find(|section| section.name == "malloc");
     let word = malloc.context("malloc has no section")?.descriptor + POST_COMMIT_OFFSET;

@@ -19,8 +19,8 @@ const MODES: [(&str, Option<(&str, &str)>); 3] = [
 
 /// Runs the command.
 pub fn run() -> Result<()> {
-    tools::build_release(&["alloc-preload"])?;
-    let library = tools::release_dir()?.join("librsalloc.so");
+    tools::build_release(&["rsalloc-preload", "rsalloc-cli"])?;
+    let library = tools::library()?;
     mount_tracefs().context("the kernel's count of aborts can't be had: run as root")?;
     let own = std::env::current_exe().context("where is this program?")?;
     for (name, setting) in MODES {

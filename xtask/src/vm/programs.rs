@@ -52,10 +52,11 @@ pub struct Programs {
 impl Programs {
     /// Builds them.
     pub fn build() -> Result<Programs> {
-        tools::build_release(&["alloc-preload", "benches"])?;
+        tools::build_release(&["rsalloc-preload", "rsalloc-cli", "benches"])?;
         let release = tools::release_dir()?;
         let mut programs = tests()?;
-        for name in ["librsalloc.so", "rsalloc", "workload"] {
+        programs.push(("librsalloc.so".to_owned(), tools::library()?));
+        for name in ["rsalloc", "workload"] {
             programs.push((name.to_owned(), release.join(name)));
         }
         let own = std::env::current_exe().context("where is this program?")?;
@@ -97,7 +98,7 @@ impl Programs {
 /// The test programs, as cargo says where it left them.
 fn tests() -> Result<Vec<(String, PathBuf)>> {
     let mut cargo =
-        tools::cargo(&["test", "--package", "alloc-core", "--no-run", "--message-format=json"]);
+        tools::cargo(&["test", "--package", "rsalloc-core", "--no-run", "--message-format=json"]);
     cargo.args(TESTS.iter().flat_map(|test| ["--test", test]));
     let text = tools::output(&mut cargo)?;
     let messages = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

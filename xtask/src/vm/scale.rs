@@ -102,11 +102,12 @@ fn task(load: &str, cpus: usize) -> Task {
 /// librsalloc.so with counters, in a folder of its own.
 fn library() -> Result<PathBuf> {
     let folder = tools::release_dir()?.with_file_name("counters");
-    let mut cargo = tools::cargo(&["build", "--release", "--quiet", "--package", "alloc-preload"]);
+    let mut cargo =
+        tools::cargo(&["build", "--release", "--quiet", "--package", "rsalloc-preload"]);
     cargo.args(["--lib", "--features", "counters", "--target-dir"]).arg(&folder);
     tools::run(&mut cargo)?;
     let library = folder.join(LIBRARY);
-    fs::copy(folder.join("release/librsalloc.so"), &library).context("keep the library")?;
+    fs::copy(folder.join("release/librsalloc_preload.so"), &library).context("keep the library")?;
     Ok(library)
 }
 

@@ -70,7 +70,7 @@ pub const THREADS: Program = Program {
 fn prepare(inputs: &Path, example: &str) -> Result<()> {
     let release = tools::release_dir()?;
     for (name, to_rustc) in [("with", &[][..]), ("without", &["--cfg", "without_rsalloc"])] {
-        let build = ["rustc", "--release", "--quiet", "--package", "alloc-global", "--example"];
+        let build = ["rustc", "--release", "--quiet", "--package", "rsalloc", "--example"];
         tools::run(tools::cargo(&build).args([example, "--"]).args(to_rustc))?;
         fs::copy(release.join("examples").join(example), inputs.join(name))?;
     }

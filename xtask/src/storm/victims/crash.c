@@ -6,13 +6,13 @@
 #include "storm.h"
 #include <sys/mman.h>
 
-/* The first page of a tract: its lock and the entries of its pages, which are always mapped. */
+/* The first page of a segment: its lock and the entries of its pages, which are always mapped. */
 enum { THREADS = 3, SLOTS = 100, METADATA = 1 << 16 };
-static const uintptr_t TRACT = 64 << 20;
+static const uintptr_t SEGMENT = 64 << 20;
 
 static size_t goal;
 static atomic_size_t crashes, forks, hidden;
-static atomic_uintptr_t tract;
+static atomic_uintptr_t segment;
 
 /* Of each thread: how many handlers stand on each other, and what each of them has. */
 enum { DEPTH = 4 };
@@ -20,7 +20,7 @@ static _Thread_local struct object handlers[DEPTH][SLOTS];
 static _Thread_local uint64_t handlers_state[DEPTH];
 static _Thread_local int depth;
 
-static void protect(int how) { CHECK(mprotect((void *)tract, METADATA, how) == 0); }
+static void protect(int how) { CHECK(mprotect((void *)segment, METADATA, how) == 0); }
 
 static size_t size(uint64_t *state) {
     uint64_t dice = next(state) >> 8;
@@ -42,7 +42,7 @@ static void turn(uint64_t *state, struct object *table) {
 static void on_crash(int number, siginfo_t *info, void *context) {
     (void)number, (void)context;
     uintptr_t at = (uintptr_t)info->si_addr;
-    if (at - tract >= METADATA) fail("a crash that nobody ordered, at", at);
+    if (at - segment >= METADATA) fail("a crash that nobody ordered, at", at);
     int saved = errno;
     protect(PROT_READ | PROT_WRITE);
     size_t crash = atomic_fetch_add(&crashes, 1);
@@ -87,9 +87,9 @@ static void *work(void *number) {
 
 int main(int argc, char **argv) {
     goal = amount(argc, argv);
-    /* A small object lies in a tract, whose metadata is in front. */
+    /* A small object lies in a segment, whose metadata is in front. */
     unsigned char *some = malloc(100);
-    tract = (uintptr_t)some & -TRACT;
+    segment = (uintptr_t)some & -SEGMENT;
     struct sigaction action = {.sa_sigaction = on_crash, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
     CHECK(sigaction(SIGSEGV, &action, NULL) == 0);
     say("at 0\n");

@@ -3,7 +3,7 @@
 //! Each exists twice, indexed by `cpu_id` and by `mm_cid`; the text is the same but for the index.
 //! Each returns a status instead of retrying: callers bound the retries. The pseudo-code above each
 //! one is the function of the same name in `rseq::emulated`, against which it is tested.
-//! Called by rseq only; reads `shard::HOT`.
+//! Called by rseq only; reads `hot::HOT`.
 //!
 //! Rules (kernel/rseq.c; librseq's guide):
 //! S1. The `rseq_cs` store is the last instruction before the section; nothing comes between.
@@ -16,7 +16,8 @@
 //! Registers: r9 rseq area (offset from fs), r10 descriptor, r11 `HOT`, then the shard's region; rax shard
 //! index. The region of a stopped or unborn shard is the closed one: empty and full (shard I3).
 
-use crate::shard::{HOT, Hot, Region};
+use crate::hot::{HOT, Hot};
+use crate::region::Region;
 use crate::units::SHARDS_MAX;
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;

@@ -11,7 +11,8 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 
-const LIBRARY: &str = "librsalloc.so";
+/// As packages install it, and as cargo leaves it in its target folder.
+const LIBRARY: [&str; 2] = ["librsalloc.so", "librsalloc_preload.so"];
 
 /// How a program is to be served.
 #[derive(clap::Args, Clone)]
@@ -60,7 +61,7 @@ pub fn exit_code(status: ExitStatus) -> ExitCode {
 }
 
 fn set_environment(command: &mut Command, how: &How) -> Result<()> {
-    preload(command, &library(LIBRARY, how.lib.as_deref())?)?;
+    preload(command, &library(&LIBRARY, how.lib.as_deref())?)?;
     let mut conf: Vec<&str> = how.conf.iter().map(String::as_str).collect();
     if how.atomic {
         conf.push("mode:atomic");
@@ -86,9 +87,9 @@ pub fn preload(command: &mut Command, library: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The library asked for, or the one called `name` beside this command. In cargo's target folder `deps` holds
+/// The library asked for, or the first of `names` that lies beside this command. In cargo's target folder `deps` holds
 /// the library that was built with the command; the one above it may be older.
-pub fn library(name: &str, asked: Option<&Path>) -> Result<PathBuf> {
+pub fn library(names: &[&str], asked: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = asked {
         return path.canonicalize().with_context(|| format!("no library {}", path.display()));
     }
@@ -96,10 +97,10 @@ pub fn library(name: &str, asked: Option<&Path>) -> Result<PathBuf> {
     let folder = own.parent().context("this command lies in no folder")?;
     ["deps", "", "../lib"]
         .iter()
-        .map(|place| folder.join(place).join(name))
+        .flat_map(|place| names.iter().map(move |name| folder.join(place).join(name)))
         .find_map(|path| path.canonicalize().ok())
         .with_context(|| {
-            format!("no {name} beside {} or in ../lib; name it by --lib", own.display())
+            format!("no {} beside {} or in ../lib; name it by --lib", names[0], own.display())
         })
 }
 

@@ -44,7 +44,7 @@ pub fn record(what: &What, program: &[OsString]) -> Result<ExitCode> {
     ensure!(folder.is_dir(), "there is no folder {}", folder.display());
     let mut command = Command::new(&path);
     command.arg0(&program[0]).args(&program[1..]);
-    launch::preload(&mut command, &launch::library(LIBRARY, what.lib.as_deref())?)?;
+    launch::preload(&mut command, &launch::library(&[LIBRARY], what.lib.as_deref())?)?;
     command.env("RSALLOC_RECORD", &output).env_remove("RSALLOC_RECORD_ONLY");
     if let Some(only) = &what.only {
         command.env("RSALLOC_RECORD_ONLY", only);

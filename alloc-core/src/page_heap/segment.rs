@@ -1,10 +1,10 @@
-//! A tract: 64 MiB of address space with its own metadata in front.
+//! A segment: 64 MiB of address space with its own metadata in front.
 //!
 //! Promises: hands out and takes back runs of pages under its own lock; knows which free pages may
 //! still hold old contents. Called by page_heap (runs) and slab (the entries of its pages).
 //!
 //! ```text
-//! tract:  | entry 0..1023, 64 B each | bitmaps, 512 B each | page 9 | page 10 | ... | page 1023 |
+//! segment:  | entry 0..1023, 64 B each | bitmaps, 512 B each | page 9 | page 10 | ... | page 1023 |
 //!           ^ the header lies over the entries of the metadata pages themselves
 //! ```
 //!
@@ -15,26 +15,26 @@
 //! I1. `free` has a bit for each page that nobody holds; metadata and unmapped pages have none.
 //! I2. A page without a `dirty` bit reads as zero.
 //! I3. No run of free pages is longer than `longest`.
-//! I4. What is mapped of a tract is never unmapped.
+//! I4. What is mapped of a segment is never unmapped.
 //! I5. Under the lock, each page that is not free belongs to the span whose first entry's kind is not
 //!     `None`, or is being purged.
 //! I6. The entries and bitmaps of all pages below `mapped_pages` are mapped.
 
 use super::entry::{BITMAP_BYTES, Kind, PageEntry};
 use super::filling::Filling;
-use crate::asm::{self, thread_pointer};
+use crate::arch::{self, thread_pointer};
 use crate::atomic::{AtomicU32, Ordering};
 use crate::sync::{Guard, Guarded, Guarded32, Guarded64, Lock, Rank, Reentered};
-use crate::units::{PAGE_BYTES, TRACT_PAGES};
+use crate::units::{PAGE_BYTES, SEGMENT_PAGES};
 
-/// Pages in front of each tract that are kept for metadata.
+/// Pages in front of each segment that are kept for metadata.
 pub const HEADER_PAGES: usize =
-    (TRACT_PAGES * (size_of::<PageEntry>() + BITMAP_BYTES)).div_ceil(PAGE_BYTES);
-const WORDS: usize = TRACT_PAGES / 64;
+    (SEGMENT_PAGES * (size_of::<PageEntry>() + BITMAP_BYTES)).div_ceil(PAGE_BYTES);
+const WORDS: usize = SEGMENT_PAGES / 64;
 
-/// Bytes of metadata, from a tract's start, that describe its first `pages` pages.
+/// Bytes of metadata, from a segment's start, that describe its first `pages` pages.
 pub const fn metadata_bytes(pages: usize) -> usize {
-    TRACT_PAGES * size_of::<PageEntry>() + pages * BITMAP_BYTES
+    SEGMENT_PAGES * size_of::<PageEntry>() + pages * BITMAP_BYTES
 }
 
 const _: () = assert!(size_of::<Header>() <= HEADER_PAGES * size_of::<PageEntry>());
@@ -54,7 +54,7 @@ struct Header {
     extent: Extent,
 }
 
-/// How far a tract's mappings reach, in bytes from its start; the lock of growth guards it.
+/// How far a segment's mappings reach, in bytes from its start; the lock of growth guards it.
 #[derive(Default)]
 pub struct Extent {
     /// End of the metadata that is mapped.
@@ -67,10 +67,10 @@ pub struct Extent {
     pub reserved: Guarded32,
 }
 
-/// A run of pages taken from a tract.
+/// A run of pages taken from a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
-    /// Number of the first page in its tract.
+    /// Number of the first page in its segment.
     pub first: usize,
     /// Number of pages.
     pub pages: usize,
@@ -78,23 +78,23 @@ pub struct Run {
     pub dirty: usize,
 }
 
-/// A tract, by the address of its metadata.
+/// A segment, by the address of its metadata.
 #[repr(transparent)]
-pub struct Tract {
-    entries: [PageEntry; TRACT_PAGES],
+pub struct Segment {
+    entries: [PageEntry; SEGMENT_PAGES],
 }
 
-impl Tract {
-    /// Makes a tract without a page of fresh memory.
+impl Segment {
+    /// Makes a segment without a page of fresh memory.
     ///
     /// # Safety
-    /// 1. `base` is aligned to `TRACT_BYTES`; the header there is zeroed memory of ours for ever.
-    pub unsafe fn create(base: usize) -> &'static Tract {
-        // SAFETY: duty 1; all zeroes is a valid tract.
-        let tract = unsafe { &*(base as *const Tract) };
-        // Ordering: Relaxed, published with the tract.
-        tract.header().mapped_pages.store(HEADER_PAGES as u32, Ordering::Relaxed);
-        tract
+    /// 1. `base` is aligned to `SEGMENT_BYTES`; the header there is zeroed memory of ours for ever.
+    pub unsafe fn create(base: usize) -> &'static Segment {
+        // SAFETY: duty 1; all zeroes is a valid segment.
+        let segment = unsafe { &*(base as *const Segment) };
+        // Ordering: Relaxed, published with the segment.
+        segment.header().mapped_pages.store(HEADER_PAGES as u32, Ordering::Relaxed);
+        segment
     }
 
     /// Adds the pages up to number `end` as free ones. The lock is held.
@@ -118,7 +118,7 @@ impl Tract {
         unsafe { &*core::ptr::from_ref(&self.entries).cast::<Header>() }
     }
 
-    /// Address of the tract.
+    /// Address of the segment.
     pub fn base(&self) -> usize {
         core::ptr::from_ref(self) as usize
     }
@@ -129,24 +129,24 @@ impl Tract {
         &self.entries[index]
     }
 
-    /// Takes the tract's lock.
+    /// Takes the segment's lock.
     pub fn lock(&self) -> Result<Guard<'_>, Reentered> {
         self.header().lock.acquire(self.rank())
     }
 
     /// Asks for the lock and the bitmaps behind it: a hint.
     pub fn prefetch(&self) {
-        (0..size_of::<Header>()).step_by(64).for_each(|at| asm::prefetch(self.base() + at));
+        (0..size_of::<Header>()).step_by(64).for_each(|at| arch::prefetch(self.base() + at));
     }
 
-    /// Takes the tract's lock if it is free.
+    /// Takes the segment's lock if it is free.
     pub fn try_lock(&self) -> Option<Guard<'_>> {
         self.header().lock.try_acquire(self.rank())
     }
 
     /// The lock's place in the order.
     pub fn rank(&self) -> Rank {
-        Rank::tract(self.index())
+        Rank::segment(self.index())
     }
 
     /// The lock itself, for fork.
@@ -154,12 +154,12 @@ impl Tract {
         &self.header().lock
     }
 
-    /// The tract's number in the page heap's list.
+    /// The segment's number in the page heap's list.
     pub fn index(&self) -> usize {
         self.header().index.get() as usize
     }
 
-    /// Sets [`Tract::index`], before the tract is published.
+    /// Sets [`Segment::index`], before the segment is published.
     pub fn set_index(&self, index: usize) {
         self.header().index.set(index as u32);
     }
@@ -169,12 +169,12 @@ impl Tract {
         if self.header().sparse.get() == 0 { Filling::Whole } else { Filling::Sparse }
     }
 
-    /// Sets [`Tract::filling`], before the tract is published.
+    /// Sets [`Segment::filling`], before the segment is published.
     pub fn set_filling(&self, filling: Filling) {
         self.header().sparse.set(u32::from(filling == Filling::Sparse));
     }
 
-    /// An upper bound on the run that the tract has.
+    /// An upper bound on the run that the segment has.
     pub fn longest(&self) -> usize {
         self.header().longest.get() as usize
     }
@@ -213,7 +213,7 @@ impl Tract {
     pub fn end_purges(&self) -> usize {
         let mut deferred = 0;
         let mut page = HEADER_PAGES;
-        while page < TRACT_PAGES {
+        while page < SEGMENT_PAGES {
             if !self.is_purging(page) {
                 page += 1;
                 continue;
@@ -253,7 +253,7 @@ impl Tract {
     }
 
     /// Takes the first run of `pages` pages that starts at a multiple of `align` pages (counted from
-    /// the tract, whose base is aligned further). The lock is held.
+    /// the segment, whose base is aligned further). The lock is held.
     pub fn take(&self, pages: usize, align: usize) -> Option<Run> {
         let header = self.header();
         if let Some(first) = find_short(&header.free, pages, align) {
@@ -262,7 +262,7 @@ impl Tract {
         let mut longest = 0;
         let mut page = HEADER_PAGES;
         while let Some(start) = next(&header.free, page, true) {
-            let end = next(&header.free, start, false).unwrap_or(TRACT_PAGES);
+            let end = next(&header.free, start, false).unwrap_or(SEGMENT_PAGES);
             let first = start.next_multiple_of(align);
             if first + pages <= end {
                 return Some(self.take_run(first, pages));
@@ -274,12 +274,12 @@ impl Tract {
         None
     }
 
-    /// Pages of the longest run that the tract has, which [`Tract::longest`] bounds. The lock is held.
+    /// Pages of the longest run that the segment has, which [`Segment::longest`] bounds. The lock is held.
     pub fn longest_run(&self) -> usize {
         let free = &self.header().free;
         let (mut longest, mut page) = (0, HEADER_PAGES);
         while let Some(start) = next(free, page, true) {
-            page = next(free, start, false).unwrap_or(TRACT_PAGES);
+            page = next(free, start, false).unwrap_or(SEGMENT_PAGES);
             longest = longest.max(page - start);
         }
         longest
@@ -287,7 +287,7 @@ impl Tract {
 
     /// Takes the `more` pages behind page `end` if all are free. The lock is held.
     pub fn extend(&self, end: usize, more: usize) -> Option<Run> {
-        let fits = end + more <= TRACT_PAGES && (end..end + more).all(|page| self.is_free(page));
+        let fits = end + more <= SEGMENT_PAGES && (end..end + more).all(|page| self.is_free(page));
         fits.then(|| self.take_run(end, more))
     }
 
@@ -305,8 +305,8 @@ impl Tract {
     pub fn take_dirty(&self, from: usize) -> Option<Run> {
         let header = self.header();
         let is_warm = |page: usize| self.is_free(page) && get(&header.dirty, page);
-        let first = (from..TRACT_PAGES).find(|&page| is_warm(page))?;
-        let pages = (first..TRACT_PAGES).take_while(|&page| is_warm(page)).count();
+        let first = (from..SEGMENT_PAGES).find(|&page| is_warm(page))?;
+        let pages = (first..SEGMENT_PAGES).take_while(|&page| is_warm(page)).count();
         Some(self.take_to_purge(first, pages))
     }
 
@@ -335,7 +335,7 @@ impl Tract {
     }
 
     /// What is mapped of the metadata behind the header, from the next page of the OS on: entries and bitmaps, which
-    /// all read as zero in a fresh tract.
+    /// all read as zero in a fresh segment.
     pub fn page_metadata(&self, os_page_bytes: usize) -> (usize, usize) {
         let header = size_of::<Header>().next_multiple_of(os_page_bytes);
         (self.base() + header, self.extent().metadata.get().saturating_sub(header))
@@ -356,7 +356,7 @@ impl Tract {
                 clear(&header.dirty, page);
             }
         }
-        header.longest.set(TRACT_PAGES as u32);
+        header.longest.set(SEGMENT_PAGES as u32);
     }
 }
 
@@ -419,7 +419,7 @@ mod tests {
     fn short_runs_are_found_where_they_are() {
         for (pages, align) in [(1, 1), (2, 1), (3, 1), (5, 2), (17, 4), (64, 1), (64, 64), (33, 16)]
         {
-            for first in (0..=TRACT_PAGES - pages).step_by(align) {
+            for first in (0..=SEGMENT_PAGES - pages).step_by(align) {
                 let words = [const { Guarded64::new(0) }; WORDS];
                 let mut page = 0;
                 while page + pages < first {

@@ -2,8 +2,9 @@
 
 use crate::inspect;
 use crate::launch::{self, How};
-use alloc_core::{Stats, describe};
 use anyhow::{Context, Result, bail};
+use rsalloc_core::Stats;
+use rsalloc_core::internals::describe;
 use serde_json::Value;
 use std::ffi::OsString;
 use std::io::Write;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// How long a process is given to come through a slow path.
-const PATIENCE: Duration = Duration::from_millis(500);
+const BACKOFF_YIELDS: Duration = Duration::from_millis(500);
 
 /// Statistics of a running process, asked for anew.
 pub fn of_process(pid: u32, json: bool, output: Option<PathBuf>) -> Result<ExitCode> {
@@ -21,7 +22,7 @@ pub fn of_process(pid: u32, json: bool, output: Option<PathBuf>) -> Result<ExitC
     block.request_stats()?;
     let start = Instant::now();
     let mut seen = block.read()?;
-    while seen.generation == before && start.elapsed() < PATIENCE {
+    while seen.generation == before && start.elapsed() < BACKOFF_YIELDS {
         std::thread::sleep(Duration::from_millis(5));
         seen = block.read()?;
     }

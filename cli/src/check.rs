@@ -2,9 +2,10 @@
 
 use crate::inspect::{self, Block};
 use crate::launch::{self, How};
-use alloc_core::publish::Snapshot;
-use alloc_core::{Mode, describe};
 use anyhow::{Context, Result, bail};
+use rsalloc_core::Mode;
+use rsalloc_core::internals::describe;
+use rsalloc_core::internals::publish::Snapshot;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::process::{Child, ExitCode, Stdio};

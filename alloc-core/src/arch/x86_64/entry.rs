@@ -13,7 +13,7 @@
 #[macro_export]
 macro_rules! c_malloc {
     ($(#[$meta:meta])* $name:ident) => {
-        $crate::c_malloc! { $(#[$meta])* $name, $crate::engine::slow::malloc }
+        $crate::c_malloc! { $(#[$meta])* $name, $crate::internals::engine::slow::malloc }
     };
     ($(#[$meta:meta])* $name:ident, $slow:path) => {
         $(#[$meta])*
@@ -39,16 +39,16 @@ macro_rules! c_malloc {
                 "jmp 50b",
                 $crate::__rsalloc_text!(abort),
                 $crate::__rsalloc_text!(leave),
-                hot = sym $crate::shard::HOT,
+                hot = sym $crate::internals::hot::HOT,
                 slow = sym $slow,
-                aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
-                table = const ::core::mem::offset_of!($crate::shard::Hot, table),
-                tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),
-                medium = const ::core::mem::offset_of!($crate::shard::Hot, medium),
-                tiny_max = const $crate::size_class::TINY_MAX_BYTES,
-                medium_max = const $crate::size_class::MEDIUM_MAX_BYTES,
-                medium_shift = const $crate::size_class::MEDIUM_SHIFT,
-                medium_round = const (1usize << $crate::size_class::MEDIUM_SHIFT) - 1,
+                aborts = const ::core::mem::offset_of!($crate::internals::hot::Hot, aborts),
+                table = const ::core::mem::offset_of!($crate::internals::hot::Hot, table),
+                tiny = const ::core::mem::offset_of!($crate::internals::hot::Hot, tiny),
+                medium = const ::core::mem::offset_of!($crate::internals::hot::Hot, medium),
+                tiny_max = const $crate::internals::size_class::TINY_MAX_BYTES,
+                medium_max = const $crate::internals::size_class::MEDIUM_MAX_BYTES,
+                medium_shift = const $crate::internals::size_class::MEDIUM_SHIFT,
+                medium_round = const (1usize << $crate::internals::size_class::MEDIUM_SHIFT) - 1,
             )
         }
     };
@@ -79,13 +79,13 @@ macro_rules! c_calloc {
                 $crate::__rsalloc_text!(clear),
                 $crate::__rsalloc_text!(abort),
                 $crate::__rsalloc_text!(leave),
-                hot = sym $crate::shard::HOT,
-                slow = sym $crate::engine::slow::calloc,
-                aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
-                table = const ::core::mem::offset_of!($crate::shard::Hot, table),
-                object_bytes = const ::core::mem::offset_of!($crate::shard::Hot, object_bytes),
-                tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),
-                tiny_max = const $crate::size_class::TINY_MAX_BYTES,
+                hot = sym $crate::internals::hot::HOT,
+                slow = sym $crate::internals::engine::slow::calloc,
+                aborts = const ::core::mem::offset_of!($crate::internals::hot::Hot, aborts),
+                table = const ::core::mem::offset_of!($crate::internals::hot::Hot, table),
+                object_bytes = const ::core::mem::offset_of!($crate::internals::hot::Hot, object_bytes),
+                tiny = const ::core::mem::offset_of!($crate::internals::hot::Hot, tiny),
+                tiny_max = const $crate::internals::size_class::TINY_MAX_BYTES,
             )
         }
     };
@@ -129,16 +129,16 @@ macro_rules! c_posix_memalign {
                 $crate::__rsalloc_text!(rounded_medium),
                 $crate::__rsalloc_text!(abort),
                 $crate::__rsalloc_text!(leave),
-                hot = sym $crate::shard::HOT,
+                hot = sym $crate::internals::hot::HOT,
                 slow = sym $slow,
-                aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
-                table = const ::core::mem::offset_of!($crate::shard::Hot, table),
-                tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),
-                medium = const ::core::mem::offset_of!($crate::shard::Hot, medium),
-                tiny_max = const $crate::size_class::TINY_MAX_BYTES,
-                medium_max = const $crate::size_class::MEDIUM_MAX_BYTES,
-                medium_shift = const $crate::size_class::MEDIUM_SHIFT,
-                medium_round = const (1usize << $crate::size_class::MEDIUM_SHIFT) - 1,
+                aborts = const ::core::mem::offset_of!($crate::internals::hot::Hot, aborts),
+                table = const ::core::mem::offset_of!($crate::internals::hot::Hot, table),
+                tiny = const ::core::mem::offset_of!($crate::internals::hot::Hot, tiny),
+                medium = const ::core::mem::offset_of!($crate::internals::hot::Hot, medium),
+                tiny_max = const $crate::internals::size_class::TINY_MAX_BYTES,
+                medium_max = const $crate::internals::size_class::MEDIUM_MAX_BYTES,
+                medium_shift = const $crate::internals::size_class::MEDIUM_SHIFT,
+                medium_round = const (1usize << $crate::internals::size_class::MEDIUM_SHIFT) - 1,
             )
         }
     };
@@ -187,16 +187,16 @@ macro_rules! rust_alloc {
                 "jmp 50b",
                 $crate::__rsalloc_text!(abort),
                 $crate::__rsalloc_text!(leave),
-                hot = sym $crate::shard::HOT,
-                slow = sym $crate::engine::slow::alloc,
-                aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
-                table = const ::core::mem::offset_of!($crate::shard::Hot, table),
-                tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),
-                medium = const ::core::mem::offset_of!($crate::shard::Hot, medium),
-                tiny_max = const $crate::size_class::TINY_MAX_BYTES,
-                medium_max = const $crate::size_class::MEDIUM_MAX_BYTES,
-                medium_shift = const $crate::size_class::MEDIUM_SHIFT,
-                medium_round = const (1usize << $crate::size_class::MEDIUM_SHIFT) - 1,
+                hot = sym $crate::internals::hot::HOT,
+                slow = sym $crate::internals::engine::slow::alloc,
+                aborts = const ::core::mem::offset_of!($crate::internals::hot::Hot, aborts),
+                table = const ::core::mem::offset_of!($crate::internals::hot::Hot, table),
+                tiny = const ::core::mem::offset_of!($crate::internals::hot::Hot, tiny),
+                medium = const ::core::mem::offset_of!($crate::internals::hot::Hot, medium),
+                tiny_max = const $crate::internals::size_class::TINY_MAX_BYTES,
+                medium_max = const $crate::internals::size_class::MEDIUM_MAX_BYTES,
+                medium_shift = const $crate::internals::size_class::MEDIUM_SHIFT,
+                medium_round = const (1usize << $crate::internals::size_class::MEDIUM_SHIFT) - 1,
             )
         }
     };
@@ -228,14 +228,14 @@ macro_rules! c_free {
                 $crate::__rsalloc_text!(push),
                 $crate::__rsalloc_text!(abort),
                 $crate::__rsalloc_text!(leave),
-                hot = sym $crate::shard::HOT,
-                slow = sym $crate::engine::slow::free,
-                aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
-                table = const ::core::mem::offset_of!($crate::shard::Hot, table),
-                window = const ::core::mem::offset_of!($crate::shard::Hot, window),
-                pages = const ::core::mem::offset_of!($crate::shard::Hot, pages),
-                page_shift = const $crate::units::PAGE_SHIFT,
-                window_pages = const $crate::units::WINDOW_PAGES,
+                hot = sym $crate::internals::hot::HOT,
+                slow = sym $crate::internals::engine::slow::free,
+                aborts = const ::core::mem::offset_of!($crate::internals::hot::Hot, aborts),
+                table = const ::core::mem::offset_of!($crate::internals::hot::Hot, table),
+                window = const ::core::mem::offset_of!($crate::internals::hot::Hot, window),
+                pages = const ::core::mem::offset_of!($crate::internals::hot::Hot, pages),
+                page_shift = const $crate::internals::units::PAGE_SHIFT,
+                window_pages = const $crate::internals::units::WINDOW_PAGES,
             )
         }
     };
@@ -248,7 +248,7 @@ macro_rules! c_free_sized {
     ($(#[$meta:meta])* $name:ident) => {
         $crate::__rsalloc_free_sized! {
             $(#[$meta])* #[unsafe(no_mangle)] $name (); any_align, no_align;
-            $crate::engine::slow::free_sized
+            $crate::internals::engine::slow::free_sized
         }
     };
 }
@@ -259,7 +259,7 @@ macro_rules! rust_dealloc {
     ($(#[$meta:meta])* $name:ident) => {
         $crate::__rsalloc_free_sized! {
             $(#[$meta])* $name (align: usize); small_align, large_align;
-            $crate::engine::slow::dealloc
+            $crate::internals::engine::slow::dealloc
         }
     };
 }
@@ -295,16 +295,16 @@ macro_rules! __rsalloc_free_sized {
                 "jmp 50b",
                 $crate::__rsalloc_text!(abort),
                 $crate::__rsalloc_text!(leave),
-                hot = sym $crate::shard::HOT,
+                hot = sym $crate::internals::hot::HOT,
                 slow = sym $slow,
-                aborts = const ::core::mem::offset_of!($crate::shard::Hot, aborts),
-                table = const ::core::mem::offset_of!($crate::shard::Hot, table),
-                tiny = const ::core::mem::offset_of!($crate::shard::Hot, tiny),
-                medium = const ::core::mem::offset_of!($crate::shard::Hot, medium),
-                tiny_max = const $crate::size_class::TINY_MAX_BYTES,
-                medium_max = const $crate::size_class::MEDIUM_MAX_BYTES,
-                medium_shift = const $crate::size_class::MEDIUM_SHIFT,
-                medium_round = const (1usize << $crate::size_class::MEDIUM_SHIFT) - 1,
+                aborts = const ::core::mem::offset_of!($crate::internals::hot::Hot, aborts),
+                table = const ::core::mem::offset_of!($crate::internals::hot::Hot, table),
+                tiny = const ::core::mem::offset_of!($crate::internals::hot::Hot, tiny),
+                medium = const ::core::mem::offset_of!($crate::internals::hot::Hot, medium),
+                tiny_max = const $crate::internals::size_class::TINY_MAX_BYTES,
+                medium_max = const $crate::internals::size_class::MEDIUM_MAX_BYTES,
+                medium_shift = const $crate::internals::size_class::MEDIUM_SHIFT,
+                medium_round = const (1usize << $crate::internals::size_class::MEDIUM_SHIFT) - 1,
             )
         }
     };

@@ -1,36 +1,20 @@
-//! The memory that sections and entries touch: one [`Region`] for each shard, and [`Hot`], the one
-//! static that leads to everything on the hot path.
-//!
-//! Promises: an all-zero `Hot` is valid: its tables name no region and no class, so every entry finds
-//! its class empty or full and the slow twin initialises. Called by asm (offsets), rseq, cpu_cache,
-//! page_map; calls nobody.
+//! The memory of one shard: for each class a stack of pointers, with its head; counters; the capacity policy's words.
 //!
 //! ```text
-//! Hot: closed heads | window base | size tables | shard table --> Region: heads | counters | marks | slots
-//!      ^                                          |                       top,end                    |0|p|p|p|.|.|
-//!      +---- 0: stopped, unborn, no shard --------+                                                  ^bottom ^top ^end
+//! Region: heads | counters | marks | slots
+//!         top,end                    |0|p|p|p|.|.|
+//!                                     ^bottom ^top ^end
 //! ```
 //!
-//! Everything is relative, so that 0 is a safe value wherever the hot path looks: a table entry is the
-//! distance of a region from `Hot`, `top` and `end` are distances from the region's start.
+//! Positions are distances from the region's start, so that 0 is a safe value wherever the fast paths look.
 //!
 //! Invariants:
 //! I1. For each class `bottom <= top`, slots `bottom+1..=top` hold objects, slot `bottom` is 0 for ever.
-//! I2. `top <= bottom + slots_max`. Whoever pushes checks `top < end`; `end` is never above that.
-//! I3. A table entry is 0 or leads to a region that is never unmapped. At distance 0, where stopped and
-//!     unborn shards lead, lie the closed heads: every class is empty (top at a 0 word) and full (end 0).
-//! I4. While its table entry names it and it is not fenced off, a region is written by sections only.
-//! I5. A 16-bit index with its sign cannot leave the table that the entries use: what it can't be bounded
-//!     by, it needs not be. Only entries of real CPUs below `SHARDS_MAX` are ever other than 0.
+//! I2. `top <= bottom + slots_max`. A push checks `top < end`; `end` is never above that.
+//! I3. While a table entry names a region and no fence has stopped it, only sections write to it.
 
-use crate::size_class::{
-    CLASS, CLASSES, Class, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of,
-};
-use crate::units::{SHARDS_MAX, WINDOW_PAGES};
-
-use crate::atomic::{AtomicIsize, AtomicU8, AtomicU32, AtomicUsize, Ordering};
-/// See `units`.
-pub use crate::units::SHARDS_MAX as SHARD_BOUND;
+use crate::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use crate::size_class::{CLASS, CLASSES, Class};
 
 /// The stack of one class in one shard, in bytes from the start of its region: one word of the hot path.
 #[repr(C, align(8))]
@@ -159,57 +143,4 @@ impl Region {
     }
 }
 
-/// Words at the start of a region that sections may touch whatever `top` is: heads and counters.
-const CLOSED_WORDS: usize = core::mem::offset_of!(Region, marks) / size_of::<usize>();
-
-/// Classes of sizes up to `TINY_MAX_BYTES`, class 0 included.
-pub const TINY_CLASSES: usize = class_of(TINY_MAX_BYTES) + 1;
-
-/// Half of the indices that fit into 16 bits.
-const INDICES: usize = 1 << 15;
-
-/// Everything that the entries read, reachable by one address.
-#[repr(C, align(64))]
-pub struct Hot {
-    /// Where table entries of 0 lead (I3): the start of a region without a slot. The sections that count
-    /// events write to its counters, which nobody reads.
-    pub closed: [AtomicUsize; CLOSED_WORDS],
-    /// Aborts of the entries' sections, counted on the way to the slow twins.
-    pub aborts: AtomicUsize,
-    /// Start of the window; 0 until it is chosen.
-    pub window: AtomicUsize,
-    /// The class of sizes up to `TINY_MAX_BYTES`.
-    pub tiny: [AtomicU8; TINY_MAX_BYTES + 8],
-    /// The class of sizes up to `MEDIUM_MAX_BYTES`, by `(size + 127) >> 7`.
-    pub medium: [AtomicU8; (MEDIUM_MAX_BYTES >> MEDIUM_SHIFT) + 8],
-    /// The size of objects by class, for classes of sizes up to `TINY_MAX_BYTES`; 0 of others.
-    pub object_bytes: [AtomicU32; TINY_CLASSES.next_multiple_of(2)],
-    /// By `mm_cid`: the region of each shard, in the mode of that name; as `table`.
-    pub table_cid: [AtomicIsize; SHARDS_MAX],
-    /// What negative indices (no registration) find; always 0 (I5).
-    pub unregistered: [AtomicIsize; INDICES],
-    /// By `cpu_id`: the region of each shard, in bytes from the start of this struct; 0 if it is closed.
-    pub table: [AtomicIsize; INDICES],
-    /// The class of the slab at each page of the window, 0 if it is no slab; see page_map.
-    pub pages: [AtomicU8; WINDOW_PAGES],
-}
-
-/// The one `Hot` of the process.
-pub static HOT: Hot = const {
-    // SAFETY: zero is a valid value of each field: integers.
-    unsafe { core::mem::MaybeUninit::<Hot>::zeroed().assume_init() }
-};
-
-/// What a table entry says that leads to `region`, or to none.
-pub fn entry_of(region: Option<&Region>) -> isize {
-    region.map_or(0, |region| region.at(0).wrapping_sub(&raw const HOT as usize) as isize)
-}
-
-/// The region that a table entry leads to, if it is open.
-pub fn region_of(entry: isize) -> Option<&'static Region> {
-    let region = (&raw const HOT).wrapping_byte_offset(entry).cast::<Region>();
-    // SAFETY: I3: regions are never unmapped.
-    (entry != 0).then(|| unsafe { &*region })
-}
-
-const _: () = assert!(SHARDS_MAX <= INDICES && size_of::<Region>() <= u32::MAX as usize);
+const _: () = assert!(size_of::<Region>() <= u32::MAX as usize);

@@ -48,7 +48,8 @@ pub mod sections {
     use crate::atomic::{AtomicIsize, Ordering};
     use crate::machine::{self, BLOCKS, this_thread};
     use crate::rseq::{Index, emulated};
-    use crate::shard::{HOT, Region, region_of};
+    use crate::hot::{HOT, region_of};
+use crate::region::Region;
 
     pub const ABORTED: isize = -1;
     pub const NO_SHARD: isize = -2;

@@ -1,7 +1,9 @@
 //! The `rsalloc` command: what it answers, its exit codes, its one-line errors.
 
+#[path = "../../alloc-preload/tests/common/mod.rs"]
 mod common;
 
+use common::filter::{self, LIARS, NO_ADVICE, NO_FENCE, Rule};
 use common::library;
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -35,6 +37,27 @@ fn run_keeps_what_the_environment_holds() {
     assert!(out.lines().any(|l| l == "RSALLOC_CONF=verbose:0"), "{out}");
     let tunables = "GLIBC_TUNABLES=glibc.malloc.check=0:glibc.pthread.rseq=0";
     assert!(out.lines().any(|l| l == tunables), "{out}");
+}
+
+#[test]
+fn check_says_how_memory_is_given_back() {
+    let check = |rules: &[Rule]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rsalloc"));
+        command.args(["check", "--json", "--lib", library().to_str().unwrap()]);
+        filter::install(&mut command, rules);
+        let output = command.output().unwrap();
+        let seen: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (seen["report"]["gives_back"].clone(), seen["report"]["membarrier"].clone())
+    };
+    assert_eq!(check(&[]), ("madvise".into(), true.into()));
+    for (rules, word) in LIARS {
+        assert_eq!(check(rules), (word.into(), (!rules.contains(&NO_FENCE)).into()));
+    }
+    let mut command = Command::new("/bin/true");
+    command.env("LD_PRELOAD", library()).env("RSALLOC_CONF", "verbose:1");
+    filter::install(&mut command, &[NO_ADVICE]);
+    let said = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    assert!(said.contains("madvise gives no memory back here: mmap does"), "{said}");
 }
 
 #[test]

@@ -2,12 +2,14 @@
 //!
 //! Promises to find the block in librsalloc.so (wherever it lies, deleted or in another mount
 //! namespace) and in programs that have rsalloc built in, stripped or not. Called by `check` and
-//! `stats`; the block's layout is `alloc_core::publish`'s.
+//! `stats`; the block's layout is `rsalloc_core::internals::publish`'s.
 
 use crate::elf;
-use alloc_core::Mode;
-use alloc_core::publish::{BLOCK_BYTES, REQUEST_OFFSET, SECTION, Snapshot, WHOLE_BYTES};
 use anyhow::{Context, Result, bail};
+use rsalloc_core::Mode;
+use rsalloc_core::internals::publish::{
+    BLOCK_BYTES, REQUEST_OFFSET, SECTION, Snapshot, WHOLE_BYTES,
+};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;

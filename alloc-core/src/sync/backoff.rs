@@ -2,31 +2,31 @@
 //!
 //! Called by the locks and by those who try several of them; calls os.
 
-use crate::atomic::PATIENCE;
+use crate::atomic::BACKOFF_YIELDS;
 use crate::os;
 
 /// How long a caller tries locks that it may not wait for: one budget for all of them together.
 ///
 /// In turns given to other threads, and in seconds: on a starved machine a turn costs milliseconds.
-pub struct Patience {
+pub struct Backoff {
     pub(super) turns: u32,
     pub(super) until: usize,
 }
 
-impl Patience {
+impl Backoff {
     /// A good while, after which whoever still holds a lock is taken to wait for the caller.
-    pub fn usual() -> Patience {
-        Patience::of(1)
+    pub fn usual() -> Backoff {
+        Backoff::of(1)
     }
 
-    /// One that outlasts [`Patience::usual`] of another thread, and what that thread then does.
-    pub fn longer() -> Patience {
-        Patience::of(3)
+    /// One that outlasts [`Backoff::usual`] of another thread, and what that thread then does.
+    pub fn longer() -> Backoff {
+        Backoff::of(3)
     }
 
-    /// No patience: each lock is tried once.
-    pub fn none() -> Patience {
-        Patience { turns: 0, until: 0 }
+    /// No backoff: each lock is tried once.
+    pub fn none() -> Backoff {
+        Backoff { turns: 0, until: 0 }
     }
 
     /// Whether there never was any.
@@ -34,9 +34,9 @@ impl Patience {
         self.until == 0
     }
 
-    fn of(whiles: u32) -> Patience {
+    fn of(whiles: u32) -> Backoff {
         // At least one second each: the one that has begun is not a whole one.
-        Patience { turns: PATIENCE * whiles, until: os::seconds() + 1 + whiles as usize }
+        Backoff { turns: BACKOFF_YIELDS * whiles, until: os::seconds() + 1 + whiles as usize }
     }
 
     /// Lets others run; false once the budget is used up.
@@ -52,6 +52,6 @@ impl Patience {
     /// Whether nothing was spent yet, for tests.
     #[doc(hidden)]
     pub fn is_whole(&self) -> bool {
-        self.turns == PATIENCE
+        self.turns == BACKOFF_YIELDS
     }
 }

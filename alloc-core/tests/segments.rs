@@ -1,16 +1,16 @@
-//! The list of tracts: full, and beside foreign mappings; and how much of the address space they take.
+//! The list of segments: full, and beside foreign mappings; and how much of the address space they take.
 
-use alloc_core::page_heap::entry::Kind;
-use alloc_core::page_heap::filling::Filling;
-use alloc_core::page_heap::tract::HEADER_PAGES;
-use alloc_core::page_heap::{PAGE_HEAP, TRACTS_MAX};
-use alloc_core::shard::HOT;
-use alloc_core::units::{PAGE_BYTES, SPAN_MAX_PAGES, TRACT_BYTES, TRACT_PAGES};
+use rsalloc_core::internals::hot::HOT;
+use rsalloc_core::internals::page_heap::entry::Kind;
+use rsalloc_core::internals::page_heap::filling::Filling;
+use rsalloc_core::internals::page_heap::segment::HEADER_PAGES;
+use rsalloc_core::internals::page_heap::{PAGE_HEAP, SEGMENTS_MAX};
+use rsalloc_core::internals::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES, SPAN_MAX_PAGES};
 use std::hint::black_box;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-/// Runs `life` in a child whose heap has no tract yet.
+/// Runs `life` in a child whose heap has no segment yet.
 fn in_child(life: fn()) {
     // SAFETY: plain calls; the child ends here.
     unsafe {
@@ -41,21 +41,21 @@ fn address_space() -> (usize, usize) {
 }
 
 #[test]
-fn a_full_list_of_tracts_costs_no_addresses_with_each_request() {
+fn a_full_list_of_segments_costs_no_addresses_with_each_request() {
     in_child(|| {
-        // Two spans fill a tract. None is touched.
-        let rest = TRACT_PAGES - HEADER_PAGES - SPAN_MAX_PAGES;
-        let mut tracts = 0;
+        // Two spans fill a segment. None is touched.
+        let rest = SEGMENT_PAGES - HEADER_PAGES - SPAN_MAX_PAGES;
+        let mut segments = 0;
         while acquire(SPAN_MAX_PAGES).is_some() {
-            assert!(acquire(rest).is_some(), "the other half of tract {tracts}");
-            tracts += 1;
+            assert!(acquire(rest).is_some(), "the other half of segment {segments}");
+            segments += 1;
         }
-        assert_eq!(tracts, TRACTS_MAX, "fewer: another limit was met, and nothing is tested");
+        assert_eq!(segments, SEGMENTS_MAX, "fewer: another limit was met, and nothing is tested");
         let (before, _) = address_space();
         (0..50).for_each(|_| assert_eq!(acquire(SPAN_MAX_PAGES), None));
         let (after, _) = address_space();
-        assert!(after < before + TRACT_BYTES, "{} bytes are lost", after - before);
-        assert_eq!(alloc_core::check(), Ok(()));
+        assert!(after < before + SEGMENT_BYTES, "{} bytes are lost", after - before);
+        assert_eq!(rsalloc_core::check(), Ok(()));
     });
 }
 
@@ -64,7 +64,7 @@ fn look_up(address: usize) -> f64 {
     let round = || {
         let start = Instant::now();
         for _ in 0..1000 {
-            assert!(PAGE_HEAP.tract_at(black_box(address)).is_some());
+            assert!(PAGE_HEAP.segment_at(black_box(address)).is_some());
         }
         start.elapsed().as_secs_f64()
     };
@@ -82,26 +82,26 @@ fn map_foreign(address: usize) {
 #[test]
 fn a_foreign_mapping_in_the_window_does_not_slow_look_ups_down() {
     in_child(|| {
-        assert_eq!(alloc_core::check(), Ok(()));
+        assert_eq!(rsalloc_core::check(), Ok(()));
         map_foreign(HOT.window.load(Ordering::Relaxed));
         let spans: Vec<usize> = (0..400).map(|_| acquire(SPAN_MAX_PAGES).unwrap()).collect();
         let (first, last) = (look_up(spans[0]), look_up(spans[spans.len() - 1]));
-        assert!(last < 10.0 * first, "{first} s for the first tract, {last} s for the last");
+        assert!(last < 10.0 * first, "{first} s for the first segment, {last} s for the last");
     });
 }
 
-/// A mapping of the program's right behind what is mapped of a tract.
+/// A mapping of the program's right behind what is mapped of a segment.
 #[test]
-fn a_tract_that_cannot_grow_is_followed_by_another() {
+fn a_segment_that_cannot_grow_is_followed_by_another() {
     in_child(|| {
         let first = acquire(1).unwrap();
-        let tract = PAGE_HEAP.tract_at(first).unwrap();
-        let end = tract.base() + tract.mapped_pages() * PAGE_BYTES;
+        let segment = PAGE_HEAP.segment_at(first).unwrap();
+        let end = segment.base() + segment.mapped_pages() * PAGE_BYTES;
         map_foreign(end + 3 * PAGE_BYTES);
         let spans: Vec<usize> = (0..2000).map(|_| acquire(1).unwrap()).collect();
         assert!(spans.iter().all(|&span| !(span..span + PAGE_BYTES).contains(&end)));
-        assert_eq!(tract.base() + tract.mapped_pages() * PAGE_BYTES, end, "it has not grown");
-        assert!(PAGE_HEAP.tracts().count() > 1);
+        assert_eq!(segment.base() + segment.mapped_pages() * PAGE_BYTES, end, "it has not grown");
+        assert!(PAGE_HEAP.segments().count() > 1);
         for span in spans {
             // SAFETY: a span from above; its first byte and its last.
             unsafe {
@@ -110,8 +110,8 @@ fn a_tract_that_cannot_grow_is_followed_by_another() {
                 PAGE_HEAP.release(span);
             }
         }
-        alloc_core::release();
-        assert_eq!(alloc_core::check(), Ok(()));
+        rsalloc_core::release();
+        assert_eq!(rsalloc_core::check(), Ok(()));
     });
 }
 
@@ -126,14 +126,14 @@ fn what_is_mapped_follows_what_is_used() {
             let (now, areas_now) = address_space();
             let most = pages * PAGE_BYTES * 3 / 2 + pages.div_ceil(1000) * (640 << 10) + (1 << 20);
             assert!(now - before <= most, "{} bytes for {pages} pages", now - before);
-            // The metadata of a tract and its pages, until it is complete; then the kernel may merge them.
+            // The metadata of a segment and its pages, until it is complete; then the kernel may merge them.
             assert!(
                 areas_now - areas <= 2 * pages.div_ceil(1000) + 4,
                 "{} areas",
                 areas_now - areas
             );
         }
-        assert_eq!(alloc_core::check(), Ok(()));
+        assert_eq!(rsalloc_core::check(), Ok(()));
     });
 }
 
@@ -150,7 +150,7 @@ fn a_span_grows_in_place_behind_what_is_mapped() {
         }
         // SAFETY: as above.
         unsafe { PAGE_HEAP.release(span) };
-        assert_eq!(alloc_core::check(), Ok(()));
+        assert_eq!(rsalloc_core::check(), Ok(()));
     });
 }
 
@@ -168,7 +168,7 @@ fn what_is_free_at_the_end_is_not_mapped_again() {
         // SAFETY: as above.
         unsafe { PAGE_HEAP.release(address) };
         limit_addresses(before);
-        assert_eq!(alloc_core::check(), Ok(()));
+        assert_eq!(rsalloc_core::check(), Ok(()));
     });
 }
 
