@@ -1,6 +1,6 @@
 //! Counters of the slow paths: locks, and writes to cache lines that other CPUs write too.
 //!
-//! Exists with the feature `counters` only, which no shipped library has: `cargo xtask vm --scale` builds one
+//! Exists with the feature `counters` only, which no shipped library has: `cargo lab vm --scale` builds one
 //! and runs it on machines with more CPUs than there are here. Promises to note every write that the
 //! engine's Rust code makes through `atomic` (and magazines' contents); the sections of `asm` write to their
 //! CPU's region and are not seen. The lowest leaf, called by `atomic`, `sync` and `depot`; `sources` reads it.

@@ -1,7 +1,7 @@
 //! Parallel sorting and grouping on rayon with rsalloc as the allocator.
 //!
 //! `cargo run --release --example rayon_sort -- 1000000` sorts that many strings, groups them and
-//! prints sums that do not depend on how the work was divided. `cargo xtask programs` compares
+//! prints sums that do not depend on how the work was divided. `cargo lab programs` compares
 //! them with those of a build with `--cfg without_rsalloc`.
 #![allow(unexpected_cfgs)]
 

@@ -1,7 +1,7 @@
 //! A thousand threads alive at once, each allocating, passing on and freeing what others made.
 //!
 //! `cargo run --release --example thousand_threads -- 1000 200` (threads, rounds) checks every
-//! byte that is passed on and prints a sum. `cargo xtask programs` compares it with that of a
+//! byte that is passed on and prints a sum. `cargo lab programs` compares it with that of a
 //! build with `--cfg without_rsalloc`.
 #![allow(unexpected_cfgs)]
 

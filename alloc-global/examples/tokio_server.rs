@@ -1,7 +1,7 @@
 //! A key-value server on tokio with rsalloc as its allocator.
 //!
 //! `cargo run --release --example tokio_server -- 127.0.0.1:11311` speaks `set`, `get` and
-//! `delete` of memcached's text protocol. `cargo xtask programs` puts it under load and verifies
+//! `delete` of memcached's text protocol. `cargo lab programs` puts it under load and verifies
 //! every value; for the comparison it builds it with `--cfg without_rsalloc`.
 #![allow(unexpected_cfgs)]
 

@@ -1,7 +1,7 @@
 //! Loads on an allocator, one row of the comparison each, and how they are measured.
 //!
 //! The loads call the C functions (`malloc`, `free`, ...), so `LD_PRELOAD` decides which allocator
-//! is measured. The `workload` program runs one row; `cargo xtask compare` runs it on every peer. Rust programs on
+//! is measured. The `workload` program runs one row; `cargo lab compare` runs it on every peer. Rust programs on
 //! a `#[global_allocator]` are in benches/front.
 //!
 //! One way down: `rows` (the table) -> `loads` (what they do) -> `client`, `slots`, `rng`;

@@ -63,7 +63,7 @@ enum Command {
         #[arg(last = true, conflicts_with = "pid")]
         program: Vec<OsString>,
     },
-    /// Write a trace of a program's allocator calls, for `cargo xtask replay`
+    /// Write a trace of a program's allocator calls, for `cargo lab replay`
     Record {
         #[command(flatten)]
         what: record::What,

@@ -8,7 +8,6 @@
 
 mod long;
 
-use crate::tools;
 use anyhow::{Context, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

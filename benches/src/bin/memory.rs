@@ -1,5 +1,5 @@
 //! `memory`: the load of `phases` on whatever allocator `LD_PRELOAD` put in place, as one line of JSON.
-//! `cargo xtask memory` runs it on every peer.
+//! `cargo lab memory` runs it on every peer.
 
 use anyhow::Context;
 use clap::Parser;

@@ -1,5 +1,5 @@
 //! `replay`: makes a trace of `rsalloc record` into a program, and runs that on whatever allocator
-//! `LD_PRELOAD` put in place. `cargo xtask replay` does both.
+//! `LD_PRELOAD` put in place. `cargo lab replay` does both.
 
 use anyhow::Context;
 use benches::trace::{compile, flat, load, replay};

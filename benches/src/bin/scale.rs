@@ -1,5 +1,5 @@
 //! `scale LOAD --threads N`: loads that grow with the machine, for the counters of a library that has some.
-//! `cargo xtask vm --scale` runs it in virtual machines.
+//! `cargo lab vm --scale` runs it in virtual machines.
 
 use anyhow::Context;
 use benches::loads::Load;

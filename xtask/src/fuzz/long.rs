@@ -4,7 +4,6 @@
 //! are taken in turn, and that a failure ends the run with the sequence as a test to paste. Called by
 //! `fuzz`; calls the example `drive` of the fuzz crate.
 
-use crate::tools;
 use anyhow::{Context, bail};
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -6,7 +6,6 @@
 
 pub mod path;
 
-use crate::tools;
 use anyhow::{Context, bail};
 use path::{Cost, Disassembly};
 use std::fmt::Write as _;

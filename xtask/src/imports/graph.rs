@@ -8,7 +8,6 @@
 //!
 //! Reads objdump's text, and symbols and dynamic relocations by the `object` crate.
 
-use crate::tools;
 use anyhow::{Context, bail};
 use object::{
     Object, ObjectSection, ObjectSymbol, ObjectSymbolTable, RelocationFlags, RelocationTarget,

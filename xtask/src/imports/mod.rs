@@ -8,7 +8,6 @@
 mod graph;
 mod rules;
 
-use crate::tools;
 use anyhow::{Context, bail};
 use graph::Graph;
 use rules::{Family, Rules};

@@ -10,7 +10,6 @@
 mod order;
 mod source;
 
-use crate::tools;
 use anyhow::{Context, bail};
 use order::Order;
 use source::Source;

@@ -475,7 +475,6 @@ fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tools;
 
     #[test]
     fn each_defect_has_its_place() {

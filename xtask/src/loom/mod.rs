@@ -6,7 +6,6 @@
 
 mod defects;
 
-use crate::tools;
 use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -6,13 +6,13 @@
 //! profiler does, frame by frame, and must be that return address. Called by `sweep`; calls `tracer` and `frames`.
 
 use super::frames::{Frames, Place, RETURN, RSP};
-use super::sections::Section;
 use super::tracer::{Event, Victim};
 use super::{Environment, Subject, lint};
 use anyhow::{Context, bail};
 use nix::sys::ptrace;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::unix::fs::FileExt;
+use tools::sections::Section;
 
 /// Calls in which an instruction may be waited for.
 const TRIES: usize = 4;

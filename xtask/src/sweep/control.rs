@@ -5,10 +5,10 @@
 //! shipped. Called by `sweep --control`; calls `tracer`.
 
 use super::frames::Frames;
-use super::sections::{ABORT_IP, POST_COMMIT_OFFSET, Section};
 use super::tracer::{self, Outcome, Patch, Trap, Word};
 use super::{ENVIRONMENTS, Subject, Treatment, callers, lint};
 use anyhow::{Context, bail};
+use tools::sections::{ABORT_IP, POST_COMMIT_OFFSET, Section};
 
 /// A defect, where it shows, and what must see it.
 struct Defect {

@@ -7,7 +7,6 @@
 //! continues a section with the stack as it was. What the walk can't follow (a stack pointer that is set, not
 //! moved) it leaves; not in the functions with sections, each instruction of which must have been walked.
 
-use super::sections::Section;
 use crate::golden::path::{Disassembly, Instruction};
 use anyhow::{Context, ensure};
 use gimli::{BaseAddresses, CieOrFde, EhFrame, LittleEndian, UnwindContext, UnwindSection};
@@ -15,6 +14,7 @@ use object::{Object, ObjectSection, ObjectSymbol};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
+use tools::sections::Section;
 
 /// DWARF's number of the stack pointer and of the return address (System V psABI, x86-64, figure 3.36).
 pub const RSP: u16 = 7;
@@ -88,7 +88,7 @@ impl Frames {
         let functions = file.symbols().chain(file.dynamic_symbols());
         let functions = functions
             .filter(|s| s.is_definition() && s.kind() == object::SymbolKind::Text)
-            .filter_map(|s| Some((s.address(), super::sections::short(s.name().ok()?))))
+            .filter_map(|s| Some((s.address(), tools::sections::short(s.name().ok()?))))
             .collect();
         Ok(Frames { rows, functions, text: text.address()..text.address() + text.size() })
     }

@@ -5,8 +5,8 @@
 //! commit last, S4 the shard index loaded inside and not before, S5 the abort handler outside and behind its
 //! signature; and no jump into a section's middle. Called by `sweep`; shares the reading of instructions with `golden`.
 
-use super::sections::Section;
 use crate::golden::path::{Disassembly, Instruction};
+use tools::sections::Section;
 
 /// The signature before each abort handler on x86-64.
 const SIGNATURE: u32 = 0x5305_3053;

@@ -5,28 +5,25 @@
 //! by a handler that allocates; that it went on at `abort_ip` before the commit and after the commit
 //! behind it; that no object was lost or handed out twice; and that an unwinder finds the caller from every
 //! instruction. Exit 1 for any deviation, and for any
-//! address that was not reached. Called by hand and by `preflight`; `sections` finds the sections,
+//! address that was not reached. `tools::sections` finds the sections,
 //! `lint` reads their code, `frames` and `callers` are about unwinding, `tracer` stops `victim`, `control` shows that each check can fail.
 
 mod callers;
 mod control;
 mod frames;
 mod lint;
-pub mod sections;
 mod tracer;
 mod victim;
 
 use crate::golden::{self, path::Disassembly};
-use crate::tools;
 use anyhow::{Context, bail, ensure};
 use clap::builder::PossibleValuesParser;
 use frames::Frames;
-use indicatif::{ProgressBar, ProgressStyle};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
-use sections::Section;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use tools::sections::{self, Section};
 use tracer::Trap;
 
 /// Arguments of the command.
@@ -129,14 +126,15 @@ fn sweep(subject: &Subject) -> anyhow::Result<()> {
     faults.extend(unwind(subject)?);
     let (mut runs, mut hits) = (0, 0);
     let total = subject.runs().count();
-    let bar = ProgressBar::new(total as u64);
-    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} runs, {eta} left  {msg}")?);
+    let mut shown = None;
     let mut rows: Vec<_> = subject.sections.iter().map(|_| Row::default()).collect();
     for (index, environment, at, treatment) in subject.runs() {
         let section = &subject.sections[index];
         let home = environment.mm_cid == lint::uses_mm_cid(&subject.code, section);
         let place = || subject.place(section, at, environment, treatment);
-        bar.set_message(section.name.clone());
+        if shown.replace(index) != Some(index) {
+            eprintln!("{runs} of {total} runs; now {}", section.name);
+        }
         let trap = Trap { section, at, treatment, shake: subject.shake(section) };
         let outcome = tracer::run(&subject.library, environment, &trap, &subject.cpus, &[])
             .with_context(place)?;
@@ -152,9 +150,7 @@ fn sweep(subject: &Subject) -> anyhow::Result<()> {
             .then(|| "never reached".to_owned());
         let seen = outcome.strayed.into_iter().chain(outcome.broken).chain(unreached);
         faults.extend(seen.map(|what| format!("{}: {what}", place())));
-        bar.inc(1);
     }
-    bar.finish_and_clear();
     print!("{}", subject.table(&rows));
     println!("{runs} runs, {hits} stops, {} deviations", faults.len());
     ensure!(runs > 0, "nothing was run");

@@ -8,7 +8,6 @@
 //! delivery and preemption set the thread's event mask), so after the instruction is put back and the
 //! thread goes on from it, the kernel must move it to `abort_ip` before it executes anything.
 
-use super::sections::Section;
 use super::victim::{PHASES, VERDICTS};
 use super::{Environment, Treatment};
 use anyhow::{Context, bail};
@@ -23,6 +22,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ChildStderr, Command, Stdio};
+use tools::sections::Section;
 
 const INT3: u8 = 0xcc;
 

@@ -1,0 +1,147 @@
+//! `cargo lab compare`: every row on every peer, in one run.
+//!
+//! Four suites of rows: the C functions, Rust programs (`--front`), whole programs (`--programs`),
+//! single calls (`--latency`). Promises that the samples of one row and round lie next to each
+//! other in time (interleaved), each in a process of its own, and that the allocator meant is the
+//! one that served it. Calls `peers` or `front` (who), `suite` (the order), the suites (`sample`,
+//! `programs`, `latency`), `tables`, `plot` and `part` (what is shown and written). `replay`, a suite of its
+//! own, and `memory` use these rooms too.
+
+mod crates;
+pub mod figures;
+mod front;
+mod latency;
+pub mod part;
+pub mod peers;
+pub mod plot;
+mod programs;
+pub mod report;
+pub mod sample;
+pub mod suite;
+pub mod tables;
+
+use anyhow::{Context, bail};
+use part::Part;
+use peers::Peer;
+use report::Results;
+use std::path::{Path, PathBuf};
+use suite::Suite;
+
+/// Arguments of the command.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Rows to run, by name (default: all; a wrong name shows them)
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
+    /// Allocators to run, by name (default: all)
+    #[arg(long, value_delimiter = ',')]
+    peers: Vec<String>,
+    /// Seconds within the clock for each sample
+    #[arg(long, default_value_t = 0.5, conflicts_with = "programs")]
+    seconds: f64,
+    /// Seconds of idleness before a sample's final memory is read
+    #[arg(long, default_value_t = 0.0, conflicts_with_all = ["programs", "latency"])]
+    rest: f64,
+    /// Fail when rsalloc needs more than so many times the best peer's in the first table
+    #[arg(long)]
+    limit: Option<f64>,
+    /// Compare Rust programs on a `#[global_allocator]`, not the C functions
+    #[arg(long)]
+    front: bool,
+    /// Compare whole programs, by LD_PRELOAD
+    #[arg(long, conflicts_with = "front")]
+    programs: bool,
+    /// Compare how long single calls take, and not only on the average
+    #[arg(long, conflicts_with_all = ["front", "programs"])]
+    latency: bool,
+    #[command(flatten)]
+    run: Run,
+}
+
+/// How often to measure, and what becomes of the samples.
+#[derive(clap::Args)]
+pub struct Run {
+    /// How often each row runs on each allocator; the median counts (0: with --add only)
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Add the samples of these files, which --csv wrote of the same build: a run in pieces
+    #[arg(long, value_delimiter = ',', value_name = "FILE")]
+    add: Vec<PathBuf>,
+    /// Write every sample to this file
+    #[arg(long)]
+    csv: Option<PathBuf>,
+    /// Write plots into this folder
+    #[arg(long)]
+    plots: Option<PathBuf>,
+    /// Write tables, samples and plots to docs/benchmarks.md and a folder below docs/benchmarks/
+    #[arg(long)]
+    write: bool,
+}
+
+/// Runs the command.
+pub fn main(arguments: Arguments) -> anyhow::Result<()> {
+    arguments.run.check()?;
+    let peers = if arguments.front {
+        front::select(&arguments.peers)?
+    } else {
+        tools::build_release(&["benches", "rsalloc-preload", "rsalloc-cli"])?;
+        peers::select(&arguments.peers)?
+    };
+    let program = peers.first().context("no allocator")?.program.clone();
+    let (rows, seconds, limit) = (&arguments.rows, arguments.seconds, arguments.limit);
+    if arguments.programs {
+        let suite = programs::Programs::new(rows, &peers)?;
+        return arguments.run.all(suite, peers, &part::PROGRAMS, plot::write)?.verdict(limit);
+    }
+    if arguments.latency {
+        let suite = latency::Latency::new(&program, rows, seconds)?;
+        return arguments.run.all(suite, peers, &part::LATENCY, latency::draw)?.verdict(limit);
+    }
+    let suite = sample::Micro::new(&program, rows, seconds, arguments.rest)?;
+    let part = if arguments.front { &part::FRONT } else { &part::C };
+    arguments.run.all(suite, peers, part, plot::write)?.verdict(limit)
+}
+
+/// Writes pictures into a folder; their names and captions.
+type Draw<S> = fn(&Results<S>, &Path) -> anyhow::Result<Vec<(&'static str, String)>>;
+
+impl Run {
+    /// An error when nothing would be measured.
+    pub fn check(&self) -> anyhow::Result<()> {
+        if self.rounds == 0 && self.add.is_empty() {
+            bail!("--rounds 0 measures nothing");
+        }
+        Ok(())
+    }
+
+    /// Measures, shows the tables, and writes what is to be written.
+    pub fn all<S: Suite>(
+        &self,
+        mut suite: S,
+        peers: Vec<Peer>,
+        part: &Part,
+        draw: Draw<S::Sample>,
+    ) -> anyhow::Result<Results<S::Sample>> {
+        let mut results = Results::new(suite.rows(), peers);
+        suite::measure(&mut suite, self.rounds, &mut results)?;
+        for file in &self.add {
+            results.add_csv(file)?;
+        }
+        println!("{}", tables::all(&results));
+        let docs = tools::root().join("docs");
+        if let Some(path) = &self.csv {
+            results.write_csv(path)?;
+        }
+        if let Some(folder) = &self.plots {
+            draw(&results, folder)?;
+        }
+        if self.write {
+            let folder = part.folder_in(&docs);
+            results.write_csv(&folder.join("compare.csv"))?;
+            let pictures = draw(&results, &folder)?;
+            let text = tables::document(&results, part, &pictures)?;
+            part.write(&docs.join("benchmarks.md"), &text)?;
+        }
+        Ok(results)
+    }
+}

@@ -1,0 +1,201 @@
+//! The results as Markdown: a table for each figure, what failed, and where it all comes from.
+//!
+//! Called by `compare`, and by `memory` and `vm --scale` for tables and origins of their own; judges nothing.
+
+use super::figures::{Figures, Metric, Row, Summary};
+use super::part::Part;
+use super::peers::Peer;
+use super::report::Results;
+use anyhow::Context;
+use std::fmt::Write as _;
+use std::process::Command;
+
+/// All tables, and what failed.
+pub fn all<S: Figures>(results: &Results<S>) -> String {
+    let mut text = String::from("| row | what happens |\n|---|---|\n");
+    for Row { name, what, .. } in &results.rows {
+        writeln!(text, "| {name} | {what} |").unwrap();
+    }
+    for metric in S::METRICS {
+        table(results, metric, &mut text);
+    }
+    let failed: Vec<_> = results.failed().collect();
+    if !failed.is_empty() {
+        text.push_str("\nFailed:\n\n");
+        for line in failed {
+            writeln!(text, "* {line}").unwrap();
+        }
+    }
+    text
+}
+
+/// The text of a part: origin, notes, plots and tables.
+pub fn document<S: Figures>(
+    results: &Results<S>,
+    part: &Part,
+    pictures: &[(&str, String)],
+) -> anyhow::Result<String> {
+    let mut text = format!(
+        "{} Medians of {} rounds, interleaved, each sample in its own process; bold is the best peer, \
+         the last columns are ours over the best peer. {}",
+        origin()?,
+        results.rounds(),
+        allocators(&results.peers)
+    );
+    if !part.notes.is_empty() {
+        write!(text, "\n\n{}", part.notes)?;
+    }
+    text.push_str("\n\n");
+    for (file, caption) in pictures {
+        writeln!(text, "![{caption}]({}/{file}.svg)", part.folder)?;
+    }
+    Ok(text + "\n" + &all(results))
+}
+
+fn table<S: Figures>(results: &Results<S>, metric: &Metric<S>, text: &mut String) {
+    let peers = &results.peers;
+    write!(text, "\n### {}\n\n{}", metric.title, head(&["row", "per"], peers)).unwrap();
+    for (row, Row { name, unit, .. }) in results.rows.iter().enumerate() {
+        let values: Vec<_> =
+            (0..peers.len()).map(|peer| results.median(metric, row, peer)).collect();
+        text.push_str(&line(&[name, unit], peers, &values, metric.digits));
+    }
+    if metric.summary == Summary::GeometricMean {
+        means(results, metric, text);
+    }
+}
+
+/// The head of a table: the columns of `first`, then one for each peer, and ours over the best peer.
+pub fn head(first: &[&str], peers: &[Peer]) -> String {
+    let mut text = format!("| {} |", first.join(" | "));
+    peers.iter().for_each(|peer| write!(text, " {} |", peer.name).unwrap());
+    let ours = peers.iter().filter(|peer| peer.ours);
+    ours.clone().for_each(|peer| write!(text, " {}/best |", peer.name).unwrap());
+    text + "\n|" + &"---|".repeat(first.len()) + &"--:|".repeat(peers.len() + ours.count()) + "\n"
+}
+
+/// A line of it: a figure for each peer, none where it failed; the least of the peers that are not
+/// ours is bold.
+pub fn line(first: &[&str], peers: &[Peer], values: &[Option<f64>], digits: usize) -> String {
+    let mut text = format!("| {} |", first.join(" | "));
+    let others = (0..peers.len()).filter(|&peer| !peers[peer].ours);
+    let best = others.filter_map(|peer| values[peer]).min_by(f64::total_cmp);
+    for (peer, value) in peers.iter().zip(values) {
+        match value {
+            None => text.push_str(" failed |"),
+            Some(value) => {
+                let bold = if !peer.ours && Some(*value) == best { "**" } else { "" };
+                write!(text, " {bold}{value:.digits$}{bold} |").unwrap();
+            }
+        }
+    }
+    for (_, value) in peers.iter().zip(values).filter(|(peer, _)| peer.ours) {
+        let ratio = value.zip(best).map(|(value, best)| value / best);
+        match ratio.filter(|ratio| ratio.is_finite() && *ratio >= 0.0) {
+            None => text.push_str(" - |"),
+            Some(ratio) => write!(text, " {ratio:.2} |").unwrap(),
+        }
+    }
+    text + "\n"
+}
+
+/// The last line of a table: geometric means, and ours over the best of the peers'.
+fn means<S: Figures>(results: &Results<S>, metric: &Metric<S>, text: &mut String) {
+    let ours: Vec<_> = (0..results.peers.len()).filter(|&peer| results.peers[peer].ours).collect();
+    let rows = results.complete_rows(metric);
+    let mean = |peer| results.geometric_mean(metric, &rows, peer);
+    let others = (0..results.peers.len()).filter(|peer| !ours.contains(peer));
+    let best = others.filter_map(mean).min_by(f64::total_cmp);
+    write!(text, "| geometric mean of {} | best |", rows.len()).unwrap();
+    for peer in 0..results.peers.len() {
+        match mean(peer) {
+            None => text.push_str(" - |"),
+            Some(value) => {
+                let bold = if !ours.contains(&peer) && Some(value) == best { "**" } else { "" };
+                write!(text, " {bold}{value:.3}{bold} |").unwrap();
+            }
+        }
+    }
+    for peer in ours.iter().copied() {
+        match mean(peer).zip(best) {
+            None => text.push_str(" - |"),
+            Some((value, best)) => write!(text, " {:.3} |", value / best).unwrap(),
+        }
+    }
+    text.push('\n');
+}
+
+/// Where, when and how figures were measured.
+pub fn origin() -> anyhow::Result<String> {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
+    let model = model.map_or("unknown CPU", |rest| rest.trim_start_matches([' ', '\t', ':']));
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("osrelease")?;
+    let kernel = kernel.trim().split('-').next().unwrap_or_default();
+    let cpus = std::thread::available_parallelism()?;
+    let date = tools::output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
+    let words: Vec<_> = std::env::args().skip(1).map(|word| without_folders(&word)).collect();
+    Ok(format!(
+        "Machine: {model}, {cpus} CPUs, Linux {kernel}. Date: {}. Command: `cargo lab {}`.",
+        date.trim(),
+        words.join(" ")
+    ))
+}
+
+/// The allocators and what they were built from.
+pub fn allocators(peers: &[Peer]) -> String {
+    let peers = peers.iter().map(|peer| format!("{} ({})", peer.name, peer.version));
+    format!("Allocators: {}.", peers.collect::<Vec<_>>().join(", "))
+}
+
+/// A word of the command line; of files that it names by their whole path, only the names.
+fn without_folders(word: &str) -> String {
+    let name = |part: &str| match part.strip_prefix('/') {
+        Some(path) => path.rsplit('/').next().unwrap_or(path).to_owned(),
+        None => part.to_owned(),
+    };
+    word.split(',').map(name).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::tests::results;
+    use super::*;
+
+    #[test]
+    fn the_best_peer_is_bold_and_ours_is_a_multiple_of_it() {
+        let text =
+            all(&results(&["ours", "a", "b"], &[("row", &[Some(1.0), Some(2.0), Some(3.0)])]));
+        assert!(text.contains("| 1.00 | **2.00** | 3.00 | 0.50 |"), "{text}");
+    }
+
+    #[test]
+    fn a_failure_is_shown_in_the_table_and_below() {
+        let text = all(&results(&["ours", "a"], &[("row", &[Some(1.0), None])]));
+        assert!(text.contains(" failed |") && text.contains("* row on a, round 1: it crashed"));
+    }
+
+    #[test]
+    fn this_machines_folders_stay_out() {
+        assert_eq!(without_folders("--rows"), "--rows");
+        assert_eq!(without_folders("redis,g++"), "redis,g++");
+        assert_eq!(without_folders("/tmp/x/a.csv,b/c.csv,/d"), "a.csv,b/c.csv,d");
+    }
+
+    #[test]
+    fn the_means_of_all_are_compared() {
+        let rows: [(&str, &[Option<f64>]); 2] = [
+            ("one", &[Some(1.0), Some(2.0), Some(4.0)]),
+            ("two", &[Some(1.0), Some(2.0), Some(1.0)]),
+        ];
+        let results = results(&["ours", "a", "b"], &rows);
+        let metric = &super::super::sample::Sample::METRICS[0];
+        let mut text = String::new();
+        means(&results, metric, &mut text);
+        // Ours 1/2 and 1; a 1 and 2; b 2 and 1.
+        assert_eq!(
+            text.trim(),
+            "| geometric mean of 2 | best | 0.707 | **1.414** | **1.414** | 0.500 |"
+        );
+    }
+}

@@ -1,0 +1,65 @@
+//! What the victim runs on: glibc's malloc, or the library in one of its modes.
+//!
+//! Used by `process` for the environment and for what must then be seen from outside.
+
+use anyhow::Result;
+
+/// An allocator and its mode.
+pub struct Kind {
+    /// For people.
+    pub name: &'static str,
+    setting: Option<(&'static str, &'static str)>,
+    /// Mode and shard index as the library publishes them; none: glibc's malloc.
+    pub published: Option<(&'static str, &'static str)>,
+    /// Whether its threads have rseq registered.
+    pub is_registered: bool,
+}
+
+/// The library in each of its modes.
+pub const MODES: [Kind; 4] = [
+    Kind {
+        name: "libc",
+        setting: None,
+        published: Some(("rseq_libc", "cpu_id")),
+        is_registered: true,
+    },
+    Kind {
+        name: "own",
+        setting: Some(("GLIBC_TUNABLES", "glibc.pthread.rseq=0")),
+        published: Some(("rseq_own", "cpu_id")),
+        is_registered: true,
+    },
+    Kind {
+        name: "mm_cid",
+        setting: Some(("RSALLOC_CONF", "index:mm_cid")),
+        published: Some(("rseq_libc", "mm_cid")),
+        is_registered: true,
+    },
+    Kind {
+        name: "atomic",
+        setting: Some(("RSALLOC_CONF", "mode:atomic")),
+        published: Some(("atomic", "cpu_id")),
+        is_registered: true,
+    },
+];
+
+/// What the others are compared with.
+pub const GLIBC: Kind = Kind { name: "glibc", setting: None, published: None, is_registered: true };
+
+impl Kind {
+    /// Whether it works in sections.
+    pub fn has_sections(&self) -> bool {
+        self.published.is_some_and(|(mode, _)| mode != "atomic")
+    }
+
+    /// The whole environment of the victim.
+    pub fn environment(&self) -> Result<Vec<(&'static str, String)>> {
+        let mut variables = vec![("LC_ALL", "C".to_owned())];
+        if self.published.is_some() {
+            let library = tools::library()?;
+            variables.push(("LD_PRELOAD", library.display().to_string()));
+        }
+        variables.extend(self.setting.map(|(name, value)| (name, value.to_owned())));
+        Ok(variables)
+    }
+}

@@ -1,0 +1,133 @@
+//! The gates: what must pass before a change is merged, in the order in which it runs.
+//!
+//! [`GATES`] is the one list; CI and a developer's machine run the same.
+
+/// A command that must succeed.
+pub struct Gate {
+    /// What `--only` and the logs call it.
+    pub name: &'static str,
+    /// What runs it.
+    pub tool: Tool,
+    /// The command's arguments.
+    pub arguments: &'static [&'static str],
+}
+
+/// What runs a gate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tool {
+    /// cargo itself.
+    Cargo,
+    /// The command `cargo xtask`.
+    Xtask,
+    /// The command `cargo lab`.
+    Lab,
+}
+
+/// All gates.
+pub const GATES: &[Gate] = &[
+    cargo("tests", &["test", "--workspace"]),
+    cargo("fmt", &["fmt", "--all", "--check"]),
+    cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+    xtask("layers", &["layers"]),
+    xtask("golden", &["golden"]),
+    xtask("imports", &["imports"]),
+    xtask("loom", &["loom"]),
+    xtask("loom-blind", &["loom", "--control"]),
+    xtask("sweep", &["sweep"]),
+    xtask("sweep-blind", &["sweep", "--control"]),
+    lab("criu", &["criu", "--cycles", "20", "--mode", "libc,own,atomic"]),
+    lab("criu-redis", &["criu", "--redis", "--cycles", "5"]),
+    lab("criu-blind", &["criu", "--control"]),
+    // Short: the rows check what they read back, on both paths; the figures do not count here.
+    lab(
+        "workloads",
+        &["compare", "--peers", "rsalloc,rsalloc-atomic", "--rounds", "1", "--seconds", "0.05"],
+    ),
+    // Short as well: whole programs whose output must be right, and single calls.
+    lab(
+        "timed-programs",
+        &[
+            "compare",
+            "--programs",
+            "--peers",
+            "rsalloc,rsalloc-atomic",
+            "--rows",
+            "memcached,sqlite3,python3-malloc",
+            "--rounds",
+            "1",
+        ],
+    ),
+    lab(
+        "latency",
+        &["compare", "--latency", "--peers", "rsalloc", "--rounds", "1", "--seconds", "0.1"],
+    ),
+    // About a minute, of which a sixth is the load that must not grow.
+    lab("storm", &["storm"]),
+    lab("programs", &["programs", "--quick", "--mode", "all"]),
+    lab("vm", &["vm", "--quick"]),
+    cargo("refusals", &["test", "--package", "rsalloc-core", "--features", "faults"]),
+    cargo(
+        "counters",
+        &["test", "--package", "rsalloc-core", "--features", "counters", "--lib", "counters"],
+    ),
+    cargo(
+        "counters-c",
+        &[
+            "clippy",
+            "--package",
+            "rsalloc-preload",
+            "--features",
+            "counters",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    ),
+    xtask("fuzz-blind", &["fuzz", "--check-control"]),
+    // Nine runs, two at once: five minutes on two CPUs.
+    xtask("fuzz", &["fuzz", "--seconds", "60"]),
+];
+
+impl Gate {
+    /// The command line, for reading.
+    pub fn shown(&self) -> String {
+        let tool = match self.tool {
+            Tool::Cargo => "cargo",
+            Tool::Xtask => "cargo xtask",
+            Tool::Lab => "cargo lab",
+        };
+        format!("{tool} {}", self.arguments.join(" "))
+    }
+
+    /// The words of the command line from the tool's own name on.
+    pub fn words(&self) -> impl Iterator<Item = &'static str> {
+        let name = match self.tool {
+            Tool::Cargo => "cargo",
+            Tool::Xtask => "xtask",
+            Tool::Lab => "lab",
+        };
+        std::iter::once(name).chain(self.arguments.iter().copied())
+    }
+}
+
+const fn cargo(name: &'static str, arguments: &'static [&'static str]) -> Gate {
+    Gate { name, tool: Tool::Cargo, arguments }
+}
+
+const fn xtask(name: &'static str, arguments: &'static [&'static str]) -> Gate {
+    Gate { name, tool: Tool::Xtask, arguments }
+}
+
+const fn lab(name: &'static str, arguments: &'static [&'static str]) -> Gate {
+    Gate { name, tool: Tool::Lab, arguments }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readmes_test_command_comes_first() {
+        assert_eq!(GATES[0].shown(), "cargo test --workspace");
+    }
+}
