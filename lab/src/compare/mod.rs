@@ -73,7 +73,7 @@ pub struct Run {
     /// Write plots into this folder
     #[arg(long)]
     plots: Option<PathBuf>,
-    /// Write tables, samples and plots to docs/benchmarks.md and a folder below docs/benchmarks/
+    /// Write tables, samples and plots to docs/benchmarks/tables.md and a folder below docs/benchmarks/
     #[arg(long)]
     write: bool,
 }
@@ -140,7 +140,7 @@ impl Run {
             results.write_csv(&folder.join("compare.csv"))?;
             let pictures = draw(&results, &folder)?;
             let text = tables::document(&results, part, &pictures)?;
-            part.write(&docs.join("benchmarks.md"), &text)?;
+            part.write(&docs.join("benchmarks/tables.md"), &text)?;
         }
         Ok(results)
     }

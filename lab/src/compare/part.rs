@@ -1,4 +1,4 @@
-//! The parts of docs/benchmarks.md (and of docs/scale.md) that commands write.
+//! The parts of docs/benchmarks/tables.md (and of docs/scale.md) that commands write.
 //!
 //! Called by `compare`, `replay`, `memory` and `vm --scale`. A part stands between two marks; what is outside of them is left alone.
 
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub struct Part {
     /// What its marks say.
     mark: &'static str,
-    /// Where its plots and samples lie, below docs.
+    /// Where its plots and samples lie, below docs/benchmarks.
     pub folder: &'static str,
     /// The heading that a new part gets.
     heading: &'static str,
@@ -19,21 +19,16 @@ pub struct Part {
 }
 
 /// The C functions by LD_PRELOAD.
-pub const C: Part =
-    Part { mark: "compare", folder: "benchmarks", heading: "## The C functions", notes: "" };
+pub const C: Part = Part { mark: "compare", folder: "", heading: "## The C functions", notes: "" };
 
 /// Rust programs on a `#[global_allocator]`.
-pub const FRONT: Part = Part {
-    mark: "compare-front",
-    folder: "benchmarks/front",
-    heading: "## The Rust front",
-    notes: "",
-};
+pub const FRONT: Part =
+    Part { mark: "compare-front", folder: "front", heading: "## The Rust front", notes: "" };
 
 /// Whole programs.
 pub const PROGRAMS: Part = Part {
     mark: "compare-programs",
-    folder: "benchmarks/programs",
+    folder: "programs",
     heading: "## Programs",
     notes: "Each program's output must equal that of a run without the library, and the library was \
             seen in the process (ours in its mode, by what it publishes; Google's tcmalloc with rseq \
@@ -48,7 +43,7 @@ pub const PROGRAMS: Part = Part {
 /// How long single calls take.
 pub const LATENCY: Part = Part {
     mark: "compare-latency",
-    folder: "benchmarks/latency",
+    folder: "latency",
     heading: "## Latency",
     notes: "The time stamp counter is read before and after each malloc, each free, and nothing at \
             all, one after the other in the same threads; fences keep the call in between. What \
@@ -61,12 +56,8 @@ pub const LATENCY: Part = Part {
 };
 
 /// Recorded programs.
-pub const REPLAY: Part = Part {
-    mark: "replay",
-    folder: "benchmarks/replay",
-    heading: "## Recorded programs",
-    notes: "",
-};
+pub const REPLAY: Part =
+    Part { mark: "replay", folder: "replay", heading: "## Recorded programs", notes: "" };
 
 /// Live and resident bytes over the phases of a load.
 pub const MEMORY_PHASES: Part = memory("memory-phases", "## Memory over time");
@@ -78,7 +69,7 @@ pub const MEMORY_IDLE: Part = memory("memory-idle", "## Memory of an idle proces
 pub const MEMORY_THREADS: Part = memory("memory-threads", "## Memory with many threads");
 
 const fn memory(mark: &'static str, heading: &'static str) -> Part {
-    Part { mark, folder: "benchmarks/memory", heading, notes: "" }
+    Part { mark, folder: "memory", heading, notes: "" }
 }
 
 /// Slow paths by CPUs, in docs/scale.md.
@@ -95,7 +86,7 @@ impl Part {
 
     /// Where the plots and samples go.
     pub fn folder_in(&self, docs: &Path) -> PathBuf {
-        docs.join(self.folder)
+        docs.join("benchmarks").join(self.folder)
     }
 
     /// `old` with what stands between the marks replaced by `new`; the marks are added if missing.

@@ -8,6 +8,7 @@ use super::peers::Peer;
 use super::report::Results;
 use anyhow::Context;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::Command;
 
 /// All tables, and what failed.
@@ -47,7 +48,8 @@ pub fn document<S: Figures>(
     }
     text.push_str("\n\n");
     for (file, caption) in pictures {
-        writeln!(text, "![{caption}]({}/{file}.svg)", part.folder)?;
+        let picture = Path::new(part.folder).join(format!("{file}.svg"));
+        writeln!(text, "![{caption}]({})", picture.display())?;
     }
     Ok(text + "\n" + &all(results))
 }

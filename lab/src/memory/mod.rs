@@ -27,7 +27,7 @@ pub struct Arguments {
     /// The numbers of threads
     #[arg(long, value_delimiter = ',', default_value = "1,10,100,1000,10000")]
     threads: Vec<usize>,
-    /// Write tables and plot to docs/benchmarks.md and docs/benchmarks/memory
+    /// Write tables and plot to docs/benchmarks/tables.md and docs/benchmarks/memory
     #[arg(long)]
     write: bool,
 }
@@ -44,7 +44,7 @@ pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
     let show = |part: &Part, text: String| -> anyhow::Result<()> {
         println!("{text}");
         match arguments.write {
-            true => part.write(&docs.join("benchmarks.md"), &(begin()? + &text)),
+            true => part.write(&docs.join("benchmarks/tables.md"), &(begin()? + &text)),
             false => Ok(()),
         }
     };

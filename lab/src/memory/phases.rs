@@ -68,8 +68,8 @@ pub fn table(
     if let Some(folder) = folder {
         std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         draw(peers, &courses, &folder.join("phases.svg")).context("draw the phases")?;
-        let below_docs = part::MEMORY_PHASES.folder;
-        text += &format!("\n![Live and resident bytes over the phases]({below_docs}/phases.svg)\n");
+        let folder = part::MEMORY_PHASES.folder;
+        text += &format!("\n![Live and resident bytes over the phases]({folder}/phases.svg)\n");
     }
     Ok(text + &by_peer("over the phases", peers, &rows, 2))
 }

@@ -59,7 +59,7 @@ fn page(rows: &[Row]) -> Result<String> {
          process of the row (`wait4`). They are there to show outliers, not to rank allocators: other\n\
          work may have run beside. `cargo lab programs --check-control` shows that each row can fail.\n\n",
     );
-    writeln!(page, "{}, {}\n", machine()?, date()?)?;
+    writeln!(page, "{}, {}, commit {}\n", machine()?, said("date", &["+%F"])?, commit()?)?;
     page.push_str("| program | mode | result | wall s | without | peak RSS MiB | without |\n");
     page.push_str("|---|---|---|---:|---:|---:|---:|\n");
     for row in rows {
@@ -97,7 +97,11 @@ fn machine() -> Result<String> {
     Ok(format!("{} x {model}, Linux {kernel}", models.len()))
 }
 
-fn date() -> Result<String> {
-    let output = std::process::Command::new("date").arg("+%F").output().context("date")?;
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+fn commit() -> Result<String> {
+    said("git", &["-C", env!("CARGO_MANIFEST_DIR"), "rev-parse", "--short=7", "HEAD"])
+}
+
+fn said(program: &str, arguments: &[&str]) -> Result<String> {
+    let text = tools::output(std::process::Command::new(program).args(arguments))?;
+    Ok(text.trim().to_owned())
 }
