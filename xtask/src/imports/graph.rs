@@ -2,7 +2,7 @@
 //!
 //! Promises to leave nothing out that the code shows: a function reaches what it calls or jumps to, every
 //! function and every slot of the linkage table whose address it takes, and every function that a static names
-//! whose address it takes (a table of methods). So a call through a register is covered if whoever reaches it
+//! whose address it takes (a table of methods). So a call through a register is covered if the function that reaches it
 //! took the address. What it cannot see is an address that was stored in memory at run time: [`Graph::reach`]
 //! lists the functions that go on through writable memory.
 //!
