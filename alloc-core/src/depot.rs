@@ -13,8 +13,8 @@
 //! lies in its word; and the sum of all bytes leaves out the first magazine of a class, which comes and goes most.
 
 use crate::arch;
-use crate::atomic::UnsafeCell;
-use crate::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, UnsafeCell};
+use crate::object::Batch;
 use crate::os::{self, Place};
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::units::MAGAZINE_MAX;
@@ -169,52 +169,53 @@ impl Depot {
         arch::prefetch(core::ptr::from_ref(&self.free) as usize);
     }
 
-    /// Puts `objects` (at most `MAGAZINE_MAX`) as one magazine; false if the class has enough of them
-    /// or there is no memory for one, and the objects stay with the caller.
-    pub fn put(&self, class: Class, objects: &[usize]) -> bool {
+    /// Puts the objects of `batch` as one magazine; false if the class has enough of them or there is no memory for one,
+    /// and the objects stay in the batch.
+    pub fn put(&self, class: Class, batch: &mut Batch) -> bool {
         // A bound that may be passed by as many threads as race here.
-        self.full[class].count() < limit(class) && self.put_unbounded(class, objects)
+        self.full[class].count() < limit(class) && self.put_unbounded(class, batch)
     }
 
     /// As [`Depot::put`], however many there are: where the slab tier can't be entered.
-    pub fn put_unbounded(&self, class: Class, objects: &[usize]) -> bool {
+    pub fn put_unbounded(&self, class: Class, batch: &mut Batch) -> bool {
         let free = self.free.pop(self).map(|(number, _)| number);
         let Some(number) = free.or_else(|| self.make()) else { return false };
         let magazine = self.magazine(number);
+        let objects = batch.addresses();
         // SAFETY: I2: the magazine is in our hands.
         let slots = unsafe { &mut *magazine.objects.get() };
-        let mut count = 0;
-        // A sized free of null leaves a null in a cache.
-        for &object in objects.iter().filter(|&&object| object != 0) {
-            slots[count] = object;
-            count += 1;
-        }
+        slots[..objects.len()].copy_from_slice(objects);
         #[cfg(feature = "counters")]
-        crate::counters::wrote_all(slots.as_ptr() as usize, 8 * count);
+        crate::counters::wrote_all(slots.as_ptr() as usize, 8 * objects.len());
         // Ordering: Relaxed, published by the push.
-        magazine.count.store(count as u32, Ordering::Relaxed);
+        magazine.count.store(objects.len() as u32, Ordering::Relaxed);
+        batch.forget_all();
         self.push(class, number);
         true
     }
 
-    /// Takes a magazine of `class` into `out` (at least `MAGAZINE_MAX` long): how many objects, 0 if
-    /// there is none.
-    pub fn take(&self, class: Class, out: &mut [usize; MAGAZINE_MAX]) -> usize {
-        let Some(number) = self.pop(class) else { return 0 };
+    /// Takes a magazine of `class` into `batch`, which is empty; it stays so if there is none.
+    pub fn take(&self, class: Class, batch: &mut Batch) {
+        let Some(number) = self.pop(class) else { return };
         let magazine = self.magazine(number);
         // Ordering: Relaxed, the pop acquired it.
         let count = magazine.count.load(Ordering::Relaxed) as usize;
         // SAFETY: I2: the magazine is in our hands.
         let objects = unsafe { &*magazine.objects.get() };
-        let mut at = 0;
-        for &from in &ORDER[line_mates(class).ilog2() as usize] {
-            if usize::from(from) < count {
-                out[at] = objects[usize::from(from)];
-                at += 1;
-            }
+        // SAFETY: the objects of the magazine, which is free from here on.
+        unsafe {
+            batch.receive(count, |out| {
+                let mut at = 0;
+                for &from in &ORDER[line_mates(class).ilog2() as usize] {
+                    if usize::from(from) < count {
+                        out[at].write(objects[usize::from(from)]);
+                        at += 1;
+                    }
+                }
+                at
+            });
         }
         self.free.push(self, number);
-        count
     }
 
     fn push(&self, class: Class, number: u32) {

@@ -27,6 +27,7 @@ mod engine;
 mod fail;
 mod guard;
 mod hot;
+mod object;
 mod os;
 mod page_heap;
 mod page_map;
@@ -78,6 +79,7 @@ pub mod internals {
         fail,
         guard,
         hot,
+        object,
         os,
         page_heap,
         page_map,

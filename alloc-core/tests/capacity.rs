@@ -7,6 +7,7 @@ mod support;
 
 use rsalloc_core::internals::config::{self, Key};
 use rsalloc_core::internals::cpu_cache::{Shard, allocate_on, free_on};
+use rsalloc_core::internals::object::Batch;
 use rsalloc_core::internals::region::Region;
 use rsalloc_core::internals::size_class::{CLASS, CLASSES, Class};
 use rsalloc_core::internals::slab;
@@ -29,19 +30,19 @@ const SWINGS: usize = 40;
 fn swing(cpus: &FakeCpus, class: Class) {
     let count = CLASS[class].slots_max + CLASS[class].batch + 1;
     let objects: Vec<_> =
-        (0..count).map(|_| allocate_on(cpus, class).expect("memory").address).collect();
+        (0..count).map(|_| allocate_on(cpus, class).expect("memory").object.address()).collect();
     objects.into_iter().for_each(|object| free_on(cpus, class, object));
 }
 
 /// Pushes until the class is full.
 fn fill(cpus: &FakeCpus, class: Class) {
-    let mut one = [0];
+    let mut one = Batch::new();
     loop {
-        assert_eq!(slab::take(class, &mut one).expect("no handler runs").count, 1);
-        if cpus.push(class, one[0]) != 0 {
-            assert_eq!(slab::put(&one), 1);
-            return;
+        slab::take(class, &mut one, 1).expect("no handler runs");
+        if cpus.push(class, one.addresses()[0]) != 0 {
+            return slab::put(&mut one);
         }
+        one.forget_all();
     }
 }
 

@@ -7,6 +7,7 @@ mod modes;
 use modes::{MODES, in_modes};
 use rsalloc_core::internals::cpu_cache;
 use rsalloc_core::internals::depot::DEPOT;
+use rsalloc_core::internals::object::Batch;
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
 use rsalloc_core::internals::page_heap::entry::{Kind, PageEntry};
 use rsalloc_core::internals::page_heap::huge::HUGE;
@@ -134,6 +135,13 @@ impl Heap {
         // SAFETY: a slot of the region, which no other thread uses.
         unsafe { (self.region.at(slot) as *mut usize).write(word) };
         top.store(slot as u32, Ordering::Relaxed);
+    }
+
+    /// Puts a magazine into the depot.
+    fn store(&self, objects: &[usize]) {
+        // SAFETY: for the validator, which only looks; the process ends.
+        let mut batch = unsafe { Batch::from_slots(objects) };
+        assert!(DEPOT.put_unbounded(self.class, &mut batch));
     }
 
     fn set_top(&self, slots: isize, bytes: isize) {
@@ -272,19 +280,19 @@ fn damages(kind: DefectKind) -> &'static [Damage] {
         DefectKind::CachedOutside => &[
             |heap| heap.cache(heap.class, 0x1000),
             |heap| {
-                assert!(DEPOT.put_unbounded(heap.class, &[0x1000]));
+                heap.store(&[0x1000]);
             },
         ],
         DefectKind::CachedInner => &[
             |heap| heap.cache(heap.class, heap.objects[0] + 8),
             // Too small for what it would be handed out as.
             |heap| heap.cache(heap.class + 1, heap.objects[0]),
-            |heap| assert!(DEPOT.put_unbounded(heap.class, &[heap.objects[0] + 8])),
+            |heap| heap.store(&[heap.objects[0] + 8]),
             |heap| heap.cache(heap.class, heap.large),
         ],
         DefectKind::CachedAndFree => &[
             |heap| heap.cache(heap.class, heap.free_object()),
-            |heap| assert!(DEPOT.put_unbounded(heap.class, &[heap.free_object()])),
+            |heap| heap.store(&[heap.free_object()]),
         ],
         DefectKind::CachedTwice => &[
             |heap| (0..2).for_each(|_| heap.cache(heap.class, heap.objects[0])),
@@ -295,11 +303,11 @@ fn damages(kind: DefectKind) -> &'static [Damage] {
             },
             |heap| {
                 heap.cache(heap.class, heap.objects[0]);
-                assert!(DEPOT.put_unbounded(heap.class, &[heap.objects[1], heap.objects[0]]));
+                heap.store(&[heap.objects[1], heap.objects[0]]);
             },
-            |heap| assert!(DEPOT.put_unbounded(heap.class, &[heap.objects[0]; 2])),
+            |heap| heap.store(&[heap.objects[0]; 2]),
             |heap| {
-                (0..2).for_each(|_| assert!(DEPOT.put_unbounded(heap.class, &heap.objects[..1])));
+                (0..2).for_each(|_| heap.store(&heap.objects[..1]));
             },
         ],
         DefectKind::HugeMiscounted => &[

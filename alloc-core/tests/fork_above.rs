@@ -4,6 +4,7 @@
 //! Played without signals, as in `reentry`: the test holds the lock and forks. And one of a handler on top of its
 //! own thread's purge, which holds no lock: a filter makes the kernel send SIGSYS in the place of the purge.
 
+use rsalloc_core::internals::object::Batch;
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
 use rsalloc_core::internals::page_heap::entry::Kind;
 use rsalloc_core::internals::page_heap::filling::Filling;
@@ -11,6 +12,7 @@ use rsalloc_core::internals::page_heap::segment::Segment;
 use rsalloc_core::internals::size_class::{CLASSES, Class, object_size};
 use rsalloc_core::internals::slab::{self, SLABS};
 use rsalloc_core::internals::sync::{Guard, Rank};
+use rsalloc_core::internals::units::MAGAZINE_MAX;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
@@ -64,13 +66,14 @@ fn expect(fine: bool, what: &str) {
 /// Takes more of each class than the caches have, and gives it back.
 fn use_all_classes() {
     for class in 1..CLASSES {
-        let mut batches = [[0; 64]; 4];
+        let mut batches = [(); 4].map(|()| Batch::new());
         for batch in &mut batches {
-            let taken = slab::take(class, batch).expect("no handler runs");
-            expect(taken.count > 0, "out of memory\n");
+            slab::take(class, batch, MAGAZINE_MAX).expect("no handler runs");
+            expect(!batch.is_empty(), "out of memory\n");
         }
-        for batch in &batches {
-            expect(slab::put(batch) == batch.len(), "a class refuses\n");
+        for batch in &mut batches {
+            slab::put(batch);
+            expect(batch.is_empty(), "a class refuses\n");
         }
         let object = rsalloc_core::allocate(object_size(class));
         expect(!object.is_null(), "out of memory\n");
@@ -138,9 +141,11 @@ fn who_holds_a_class_gives_way() {
             PAGE_HEAP.segments().map(|segment| segment.lock().expect("free")).collect();
         // A fresh slab for each.
         let taker = scope.spawn(|| {
-            let mut objects = vec![0; 64];
-            let taken = slab::take(OTHER, &mut objects).expect("it need not wait").count;
-            (taken, slab::put(&objects[..taken]))
+            let mut batch = Batch::new();
+            slab::take(OTHER, &mut batch, MAGAZINE_MAX).expect("it need not wait");
+            let taken = batch.len();
+            slab::put(&mut batch);
+            (taken, taken - batch.len())
         });
         wait_until(|| is_taken(OTHER));
         let mut segments = Some(segments);

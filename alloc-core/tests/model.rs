@@ -51,7 +51,7 @@ struct Model {
 impl Model {
     fn allocate(&mut self, cpus: &FakeCpus, size: usize) {
         let class = class_of(size);
-        let object = allocate_on(cpus, class).expect("memory").address;
+        let object = allocate_on(cpus, class).expect("memory").object.address();
         let end = object + object_size(class);
         assert!(object.is_multiple_of(if class == 1 { 8 } else { 16 }));
         if let Some((&before, &(class, _))) = self.live.range(..=object).next_back() {
@@ -89,13 +89,7 @@ fn empty(cpus: &FakeCpus, count: usize) {
     for cpu in 0..count {
         cpus.migrate(cpu);
         for class in 1..CLASSES {
-            let mut buffer = [0; 64];
-            while let popped @ 1.. = cpus.pop_batch(class, &mut buffer) {
-                assert_eq!(
-                    rsalloc_core::internals::slab::put(&buffer[..popped as usize]),
-                    popped as usize
-                );
-            }
+            cpus.empty(class);
         }
     }
 }

@@ -6,11 +6,13 @@ mod cpus;
 
 use cpus::Cpus;
 use rsalloc_core::internals::cpu_cache::shards;
+use rsalloc_core::internals::object::Batch;
 use rsalloc_core::internals::region::Region;
 use rsalloc_core::internals::rseq::abi::{CriticalSection, SIGNATURE, membarrier};
-use rsalloc_core::internals::rseq::registration;
-use rsalloc_core::internals::size_class::class_of;
+use rsalloc_core::internals::rseq::{Sections, registration};
+use rsalloc_core::internals::size_class::{Class, class_of};
 use rsalloc_core::internals::sync::Backoff;
+use rsalloc_core::internals::units::MAGAZINE_MAX;
 use rsalloc_core::internals::{rseq, slab};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -102,6 +104,16 @@ fn stops_wanted() -> usize {
     wanted.map_or(5_000, |text| text.parse().expect("a number"))
 }
 
+/// Adds what the shard has of `class` to `batch`; whether it popped something.
+fn pop(sections: Sections, class: Class, batch: &mut Batch) -> bool {
+    let before = batch.len();
+    // SAFETY: what the shard pops was the shard's.
+    unsafe {
+        batch.receive_slots(MAGAZINE_MAX, |out| sections.pop_batch(class, out).max(0) as usize);
+    }
+    batch.len() > before
+}
+
 /// From the stop on, no section changes a region, also none that had its address already.
 #[test]
 fn a_stopped_region_stands_still() {
@@ -117,28 +129,28 @@ fn a_stopped_region_stands_still() {
         let _over = Over(&over);
         scope.spawn(|| {
             cpus.move_to(1);
-            let (mut objects, mut held) = ([0; 64], 0);
+            let mut held = Batch::new();
             // Long sections: a magazine in, a magazine out.
             while !over.load(Ordering::Relaxed) {
-                let pushed = sections.push_batch(class, &objects[..held]).max(0) as usize;
-                held -= pushed;
-                let popped = sections.pop_batch(class, &mut objects[held..]).max(0) as usize;
-                held += popped;
+                let pushed = sections.push_batch(class, held.addresses()).max(0) as usize;
+                held.forget_last(pushed);
                 if pushed > 0 {
                     moved.fetch_add(1, Ordering::Relaxed);
-                } else if popped == 0 {
+                }
+                if !pop(sections, class, &mut held) && pushed == 0 {
                     // Stopped, or no capacity yet, or all in one place. The policy gives some capacity to
                     // whoever frees and allocates.
                     // SAFETY: live.
                     unsafe { rsalloc_core::free(rsalloc_core::allocate(64)) };
-                    assert_eq!(slab::put(&objects[..held]), held);
-                    held = sections.pop_batch(class, &mut objects).max(0) as usize;
-                    assert_eq!(slab::put(&objects[..held]), held);
-                    held = slab::take(class, &mut objects).expect("no handler").count;
-                    assert!(held > 0);
+                    slab::put(&mut held);
+                    pop(sections, class, &mut held);
+                    slab::put(&mut held);
+                    slab::take(class, &mut held, MAGAZINE_MAX).expect("no handler");
+                    assert!(!held.is_empty());
                 }
             }
-            assert_eq!(slab::put(&objects[..held]), held);
+            slab::put(&mut held);
+            assert!(held.is_empty());
         });
         let begin = Instant::now();
         let mut stops = 0;

@@ -28,6 +28,8 @@ mod engine;
 mod fail;
 #[path = "../../alloc-core/src/hot.rs"]
 mod hot;
+#[path = "../../alloc-core/src/object.rs"]
+mod object;
 #[path = "../../alloc-core/src/page_heap/mod.rs"]
 mod page_heap;
 #[path = "../../alloc-core/src/page_map.rs"]

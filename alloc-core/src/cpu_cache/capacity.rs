@@ -7,9 +7,10 @@
 //! A flush that follows a refill shows that more capacity would have saved both, so that is when a
 //! class grows; a thread that only allocates or only frees gains nothing and gets nothing.
 
-use super::{RETRIES, Shard, give_back, locked, shards};
+use super::{RETRIES, Shard, give_back, locked, pop_into, shards};
 use crate::atomic::Ordering;
 use crate::config;
+use crate::object::Batch;
 use crate::region::Region;
 use crate::rseq::{ABORTED, registration};
 use crate::size_class::{CLASS, CLASSES, Class};
@@ -160,20 +161,20 @@ pub(super) fn shrink<S: Shard>(
     region: &Region,
     class: Class,
     capacity: usize,
-    give: fn(Class, &[usize]),
+    give: fn(Class, &mut Batch),
 ) -> bool {
     if !(0..RETRIES).any(|_| set_capacity(shard, region, class, capacity)) {
         return false;
     }
-    let mut buffer = [0; MAGAZINE_MAX];
+    let mut batch = Batch::new();
     let mut aborts = 0;
     loop {
         let excess = region.len(class).saturating_sub(capacity).min(MAGAZINE_MAX);
         if excess == 0 {
             return true;
         }
-        match shard.pop_batch(class, &mut buffer[..excess]) {
-            popped @ 1.. => give(class, &buffer[..popped as usize]),
+        match pop_into(shard, class, &mut batch, excess) {
+            1.. => give(class, &mut batch),
             ABORTED if aborts < RETRIES => aborts += 1,
             _ => return false,
         }

@@ -4,6 +4,7 @@
 
 use super::{Shard, each_still, locked, seats};
 use crate::depot::DEPOT;
+use crate::object::Batch;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
@@ -73,14 +74,17 @@ fn drain_class_stopped(region: &Region, class: Class) {
     let objects = unsafe { core::slice::from_raw_parts(bottom.add(1), region.len(class)) };
     // Without a purge, while others find their shards closed. A handler on top of its own thread's slab lock: the
     // depot needs none, only memory, as in `give_back_to_slab`.
-    let mut done = slab::put_cached(class, objects);
-    while done < objects.len() {
-        let magazine = &objects[done..objects.len().min(done + MAGAZINE_MAX)];
-        if !DEPOT.put_unbounded(class, magazine) {
+    for (index, slots) in objects.chunks(MAGAZINE_MAX).enumerate() {
+        // SAFETY: the objects are the region's, which forgets them below.
+        let mut batch = unsafe { Batch::from_slots(slots) };
+        slab::put_cached(class, &mut batch);
+        if !batch.is_empty() && !DEPOT.put_unbounded(class, &mut batch) {
             // No memory for a magazine either: they stay where they are.
-            return region.keep_last(class, objects.len() - done);
+            let first = batch.addresses()[0];
+            let put = slots.iter().take_while(|&&slot| slot != first).count();
+            batch.forget_all();
+            return region.keep_last(class, objects.len() - index * MAGAZINE_MAX - put);
         }
-        done += magazine.len();
     }
     region.reset_class(class);
 }
@@ -90,9 +94,9 @@ fn drain_by_ops<S: Shard>(shard: &S) {
 }
 
 fn drain_class_by_ops<S: Shard>(shard: &S, class: Class) {
-    let mut buffer = [0; MAGAZINE_MAX];
-    while let popped @ 1.. = shard.pop_batch(class, &mut buffer) {
-        super::give_back_to_slab(class, &buffer[..popped as usize]);
+    let mut batch = Batch::new();
+    while super::pop_into(shard, class, &mut batch, MAGAZINE_MAX) > 0 {
+        super::give_back_to_slab(class, &mut batch);
     }
 }
 
@@ -102,12 +106,13 @@ fn drain_depot() {
 
 /// Puts the depot's objects of `class` back into their slabs.
 pub(super) fn drain_depot_of(class: Class) {
-    let mut buffer = [0; MAGAZINE_MAX];
+    let mut batch = Batch::new();
     for _ in 0..DEPOT.magazines(class) {
-        match DEPOT.take(class, &mut buffer) {
-            0 => break,
-            count => super::give_back_to_slab(class, &buffer[..count]),
+        DEPOT.take(class, &mut batch);
+        if batch.is_empty() {
+            break;
         }
+        super::give_back_to_slab(class, &mut batch);
     }
 }
 

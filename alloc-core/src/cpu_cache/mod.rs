@@ -21,6 +21,7 @@ pub mod shards;
 
 use crate::depot::DEPOT;
 use crate::fail::{Misuse, deny};
+use crate::object::{Batch, Contents, Fresh, Object};
 use crate::page_heap::PAGE_HEAP;
 use crate::region::{Counter, Region};
 use crate::rseq::registration;
@@ -28,7 +29,6 @@ use crate::rseq::{ABORTED, FULL, NO_SHARD, Sections};
 use crate::size_class::{CLASS, CLASSES, Class, natural_align};
 use crate::slab::{self, SLABS};
 use crate::sync::{Backoff, Reentered, is_barred};
-use crate::units::MAGAZINE_MAX;
 use locked::Locked;
 
 const RETRIES: usize = 4;
@@ -57,17 +57,8 @@ pub trait Shard {
     fn region(&self) -> Option<&'static Region>;
 }
 
-/// An object, and whether its memory is known to read as zero.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Object {
-    /// Its address.
-    pub address: usize,
-    /// It reads as zero.
-    pub zeroed: bool,
-}
-
 /// Allocates an object of `class`; none when the OS has no more memory.
-pub fn allocate(class: Class) -> Option<Object> {
+pub fn allocate(class: Class) -> Option<Fresh> {
     if let Some(sections) = registration::sections() {
         for _ in 0..RETRIES {
             match sections.pop(class) {
@@ -76,7 +67,7 @@ pub fn allocate(class: Class) -> Option<Object> {
                 ABORTED => count(&sections, Counter::Aborts),
                 NO_SHARD if registration::arrive(sections) => {}
                 NO_SHARD => break,
-                address => return Some(Object { address: address as usize, zeroed: false }),
+                address => return popped(address),
             }
         }
     }
@@ -84,7 +75,7 @@ pub fn allocate(class: Class) -> Option<Object> {
         match seat.pop(class) {
             0 => return refill(seat, class),
             NO_SHARD => {}
-            address => return Some(Object { address: address as usize, zeroed: false }),
+            address => return popped(address),
         }
     }
     match Locked::any() {
@@ -94,11 +85,18 @@ pub fn allocate(class: Class) -> Option<Object> {
 }
 
 /// As [`allocate`], on a shard that the caller has for itself.
-pub fn allocate_on<S: Shard>(shard: &S, class: Class) -> Option<Object> {
+pub fn allocate_on<S: Shard>(shard: &S, class: Class) -> Option<Fresh> {
     match shard.pop(class) {
         0 => refill(shard, class),
-        address => Some(Object { address: address as usize, zeroed: false }),
+        address => popped(address),
     }
+}
+
+/// The object that a shard popped.
+#[inline(always)]
+fn popped(address: isize) -> Option<Fresh> {
+    // SAFETY: the pop took the object out of the shard, whose it was.
+    unsafe { Object::from_address(address as usize) }.map(Fresh::used)
 }
 
 /// Frees an object of `class`.
@@ -116,7 +114,7 @@ fn cache(class: Class, object: usize) {
             match sections.push(class, object) {
                 0 => return,
                 FULL if shards::open_or_create(sections) => return flush(&sections, class, object),
-                FULL => return give_back(class, &[object]),
+                FULL => return give_back(class, &mut batch_of(object)),
                 ABORTED => count(&sections, Counter::Aborts),
                 NO_SHARD if registration::arrive(sections) => {}
                 _ => break,
@@ -132,7 +130,7 @@ fn cache(class: Class, object: usize) {
     }
     match Locked::any() {
         Some(locked) => free_on(&locked, class, object),
-        None => give_back(class, &[object]),
+        None => give_back(class, &mut batch_of(object)),
     }
 }
 
@@ -145,7 +143,7 @@ pub fn free_on<S: Shard>(shard: &S, class: Class, object: usize) {
 
 /// Serves one object of an empty class and fills the shard with the rest of a magazine.
 #[cold]
-fn refill<S: Shard>(shard: &S, class: Class) -> Option<Object> {
+fn refill<S: Shard>(shard: &S, class: Class) -> Option<Fresh> {
     prefetch(class);
     let wanted = match capacity::ran_empty_last(shard, class) {
         true => CLASS[class].batch,
@@ -154,14 +152,14 @@ fn refill<S: Shard>(shard: &S, class: Class) -> Option<Object> {
     drop_null(shard, class);
     count(shard, Counter::Refills);
     capacity::note_refill(shard, class);
-    let mut buffer = [0; MAGAZINE_MAX];
-    let (taken, zeroed) = supply(class, &mut buffer, wanted);
-    let (&first, rest) = buffer[..taken].split_first()?;
-    let left = rest.len() - fill(shard, class, rest);
-    if left > 0 {
-        give_back(class, &rest[..left]);
+    let mut batch = Batch::new();
+    let contents = supply(class, &mut batch, wanted);
+    let object = batch.pop_first()?;
+    fill(shard, class, &mut batch);
+    if !batch.is_empty() {
+        give_back(class, &mut batch);
     }
-    Some(Object { address: first, zeroed })
+    Some(Fresh { object, contents })
 }
 
 /// The tiers below, whose lines a rare miss finds in no near cache, come while the shard is looked at.
@@ -180,31 +178,50 @@ fn turn_batch(class: Class) -> usize {
     (batch / 4).max(batch.min(TURN_BATCH_MIN))
 }
 
-/// Objects from the depot or, if it has none, `wanted` ones from a slab: how many, and whether the first is zeroed.
-fn supply(class: Class, buffer: &mut [usize; MAGAZINE_MAX], wanted: usize) -> (usize, bool) {
-    let taken = DEPOT.take(class, buffer);
-    if taken > 0 {
-        return (taken, false);
+/// Objects from the depot or, if it has none, `wanted` ones from a slab; what the first of them holds.
+fn supply(class: Class, batch: &mut Batch, wanted: usize) -> Contents {
+    DEPOT.take(class, batch);
+    if !batch.is_empty() {
+        return Contents::Any;
     }
-    match slab::take(class, &mut buffer[..wanted]) {
-        Ok(taken) if taken.count > 0 || !is_barred() => (taken.count, taken.zeroed),
+    match slab::take(class, batch, wanted) {
+        Ok(contents) if !batch.is_empty() || !is_barred() => contents,
         // The thread was interrupted inside this class or below, or is late: a larger object serves as well.
-        Ok(_) | Err(Reentered) => take_one(class).map_or((0, false), |object| {
-            buffer[0] = object.address;
-            (1, object.zeroed)
+        Ok(_) | Err(Reentered) => take_one(class).map_or(Contents::Any, |fresh| {
+            batch.push(fresh.object);
+            fresh.contents
         }),
     }
 }
 
-fn fill<S: Shard>(shard: &S, class: Class, objects: &[usize]) -> usize {
+/// Moves as much of `batch` into the shard as it has capacity for.
+fn fill<S: Shard>(shard: &S, class: Class, batch: &mut Batch) {
     for _ in 0..RETRIES {
-        match shard.push_batch(class, objects) {
-            pushed @ 0.. => return pushed as usize,
+        match shard.push_batch(class, batch.addresses()) {
+            pushed @ 0.. => return batch.forget_last(pushed as usize),
             ABORTED => count(shard, Counter::Aborts),
-            _ => break,
+            _ => return,
         }
     }
-    0
+}
+
+/// Adds up to `most` objects from the shard to `batch`; whether there was a slot with one or with a null.
+fn pop_into<S: Shard>(shard: &S, class: Class, batch: &mut Batch, most: usize) -> isize {
+    let mut popped = 0;
+    // SAFETY: what the shard pops was the shard's.
+    unsafe {
+        batch.receive_slots(most, |out| {
+            popped = shard.pop_batch(class, out);
+            popped.max(0) as usize
+        });
+    }
+    popped
+}
+
+/// The batch of an object of which the caller gives up the address.
+fn batch_of(object: usize) -> Batch {
+    // SAFETY: the object was freed, so it is the caller's.
+    unsafe { Batch::from_slots(&[object]) }
 }
 
 /// Makes room in a full class by moving a magazine out, then pushes `object`.
@@ -218,27 +235,26 @@ fn flush<S: Shard>(shard: &S, class: Class, object: usize) {
             true => turn_batch(class),
             false => CLASS[class].batch,
         };
-        let mut buffer = [0; MAGAZINE_MAX];
-        if let popped @ 1.. = shard.pop_batch(class, &mut buffer[..wanted]) {
-            let batch = &buffer[..popped as usize];
+        let mut batch = Batch::new();
+        if pop_into(shard, class, &mut batch, wanted) > 0 {
             // The last of the batch are what was freed last: the place to look for a double free.
-            deny(batch.contains(&object), Misuse::DoubleFree, object);
-            give_back(class, batch);
+            deny(batch.addresses().contains(&object), Misuse::DoubleFree, object);
+            give_back(class, &mut batch);
         }
     }
     if shard.push(class, object) != 0 {
-        give_back(class, &[object]);
+        give_back(class, &mut batch_of(object));
     }
 }
 
 /// Puts objects of `class` that are in nobody's cache into the depot, else into their slabs.
-pub(crate) fn give_back(class: Class, objects: &[usize]) {
-    let whole = objects.len() == CLASS[class].batch && !objects.contains(&0);
+fn give_back(class: Class, batch: &mut Batch) {
+    let whole = batch.len() == CLASS[class].batch;
     let wanted = whole && !SLABS[class].has_declined() && depot_has_room(class);
-    if wanted && DEPOT.put(class, objects) {
+    if wanted && DEPOT.put(class, batch) {
         return;
     }
-    give_back_to_slab(class, objects);
+    give_back_to_slab(class, batch);
 }
 
 /// Hands all regions that the shards of this process' mode have, and that nobody else can touch meanwhile, to `f`;
@@ -302,25 +318,25 @@ fn in_use_bytes() -> usize {
     PAGE_HEAP.held_bytes().max(IN_USE_MIN_BYTES)
 }
 
-fn give_back_to_slab(class: Class, objects: &[usize]) {
-    let rest = &objects[slab::put_cached(class, objects)..];
-    if !rest.is_empty() {
-        // A handler above its own thread's slab lock, or a late thread: leave them where no lock is needed. If the OS has
-        // not even memory for a magazine they are never used again.
-        DEPOT.put_unbounded(class, rest);
+fn give_back_to_slab(class: Class, batch: &mut Batch) {
+    slab::put_cached(class, batch);
+    // A handler above its own thread's slab lock, or a late thread: leave them where no lock is needed. If the OS has
+    // not even memory for a magazine they are never used again.
+    if !batch.is_empty() && !DEPOT.put_unbounded(class, batch) {
+        batch.forget_all();
     }
     PAGE_HEAP.trim();
 }
 
 /// One object straight from a slab, for a thread that has no cache at this moment. If the slab tier of
 /// the class, or the pages, are held below the caller, a larger class serves whose objects are aligned as well.
-fn take_one(class: Class) -> Option<Object> {
-    let mut one = [0; 1];
+fn take_one(class: Class) -> Option<Fresh> {
+    let mut batch = Batch::new();
     let align = natural_align(class);
     for larger in (class..CLASSES).filter(|&larger| natural_align(larger) >= align) {
-        match slab::take(larger, &mut one) {
-            Ok(taken) if taken.count == 1 => {
-                return Some(Object { address: one[0], zeroed: taken.zeroed });
+        match slab::take(larger, &mut batch, 1) {
+            Ok(contents) if !batch.is_empty() => {
+                return batch.pop_first().map(|object| Fresh { object, contents });
             }
             // Out of memory; for who lacks a lock only of pages, and another class may have objects.
             Ok(_) if !is_barred() => return None,
@@ -332,11 +348,11 @@ fn take_one(class: Class) -> Option<Object> {
 
 /// A sized free of null leaves a null on the stack, which pops as "empty": throws such away.
 fn drop_null<S: Shard>(shard: &S, class: Class) {
-    let mut one = [0; 1];
+    let mut batch = Batch::new();
     while shard.region().is_some_and(|region| region.len(class) > 0) {
-        match shard.pop_batch(class, &mut one) {
-            1 if one[0] == 0 => {}
-            1 => return give_back(class, &one),
+        match pop_into(shard, class, &mut batch, 1) {
+            1 if batch.is_empty() => {}
+            1 => return give_back(class, &mut batch),
             _ => return,
         }
     }

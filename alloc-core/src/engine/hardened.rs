@@ -13,9 +13,10 @@ use super::{allocate_plain, large, page_map};
 use crate::atomic::{AtomicBool, Ordering};
 use crate::canary::{self, Canary, State, WORD_BYTES};
 use crate::config::{self, Key};
-use crate::cpu_cache::{self, Object};
+use crate::cpu_cache;
 use crate::fail::{Misuse, deny};
 use crate::guard;
+use crate::object::{Fresh, Object};
 use crate::os;
 use crate::size_class::{CLASS, class_of_aligned};
 use crate::slab;
@@ -52,25 +53,27 @@ pub fn is_watching() -> bool {
 }
 
 /// As the engine's: a guarded object now and then, else a plain one, which is sealed if hardened.
-pub fn allocate(size: usize, align: usize) -> Option<Object> {
+pub fn allocate(size: usize, align: usize) -> Option<Fresh> {
     if guard::is_due()
         && let Some(address) = guard::allocate(guarded_size(size, align), align)
     {
-        return Some(Object { address, zeroed: true });
+        // SAFETY: fresh from the guarded pool.
+        return unsafe { Object::from_address(address) }.map(Fresh::zero);
     }
     if !canary::is_on() {
         return allocate_plain(size, align);
     }
-    let object = allocate_plain(size + WORD_BYTES, align)?;
-    let (class, canary) = canary_at(object.address, Misuse::Corrupt);
+    let fresh = allocate_plain(size + WORD_BYTES, align)?;
+    let address = fresh.object.address();
+    let (class, canary) = canary_at(address, Misuse::Corrupt);
     if class != 0 {
         let state = canary.state();
-        deny(!matches!(state, State::Free | State::Fresh), Misuse::WriteAfterFree, object.address);
+        deny(!matches!(state, State::Free | State::Fresh), Misuse::WriteAfterFree, address);
         let spoilt = state == State::Free && !canary.is_poisoned();
-        deny(spoilt, Misuse::WriteAfterFree, object.address);
+        deny(spoilt, Misuse::WriteAfterFree, address);
     }
     canary.seal(size);
-    Some(object)
+    Some(fresh)
 }
 
 /// Bytes of a guarded object for a request. Where sized frees push without a look, another request of the

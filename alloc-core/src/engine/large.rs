@@ -6,6 +6,7 @@
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::fail::{Misuse, deny, fail};
 use crate::guard;
+use crate::object::{Fresh, Object};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::entry::{Kind, PageEntry};
 use crate::page_heap::filling::Filling;
@@ -23,31 +24,36 @@ const SLACK_PARTS: usize = 16;
 /// Above this size a move by page tables is cheaper than a copy (see docs/adr).
 const MOVE_MIN_BYTES: usize = 512 << 10;
 
-pub use crate::cpu_cache::Object;
-
 /// Whether a large object of this layout gets a mapping of its own.
 pub fn has_own_mapping(size: usize, align: usize) -> bool {
     pages_of(size) > SPAN_MAX_PAGES || pages_of(align) > SPAN_MAX_PAGES / 2
 }
 
 /// Allocates `size` bytes at `align` (a power of two); none when out of memory.
-pub fn allocate(size: usize, align: usize) -> Option<Object> {
+pub fn allocate(size: usize, align: usize) -> Option<Fresh> {
     let pages = pages_of(size.max(1));
     let align_pages = pages_of(align);
     if has_own_mapping(size, align) {
-        return HUGE.acquire(size.max(1), align).map(|address| Object { address, zeroed: true });
+        return acquire_huge(size.max(1), align);
     }
     let span = PAGE_HEAP.acquire(pages, align_pages, Kind::Large, Filling::Whole)?;
     account(0, pages);
-    Some(Object { address: span.address, zeroed: span.zeroed })
+    // SAFETY: the span was handed out to this call.
+    let object = unsafe { Object::from_address(span.address) }?;
+    Some(Fresh { object, contents: span.contents })
+}
+
+fn acquire_huge(bytes: usize, align: usize) -> Option<Fresh> {
+    // SAFETY: the span was handed out to this call.
+    unsafe { Object::from_address(HUGE.acquire(bytes, align)?) }.map(Fresh::zero)
 }
 
 /// Allocates an object of `class` in a mapping of its own: a last resort that needs no other tier. It
 /// may be freed by its class, so it has the size and the alignment of its kind.
-pub fn allocate_apart(class: Class, size: usize, align: usize) -> Option<Object> {
+pub fn allocate_apart(class: Class, size: usize, align: usize) -> Option<Fresh> {
     let natural = if class == 0 { 1 } else { natural_align(class) };
     let bytes = size.max(object_size(class)).max(1);
-    HUGE.acquire(bytes, align.max(natural)).map(|address| Object { address, zeroed: true })
+    acquire_huge(bytes, align.max(natural))
 }
 
 /// Frees the large or guarded object at `address`, or ends the process if there is none.

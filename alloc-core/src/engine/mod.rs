@@ -27,8 +27,9 @@ pub use resize::{reallocate, reallocate_sized};
 
 use crate::canary;
 use crate::config::{self, Key};
-use crate::cpu_cache::{self, Object};
+use crate::cpu_cache;
 use crate::fail::{Misuse, deny};
+use crate::object::{Contents, Fresh};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_map;
 use crate::publish::{publish_report, publish_stats, stats_wanted};
@@ -88,9 +89,11 @@ fn allocate_and_clear(size: usize, align: usize, bytes: impl Fn(*const u8) -> us
         }
         return object;
     }
-    let Some(object) = allocate_object(size, align) else { return core::ptr::null_mut() };
-    let pointer = object.address as *mut u8;
-    if !object.zeroed {
+    let Some(Fresh { object, contents }) = allocate_object(size, align) else {
+        return core::ptr::null_mut();
+    };
+    let pointer = object.into_raw();
+    if contents != Contents::Zero {
         // SAFETY: a fresh object of at least so many bytes.
         unsafe { pointer.write_bytes(0, bytes(pointer)) };
     }
@@ -137,12 +140,12 @@ pub(crate) fn allocate_slow(size: usize) -> *mut u8 {
 #[cold]
 pub(crate) fn allocate_aligned_slow(size: usize, align: usize) -> *mut u8 {
     match allocate_object(size, align) {
-        Some(object) => object.address as *mut u8,
+        Some(fresh) => fresh.object.into_raw(),
         None => core::ptr::null_mut(),
     }
 }
 
-fn allocate_object(size: usize, align: usize) -> Option<Object> {
+fn allocate_object(size: usize, align: usize) -> Option<Fresh> {
     if is_impossible(size, align) {
         return None;
     }
@@ -155,12 +158,12 @@ fn allocate_object(size: usize, align: usize) -> Option<Object> {
         publish_report(&init::report());
         publish_stats(&stats());
     }
-    let object = match hardened::is_watching() {
+    let fresh = match hardened::is_watching() {
         true => hardened::allocate(size, align),
         false => allocate_plain(size, align),
     }?;
-    sanitizer::object_taken(object.address);
-    Some(object)
+    sanitizer::object_taken(fresh.object.address());
+    Some(fresh)
 }
 
 /// Whether no system could serve the request, so that none is asked.
@@ -168,7 +171,7 @@ fn is_impossible(size: usize, align: usize) -> bool {
     size.saturating_add(align) > ADDRESS_SPACE_BYTES
 }
 
-fn allocate_plain(size: usize, align: usize) -> Option<Object> {
+fn allocate_plain(size: usize, align: usize) -> Option<Fresh> {
     let class = class_of_aligned(size, align);
     let allocate_once = || match class {
         0 => large::allocate(size, align),

@@ -5,7 +5,8 @@
 
 use super::release;
 use crate::atomic::{AtomicUsize, Ordering};
-use crate::cpu_cache::{self, Object};
+use crate::cpu_cache;
+use crate::object::Fresh;
 use crate::os;
 use crate::slab;
 use crate::sync::{Rank, WaitBudget, is_barred};
@@ -19,7 +20,7 @@ static VAIN: AtomicUsize = AtomicUsize::new(0);
 
 /// Releases what idles and calls `allocate_once`, if anything idles and that was not in vain too often: one cached object
 /// may be all that a slab, and with it a long run of pages, waits for.
-pub(super) fn retry(allocate_once: impl FnOnce() -> Option<Object>) -> Option<Object> {
+pub(super) fn retry(allocate_once: impl FnOnce() -> Option<Fresh>) -> Option<Fresh> {
     // Not on top of a holder, nor late, where the locks are the reason.
     if is_barred() || idle_bytes() == 0 {
         return None;
@@ -49,7 +50,7 @@ fn idle_bytes() -> usize {
 /// For a late thread that found no way around a held lock: memory may lie behind that lock, so it waits for the holder
 /// after all, but for a fork not longer than else.
 #[cold]
-pub(super) fn wait_and_retry(allocate_once: impl FnOnce() -> Option<Object>) -> Option<Object> {
+pub(super) fn wait_and_retry(allocate_once: impl FnOnce() -> Option<Fresh>) -> Option<Fresh> {
     if !is_barred() || Rank::is_any_held() {
         return None;
     }

@@ -20,6 +20,7 @@ pub mod segment;
 
 use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use crate::hot::HOT;
+use crate::object::Contents;
 use crate::sanitizer;
 use crate::sync::{Guard, Guarded, Lock, Rank, WaitBudget};
 use crate::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES, SEGMENT_SHIFT, WINDOW_SEGMENTS};
@@ -39,8 +40,8 @@ pub struct Span {
     pub address: usize,
     /// Length in pages.
     pub pages: usize,
-    /// The memory reads as zero.
-    pub zeroed: bool,
+    /// What is in it.
+    pub contents: Contents,
 }
 
 /// The page heap of the process; all zeroes is valid. In an order in which taking a span from the first segments, and giving
@@ -431,7 +432,7 @@ fn span_of(segment: &Segment, run: Run) -> Span {
     Span {
         address: segment.base() + run.first * PAGE_BYTES,
         pages: run.pages,
-        zeroed: run.dirty == 0,
+        contents: if run.dirty == 0 { Contents::Zero } else { Contents::Any },
     }
 }
 

@@ -15,6 +15,7 @@ use crate::arch;
 use crate::canary::{self, Canary};
 use crate::fail::{Misuse, deny, fail};
 use crate::guard;
+use crate::object::{Batch, Contents};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::entry::{self, Kind, PageEntry};
 use crate::page_heap::filling::Filling;
@@ -26,15 +27,6 @@ use crate::sync::{Guarded64, Lock, Rank, Reentered};
 use crate::units::{PAGE_BYTES, SLAB_OBJECTS_MAX};
 pub use class::{SLABS, SlabClass, bin_of};
 
-/// Objects that were taken, and whether their memory is known to read as zero.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Taken {
-    /// How many.
-    pub count: usize,
-    /// The first one is a span of its own that reads as zero.
-    pub zeroed: bool,
-}
-
 /// Asks for what [`take`] and [`put`] of `class` begin with: a hint.
 pub fn prefetch_class(class: Class) {
     let slabs = core::ptr::from_ref(&SLABS[class]) as usize;
@@ -42,20 +34,20 @@ pub fn prefetch_class(class: Class) {
     arch::prefetch(slabs + 64);
 }
 
-/// Takes up to `out.len()` objects of `class` in ascending order; none when the OS has no more memory.
-pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Reentered> {
+/// Takes up to `wanted` objects of `class` in ascending order into `batch`, which is empty and has room for so many; none
+/// when the OS has no more memory. What the first of them holds.
+pub fn take(class: Class, batch: &mut Batch, wanted: usize) -> Result<Contents, Reentered> {
     let slabs = &SLABS[class];
     let guard = slabs.lock.acquire(Rank::slab(class))?;
-    let mut count = 0;
-    let mut zeroed = false;
-    while count < out.len() {
+    let mut contents = Contents::Any;
+    while batch.len() < wanted {
         let slab = match slabs.fullest() {
             Some(slab) => slab,
             // One fresh slab is enough to serve; more would only fill the caches.
-            None if count > 0 => break,
+            None if !batch.is_empty() => break,
             None => match new_slab(slabs, class) {
                 Some((slab, fresh)) => {
-                    zeroed = fresh;
+                    contents = fresh;
                     slab
                 }
                 None => break,
@@ -63,16 +55,16 @@ pub fn take(class: Class, out: &mut [usize]) -> Result<Taken, Reentered> {
         };
         // The list's next slab, in case this one has too few.
         arch::prefetch(slab.next.get());
-        count += take_from(slab, class, &mut out[count..]);
+        take_from(slab, class, batch, wanted);
         slabs.rebin(slab, class);
     }
-    slabs.rise_to(slabs.out.get() + count);
+    slabs.rise_to(slabs.out.get() + batch.len());
     drop(guard);
-    Ok(Taken { count, zeroed })
+    Ok(contents)
 }
 
-/// A slab of `class`, in no list yet, and whether its only object reads as zero. None when out of memory.
-fn new_slab(slabs: &SlabClass, class: Class) -> Option<(&'static PageEntry, bool)> {
+/// A slab of `class`, in no list yet, and what its first object holds. None when out of memory.
+fn new_slab(slabs: &SlabClass, class: Class) -> Option<(&'static PageEntry, Contents)> {
     let info = &CLASS[class];
     let span = PAGE_HEAP.acquire(info.pages, 1, Kind::Slab, filling_of(info))?;
     let entry = PAGE_HEAP.entry_at(span.address)?;
@@ -88,7 +80,8 @@ fn new_slab(slabs: &SlabClass, class: Class) -> Option<(&'static PageEntry, bool
     }
     page_map::set_class_at(span.address, class);
     slabs.slabs.set(slabs.slabs.get() + 1);
-    Some((entry, span.zeroed && info.objects == 1))
+    // Only larger objects than those of such slabs are asked for zeroes.
+    Some((entry, if info.objects == 1 { span.contents } else { Contents::Any }))
 }
 
 /// What the slabs of a class leave untouched. Those of 8 B leave half, but nearly every program has one, and a segment for it
@@ -108,29 +101,36 @@ fn mark_fresh(page: usize, info: &ClassInfo) {
     }
 }
 
-fn take_from(slab: &PageEntry, class: Class, out: &mut [usize]) -> usize {
+/// Takes objects of `slab` until the batch has `wanted`, or the slab has no more.
+fn take_from(slab: &PageEntry, class: Class, batch: &mut Batch, wanted: usize) {
     let size = CLASS[class].size;
     let page = slab.page();
     let bitmap = slab.bitmap();
-    let mut count = 0;
     let mut word = slab.scan.get() as usize;
     let free = slab.free.get() as usize;
-    while count < out.len() && count < free {
-        let mut bits = bitmap[word].get();
-        while bits != 0 && count < out.len() {
-            let index = word * 64 + bits.trailing_zeros() as usize;
-            bits &= bits - 1;
-            out[count] = page + index * size;
-            count += 1;
-        }
-        bitmap[word].set(bits);
-        if bits == 0 {
-            word += 1;
-        }
+    let count = free.min(wanted - batch.len());
+    // SAFETY: I1: an object whose bit is set is in the slab; clearing the bit hands it out.
+    unsafe {
+        batch.receive(count, |out| {
+            let mut count = 0;
+            while count < out.len() {
+                let mut bits = bitmap[word].get();
+                while bits != 0 && count < out.len() {
+                    let index = word * 64 + bits.trailing_zeros() as usize;
+                    bits &= bits - 1;
+                    out[count].write(page + index * size);
+                    count += 1;
+                }
+                bitmap[word].set(bits);
+                if bits == 0 {
+                    word += 1;
+                }
+            }
+            count
+        });
     }
     slab.scan.set(word as u32);
     slab.free.set((free - count) as u32);
-    count
 }
 
 /// Which object of a slab of `class` starts at `object`, an address in the slab's first page.
@@ -150,14 +150,17 @@ pub fn is_object_start(object: usize, class: Class) -> bool {
 }
 
 /// As [`put`], of objects that were cached as such of `class`; the caller trims the page heap.
-pub fn put_cached(class: Class, objects: &[usize]) -> usize {
+pub fn put_cached(class: Class, batch: &mut Batch) {
+    let objects = batch.addresses();
     if run_of(class, objects) == objects.len() {
-        return put_run(class, objects).map_or(0, |()| objects.len());
+        // A refusal leaves all in the batch.
+        let _ = put_run(class, batch, batch.len());
+        return;
     }
     for &object in objects {
         deny(is_smaller(object, class), Misuse::WrongSize, object);
     }
-    put_home(objects)
+    put_home(batch);
 }
 
 /// Whether `object` is smaller than those of `class`: the trace of a sized free with a wrong size, while a
@@ -170,47 +173,41 @@ pub fn is_smaller(object: usize, class: Class) -> bool {
     }
 }
 
-/// Puts objects back that the caller holds: how many, the first ones, since a class may refuse. Nulls are
-/// skipped. The objects may be of any class, or apart in mappings of their own or guarded, but runs of one class are
-/// cheapest.
-pub fn put(objects: &[usize]) -> usize {
-    let done = put_home(objects);
+/// Puts the objects of `batch` back where they came from, in order; the rest stays in the batch where the lock of a class
+/// can't be had. They may be of any class, or in mappings of their own or guarded, but runs of one class are cheapest.
+pub fn put(batch: &mut Batch) {
+    put_home(batch);
     PAGE_HEAP.trim();
-    done
 }
 
-fn put_home(objects: &[usize]) -> usize {
-    let mut done = 0;
-    while let Some(&first) = objects.get(done) {
-        done += match first {
-            0 => 1,
-            _ => match page_map::class_at(first) {
-                0 if guard::owns(first) => {
-                    guard::free(first);
-                    1
+fn put_home(batch: &mut Batch) {
+    while let Some(&first) = batch.addresses().first() {
+        match page_map::class_at(first) {
+            0 if guard::owns(first) => {
+                guard::free(first);
+                batch.forget_first(1);
+            }
+            0 if HUGE.release(first) => batch.forget_first(1),
+            0 => fail(Misuse::ForeignPointer, first),
+            class => {
+                let run = run_of(class, batch.addresses());
+                if put_run(class, batch, run).is_err() {
+                    return;
                 }
-                0 if HUGE.release(first) => 1,
-                0 => fail(Misuse::ForeignPointer, first),
-                class => {
-                    let run = run_of(class, &objects[done..]);
-                    if put_run(class, &objects[done..done + run]).is_err() {
-                        break;
-                    }
-                    run
-                }
-            },
-        };
+            }
+        }
     }
-    done
 }
 
 /// How many of the first objects are of `class`.
 fn run_of(class: Class, objects: &[usize]) -> usize {
-    objects.iter().take_while(|&&object| object != 0 && page_map::class_at(object) == class).count()
+    objects.iter().take_while(|&&object| page_map::class_at(object) == class).count()
 }
 
-fn put_run(class: Class, objects: &[usize]) -> Result<(), Reentered> {
+/// Puts the first `count` objects of `batch` back, which are of `class`.
+fn put_run(class: Class, batch: &mut Batch, count: usize) -> Result<(), Reentered> {
     let slabs = &SLABS[class];
+    let objects = &batch.addresses()[..count];
     // Their slabs lie anywhere: side by side the lines come sooner than one after the other under the lock.
     let mut last = 0;
     for &object in objects {
@@ -231,8 +228,9 @@ fn put_run(class: Class, objects: &[usize]) -> Result<(), Reentered> {
         }
         rest = &rest[put_in(slabs, slab, class, rest)..];
     }
-    slabs.fall_to(slabs.out.get() - objects.len(), CLASS[class].size);
+    slabs.fall_to(slabs.out.get() - count, CLASS[class].size);
     drop(guard);
+    batch.forget_first(count);
     Ok(())
 }
 

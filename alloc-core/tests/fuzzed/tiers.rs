@@ -8,11 +8,11 @@ use crate::heap::{self, Census, Refusals};
 use crate::objects::{Defect, Objects, alone};
 use crate::support::FakeCpus;
 use rsalloc_core::internals::config::{self, Key};
-use rsalloc_core::internals::cpu_cache::{Shard, allocate_on, free_on};
+use rsalloc_core::internals::cpu_cache::{allocate_on, free_on};
 use rsalloc_core::internals::depot::DEPOT;
 use rsalloc_core::internals::region::Region;
 use rsalloc_core::internals::size_class::{CLASS, CLASSES, class_of, object_size};
-use rsalloc_core::internals::slab::{self, SLABS};
+use rsalloc_core::internals::slab::SLABS;
 
 /// What a program on changing CPUs may do. `pick` is the number of a live object, modulo how many.
 #[derive(Clone, Copy, Debug)]
@@ -129,9 +129,9 @@ impl Program<'_> {
         }
         let class = class_of(size);
         match allocate_on(self.cpus, class) {
-            Some(object) => {
+            Some(fresh) => {
                 let align = if class == 1 { 8 } else { 16 };
-                self.objects.add(object.address, object_size(class), size, align);
+                self.objects.add(fresh.object.into_raw() as usize, object_size(class), size, align);
             }
             None => assert!(self.refusals.happened(), "nothing for {size} bytes"),
         }
@@ -146,13 +146,7 @@ impl Program<'_> {
     }
 
     fn drain(&self) {
-        for class in 1..CLASSES {
-            let mut buffer = [0; 64];
-            while let popped @ 1.. = self.cpus.pop_batch(class, &mut buffer) {
-                let home = slab::put(&buffer[..popped as usize]);
-                assert_eq!(home, popped as usize, "no handler here");
-            }
-        }
+        (1..CLASSES).for_each(|class| self.cpus.empty(class));
     }
 
     /// Each object that the slabs have handed out since the start is in exactly one place.

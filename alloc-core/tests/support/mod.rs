@@ -1,9 +1,12 @@
 //! A shard whose CPU is a number that the test chooses: migration is a method call.
 
 use rsalloc_core::internals::cpu_cache::{Shard, shards};
+use rsalloc_core::internals::object::Batch;
 use rsalloc_core::internals::region::{Counter, Region};
 use rsalloc_core::internals::rseq::emulated;
 use rsalloc_core::internals::size_class::Class;
+use rsalloc_core::internals::slab;
+use rsalloc_core::internals::units::MAGAZINE_MAX;
 use std::cell::Cell;
 
 /// Shards of the test's own, worked on by the plain twins of the sections.
@@ -28,6 +31,18 @@ impl FakeCpus {
     /// All regions.
     pub fn regions(&self) -> &[&'static Region] {
         &self.regions
+    }
+
+    /// Puts the objects of `class` that the CPU's shard has back into their slabs.
+    #[allow(dead_code, reason = "not every test has something to put back")]
+    pub fn empty(&self, class: Class) {
+        let mut batch = Batch::new();
+        while self.here().len(class) > 0 {
+            // SAFETY: what the shard pops was the shard's.
+            unsafe { batch.receive_slots(MAGAZINE_MAX, |out| self.pop_batch(class, out) as usize) };
+            slab::put(&mut batch);
+            assert!(batch.is_empty(), "no handler here");
+        }
     }
 
     fn here(&self) -> &'static Region {

@@ -2,16 +2,19 @@
 
 use super::{Found, Model, on, threads};
 use crate::depot::DEPOT;
-use crate::units::MAGAZINE_MAX;
+use crate::object::Batch;
 
 fn put(class: usize, object: usize) {
-    assert!(DEPOT.put_unbounded(class, &[object]));
+    // SAFETY: a number that nothing reads or writes.
+    assert!(DEPOT.put_unbounded(class, &mut unsafe { Batch::from_slots(&[object]) }));
 }
 
 fn take(class: usize) -> Vec<usize> {
-    let mut out = [0; MAGAZINE_MAX];
-    let count = DEPOT.take(class, &mut out);
-    out[..count].to_vec()
+    let mut batch = Batch::new();
+    DEPOT.take(class, &mut batch);
+    let objects = batch.addresses().to_vec();
+    batch.forget_all();
+    objects
 }
 
 /// Takes all there is, twice over: a magazine that lies in two places is found the second time.

@@ -3,6 +3,7 @@
 use super::{Found, Model, on, threads};
 use crate::atomic::{AtomicU64, Ordering};
 use crate::depot::DEPOT;
+use crate::object::Batch;
 use crate::os;
 use crate::page_heap::{PAGE_HEAP, SEGMENTS_MAX};
 use crate::page_heap::{
@@ -13,10 +14,10 @@ use crate::page_heap::{
 use crate::page_map;
 use crate::publish::{BLOCK_BYTES, publish_stats};
 use crate::hot::HOT;
-use crate::size_class::{CLASS as CLASS_INFO, class_of};
+use crate::size_class::{CLASS as CLASS_INFO, Class, class_of};
 use crate::slab;
 use crate::stats::{Stats, stats};
-use crate::units::{MAGAZINE_MAX, PAGE_BYTES, SEGMENT_BYTES};
+use crate::units::{PAGE_BYTES, SEGMENT_BYTES};
 use crate::world::{bytes_of, explore_only};
 
 const CLASS: usize = 4;
@@ -42,6 +43,20 @@ fn pages() -> usize {
 
 fn is_whole(segment: &Segment) {
     assert!(segment.mapped_pages() > HEADER_PAGES, "a segment without its header");
+}
+
+/// A batch of one object of a slab.
+pub fn one_of(class: Class) -> Batch {
+    let mut batch = Batch::new();
+    slab::take(class, &mut batch, 1).expect("no handler");
+    assert_eq!(batch.len(), 1);
+    batch
+}
+
+/// Puts a batch back into its slabs.
+pub fn put(mut batch: Batch) {
+    slab::put(&mut batch);
+    assert!(batch.is_empty());
 }
 
 /// Two threads acquire the first page of all, a third looks on.
@@ -166,15 +181,14 @@ pub const PAGE_MAP: Model = Model {
         explore_only(chunk..chunk + (1 << 20));
         threads(vec![
             on(0, || {
-                let mut one = [0];
-                assert_eq!(slab::take(CLASS, &mut one).expect("no handler").count, 1);
-                assert!(DEPOT.put_unbounded(CLASS, &one));
+                assert!(DEPOT.put_unbounded(CLASS, &mut one_of(CLASS)));
             }),
             on(1, || {
-                let mut out = [0; MAGAZINE_MAX];
-                if DEPOT.take(CLASS, &mut out) == 1 {
-                    assert_eq!(page_map::class_at(out[0]), CLASS);
-                    assert_eq!(slab::put(&out[..1]), 1);
+                let mut batch = Batch::new();
+                DEPOT.take(CLASS, &mut batch);
+                if let &[object] = batch.addresses() {
+                    assert_eq!(page_map::class_at(object), CLASS);
+                    put(batch);
                 }
             }),
         ]);
@@ -193,14 +207,13 @@ pub const PAGE_MAP_RELEASE: Model = Model {
         assert_eq!((CLASS_INFO[class].objects, CLASS_INFO[class].pages), (1, 1));
         start(true, &[os::arena()]);
         explore_only(bytes_of(&HOT.pages));
-        let mut one = [0];
-        assert_eq!(slab::take(class, &mut one).expect("no handler").count, 1);
+        let one = one_of(class);
         threads(vec![
-            on(0, move || assert_eq!(slab::put(&one), 1)),
+            on(0, move || put(one)),
             on(1, || {
-                let mut other = [0];
-                assert_eq!(slab::take(CLASS, &mut other).expect("no handler").count, 1);
-                assert_eq!(page_map::class_at(other[0]), CLASS, "a slab's page has its class");
+                let mut other = one_of(CLASS);
+                let object = other.pop_first().expect("one");
+                assert_eq!(page_map::class_at(object.address()), CLASS, "a slab's page has its class");
             }),
         ]);
         let slabs = PAGE_HEAP.segments().flat_map(|segment| {

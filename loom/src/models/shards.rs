@@ -1,10 +1,12 @@
 //! The shards: sections in flight while somebody stops, empties or gives birth to them.
 
+use super::heap::{one_of, put};
 use super::{Found, Model, on, threads};
 use crate::atomic::Ordering;
 use crate::cpu_cache::{self, drain, shards};
 use crate::depot::DEPOT;
 use crate::machine::{self, BLOCKS, cid_on};
+use crate::object::Batch;
 use crate::rseq::registration;
 use crate::rseq::{Index, Sections};
 use crate::hot::HOT;
@@ -126,7 +128,7 @@ pub const RELEASE: Model = Model {
     body: || {
         start(SECTIONS);
         let region = open(SECTIONS);
-        let object = || cpu_cache::allocate(CLASS).expect("memory").address;
+        let object = || cpu_cache::allocate(CLASS).expect("memory").object.address();
         let objects = [object(), object()];
         drain::drain_all();
         explore_only(bytes_of(&DEPOT));
@@ -138,7 +140,7 @@ pub const RELEASE: Model = Model {
         threads(vec![
             on(0, move || {
                 cpu_cache::free(CLASS, objects[0]);
-                kept.add([cpu_cache::allocate(CLASS).expect("memory").address]);
+                kept.add([cpu_cache::allocate(CLASS).expect("memory").object.address()]);
             }),
             on(1, || {
                 drain::drain_all();
@@ -159,12 +161,16 @@ pub const RELEASE_ABOVE: Model = Model {
     body: || {
         start(SECTIONS);
         let region = open(SECTIONS);
-        let mut objects = [0; 2];
-        assert_eq!(slab::take(CLASS, &mut objects).expect("no handler").count, 2);
+        let mut objects = Batch::new();
+        slab::take(CLASS, &mut objects, 2).expect("no handler");
+        assert_eq!(objects.len(), 2);
         drain::drain_all();
         let end = Region::bottom_offset(CLASS) + 2 * WORD;
         assert_eq!(SECTIONS.set_end(CLASS, region, 0, end), 0);
-        objects.into_iter().for_each(|object| assert_eq!(SECTIONS.push(CLASS, object), 0));
+        for &object in objects.addresses() {
+            assert_eq!(SECTIONS.push(CLASS, object), 0);
+        }
+        objects.forget_all();
         machine::handle(1, || {
             drain::drain_all();
         });
@@ -172,9 +178,7 @@ pub const RELEASE_ABOVE: Model = Model {
         let kept = found.clone();
         threads(vec![
             on(0, move || {
-                let mut one = [0];
-                assert_eq!(slab::take(CLASS, &mut one).expect("no handler").count, 1);
-                assert_eq!(slab::put(&one), 1);
+                put(one_of(CLASS));
                 pop(SECTIONS, &kept);
             }),
             on(1, || machine::signal(1)),

@@ -111,8 +111,8 @@ pub const DEFECTS: &[Defect] = &[
         model: "release-above",
         file: "cpu_cache/drain.rs",
         changes: &[(
-            "if !DEPOT.put_unbounded(class, magazine) {",
-            "if !BAD && !DEPOT.put_unbounded(class, magazine) {",
+            "if !batch.is_empty() && !DEPOT.put_unbounded(class, &mut batch) {",
+            "if !BAD && !batch.is_empty() && !DEPOT.put_unbounded(class, &mut batch) {",
         )],
     },
     Defect {
