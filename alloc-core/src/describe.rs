@@ -1,16 +1,16 @@
 //! Mode, statistics and settings in words: text, JSON and the XML of malloc_info(3).
 //!
-//! Promises to write into whatever is given and to allocate nothing, so that librsalloc.so prints
-//! with it at exit and the `rsalloc` command prints the same words. Reads plain values only.
+//! Promises to write into whatever is given and to allocate nothing, so that a process can print them at its end
+//! and the `rsalloc` command prints the same words.
 
 use crate::config::{Origin, Setting};
-use crate::report::{Mode, ModeReason, Report};
+use crate::report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
 use crate::stats::{FreeObjects, Shape, Stats};
-use core::fmt::{Result, Write};
+use core::fmt::{Display, Formatter, Result, Write};
 
 impl Mode {
-    /// The mode as a word for JSON.
-    pub fn word(self) -> &'static str {
+    /// The mode as a word, as JSON has it.
+    pub const fn word(self) -> &'static str {
         match self {
             Mode::Unset => "unset",
             Mode::RseqLibc => "rseq_libc",
@@ -19,8 +19,8 @@ impl Mode {
         }
     }
 
-    /// The mode for people.
-    pub fn text(self) -> &'static str {
+    /// The mode in words.
+    pub const fn text(self) -> &'static str {
         match self {
             Mode::Unset => "not initialised yet (nothing allocated)",
             Mode::RseqLibc => "per CPU, by rseq as libc registered it",
@@ -31,8 +31,8 @@ impl Mode {
 }
 
 impl ModeReason {
-    /// The reason as a word for JSON.
-    pub fn word(self) -> &'static str {
+    /// The reason as a word, as JSON has it.
+    pub const fn word(self) -> &'static str {
         match self {
             ModeReason::None => "none",
             ModeReason::LibcDidNotRegister => "libc_did_not_register",
@@ -43,8 +43,8 @@ impl ModeReason {
         }
     }
 
-    /// The reason for people; empty where nothing needs explaining.
-    pub fn text(self) -> &'static str {
+    /// The reason in words; empty where nothing needs explaining.
+    pub const fn text(self) -> &'static str {
         match self {
             ModeReason::None => "",
             ModeReason::LibcDidNotRegister => {
@@ -54,89 +54,130 @@ impl ModeReason {
             ModeReason::ForeignRegistration => {
                 "something else in the process registered rseq for itself"
             }
-            ModeReason::Configured => "RSALLOC_CONF asks for it (mode)",
+            ModeReason::Configured => "the configuration asks for it (mode)",
             ModeReason::NoSections => "this build has no rseq sections for this architecture",
         }
     }
 }
 
-impl Origin {
-    /// The origin for people and JSON.
-    pub fn word(self) -> &'static str {
+impl ShardIndex {
+    /// The index as a word, as the configuration has it.
+    pub const fn word(self) -> &'static str {
         match self {
-            Origin::Default => "default",
-            Origin::Environment => "RSALLOC_CONF",
-            Origin::Program => "program",
+            ShardIndex::CpuId => "cpu_id",
+            ShardIndex::MmCid => "mm_cid",
         }
     }
 }
 
-/// Mode and what stands behind it, a line each.
-pub fn report_text(out: &mut impl Write, r: &Report) -> Result {
-    write!(out, "mode:            {}", r.mode.text())?;
-    if r.reason != ModeReason::None {
-        write!(out, ": {}", r.reason.text())?;
+impl PurgeMethod {
+    /// The method as a word, as JSON has it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            PurgeMethod::Madvise => "madvise",
+            PurgeMethod::Mmap => "mmap",
+            PurgeMethod::Nothing => "none",
+        }
     }
-    let index = if r.index_is_mm_cid != 0 { "mm_cid" } else { "cpu_id" };
-    write!(out, "\nshard index:     {index}\nshards:          {}\n", r.shards)?;
-    writeln!(out, "libc's rseq:     {}", Size(r.libc_rseq_size))?;
-    writeln!(out, "kernel's rseq:   {}", Size(r.kernel_feature_size))?;
-    let membarrier = if r.membarrier != 0 { "registered" } else { "not registered" };
-    writeln!(out, "membarrier:      {membarrier}")?;
-    writeln!(out, "OS page:         {} bytes", r.os_page_bytes)?;
-    let given_back = match r.zeroing {
-        0 => "not known (an older rsalloc)",
-        1 => "by madvise",
-        2 => "by mmap: madvise succeeds and does nothing here",
-        _ => "not at all: madvise and mmap succeed and do nothing here",
-    };
-    writeln!(out, "gives back:      {given_back}")?;
-    writeln!(out, "hardened:        {}", if r.hardened != 0 { "yes" } else { "no" })?;
-    match r.guard {
-        0 => writeln!(out, "guard pages:     no"),
-        every => writeln!(out, "guard pages:     for one of {every} slow calls"),
+
+    /// The method in words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            PurgeMethod::Madvise => "by madvise",
+            PurgeMethod::Mmap => "by mmap: madvise succeeds and does nothing here",
+            PurgeMethod::Nothing => "not at all: madvise and mmap succeed and do nothing here",
+        }
     }
 }
 
-/// Statistics, a line each.
-pub fn stats_text(out: &mut impl Write, stats: &Stats) -> Result {
-    let fields = Stats::NAMES.into_iter().zip(stats.words());
-    fields.into_iter().try_for_each(|(name, value)| writeln!(out, "{name:<20}{value:>16}"))
-}
-
-/// `{"mode":...,...}`.
-pub fn report_json(out: &mut impl Write, r: &Report) -> Result {
-    let index = if r.index_is_mm_cid != 0 { "mm_cid" } else { "cpu_id" };
-    write!(out, r#"{{"mode":"{}","reason":"{}","#, r.mode.word(), r.reason.word())?;
-    write!(out, r#""shard_index":"{index}","shards":{},"#, r.shards)?;
-    write!(out, r#""libc_rseq_size":{},"#, r.libc_rseq_size)?;
-    write!(out, r#""kernel_feature_size":{},"#, r.kernel_feature_size)?;
-    write!(out, r#""membarrier":{},"os_page_bytes":{},"#, r.membarrier != 0, r.os_page_bytes)?;
-    write!(out, r#""hardened":{},"guard":{},"#, r.hardened != 0, r.guard)?;
-    let word = match r.zeroing {
-        0 => "unknown",
-        1 => "madvise",
-        2 => "mmap",
-        _ => "none",
-    };
-    write!(out, r#""gives_back":"{word}"}}"#)
-}
-
-/// `{"mapped_bytes":...,...}`.
-pub fn stats_json(out: &mut impl Write, stats: &Stats) -> Result {
-    for (i, (name, value)) in Stats::NAMES.into_iter().zip(stats.words()).enumerate() {
-        write!(out, r#"{}"{name}":{value}"#, if i == 0 { '{' } else { ',' })?;
+impl Origin {
+    /// The origin as a word, as `rsalloc conf` shows it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Origin::Default => "default",
+            Origin::Program => "program",
+            Origin::Environment => "RSALLOC_CONF",
+            Origin::Call => "call",
+        }
     }
-    write!(out, "}}")
+}
+
+/// A line for each field, with a newline at its end.
+impl Display for Report {
+    fn fmt(&self, out: &mut Formatter<'_>) -> Result {
+        write!(out, "mode:            {}", self.mode.text())?;
+        if self.reason != ModeReason::None {
+            write!(out, ": {}", self.reason.text())?;
+        }
+        writeln!(out, "\nshard index:     {}", self.shard_index.word())?;
+        writeln!(out, "shards:          {}", self.shards)?;
+        writeln!(out, "libc's rseq:     {}", Size(self.libc_rseq_size))?;
+        writeln!(out, "kernel's rseq:   {}", Size(self.kernel_feature_size))?;
+        let membarrier = if self.membarrier { "registered" } else { "not registered" };
+        writeln!(out, "membarrier:      {membarrier}")?;
+        writeln!(out, "OS page:         {} bytes", self.os_page_bytes)?;
+        let given_back =
+            self.purge_method.map_or("not known (an older rsalloc)", PurgeMethod::text);
+        writeln!(out, "gives back:      {given_back}")?;
+        writeln!(out, "hardened:        {}", if self.hardened { "yes" } else { "no" })?;
+        match self.guard_one_in {
+            None => writeln!(out, "guard pages:     no"),
+            Some(calls) => writeln!(out, "guard pages:     for one of {calls} slow calls"),
+        }
+    }
+}
+
+/// A line for each field, with a newline at its end.
+impl Display for Stats {
+    fn fmt(&self, out: &mut Formatter<'_>) -> Result {
+        self.entries().try_for_each(|(name, value)| writeln!(out, "{name:<20}{value:>16}"))
+    }
+}
+
+impl Report {
+    /// The report as a JSON object, without a newline.
+    pub fn json(&self) -> impl Display {
+        ReportJson(*self)
+    }
+}
+
+impl Stats {
+    /// The statistics as a JSON object of numbers, without a newline.
+    pub fn json(&self) -> impl Display {
+        StatsJson(*self)
+    }
+}
+
+struct ReportJson(Report);
+
+impl Display for ReportJson {
+    fn fmt(&self, out: &mut Formatter<'_>) -> Result {
+        let r = &self.0;
+        write!(out, r#"{{"mode":"{}","reason":"{}","#, r.mode.word(), r.reason.word())?;
+        write!(out, r#""shard_index":"{}","shards":{},"#, r.shard_index.word(), r.shards)?;
+        write!(out, r#""libc_rseq_size":{},"#, r.libc_rseq_size.unwrap_or(0))?;
+        write!(out, r#""kernel_feature_size":{},"#, r.kernel_feature_size.unwrap_or(0))?;
+        write!(out, r#""membarrier":{},"os_page_bytes":{},"#, r.membarrier, r.os_page_bytes)?;
+        write!(out, r#""hardened":{},"guard":{},"#, r.hardened, r.guard_one_in.unwrap_or(0))?;
+        let given_back = r.purge_method.map_or("unknown", PurgeMethod::word);
+        write!(out, r#""gives_back":"{given_back}"}}"#)
+    }
+}
+
+struct StatsJson(Stats);
+
+impl Display for StatsJson {
+    fn fmt(&self, out: &mut Formatter<'_>) -> Result {
+        for (i, (name, value)) in self.0.entries().enumerate() {
+            write!(out, r#"{}"{name}":{value}"#, if i == 0 { '{' } else { ',' })?;
+        }
+        write!(out, "}}")
+    }
 }
 
 /// `{"report":{...},"stats":{...}}` and a newline.
 pub fn all_json(out: &mut impl Write, report: &Report, stats: &Stats) -> Result {
-    write!(out, r#"{{"report":"#)?;
-    report_json(out, report)?;
-    write!(out, r#","stats":"#)?;
-    stats_json(out, stats)?;
-    writeln!(out, "}}")
+    writeln!(out, r#"{{"report":{},"stats":{}}}"#, report.json(), stats.json())
 }
 
 /// The document of malloc_info(3), with the elements of glibc's: one heap, whose free objects are `fast` in the
@@ -159,7 +200,7 @@ pub fn stats_xml(out: &mut impl Write, report: &Report, stats: &Stats, shape: &S
     out.write_str("</heap>\n")?;
     totals_xml(out, shape, Some(shape.own_mappings))?;
     write!(out, "<rsalloc mode=\"{}\"", report.mode.word())?;
-    for (name, value) in Stats::NAMES.into_iter().zip(stats.words()) {
+    for (name, value) in stats.entries() {
         write!(out, " {name}=\"{value}\"")?;
     }
     out.write_str("/>\n</malloc>\n")
@@ -189,17 +230,19 @@ fn totals_xml(out: &mut impl Write, shape: &Shape, mapped: Option<(usize, usize)
 }
 
 /// `key value origin help`, a line each, separated by tabs.
-pub fn settings_lines(out: &mut impl Write, settings: &[Setting]) -> Result {
+pub fn settings_lines(out: &mut impl Write, mut settings: impl Iterator<Item = Setting>) -> Result {
     settings
-        .iter()
         .try_for_each(|s| writeln!(out, "{}\t{}\t{}\t{}", s.key, s.value, s.origin.word(), s.help))
 }
 
-/// A size of `struct rseq`, of which 0 means none.
-struct Size(u32);
+/// A size of `struct rseq`.
+struct Size(Option<usize>);
 
-impl core::fmt::Display for Size {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> Result {
-        if self.0 == 0 { f.write_str("none") } else { write!(f, "{} bytes", self.0) }
+impl Display for Size {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self.0 {
+            None => f.write_str("none"),
+            Some(bytes) => write!(f, "{bytes} bytes"),
+        }
     }
 }

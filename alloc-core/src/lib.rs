@@ -31,6 +31,7 @@ mod object;
 mod os;
 mod page_heap;
 mod page_map;
+mod print;
 mod publish;
 mod region;
 mod report;
@@ -47,14 +48,14 @@ mod token_bucket;
 mod units;
 
 pub use check::{Defect, DefectKind, check};
-pub use config::{Origin, Setting, Value, settings};
+pub use config::{Config, Origin, RequestedMode, Setting, StatsAtExit, Value, settings};
 pub use engine::init::report;
 pub use engine::{
     allocate, allocate_aligned, allocate_zeroed, free, free_sized, keep_loaded, limit_dirty,
     reallocate, reallocate_sized, release, usable_size,
 };
-pub use report::{Mode, ModeReason, Report};
-pub use stats::{FreeObjects, Shape, Stats, shape, stats};
+pub use report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
+pub use stats::{Stats, stats};
 
 /// The engine's modules, for its fronts, tests and benchmarks. Not part of the public interface: anything here may
 /// change in any release.
@@ -83,6 +84,7 @@ pub mod internals {
         os,
         page_heap,
         page_map,
+        print,
         publish,
         region,
         report,
@@ -91,6 +93,7 @@ pub mod internals {
         slab,
         #[cfg(feature = "counters")]
         sources,
+        stats,
         sync,
         units,
     );

@@ -13,7 +13,7 @@
 //!     their last spare word says how much that is: a reader that does not know it reads on as before.
 
 use crate::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::report::{Mode, ModeReason, Report};
+use crate::report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
 use crate::stats::Stats;
 
 /// Name of the ELF section that holds the block, and of the symbol without the dot.
@@ -21,11 +21,11 @@ pub const SECTION: &str = ".rsalloc_report";
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"rsalloc\0");
 const VERSION: u32 = 2;
-const REPORT_WORDS: usize = size_of::<Report>() / size_of::<u32>();
+const REPORT_WORDS: usize = 11;
 /// Words of the report that version 2 began with; the others are appended to the block (I3).
 const FIRST_WORDS: usize = 10;
 const MORE_WORDS: usize = REPORT_WORDS - FIRST_WORDS;
-const STATS_WORDS: usize = size_of::<Stats>() / size_of::<u64>();
+const STATS_WORDS: usize = size_of::<Stats>() / size_of::<usize>();
 
 /// Bytes of the block that all of its version have.
 pub const BLOCK_BYTES: usize = core::mem::offset_of!(Block, more);
@@ -78,8 +78,8 @@ pub fn publish_stats(stats: &Stats) {
     // Ordering: Relaxed but for the generation; the reader is another process that reads whole words by
     // a system call and takes the generation as a sign, not as a lock (I2).
     block.request.store(0, Ordering::Relaxed);
-    for (word, value) in block.stats.iter().zip(stats.words()) {
-        word.store(value, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    for (word, (_, value)) in block.stats.iter().zip(stats.entries()) {
+        word.store(value as u64, Ordering::Relaxed); // Ordering: Relaxed, as above.
     }
     // Ordering: Release, so that whoever sees the sign finds the words behind it.
     block.generation.fetch_add(1, Ordering::Release);
@@ -89,7 +89,7 @@ pub fn publish_stats(stats: &Stats) {
 pub fn publish_report(report: &Report) {
     // Ordering: Relaxed, as in `publish_stats`.
     let words = rsalloc_report.report.iter().chain(&rsalloc_report.more);
-    for (word, value) in words.zip(report.words()) {
+    for (word, value) in words.zip(words_of(report)) {
         word.store(value, Ordering::Relaxed);
     }
 }
@@ -129,12 +129,14 @@ impl Snapshot {
             }
             Some(_) => 0,
         });
-        let stats = core::array::from_fn(|i| {
-            u64::from_ne_bytes(u64_at(core::mem::offset_of!(Block, stats) + 8 * i))
-        });
+        let mut stats = Stats::default();
+        for (i, value) in stats.values_mut().enumerate() {
+            let at = core::mem::offset_of!(Block, stats) + 8 * i;
+            *value = u64::from_ne_bytes(u64_at(at)) as usize;
+        }
         Ok(Self {
-            report: Report::from_words(report).ok_or("its report names an unknown mode")?,
-            stats: Stats::from_words(stats),
+            report: report_of(report).ok_or("its report names an unknown mode")?,
+            stats,
             generation: u64::from_ne_bytes(u64_at(core::mem::offset_of!(Block, generation))),
         })
     }
@@ -144,51 +146,81 @@ fn word<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     core::array::from_fn(|i| bytes[at + i])
 }
 
-impl Stats {
-    /// The fields' names in the order of [`Stats::words`], as printed everywhere.
-    pub const NAMES: [&str; STATS_WORDS] = [
-        "mapped_bytes",
-        "metadata_bytes",
-        "live_bytes",
-        "large_bytes",
-        "large_count",
-        "cached_bytes",
-        "slab_free_bytes",
-        "dirty_bytes",
-        "purged_bytes_total",
-        "refills",
-        "flushes",
-        "aborts",
-        "atomic_ops",
-    ];
-
-    /// The fields' values.
-    pub fn words(&self) -> [u64; STATS_WORDS] {
-        // SAFETY: `Stats` is repr(C) and all its fields are u64.
-        unsafe { core::mem::transmute(*self) }
-    }
-
-    fn from_words(words: [u64; STATS_WORDS]) -> Self {
-        // SAFETY: as in `words`, and any u64 is a valid field.
-        unsafe { core::mem::transmute(words) }
-    }
+/// The report as it is published. The numbers of the words are part of the layout.
+fn words_of(report: &Report) -> [u32; REPORT_WORDS] {
+    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    [
+        match report.mode {
+            Mode::Unset => 0,
+            Mode::RseqLibc => 1,
+            Mode::RseqOwn => 2,
+            Mode::Atomic => 3,
+        },
+        match report.reason {
+            ModeReason::None => 0,
+            ModeReason::LibcDidNotRegister => 1,
+            ModeReason::KernelHasNone => 2,
+            ModeReason::ForeignRegistration => 3,
+            ModeReason::Configured => 4,
+            ModeReason::NoSections => 5,
+        },
+        match report.shard_index {
+            ShardIndex::CpuId => 0,
+            ShardIndex::MmCid => 1,
+        },
+        number(report.shards),
+        number(report.libc_rseq_size.unwrap_or(0)),
+        number(report.kernel_feature_size.unwrap_or(0)),
+        u32::from(report.membarrier),
+        number(report.os_page_bytes),
+        u32::from(report.hardened),
+        number(report.guard_one_in.unwrap_or(0)),
+        match report.purge_method {
+            None => 0,
+            Some(PurgeMethod::Madvise) => 1,
+            Some(PurgeMethod::Mmap) => 2,
+            Some(PurgeMethod::Nothing) => 3,
+        },
+    ]
 }
 
-impl Report {
-    fn words(&self) -> [u32; REPORT_WORDS] {
-        // SAFETY: `Report` is repr(C), and its fields are u32 or repr(u32) enums.
-        unsafe { core::mem::transmute(*self) }
-    }
-
-    fn from_words(words: [u32; REPORT_WORDS]) -> Option<Self> {
-        let [mode, reason, ..] = words;
-        if mode > Mode::Atomic as u32 || reason > ModeReason::NoSections as u32 {
-            return None;
-        }
-        // SAFETY: as in `words`; the two enums number their values from 0 without a gap, and the
-        // check above keeps to them.
-        Some(unsafe { core::mem::transmute::<[u32; REPORT_WORDS], Report>(words) })
-    }
+/// The reverse of [`words_of`]; none if the mode or its reason is unknown here.
+fn report_of(words: [u32; REPORT_WORDS]) -> Option<Report> {
+    let [mode, reason, index, shards, libc, kernel, membarrier, page, hardened, guard, purge] =
+        words;
+    let unless_0 = |value: u32| (value != 0).then_some(value as usize);
+    Some(Report {
+        mode: match mode {
+            0 => Mode::Unset,
+            1 => Mode::RseqLibc,
+            2 => Mode::RseqOwn,
+            3 => Mode::Atomic,
+            _ => return None,
+        },
+        reason: match reason {
+            0 => ModeReason::None,
+            1 => ModeReason::LibcDidNotRegister,
+            2 => ModeReason::KernelHasNone,
+            3 => ModeReason::ForeignRegistration,
+            4 => ModeReason::Configured,
+            5 => ModeReason::NoSections,
+            _ => return None,
+        },
+        shard_index: if index == 0 { ShardIndex::CpuId } else { ShardIndex::MmCid },
+        shards: shards as usize,
+        libc_rseq_size: unless_0(libc),
+        kernel_feature_size: unless_0(kernel),
+        membarrier: membarrier != 0,
+        os_page_bytes: page as usize,
+        hardened: hardened != 0,
+        guard_one_in: unless_0(guard),
+        purge_method: match purge {
+            0 => None,
+            1 => Some(PurgeMethod::Madvise),
+            2 => Some(PurgeMethod::Mmap),
+            _ => Some(PurgeMethod::Nothing),
+        },
+    })
 }
 
 #[cfg(test)]
@@ -206,22 +238,22 @@ mod tests {
         let report = Report {
             mode: Mode::RseqOwn,
             reason: ModeReason::LibcDidNotRegister,
-            index_is_mm_cid: 1,
+            shard_index: ShardIndex::MmCid,
             shards: 2,
-            libc_rseq_size: 3,
-            kernel_feature_size: 4,
-            membarrier: 5,
+            libc_rseq_size: Some(3),
+            kernel_feature_size: Some(4),
+            membarrier: true,
             os_page_bytes: 6,
-            hardened: 7,
-            guard: 8,
-            zeroing: 2,
+            hardened: true,
+            guard_one_in: Some(8),
+            purge_method: Some(PurgeMethod::Mmap),
         };
-        let stats = Stats::from_words(core::array::from_fn(|i| 1 << (3 * i)));
+        let mut stats = Stats::default();
+        stats.values_mut().enumerate().for_each(|(i, value)| *value = 1 << (3 * i));
         publish_report(&report);
         publish_stats(&stats);
         let seen = Snapshot::parse(&block_bytes()).unwrap();
-        assert_eq!(std::format!("{:?}", seen.report), std::format!("{report:?}"));
-        assert_eq!(std::format!("{:?}", seen.stats), std::format!("{stats:?}"));
+        assert_eq!((seen.report, seen.stats), (report, stats));
         assert!(seen.generation >= 1 && !stats_wanted());
     }
 
@@ -235,7 +267,7 @@ mod tests {
         let mut old = new;
         old[20..24].fill(0);
         for bytes in [&new[..BLOCK_BYTES], &old] {
-            assert_eq!(Snapshot::parse(bytes).unwrap().report.zeroing, 0, "not known");
+            assert_eq!(Snapshot::parse(bytes).unwrap().report.purge_method, None, "not known");
         }
     }
 

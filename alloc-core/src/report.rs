@@ -1,64 +1,101 @@
-//! What mode the process runs in and why, for people.
-//!
-//! A leaf: filled by init, read by the fronts and the `rsalloc` command.
+//! The mode that the process runs in, its reason, and what stands behind it.
 
-/// How the calling process's allocations are served.
+/// How the process's allocations are served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
+#[non_exhaustive]
 pub enum Mode {
     /// Not initialised yet.
-    Unset = 0,
-    /// Per-CPU, sections on the area that libc registered.
-    RseqLibc = 1,
-    /// Per-CPU, sections on areas that we registered.
-    RseqOwn = 2,
-    /// Atomic path.
-    Atomic = 3,
+    Unset,
+    /// Per CPU, sections on the rseq area that libc registered.
+    RseqLibc,
+    /// Per CPU, sections on rseq areas that rsalloc registered.
+    RseqOwn,
+    /// The atomic path.
+    Atomic,
 }
 
 /// Why the mode is what it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
+#[non_exhaustive]
 pub enum ModeReason {
     /// The normal case: nothing stands in the way.
-    None = 0,
-    /// libc did not register (its tunable is off, or it is too old) and we did.
-    LibcDidNotRegister = 1,
+    None,
+    /// libc did not register rseq (its tunable is off, or it is too old), and rsalloc did.
+    LibcDidNotRegister,
     /// The kernel has no rseq (ENOSYS).
-    KernelHasNone = 2,
+    KernelHasNone,
     /// Something else owns the thread's registration (EINVAL, EBUSY, EPERM).
-    ForeignRegistration = 3,
-    /// Forced by configuration (`mode:atomic`).
-    Configured = 4,
-    /// The architecture has no sections in this build.
-    NoSections = 5,
+    ForeignRegistration,
+    /// The configuration asks for it (`mode:atomic`).
+    Configured,
+    /// This build has no sections for the architecture.
+    NoSections,
 }
 
-/// The mode and the kernel features behind it.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
+/// What numbers the shards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ShardIndex {
+    /// The CPU.
+    CpuId,
+    /// The kernel's compact concurrency id (`mm_cid`).
+    MmCid,
+}
+
+/// How free memory is given back to the system. rsalloc tries each way, since systems exist where a call succeeds and
+/// does nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum PurgeMethod {
+    /// By `madvise`.
+    Madvise,
+    /// By `mmap`: `madvise` succeeds and does nothing here.
+    Mmap,
+    /// Not at all: `madvise` and `mmap` succeed and do nothing here.
+    Nothing,
+}
+
+/// The mode of the process and the features behind it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Report {
-    /// Mode of the process.
+    /// How allocations are served.
     pub mode: Mode,
     /// Why.
     pub reason: ModeReason,
-    /// 0: cpu_id, 1: mm_cid.
-    pub index_is_mm_cid: u32,
-    /// Shards up to the highest one that a thread has come to, when this was published; at least 1.
-    pub shards: u32,
-    /// `__rseq_size` as libc says it (0: absent or not registered).
-    pub libc_rseq_size: u32,
-    /// AT_RSEQ_FEATURE_SIZE (0: absent).
-    pub kernel_feature_size: u32,
-    /// 1 if membarrier's command for this mode is registered: the one that fences sections, or the barrier.
-    pub membarrier: u32,
-    /// OS page size in bytes.
-    pub os_page_bytes: u32,
-    /// 1 if each object is checked when it is freed and handed out.
-    pub hardened: u32,
-    /// One of how many slow calls gets an object between guard pages; 0: none.
-    pub guard: u32,
-    /// How memory is given back (`os::Zeroing`): 1 by madvise, 2 by mmap, since madvise was seen to succeed and
-    /// do nothing, 3 not at all. 0: not known.
-    pub zeroing: u32,
+    /// What numbers the shards.
+    pub shard_index: ShardIndex,
+    /// Shards up to the highest one that a thread has come to; at least 1, and 0 before the first allocation.
+    pub shards: usize,
+    /// The size of `struct rseq` as libc registered it (`__rseq_size`).
+    pub libc_rseq_size: Option<usize>,
+    /// The size of `struct rseq` that the kernel fills (AT_RSEQ_FEATURE_SIZE).
+    pub kernel_feature_size: Option<usize>,
+    /// Whether the command of membarrier(2) for this mode is registered: the one that fences sections, or the barrier.
+    pub membarrier: bool,
+    /// Bytes of an OS page.
+    pub os_page_bytes: usize,
+    /// Whether each object is checked when it is freed and handed out.
+    pub hardened: bool,
+    /// One of how many slow calls gets an object between guard pages; none does by default.
+    pub guard_one_in: Option<usize>,
+    /// How free memory is given back; none if that is not known, as of a process with an older rsalloc.
+    pub purge_method: Option<PurgeMethod>,
+}
+
+impl Report {
+    /// The report of a process that has not allocated yet.
+    pub(crate) const UNSET: Report = Report {
+        mode: Mode::Unset,
+        reason: ModeReason::None,
+        shard_index: ShardIndex::CpuId,
+        shards: 0,
+        libc_rseq_size: None,
+        kernel_feature_size: None,
+        membarrier: false,
+        os_page_bytes: 0,
+        hardened: false,
+        guard_one_in: None,
+        purge_method: None,
+    };
 }

@@ -12,36 +12,56 @@ use crate::region::{Counter, Region};
 use crate::size_class::{CLASS, CLASSES};
 use crate::slab::SLABS;
 
-/// What the allocator holds at this moment, in bytes and counts.
-#[derive(Clone, Copy, Default, Debug)]
-#[repr(C)]
-pub struct Stats {
+macro_rules! counts {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What the allocator holds at this moment, in bytes and counts.
+        #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+        #[non_exhaustive]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: usize,)*
+        }
+
+        impl Stats {
+            /// The names of the fields and their values.
+            pub fn entries(&self) -> impl ExactSizeIterator<Item = (&'static str, usize)> + Clone {
+                [$((stringify!($name), self.$name)),*].into_iter()
+            }
+
+            /// The fields, to be set in the order of [`entries`](Self::entries).
+            pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut usize> {
+                [$(&mut self.$name),*].into_iter()
+            }
+        }
+    };
+}
+
+counts! {
     /// Bytes mapped from the OS for objects.
-    pub mapped_bytes: u64,
+    mapped_bytes,
     /// Bytes of allocator metadata that are mapped.
-    pub metadata_bytes: u64,
+    metadata_bytes,
     /// Bytes in objects that the program holds (object sizes, not requested sizes).
-    pub live_bytes: u64,
+    live_bytes,
     /// Of these, bytes in large spans (above the largest size class).
-    pub large_bytes: u64,
+    large_bytes,
     /// Number of large spans that the program holds.
-    pub large_count: u64,
+    large_count,
     /// Bytes in objects cached in shards and depot.
-    pub cached_bytes: u64,
+    cached_bytes,
     /// Bytes in free objects inside slabs.
-    pub slab_free_bytes: u64,
+    slab_free_bytes,
     /// Bytes in free spans that may still be resident.
-    pub dirty_bytes: u64,
+    dirty_bytes,
     /// Bytes returned to the OS since start.
-    pub purged_bytes_total: u64,
+    purged_bytes_total,
     /// Slow-path entries: refills of a shard's cache.
-    pub refills: u64,
+    refills,
     /// Slow-path entries: flushes of a shard's cache.
-    pub flushes: u64,
+    flushes,
     /// Sections that the kernel aborted, as far as the retry paths saw.
-    pub aborts: u64,
+    aborts,
     /// Slow-path operations of the atomic path.
-    pub atomic_ops: u64,
+    atomic_ops,
 }
 
 /// Collects statistics by walking the tiers. Cheap enough to call each second.
@@ -52,33 +72,32 @@ pub fn stats() -> Stats {
         let info = &CLASS[class];
         let (slabs, out) = SLABS[class].totals();
         out_bytes += out * info.size;
-        stats.slab_free_bytes += ((slabs * info.objects).saturating_sub(out) * info.size) as u64;
-        stats.cached_bytes += (DEPOT.magazines(class) * info.batch * info.size) as u64;
+        stats.slab_free_bytes += (slabs * info.objects).saturating_sub(out) * info.size;
+        stats.cached_bytes += DEPOT.magazines(class) * info.batch * info.size;
     }
     let mut regions = 0;
     // Ordering: Relaxed, a statistic.
-    stats.aborts = HOT.aborts.load(Ordering::Relaxed) as u64;
+    stats.aborts = HOT.aborts.load(Ordering::Relaxed);
     let mut add = |region: &Region| {
         regions += 1;
         let cached: usize = (1..CLASSES).map(|class| region.len(class) * CLASS[class].size).sum();
-        stats.cached_bytes += cached as u64;
-        stats.refills += region.counter(Counter::Refills) as u64;
-        stats.flushes += region.counter(Counter::Flushes) as u64;
-        stats.aborts += region.counter(Counter::Aborts) as u64;
+        stats.cached_bytes += cached;
+        stats.refills += region.counter(Counter::Refills);
+        stats.flushes += region.counter(Counter::Flushes);
+        stats.aborts += region.counter(Counter::Aborts);
     };
     cpu_cache::regions().for_each(&mut add);
     let (large_count, large_bytes) = large::totals();
     let (mapped, dirty, purged) = PAGE_HEAP.totals();
-    stats.mapped_bytes = mapped as u64 + large::huge_bytes() as u64;
-    stats.metadata_bytes = (PAGE_HEAP.metadata_bytes()
-        + DEPOT.metadata_bytes()
-        + regions * size_of::<Region>()) as u64;
-    stats.large_bytes = large_bytes as u64;
-    stats.large_count = large_count as u64;
-    stats.live_bytes = (out_bytes as u64).saturating_sub(stats.cached_bytes) + stats.large_bytes;
-    stats.dirty_bytes = dirty as u64;
-    stats.purged_bytes_total = purged as u64;
-    stats.atomic_ops = locked::operations() as u64;
+    stats.mapped_bytes = mapped + large::huge_bytes();
+    stats.metadata_bytes =
+        PAGE_HEAP.metadata_bytes() + DEPOT.metadata_bytes() + regions * size_of::<Region>();
+    stats.large_bytes = large_bytes;
+    stats.large_count = large_count;
+    stats.live_bytes = out_bytes.saturating_sub(stats.cached_bytes) + stats.large_bytes;
+    stats.dirty_bytes = dirty;
+    stats.purged_bytes_total = purged;
+    stats.atomic_ops = locked::operations();
     stats
 }
 

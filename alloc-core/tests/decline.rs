@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(90);
 /// What may be left in caches, in slabs, and in free spans.
-const LEFT_BYTES: u64 = 3 << 20;
+const LEFT_BYTES: usize = 3 << 20;
 
 fn main() {
     in_modes(&MODES, LIMIT, |case| {
@@ -57,12 +57,12 @@ fn free_all(objects: impl IntoIterator<Item = usize>) {
     objects.into_iter().for_each(|object| unsafe { free(object as *mut u8) });
 }
 
-fn left() -> u64 {
+fn left() -> usize {
     let stats = stats();
     stats.cached_bytes + stats.slab_free_bytes + stats.dirty_bytes
 }
 
-fn assert_little_is_left(of: u64) {
+fn assert_little_is_left(of: usize) {
     let left = left();
     assert!(of > 8 * LEFT_BYTES, "{of} B are no load");
     assert!(left < LEFT_BYTES, "{left} B left of {of}: {:?}", stats());
@@ -168,7 +168,7 @@ fn others_keep_their_caches_while_two_hand_over() {
     });
     // Each large object misses. With a drain in each round some five of the small ones did, too.
     let refills = stats().refills - refills;
-    assert!(refills < ((LARGE + 2) * ROUNDS) as u64, "{refills} refills in {ROUNDS} rounds");
+    assert!(refills < (LARGE + 2) * ROUNDS, "{refills} refills in {ROUNDS} rounds");
     free_all(kept.into_iter().map(|(_, object)| object));
 }
 

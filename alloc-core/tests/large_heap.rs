@@ -2,12 +2,12 @@
 
 use rsalloc_core::{allocate, free, stats};
 
-const HELD: u64 = 4000;
-const OBJECT: u64 = 256 << 10;
+const HELD: usize = 4000;
+const OBJECT: usize = 256 << 10;
 
 fn swing() {
     for _ in 0..8 {
-        for size in (40 << 10..=OBJECT as usize).step_by(8 << 10) {
+        for size in (40 << 10..=OBJECT).step_by(8 << 10) {
             let objects: Vec<_> = (0..16).map(|_| allocate(size)).collect();
             // SAFETY: live objects from above.
             objects.into_iter().for_each(|object| unsafe { free(object) });
@@ -21,7 +21,7 @@ fn caches_grow_with_the_heap() {
     swing();
     let small = stats().cached_bytes;
     // Never touched, so only addresses.
-    let held: Vec<_> = (0..HELD).map(|_| allocate(OBJECT as usize)).collect();
+    let held: Vec<_> = (0..HELD).map(|_| allocate(OBJECT)).collect();
     swing();
     let large = stats().cached_bytes;
     assert!(large > small + small / 4, "{small} before, {large} with {} held", HELD * OBJECT);

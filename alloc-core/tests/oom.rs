@@ -207,7 +207,7 @@ const IMPOSSIBLE: [(usize, usize); 6] = [
 ];
 
 /// Frees a quarter of many objects, of which the caches keep some; the others, and what is cached now.
-fn cache_something() -> (Vec<*mut u8>, u64) {
+fn cache_something() -> (Vec<*mut u8>, usize) {
     let mut objects: Vec<_> = (0..20_000).map(|n| rsalloc_core::allocate(16 + n % 1000)).collect();
     free_all(&objects.split_off(15_000));
     let cached = rsalloc_core::stats().cached_bytes;

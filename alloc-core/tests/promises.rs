@@ -11,7 +11,7 @@ use rsalloc_core::internals::os::faults::{self, Call};
 use rsalloc_core::internals::os::{self, Memory, Place, Zeroing};
 use rsalloc_core::internals::rseq::abi;
 use rsalloc_core::internals::sync::Backoff;
-use rsalloc_core::{allocate, allocate_zeroed, check, free, release, report, stats};
+use rsalloc_core::{PurgeMethod, allocate, allocate_zeroed, check, free, release, report, stats};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -30,15 +30,25 @@ fn main() {
         }));
         what_is_mapped_is_left_alone();
         a_move_leaves_its_place_mapped();
-        assert_eq!((os::zeroing(), report().zeroing), (Zeroing::Advice, 1), "of a true kernel");
+        assert_eq!(
+            (os::zeroing(), report().purge_method),
+            (Zeroing::Advice, Some(PurgeMethod::Madvise)),
+            "of a true kernel"
+        );
         cleared_objects_are_zero("a true kernel");
         assert!(stats().purged_bytes_total > 0, "nothing was given back: nothing is tested");
         faults::lie(&[Call::Advise]);
         cleared_objects_are_zero("madvise does nothing");
-        assert_eq!((os::zeroing(), report().zeroing), (Zeroing::Mapping, 2));
+        assert_eq!(
+            (os::zeroing(), report().purge_method),
+            (Zeroing::Mapping, Some(PurgeMethod::Mmap))
+        );
         faults::lie(&[Call::Advise, Call::MapOver]);
         cleared_objects_are_zero("nor does mmap");
-        assert_eq!((os::zeroing(), report().zeroing), (Zeroing::Nothing, 3));
+        assert_eq!(
+            (os::zeroing(), report().purge_method),
+            (Zeroing::Nothing, Some(PurgeMethod::Nothing))
+        );
         faults::lie(&[Call::Map]);
         assert_eq!(os::probe(), Memory::NotZeroed);
         faults::lie(&[]);

@@ -1,7 +1,7 @@
 //! Settings of a process, once it has begun: what the environment said stays, whatever init finds out; the rest is
 //! the default, or what another setting brings along.
 
-use rsalloc_core::internals::config::{Origin, Setting, Value};
+use rsalloc_core::{Origin, Setting};
 use std::process::Command;
 
 const CONF: &str = "RSALLOC_CONF";
@@ -16,6 +16,8 @@ fn main() {
     everything_that_was_said_stays();
     hardened_brings_guards_along_unless_something_else_was_said();
     nothing_said();
+    every_switch_takes_each_spelling();
+    other_spellings_are_refused();
 }
 
 /// Prints a line for each setting of this process: key, value, origin.
@@ -23,27 +25,31 @@ fn show() {
     // SAFETY: live.
     unsafe { rsalloc_core::free(rsalloc_core::allocate(1)) };
     for Setting { key, value, origin, .. } in rsalloc_core::settings() {
-        let value = match value {
-            Value::Word(text) | Value::Text(text) => text.to_string(),
-            Value::Number(number) => number.to_string(),
-        };
         let origin = match origin {
             Origin::Default => "default",
-            Origin::Environment => "environment",
             Origin::Program => "program",
+            Origin::Environment => "environment",
+            _ => "call",
         };
         println!("{key} {value} {origin}");
     }
 }
 
-/// The settings of a process with this text in its environment.
+/// The settings of a process with this text in its environment, of which it says nothing on standard error.
 fn settings(conf: Option<&str>) -> Vec<String> {
+    let (settings, complaints) = run(conf);
+    assert_eq!(complaints, "", "{conf:?}");
+    settings
+}
+
+/// The settings of a process with this text in its environment, and what it says on standard error.
+fn run(conf: Option<&str>) -> (Vec<String>, String) {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.arg("show").env_remove(CONF).envs(conf.map(|conf| (CONF, conf)));
     let output = command.output().expect("it starts");
     assert!(output.status.success(), "{conf:?}: {output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{conf:?}");
-    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    let lines = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    (lines, String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 fn has(conf: &str, wanted: &str) {
@@ -57,9 +63,9 @@ fn everything_that_was_said_stays() {
         ("index", "mm_cid", "mm_cid"),
         ("cache", "123k", "125952"),
         ("dirty", "7m", "7340032"),
-        ("stats_at_exit", "/tmp/no-such-folder/stats", "/tmp/no-such-folder/stats"),
-        ("verbose", "0", "0"),
-        ("hardened", "1", "1"),
+        ("stats_at_exit", "/dev/null", "/dev/null"),
+        ("verbose", "no", "off"),
+        ("hardened", "1", "on"),
         ("guard", "3", "3"),
         ("membarrier", "off", "off"),
     ];
@@ -78,11 +84,40 @@ fn hardened_brings_guards_along_unless_something_else_was_said() {
     has("hardened:1,guard:0", "guard 0 environment");
     has("guard:0,hardened:1", "guard 0 environment");
     has("hardened:0", "guard 0 default");
-    has("guard:5", "hardened 0 default");
+    has("guard:5", "hardened off default");
 }
 
 fn nothing_said() {
     let settings = settings(None);
     assert!(!settings.is_empty());
     assert!(settings.iter().all(|line| line.ends_with(" default")), "{settings:?}");
+}
+
+const SWITCHES: [&str; 3] = ["verbose", "hardened", "membarrier"];
+
+fn every_switch_takes_each_spelling() {
+    for (spellings, value) in
+        [(["1", "on", "true", "yes"], "on"), (["0", "off", "false", "no"], "off")]
+    {
+        for spelling in spellings {
+            for key in SWITCHES {
+                let settings = run(Some(&format!("{key}:{spelling}"))).0;
+                let wanted = format!("{key} {value} environment");
+                assert!(settings.contains(&wanted), "{spelling}: no {wanted} in {settings:?}");
+            }
+            let exit = if value == "on" { "text" } else { value };
+            let settings = run(Some(&format!("stats_at_exit:{spelling}"))).0;
+            assert!(settings.contains(&format!("stats_at_exit {exit} environment")), "{spelling}");
+        }
+    }
+    has("guard:7,guard:off", "guard 0 environment");
+}
+
+fn other_spellings_are_refused() {
+    for item in ["hardened:2", "verbose:", "membarrier:On", "guard:on", "cache:off", "mode:1"] {
+        let (settings, complaints) = run(Some(item));
+        let line = format!("rsalloc: RSALLOC_CONF: bad value '{item}': ignored");
+        assert!(complaints.starts_with(&line) && complaints.lines().count() == 1, "{complaints}");
+        assert!(settings.iter().all(|line| line.ends_with(" default")), "{item}: {settings:?}");
+    }
 }

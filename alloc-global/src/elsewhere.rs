@@ -11,6 +11,12 @@ compile_error!(
     "rsalloc needs 64-bit Linux; its feature `system-elsewhere` uses std's System on other platforms"
 );
 
+/// Declares the program's configuration, which means nothing here.
+#[macro_export]
+macro_rules! config {
+    ($config:expr $(,)?) => {};
+}
+
 // SAFETY: each method is System's of the same name, with the same arguments.
 unsafe impl GlobalAlloc for RsAlloc {
     #[inline]

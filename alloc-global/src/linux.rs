@@ -4,9 +4,41 @@ use crate::RsAlloc;
 use core::alloc::{GlobalAlloc, Layout};
 
 pub use rsalloc_core::{
-    Defect, DefectKind, Mode, ModeReason, Origin, Report, Setting, Stats, Value, check, release,
-    report, settings, stats,
+    Config, Defect, DefectKind, Mode, ModeReason, Origin, PurgeMethod, Report, RequestedMode,
+    Setting, ShardIndex, Stats, StatsAtExit, Value, check, limit_dirty, release, report, settings,
+    stats,
 };
+
+/// Declares the program's configuration, a constant [`Config`], which holds from the first allocation on. The
+/// environment variable `RSALLOC_CONF` overrides what is declared.
+///
+/// A program has at most one declaration: a second one is an error of the compiler or the linker. Libraries leave it to
+/// the program. A declaration costs nothing at run time.
+///
+/// ```
+/// use rsalloc::{Config, Origin, RsAlloc, Value};
+///
+/// #[global_allocator]
+/// static GLOBAL: RsAlloc = RsAlloc;
+///
+/// rsalloc::config!(Config::new().dirty_bytes(4 << 20).hardened(true));
+///
+/// fn main() {
+///     let dirty = rsalloc::settings().find(|setting| setting.key == "dirty").unwrap();
+///     assert_eq!((dirty.value, dirty.origin), (Value::Number(4 << 20), Origin::Program));
+/// }
+/// ```
+#[macro_export]
+macro_rules! config {
+    ($config:expr $(,)?) => {
+        const _: () = {
+            #[used]
+            #[unsafe(export_name = "rsalloc_declared_config")]
+            #[unsafe(link_section = "rsalloc_config")]
+            static CONFIG: $crate::Config = $config;
+        };
+    };
+}
 
 /// To be called before a child on the process' memory is made (vfork, clone with CLONE_VM) that may allocate: from
 /// then on no thread runs sections, which the kernel does not protect in the child. With librsalloc.so preloaded

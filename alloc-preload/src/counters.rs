@@ -2,15 +2,15 @@
 //!
 //! Called by the loads of benches; calls `rsalloc_core::internals::counters` and `sources`.
 
-use crate::print;
 use core::fmt::Write;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 use rsalloc_core::internals::counters;
+use rsalloc_core::internals::print::to_fd;
 use rsalloc_core::internals::sources::{PARTS, by_part};
 use rsalloc_core::stats;
 
-static REFILLS: AtomicU64 = AtomicU64::new(0);
-static FLUSHES: AtomicU64 = AtomicU64::new(0);
+static REFILLS: AtomicUsize = AtomicUsize::new(0);
+static FLUSHES: AtomicUsize = AtomicUsize::new(0);
 
 /// Begins to count.
 #[unsafe(no_mangle)]
@@ -31,7 +31,7 @@ pub extern "C" fn rsalloc_counters_end() {
     let refills = stats.refills - REFILLS.load(Ordering::Relaxed);
     let flushes = stats.flushes - FLUSHES.load(Ordering::Relaxed); // Ordering: Relaxed, as above.
     let (locked, contended, untracked) = (totals.locked, totals.contended, totals.untracked);
-    let mut out = print::to_fd(libc::STDOUT_FILENO);
+    let mut out = to_fd(libc::STDOUT_FILENO);
     let _ = write!(
         out,
         "{{\"refills\":{refills},\"flushes\":{flushes},\"locked\":{locked},\

@@ -27,10 +27,11 @@
 mod global;
 mod runtime;
 
-use crate::{posix, print};
+use crate::posix;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use global::{all_ours, is_ours};
+use rsalloc_core::internals::print::to_fd;
 use runtime::Operator;
 
 rsalloc_core::c_free!(_ZdlPv);
@@ -359,7 +360,7 @@ unsafe extern "C" fn delete_array_dropping_size() {
 /// Stands in for a runtime that cannot be found, where nothing can be thrown.
 extern "C" fn no_runtime() -> ! {
     let _ = writeln!(
-        print::to_fd(libc::STDERR_FILENO),
+        to_fd(libc::STDERR_FILENO),
         "rsalloc: operator new failed, and there is no C++ runtime to throw std::bad_alloc"
     );
     // SAFETY: abort has no preconditions.

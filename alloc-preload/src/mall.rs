@@ -65,18 +65,18 @@ pub extern "C" fn rsalloc_check() -> c_int {
 /// See mallinfo2(3).
 #[unsafe(no_mangle)]
 pub extern "C" fn mallinfo2() -> MallInfo<usize> {
-    info(|bytes| bytes as usize)
+    info(|number| number)
 }
 
 /// See mallinfo(3): as `mallinfo2`, but what does not fit an `int` reads INT_MAX, not a remainder.
 #[unsafe(no_mangle)]
 pub extern "C" fn mallinfo() -> MallInfo<c_int> {
-    info(|bytes| c_int::try_from(bytes).unwrap_or(c_int::MAX))
+    info(|number| c_int::try_from(number).unwrap_or(c_int::MAX))
 }
 
 /// In glibc's terms slabs are the arenas and large spans the mapped chunks:
 /// `arena = uordblks + fordblks`, `arena + hblkhd` = all mapped bytes.
-fn info<T: Default>(number: impl Fn(u64) -> T) -> MallInfo<T> {
+fn info<T: Default>(number: impl Fn(usize) -> T) -> MallInfo<T> {
     let s = rsalloc_core::stats();
     let arena = s.mapped_bytes.saturating_sub(s.large_bytes);
     let in_use = s.live_bytes.saturating_sub(s.large_bytes);

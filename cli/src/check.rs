@@ -4,7 +4,6 @@ use crate::inspect::{self, Block};
 use crate::launch::{self, How};
 use anyhow::{Context, Result, bail};
 use rsalloc_core::Mode;
-use rsalloc_core::internals::describe;
 use rsalloc_core::internals::publish::Snapshot;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -27,7 +26,7 @@ pub fn check(pid: Option<u32>, json: bool, how: &How) -> Result<ExitCode> {
         Some((seen, _)) => match seen.report.mode {
             Mode::RseqLibc | Mode::RseqOwn => 0,
             Mode::Atomic => 1,
-            Mode::Unset => 2,
+            _ => 2,
         },
     }))
 }
@@ -41,18 +40,15 @@ fn as_text(pid: u32, found: &Found) -> Result<String> {
     let verdict = if is_active(seen) { "is active" } else { "is loaded, but not active" };
     let mut text = format!("rsalloc {verdict} in process {pid}\n");
     text += &format!("file:            {}\n", block.file.display());
-    describe::report_text(&mut text, &seen.report)?;
-    Ok(text)
+    Ok(text + &seen.report.to_string())
 }
 
 fn as_json(pid: u32, found: &Found) -> Result<String> {
     let mut answer = json!({"pid": pid, "active": false, "file": null, "report": null});
     if let Some((seen, block)) = found {
-        let mut report = String::new();
-        describe::report_json(&mut report, &seen.report)?;
         answer["active"] = is_active(seen).into();
         answer["file"] = block.file.to_string_lossy().into();
-        answer["report"] = serde_json::from_str::<Value>(&report)?;
+        answer["report"] = serde_json::from_str::<Value>(&seen.report.json().to_string())?;
     }
     Ok(format!("{answer}\n"))
 }

@@ -34,7 +34,7 @@ pub fn of_process(pid: u32, json: bool, output: Option<PathBuf>) -> Result<ExitC
     if json {
         describe::all_json(&mut text, &seen.report, &seen.stats)?;
     } else {
-        describe::stats_text(&mut text, &seen.stats)?;
+        text = seen.stats.to_string();
     }
     put(&text, output, Stream::Out)?;
     Ok(ExitCode::SUCCESS)
@@ -69,8 +69,8 @@ fn render(found: &Value, json: bool) -> String {
     if json {
         return format!("{found}\n");
     }
-    let line = |name: &&str| format!("{name:<20}{:>16}\n", found["stats"][name]);
-    Stats::NAMES.iter().map(line).collect()
+    let line = |(name, _)| format!("{name:<20}{:>16}\n", found["stats"][name]);
+    Stats::default().entries().map(line).collect()
 }
 
 enum Stream {

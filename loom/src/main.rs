@@ -17,7 +17,7 @@ mod world;
 
 #[path = "../../alloc-core/src/canary.rs"]
 mod canary;
-#[path = "../../alloc-core/src/config.rs"]
+#[path = "../../alloc-core/src/config/mod.rs"]
 mod config;
 #[path = "../../alloc-core/src/cpu_cache/mod.rs"]
 mod cpu_cache;

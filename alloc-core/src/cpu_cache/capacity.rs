@@ -9,7 +9,7 @@
 
 use super::{RETRIES, Shard, give_back, locked, pop_into, shards};
 use crate::atomic::Ordering;
-use crate::config;
+use crate::config::{self, Key};
 use crate::object::Batch;
 use crate::region::Region;
 use crate::rseq::{ABORTED, registration};
@@ -89,7 +89,7 @@ fn set_capacity<S: Shard>(shard: &S, region: &Region, class: Class, capacity: us
 /// program does not hold several times its live objects in caches, and a large heap pays in bytes for
 /// hits.
 fn budget() -> usize {
-    match config::cache_bytes() {
+    match config::number(Key::Cache) {
         0 => (super::in_use_bytes() / (4 * shards::regions_made())).max(budget_min()),
         configured => configured,
     }

@@ -29,7 +29,7 @@ static WATCHING: AtomicBool = AtomicBool::new(false);
 
 /// Obeys the configuration. For init, before any object exists.
 pub fn set_up(random: [u8; 16]) {
-    if config::get(Key::Hardened) == 1 {
+    if config::is_on(Key::Hardened) {
         config::set_default(Key::Guard, GUARD_EVERY);
         canary::arm(random);
     } else {
@@ -42,7 +42,7 @@ pub fn set_up(random: [u8; 16]) {
 
 /// One of how many slow calls gets a guarded object; 0: none.
 pub fn guard_every() -> usize {
-    config::get(Key::Guard).min(1 << 30)
+    config::number(Key::Guard).min(1 << 30)
 }
 
 /// Whether allocations come here.

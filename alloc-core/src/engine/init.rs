@@ -7,7 +7,7 @@
 use crate::arch::{SANITIZED_ADDRESSES, thread_pointer};
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::canary;
-use crate::config::{self, Key};
+use crate::config::{self, Key, RequestedMode};
 use crate::cpu_cache::{locked, seats, shards};
 use crate::fail::Line;
 use crate::hot::{HOT, TINY_CLASSES};
@@ -15,7 +15,7 @@ use crate::os::{self, Zeroing};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::filling::SparseSpans;
 use crate::publish::publish_report;
-use crate::report::{Mode, ModeReason, Report};
+use crate::report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
 use crate::rseq::Index;
 use crate::rseq::registration::{self, Adoption};
 use crate::sanitizer;
@@ -35,7 +35,7 @@ const NOT_ZEROED: &str =
 struct Slot(UnsafeCell<Report>);
 // SAFETY: written by init alone, before READY is stored; read-only afterwards.
 unsafe impl Sync for Slot {}
-static REPORT: Slot = Slot(UnsafeCell::new(EMPTY));
+static REPORT: Slot = Slot(UnsafeCell::new(Report::UNSET));
 
 /// Makes sure that init has run; false if the calling thread is inside it (a signal handler).
 #[inline]
@@ -63,20 +63,20 @@ fn ensure_slow() -> bool {
 
 fn run() {
     let errno = os::errno();
-    config::read_environment();
+    config::read();
     if os::probe() == os::Memory::NotZeroed {
         Line::new().text(NOT_ZEROED).write_to_stderr();
         os::abort();
     }
     fill_tables();
     choose_window();
-    PAGE_HEAP.set_dirty_limit(config::get(Key::Dirty) / PAGE_BYTES);
+    PAGE_HEAP.set_dirty_limit(config::number(Key::Dirty) / PAGE_BYTES);
     // Now, since a program may later refuse itself to open files, by a filter that kills.
     if os::gives_huge_pages_unasked() {
         PAGE_HEAP.set_sparse_spans(SparseSpans::Separate);
     }
     super::hardened::set_up(random_bytes());
-    let adoption = registration::adopt(config::get(Key::Mode) == 1);
+    let adoption = registration::adopt(config::requested_mode() == RequestedMode::Atomic);
     let report = open_shards(adoption);
     // SAFETY: init alone writes, before READY.
     unsafe { *REPORT.0.get() = report };
@@ -84,7 +84,7 @@ fn run() {
     STATE.store(READY, Ordering::Release);
     publish_report(&report);
     super::fork::install();
-    if config::get(Key::Verbose) != 0 {
+    if config::is_on(Key::Verbose) {
         announce(&report);
     }
     os::set_errno(errno);
@@ -135,7 +135,7 @@ fn open_shards(adoption: Adoption) -> Report {
     // Hardened, or under ThreadSanitizer, every call comes to the slow twins: the entries stay closed, as they are under mm_cid.
     let hardened = canary::is_on();
     let is_closed = hardened || sanitizer::wants_each_call();
-    let wants_cid = (is_closed || config::get(Key::Index) == 1) && has_cid;
+    let wants_cid = (is_closed || config::requested_index() == ShardIndex::MmCid) && has_cid;
     let adoption = if is_closed && !has_cid { registration::give_up(adoption) } else { adoption };
     let index = if wants_cid { Index::MmCid } else { Index::CpuId };
     let mut fence = false;
@@ -150,18 +150,27 @@ fn open_shards(adoption: Adoption) -> Report {
             locked::set_each(1);
         }
     }
+    let size = |bytes: u32| (bytes != 0).then_some(bytes as usize);
     Report {
         mode: adoption.mode,
         reason: adoption.reason,
-        index_is_mm_cid: u32::from(wants_cid),
+        shard_index: if wants_cid { ShardIndex::MmCid } else { ShardIndex::CpuId },
         shards: 1,
-        libc_rseq_size: adoption.libc_size,
-        kernel_feature_size: adoption.feature_size,
-        membarrier: u32::from(fence),
-        os_page_bytes: os::page_bytes() as u32,
-        hardened: u32::from(hardened),
-        guard: super::hardened::guard_every() as u32,
-        zeroing: os::zeroing() as u32,
+        libc_rseq_size: size(adoption.libc_size),
+        kernel_feature_size: size(adoption.feature_size),
+        membarrier: fence,
+        os_page_bytes: os::page_bytes(),
+        hardened,
+        guard_one_in: Some(super::hardened::guard_every()).filter(|&calls| calls != 0),
+        purge_method: Some(purge_method()),
+    }
+}
+
+fn purge_method() -> PurgeMethod {
+    match os::zeroing() {
+        Zeroing::Advice => PurgeMethod::Madvise,
+        Zeroing::Mapping => PurgeMethod::Mmap,
+        Zeroing::Nothing => PurgeMethod::Nothing,
     }
 }
 
@@ -170,27 +179,13 @@ pub fn report() -> Report {
     // Ordering: Acquire pairs with the Release in `run`.
     let ready = STATE.load(Ordering::Acquire) == READY;
     // SAFETY: after READY nobody writes; before, the initial value is not being read.
-    let mut report = if ready { unsafe { *REPORT.0.get() } } else { EMPTY };
-    report.shards = report.shards.max(shards::highest_born() as u32);
+    let mut report = if ready { unsafe { *REPORT.0.get() } } else { Report::UNSET };
+    report.shards = report.shards.max(shards::highest_born());
     if ready {
-        report.zeroing = os::zeroing() as u32;
+        report.purge_method = Some(purge_method());
     }
     report
 }
-
-const EMPTY: Report = Report {
-    mode: Mode::Unset,
-    reason: ModeReason::None,
-    index_is_mm_cid: 0,
-    shards: 0,
-    libc_rseq_size: 0,
-    kernel_feature_size: 0,
-    membarrier: 0,
-    os_page_bytes: 0,
-    hardened: 0,
-    guard: 0,
-    zeroing: 0,
-};
 
 fn announce(report: &Report) {
     let mut line = Line::new();
@@ -205,11 +200,11 @@ fn announce(report: &Report) {
         ModeReason::Configured => " (configured)",
         _ => "",
     });
-    if report.hardened != 0 {
+    if report.hardened {
         line.text(", hardened");
     }
-    if report.guard != 0 {
-        line.text(", guard pages for one of ").decimal(report.guard as usize).text(" slow calls");
+    if let Some(calls) = report.guard_one_in {
+        line.text(", guard pages for one of ").decimal(calls).text(" slow calls");
     }
     line.text(match os::zeroing() {
         Zeroing::Advice => "",

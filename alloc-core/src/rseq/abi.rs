@@ -242,7 +242,7 @@ pub mod membarrier {
 
     /// Whether the configuration lets the call be made at all.
     fn is_allowed() -> bool {
-        config::get(Key::Membarrier) == 0
+        config::is_on(Key::Membarrier)
     }
 
     /// Whether calls of this command reach a kernel: a flag that none has is refused there. A filter or an

@@ -5,7 +5,7 @@
 //! this name and by `regressions.rs`.
 
 use crate::objects::{Defect, alone};
-use rsalloc_core::internals::config::{self, Value};
+use rsalloc_core::internals::config;
 use rsalloc_core::internals::publish::Snapshot;
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -57,13 +57,26 @@ fn read(item: &[u8]) -> Option<(usize, String)> {
     let good = match key {
         "mode" => ["auto", "atomic"].contains(&value).then(|| value.into()),
         "index" => ["cpu_id", "mm_cid"].contains(&value).then(|| value.into()),
-        "membarrier" => ["on", "off"].contains(&value).then(|| value.into()),
-        "hardened" => ["0", "1"].contains(&value).then(|| value.into()),
-        "cache" | "dirty" | "verbose" | "guard" => number(value).map(|number| number.to_string()),
-        "stats_at_exit" => (1..=255).contains(&value.len()).then(|| value.into()),
+        "membarrier" | "hardened" | "verbose" => switch(value).map(str::to_owned),
+        "guard" if switch(value) == Some("off") => Some("0".into()),
+        "cache" | "dirty" | "guard" => number(value).map(|number| number.to_string()),
+        "stats_at_exit" => match switch(value) {
+            Some("on") => Some("text".into()),
+            Some(off) => Some(off.into()),
+            None => (1..=255).contains(&value.len()).then(|| value.into()),
+        },
         _ => None,
     };
     Some((KEYS.iter().position(|&known| known == key)?, good?))
+}
+
+fn switch(text: &str) -> Option<&'static str> {
+    const WORDS: [(&str, &str); 4] = [("1", "0"), ("on", "off"), ("true", "false"), ("yes", "no")];
+    WORDS.iter().find_map(|&(on, off)| match text {
+        _ if text == on => Some("on"),
+        _ if text == off => Some("off"),
+        _ => None,
+    })
 }
 
 fn number(text: &str) -> Option<usize> {
@@ -85,12 +98,8 @@ fn is_space(c: char) -> bool {
 }
 
 fn config_value(key: &str) -> String {
-    let settings = config::settings();
-    let setting = settings.iter().find(|setting| setting.key == key).expect("a known key");
-    match setting.value {
-        Value::Word(text) | Value::Text(text) => text.into(),
-        Value::Number(number) => number.to_string(),
-    }
+    let setting = config::settings().find(|setting| setting.key == key).expect("a known key");
+    setting.value.to_string()
 }
 
 /// Parses `text`; how many lines that says on standard error.

@@ -69,7 +69,7 @@ impl Refusals {
 #[derive(PartialEq, Eq, Debug)]
 pub struct Census {
     pub objects: Vec<usize>,
-    large: (u64, u64),
+    large: (usize, usize),
     held_pages: usize,
 }
 

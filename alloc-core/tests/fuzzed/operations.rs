@@ -112,7 +112,7 @@ impl Program {
             before: Census::take(),
             objects: Objects::new(defect),
             refusals: Refusals::default(),
-            cache: config::cache_bytes(),
+            cache: config::number(Key::Cache),
         }
     }
 

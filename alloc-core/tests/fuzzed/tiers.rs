@@ -68,7 +68,7 @@ pub fn replay(ops: &[Op], defect: Option<Defect>) -> u64 {
     FAKE.with(|cpus| {
         let before = Census::take();
         let objects = Objects::new(defect);
-        let cache = config::cache_bytes();
+        let cache = config::number(Key::Cache);
         // A fixed one, so that it can be held against the capacities.
         config::set_number(Key::Cache, CACHE_MAX);
         let refusals = Refusals::default();

@@ -55,7 +55,12 @@ impl ModeCase {
     pub fn confirm(&self) {
         let report = rsalloc_core::report();
         assert_eq!(report.mode, self.mode, "asked for {}", self.name);
-        assert_eq!(report.index_is_mm_cid != 0, self.mm_cid, "asked for {}", self.name);
+        assert_eq!(
+            report.shard_index == rsalloc_core::ShardIndex::MmCid,
+            self.mm_cid,
+            "asked for {}",
+            self.name
+        );
     }
 }
 

@@ -69,7 +69,7 @@ fn grow(base: usize) {
             PAGE_HEAP.segment_at(base).into_iter().for_each(is_whole);
             PAGE_HEAP.segments().for_each(is_whole);
             let stats = stats();
-            assert!(stats.mapped_bytes < 4 * (PAGES * PAGE_BYTES) as u64);
+            assert!(stats.mapped_bytes < 4 * PAGES * PAGE_BYTES);
             two.add([acquire()]);
         }),
     ]);

@@ -1,0 +1,133 @@
+//! What the program declares about its configuration, in its own binary.
+//!
+//! A declaration is a static in the section `rsalloc_config`, whose beginning and end the linker gives names to
+//! (a section whose name is a C identifier: ld(1), "Input Section Example"). So it is there before any code of the
+//! program runs, and a program without one pays nothing. Each declaration has the symbol `rsalloc_declared_config`, so
+//! that two of them do not link.
+
+use super::{FILE_NAME_MAX_BYTES, KEYS};
+use super::{Key, Origin, RequestedMode, StatsAtExit, keep_exit_file, store};
+use crate::report::ShardIndex;
+
+/// The settings that a program declares for itself; what it leaves out keeps its default, and the environment
+/// variable `RSALLOC_CONF` overrides all.
+///
+/// A `Config` takes effect when it is declared in the program, by the macro `config` of the crate `rsalloc`. It is read
+/// before the first allocation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a `Config` takes effect by `rsalloc::config!` only"]
+pub struct Config {
+    values: [Option<usize>; KEYS],
+    exit_file: Option<&'static str>,
+}
+
+impl Config {
+    /// All defaults.
+    pub const fn new() -> Self {
+        Config { values: [None; KEYS], exit_file: None }
+    }
+
+    /// `mode`: per-CPU caches where that is possible, or the atomic path in any case.
+    pub const fn mode(self, mode: RequestedMode) -> Self {
+        self.with(Key::Mode, mode as usize)
+    }
+
+    /// `index`: what numbers the shards.
+    pub const fn index(self, index: ShardIndex) -> Self {
+        self.with(Key::Index, index as usize)
+    }
+
+    /// `cache`: bytes that one CPU may cache. 0 lets all CPUs together cache a quarter of what is in use.
+    pub const fn cache_bytes(self, bytes: usize) -> Self {
+        self.with(Key::Cache, bytes)
+    }
+
+    /// `dirty`: bytes of free pages that may stay resident at least. A quarter of what is in use may as well.
+    pub const fn dirty_bytes(self, bytes: usize) -> Self {
+        self.with(Key::Dirty, bytes)
+    }
+
+    /// `stats_at_exit`: where the statistics go when the process ends.
+    ///
+    /// # Panics
+    /// If the name of the file is empty or longer than 255 bytes: in a declaration, when the program is compiled.
+    pub const fn stats_at_exit(self, target: StatsAtExit) -> Self {
+        match target {
+            StatsAtExit::Off => self.with(Key::StatsAtExit, 0),
+            StatsAtExit::Text => self.with(Key::StatsAtExit, 1),
+            StatsAtExit::Json => self.with(Key::StatsAtExit, 2),
+            StatsAtExit::JsonFile(name) => {
+                assert!(!name.is_empty(), "the name of the file is empty");
+                assert!(name.len() <= FILE_NAME_MAX_BYTES, "the name of the file is too long");
+                Config { exit_file: Some(name), ..self }
+            }
+        }
+    }
+
+    /// `verbose`: says on standard error at start which mode the process runs in.
+    pub const fn verbose(self, is_on: bool) -> Self {
+        self.with(Key::Verbose, is_on as usize)
+    }
+
+    /// `hardened`: checks each object when it is freed, resized and handed out. Slower; turns guard pages on as well,
+    /// for one of 1,000 calls unless [`guard_one_in`](Self::guard_one_in) says otherwise.
+    pub const fn hardened(self, is_on: bool) -> Self {
+        self.with(Key::Hardened, is_on as usize)
+    }
+
+    /// `guard`: one of `calls` slow calls gives an object between guard pages; 0: none does.
+    pub const fn guard_one_in(self, calls: usize) -> Self {
+        self.with(Key::Guard, calls)
+    }
+
+    /// `membarrier`: whether membarrier(2) may be called. For programs whose filter of system calls kills for it.
+    pub const fn membarrier(self, is_allowed: bool) -> Self {
+        self.with(Key::Membarrier, is_allowed as usize)
+    }
+
+    const fn with(mut self, key: Key, value: usize) -> Self {
+        self.values[key as usize] = Some(value);
+        if matches!(key, Key::StatsAtExit) {
+            self.exit_file = None;
+        }
+        self
+    }
+
+    fn take_over(&self) {
+        let values = Key::ALL.into_iter().zip(self.values);
+        for (key, value) in values.filter_map(|(key, value)| Some((key, value?))) {
+            store(key, value, Origin::Program);
+        }
+        if let Some(value) = self.exit_file.and_then(|name| keep_exit_file(name.as_bytes())) {
+            store(Key::StatsAtExit, value, Origin::Program);
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config::new()
+    }
+}
+
+/// The linker names the ends of a section only if there is one.
+#[used]
+#[unsafe(link_section = "rsalloc_config")]
+static NOTHING: Config = Config::new();
+
+unsafe extern "C" {
+    #[link_name = "__start_rsalloc_config"]
+    static FIRST: u8;
+    #[link_name = "__stop_rsalloc_config"]
+    static END: u8;
+}
+
+/// Takes over what the program declares.
+pub fn read() {
+    let (first, end) = (&raw const FIRST, &raw const END);
+    let count = (end as usize - first as usize) / size_of::<Config>();
+    // SAFETY: the section holds nothing but statics of this type, one behind the other, since their size is a multiple
+    // of their alignment.
+    let declarations = unsafe { core::slice::from_raw_parts(first.cast::<Config>(), count) };
+    declarations.iter().for_each(Config::take_over);
+}

@@ -1,0 +1,362 @@
+//! The configuration: built-in defaults, what the program declares ([`Config`]), `RSALLOC_CONF`, in rising order.
+//!
+//! Promises: init reads it once, without allocating; unknown keys and bad values are named in one line on standard
+//! error and change nothing; a setuid program ignores the environment; each effective value knows its origin.
+
+mod declared;
+mod text;
+
+pub use declared::Config;
+pub use text::parse;
+
+use crate::atomic::{AtomicU8, AtomicUsize, Ordering};
+use crate::report::ShardIndex;
+use core::cell::UnsafeCell;
+
+/// Where the value of a setting comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// Declared by the program: [`Config`].
+    Program,
+    /// The environment variable `RSALLOC_CONF`.
+    Environment,
+    /// A call at run time: `mallopt` or [`limit_dirty`](crate::limit_dirty).
+    Call,
+}
+
+/// The value of a setting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Value {
+    /// A switch; shown as `on` or `off`.
+    Switch(bool),
+    /// One of the key's words.
+    Word(&'static str),
+    /// A number, of bytes where the key says so.
+    Number(usize),
+    /// A text, such as a file name.
+    Text(&'static str),
+}
+
+impl core::fmt::Display for Value {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Value::Switch(is_on) => f.write_str(if *is_on { "on" } else { "off" }),
+            Value::Word(text) | Value::Text(text) => f.write_str(text),
+            Value::Number(number) => write!(f, "{number}"),
+        }
+    }
+}
+
+/// A setting: its key, its effective value and where that comes from. Shown as `key:value`, as `RSALLOC_CONF` has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Setting {
+    /// The key as written in `RSALLOC_CONF`.
+    pub key: &'static str,
+    /// The effective value.
+    pub value: Value,
+    /// Where the value comes from.
+    pub origin: Origin,
+    /// What the setting does, in words.
+    pub help: &'static str,
+}
+
+impl core::fmt::Display for Setting {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}:{}", self.key, self.value)
+    }
+}
+
+/// What the program asks for: per-CPU caches where the system has rseq, or the atomic path in any case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum RequestedMode {
+    /// Per CPU where that is possible.
+    Auto,
+    /// The atomic path, without rseq.
+    Atomic,
+}
+
+/// Where the statistics go when the process ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum StatsAtExit {
+    /// Nowhere.
+    Off,
+    /// To standard error, as text.
+    Text,
+    /// To standard error, as JSON.
+    Json,
+    /// To a file, as JSON; `%p` in its name becomes the process id.
+    JsonFile(&'static str),
+}
+
+/// The keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Key {
+    /// See [`RequestedMode`].
+    Mode,
+    /// See [`ShardIndex`].
+    Index,
+    /// Bytes that one shard may cache; 0: see `cpu_cache::capacity`.
+    Cache,
+    /// Bytes of free spans that may stay resident.
+    Dirty,
+    /// See [`StatsAtExit`].
+    StatsAtExit,
+    /// Says at start which mode the process runs in.
+    Verbose,
+    /// Checks each object when it is freed, resized and handed out.
+    Hardened,
+    /// One of how many slow calls gets an object between guard pages; 0: none.
+    Guard,
+    /// Allows calls of membarrier(2).
+    Membarrier,
+}
+
+impl Key {
+    /// All of them.
+    const ALL: [Key; KEYS] = [
+        Key::Mode,
+        Key::Index,
+        Key::Cache,
+        Key::Dirty,
+        Key::StatsAtExit,
+        Key::Verbose,
+        Key::Hardened,
+        Key::Guard,
+        Key::Membarrier,
+    ];
+}
+
+const KEYS: usize = 9;
+
+/// How a key's value is written, and kept in a `usize`.
+enum Shape {
+    /// 0 or 1.
+    Switch,
+    /// The index of a word.
+    Words(&'static [&'static str]),
+    Number,
+    /// As a number, and the words of a switch that is off mean 0.
+    NumberOrOff,
+    /// See [`EXIT_WORDS`].
+    Exit,
+}
+
+/// The words of `stats_at_exit`. Any other value is the name of a file.
+const EXIT_WORDS: [&str; 3] = ["off", "text", "json"];
+/// The value of `stats_at_exit` that stands for the name in [`EXIT_FILE`].
+const EXIT_TO_FILE: usize = EXIT_WORDS.len();
+
+struct KeyInfo {
+    name: &'static str,
+    shape: Shape,
+    default: usize,
+    help: &'static str,
+}
+
+/// In the order of [`Key`].
+static INFO: [KeyInfo; KEYS] = [
+    KeyInfo {
+        name: "mode",
+        shape: Shape::Words(&["auto", "atomic"]),
+        default: RequestedMode::Auto as usize,
+        help: "atomic: never use restartable sequences",
+    },
+    KeyInfo {
+        name: "index",
+        shape: Shape::Words(&["cpu_id", "mm_cid"]),
+        default: ShardIndex::CpuId as usize,
+        help: "what numbers the shards: the CPU, or the kernel's compact concurrency id",
+    },
+    KeyInfo {
+        name: "cache",
+        shape: Shape::Number,
+        default: 0,
+        help: "bytes that one shard may cache; 0: all shards together a quarter of what is in use",
+    },
+    KeyInfo {
+        name: "dirty",
+        shape: Shape::Number,
+        default: 1 << 20,
+        help: "bytes of free spans that may stay resident at least; a quarter of what is in use may as well",
+    },
+    KeyInfo {
+        name: "stats_at_exit",
+        shape: Shape::Exit,
+        default: 0,
+        help: "text, json or a file name for JSON: write statistics when the process ends",
+    },
+    KeyInfo {
+        name: "verbose",
+        shape: Shape::Switch,
+        default: 0,
+        help: "on: say at start which mode the process runs in",
+    },
+    KeyInfo {
+        name: "hardened",
+        shape: Shape::Switch,
+        default: 0,
+        help: "on: check each object when it is freed and handed out (slower); sets guard:1000",
+    },
+    KeyInfo {
+        name: "guard",
+        shape: Shape::NumberOrOff,
+        default: 0,
+        help: "one of so many slow calls gives an object between guard pages, with a SIGSEGV handler; 0: none",
+    },
+    KeyInfo {
+        name: "membarrier",
+        shape: Shape::Switch,
+        default: 1,
+        help: "off: never call membarrier, where a filter kills for it (release then empties one CPU's cache)",
+    },
+];
+
+static VALUES: [AtomicUsize; KEYS] = [
+    AtomicUsize::new(INFO[0].default),
+    AtomicUsize::new(INFO[1].default),
+    AtomicUsize::new(INFO[2].default),
+    AtomicUsize::new(INFO[3].default),
+    AtomicUsize::new(INFO[4].default),
+    AtomicUsize::new(INFO[5].default),
+    AtomicUsize::new(INFO[6].default),
+    AtomicUsize::new(INFO[7].default),
+    AtomicUsize::new(INFO[8].default),
+];
+static ORIGINS: [AtomicU8; KEYS] = [const { AtomicU8::new(Origin::Default as u8) }; KEYS];
+
+const FILE_NAME_MAX_BYTES: usize = 255;
+
+struct FileName {
+    bytes: UnsafeCell<[u8; FILE_NAME_MAX_BYTES]>,
+    len: AtomicUsize,
+}
+// SAFETY: init alone writes, before `EXIT_TO_FILE` is stored; read-only afterwards.
+unsafe impl Sync for FileName {}
+static EXIT_FILE: FileName =
+    FileName { bytes: UnsafeCell::new([0; FILE_NAME_MAX_BYTES]), len: AtomicUsize::new(0) };
+
+/// The value of a key whose values are numbers.
+pub fn number(key: Key) -> usize {
+    // Ordering: Relaxed, values that stand alone.
+    VALUES[key as usize].load(Ordering::Relaxed)
+}
+
+/// The value of a key that is a switch.
+pub fn is_on(key: Key) -> bool {
+    number(key) != 0
+}
+
+/// The mode that was asked for.
+pub fn requested_mode() -> RequestedMode {
+    match number(Key::Mode) {
+        0 => RequestedMode::Auto,
+        _ => RequestedMode::Atomic,
+    }
+}
+
+/// What is to number the shards.
+pub fn requested_index() -> ShardIndex {
+    match number(Key::Index) {
+        0 => ShardIndex::CpuId,
+        _ => ShardIndex::MmCid,
+    }
+}
+
+/// Where the statistics go when the process ends.
+pub fn stats_at_exit() -> StatsAtExit {
+    // Ordering: Acquire pairs with the Release in `store`, for the file's name.
+    match VALUES[Key::StatsAtExit as usize].load(Ordering::Acquire) {
+        0 => StatsAtExit::Off,
+        1 => StatsAtExit::Text,
+        2 => StatsAtExit::Json,
+        _ => StatsAtExit::JsonFile(exit_file()),
+    }
+}
+
+/// The effective settings.
+pub fn settings() -> impl ExactSizeIterator<Item = Setting> + Clone {
+    INFO.iter().enumerate().map(|(index, info)| {
+        // Ordering: Relaxed, words that stand alone.
+        let value = VALUES[index].load(Ordering::Relaxed);
+        let origin = match ORIGINS[index].load(Ordering::Relaxed) {
+            origin if origin == Origin::Program as u8 => Origin::Program,
+            origin if origin == Origin::Environment as u8 => Origin::Environment,
+            origin if origin == Origin::Call as u8 => Origin::Call,
+            _ => Origin::Default,
+        };
+        let value = match info.shape {
+            Shape::Switch => Value::Switch(value != 0),
+            Shape::Words(words) => Value::Word(words[value]),
+            Shape::Number | Shape::NumberOrOff => Value::Number(value),
+            Shape::Exit => match stats_at_exit() {
+                StatsAtExit::JsonFile(name) => Value::Text(name),
+                _ => Value::Word(EXIT_WORDS[value.min(EXIT_WORDS.len() - 1)]),
+            },
+        };
+        Setting { key: info.name, value, origin, help: info.help }
+    })
+}
+
+/// Sets the default of a number that init finds out, unless the number was set.
+pub fn set_default(key: Key, value: usize) {
+    // Ordering: Relaxed, values that stand alone.
+    if ORIGINS[key as usize].load(Ordering::Relaxed) == Origin::Default as u8 {
+        store(key, value, Origin::Default);
+    }
+}
+
+/// Sets a number for a call at run time, unless the environment did; whether it was set.
+pub fn set_number_if_unset(key: Key, value: usize) -> bool {
+    // Ordering: Relaxed, values that stand alone.
+    let is_free = ORIGINS[key as usize].load(Ordering::Relaxed) != Origin::Environment as u8;
+    if is_free {
+        set_number(key, value);
+    }
+    is_free
+}
+
+/// Sets a number for a call at run time.
+pub fn set_number(key: Key, value: usize) {
+    store(key, value, Origin::Call);
+}
+
+/// Takes over what the program declares, then the environment. For init, once.
+pub fn read() {
+    declared::read();
+    text::read_environment();
+}
+
+fn store(key: Key, value: usize, origin: Origin) {
+    // Ordering: Release publishes the name behind `EXIT_TO_FILE`.
+    VALUES[key as usize].store(value, Ordering::Release);
+    // Ordering: Relaxed, a word that stands alone.
+    ORIGINS[key as usize].store(origin as u8, Ordering::Relaxed);
+}
+
+/// Keeps the name of a file for the statistics; the value that stands for it, or none if the name cannot be kept.
+fn keep_exit_file(name: &[u8]) -> Option<usize> {
+    if name.is_empty() || name.len() > FILE_NAME_MAX_BYTES || core::str::from_utf8(name).is_err() {
+        return None;
+    }
+    // SAFETY: init runs alone, and other threads read only after `EXIT_TO_FILE` is stored.
+    unsafe { (&mut *EXIT_FILE.bytes.get())[..name.len()].copy_from_slice(name) };
+    // Ordering: Relaxed, published with `EXIT_TO_FILE`.
+    EXIT_FILE.len.store(name.len(), Ordering::Relaxed);
+    Some(EXIT_TO_FILE)
+}
+
+fn exit_file() -> &'static str {
+    // Ordering: Relaxed, the caller has acquired `EXIT_TO_FILE`.
+    let len = EXIT_FILE.len.load(Ordering::Relaxed);
+    // SAFETY: written by init, before `EXIT_TO_FILE` was stored.
+    let bytes: &'static [u8; FILE_NAME_MAX_BYTES] = unsafe { &*EXIT_FILE.bytes.get() };
+    core::str::from_utf8(&bytes[..len]).unwrap_or("")
+}

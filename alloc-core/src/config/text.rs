@@ -1,0 +1,66 @@
+//! `RSALLOC_CONF=key:value,...`: the configuration in the environment.
+
+use super::{EXIT_WORDS, INFO, Key, Origin, Shape, keep_exit_file, store};
+use crate::fail::Line;
+use crate::os;
+
+/// Reads the environment, unless the program is setuid.
+pub fn read_environment() {
+    if os::auxv(libc::AT_SECURE) != 0 {
+        return;
+    }
+    let mut buffer = [0; 8192];
+    if let Some(text) = os::environment(b"RSALLOC_CONF=", &mut buffer) {
+        parse(text);
+    }
+}
+
+/// Takes over the settings of `text`, as written in `RSALLOC_CONF`. For init and for tests, where
+/// no other thread reads or writes settings meanwhile.
+#[doc(hidden)]
+pub fn parse(text: &[u8]) {
+    for item in text.split(|&byte| byte == b',').filter(|item| !item.is_empty()) {
+        let mut parts = item.splitn(2, |&byte| byte == b':');
+        let key = parts.next().unwrap_or(b"").trim_ascii();
+        let value = parts.next().unwrap_or(b"").trim_ascii();
+        match Key::ALL.into_iter().find(|&known| INFO[known as usize].name.as_bytes() == key) {
+            None => complain("unknown key", item, "ignored; `rsalloc conf` lists the keys"),
+            Some(key) => match parse_value(&INFO[key as usize].shape, value) {
+                Some(value) => store(key, value, Origin::Environment),
+                None => complain("bad value", item, "ignored; `rsalloc conf` lists the values"),
+            },
+        }
+    }
+}
+
+fn parse_value(shape: &Shape, value: &[u8]) -> Option<usize> {
+    let word_of = |words: &[&str]| words.iter().position(|word| word.as_bytes() == value);
+    match shape {
+        Shape::Switch => parse_switch(value).map(usize::from),
+        Shape::Words(words) => word_of(words),
+        Shape::Number => os::parse_number(value),
+        Shape::NumberOrOff if parse_switch(value) == Some(false) => Some(0),
+        Shape::NumberOrOff => os::parse_number(value),
+        // On means text: its number is 1.
+        Shape::Exit => parse_switch(value)
+            .map(usize::from)
+            .or_else(|| word_of(&EXIT_WORDS))
+            .or_else(|| keep_exit_file(value)),
+    }
+}
+
+fn parse_switch(value: &[u8]) -> Option<bool> {
+    match value {
+        b"1" | b"on" | b"true" | b"yes" => Some(true),
+        b"0" | b"off" | b"false" | b"no" => Some(false),
+        _ => None,
+    }
+}
+
+#[cold]
+fn complain(what: &str, item: &[u8], then: &str) {
+    let mut line = Line::new();
+    line.text("rsalloc: RSALLOC_CONF: ").text(what).text(" '");
+    line.shown(&item[..item.len().min(64)]).text("': ").text(then).text("\n");
+    line.write_to_stderr();
+}

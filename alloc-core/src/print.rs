@@ -1,0 +1,134 @@
+//! What a process prints about itself: the statistics at its end, and the buffer that such texts go through.
+//!
+//! Promises to allocate nothing: a fixed buffer is formatted into and handed on when it is full.
+
+use crate::config::{self, StatsAtExit};
+use crate::describe;
+use crate::engine::init::report;
+use crate::os;
+use crate::stats::stats;
+use core::ffi::c_int;
+use core::fmt::Write;
+
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static AT_EXIT: extern "C" fn() = stats_at_exit;
+
+/// Obeys the setting `stats_at_exit`.
+extern "C" fn stats_at_exit() {
+    match config::stats_at_exit() {
+        StatsAtExit::Off => {}
+        StatsAtExit::Text => all_text(&mut to_fd(libc::STDERR_FILENO)),
+        StatsAtExit::Json => all_json(&mut to_fd(libc::STDERR_FILENO)),
+        StatsAtExit::JsonFile(name) => json_to_file(name),
+    }
+}
+
+/// Report and statistics as text.
+pub fn all_text(out: &mut impl Write) {
+    let _ = write!(out, "{}{}", report(), stats());
+}
+
+fn all_json(out: &mut impl Write) {
+    let _ = describe::all_json(out, &report(), &stats());
+}
+
+fn json_to_file(name: &str) {
+    let mut path = Path { bytes: [0; 1024], len: 0 };
+    let fd = match path.expand(name) {
+        // SAFETY: `path` ends with a zero, which `expand` never overwrites.
+        Ok(()) => unsafe {
+            let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
+            libc::open(path.bytes.as_ptr().cast(), flags, 0o644)
+        },
+        Err(_) => -1,
+    };
+    if fd < 0 {
+        let mut err = to_fd(libc::STDERR_FILENO);
+        let _ = writeln!(err, "rsalloc: cannot write the statistics to {name}; see stats_at_exit");
+        return;
+    }
+    all_json(&mut to_fd(fd));
+    // SAFETY: opened above, closed once.
+    unsafe { libc::close(fd) };
+}
+
+/// A zero-terminated path.
+struct Path {
+    bytes: [u8; 1024],
+    len: usize,
+}
+
+impl Path {
+    fn expand(&mut self, name: &str) -> core::fmt::Result {
+        let mut parts = name.split("%p");
+        self.write_str(parts.next().unwrap_or_default())?;
+        // SAFETY: getpid has no preconditions.
+        parts.try_for_each(|part| write!(self, "{}{part}", unsafe { libc::getpid() }))
+    }
+}
+
+impl Write for Path {
+    fn write_str(&mut self, s: &str) -> core::fmt::Result {
+        let end = self.len + s.len();
+        if end >= self.bytes.len() {
+            return Err(core::fmt::Error);
+        }
+        self.bytes[self.len..end].copy_from_slice(s.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}
+
+/// A fixed buffer in front of a sink, emptied when full and when dropped.
+pub struct Buffered<S: FnMut(&[u8])> {
+    bytes: [u8; 1024],
+    len: usize,
+    sink: S,
+}
+
+/// A buffer that is written to a file descriptor.
+pub fn to_fd(fd: c_int) -> Buffered<impl FnMut(&[u8])> {
+    Buffered::new(move |bytes| write_all(fd, bytes))
+}
+
+fn write_all(fd: c_int, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        match os::write(fd, bytes) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(libc::EINTR) => {}
+            Err(_) => return, // There is no other place to say so.
+        }
+    }
+}
+
+impl<S: FnMut(&[u8])> Buffered<S> {
+    /// An empty buffer in front of `sink`.
+    pub fn new(sink: S) -> Self {
+        Self { bytes: [0; 1024], len: 0, sink }
+    }
+
+    fn flush(&mut self) {
+        (self.sink)(&self.bytes[..self.len]);
+        self.len = 0;
+    }
+}
+
+impl<S: FnMut(&[u8])> Write for Buffered<S> {
+    fn write_str(&mut self, s: &str) -> core::fmt::Result {
+        for &byte in s.as_bytes() {
+            if self.len == self.bytes.len() {
+                self.flush();
+            }
+            self.bytes[self.len] = byte;
+            self.len += 1;
+        }
+        Ok(())
+    }
+}
+
+impl<S: FnMut(&[u8])> Drop for Buffered<S> {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
