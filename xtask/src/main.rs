@@ -1,5 +1,6 @@
 //! The gates as commands: `cargo xtask --help`.
 
+mod code;
 mod fuzz;
 mod golden;
 mod imports;

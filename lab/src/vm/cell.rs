@@ -229,7 +229,7 @@ impl Cell {
         let kernel = KERNELS.iter().position(|kernel| *kernel == self.kernel).unwrap_or(0);
         let part = format!("{kernel}/{SWEEP_PARTS}");
         let command = [
-            "/bin/lab",
+            "/bin/xtask",
             "sweep",
             "--lib",
             "/bin/librsalloc.so",

@@ -60,12 +60,18 @@ impl Programs {
             programs.push((name.to_owned(), release.join(name)));
         }
         let own = std::env::current_exe().context("where is this program?")?;
+        // It has the sweep; both are built alike, into one folder.
+        tools::run(&mut tools::cargo(&[
+            "build",
+            "--profile",
+            "tools",
+            "--quiet",
+            "--package",
+            "xtask",
+        ]))?;
+        programs.push(("xtask".to_owned(), own.with_file_name("xtask")));
         programs.push(("lab".to_owned(), own));
         programs.push((VICTIM.to_owned(), storm::build(&fetch::cache()?, VICTIM)?));
-        // What the sweep reads the library with.
-        for name in ["objdump", "nm"] {
-            programs.push((name.to_owned(), PathBuf::from("/usr/bin").join(name)));
-        }
         Ok(Programs { programs, files: Vec::new() })
     }
 

@@ -2,15 +2,14 @@
 //!
 //! Promises to fail when an entry of librsalloc.so executes other instructions than
 //! docs/golden.md says, more than its limit, or anything that a hot path must not (a call, a locked
-//! instruction, the stack). Called by hand and by `preflight`; calls `path` for the walk.
+//! instruction, the stack).
 
-pub mod path;
+mod path;
 
+use crate::code::Code;
 use anyhow::{Context, bail};
-use path::{Cost, Disassembly};
+use path::Cost;
 use std::fmt::Write as _;
-use std::path::Path;
-use std::process::Command;
 
 /// Arguments of the command.
 #[derive(clap::Args)]
@@ -36,7 +35,7 @@ const ENTRIES: &[Entry] = &[
 /// Runs the command.
 pub fn main(arguments: Arguments) -> anyhow::Result<()> {
     tools::build_release(&["rsalloc-preload"])?;
-    let code = disassemble(&tools::library()?)?;
+    let code = Code::read(&tools::library()?)?;
 
     let (table, mut faults) = examine(&code, ENTRIES);
     print!("{table}");
@@ -53,30 +52,15 @@ pub fn main(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads the code of a library with binutils.
-pub fn disassemble(library: &Path) -> anyhow::Result<Disassembly> {
-    if !cfg!(target_arch = "x86_64") {
-        bail!("the code is read as x86-64; run this on such a machine");
-    }
-    if !tools::has("objdump") {
-        bail!("objdump is missing; run as root: apt-get install binutils");
-    }
-    let mut objdump = Command::new("objdump");
-    objdump.args(["--disassemble", "--no-show-raw-insn", "-M", "intel"]).arg(library);
-    let mut nm = Command::new("nm");
-    nm.args(["--dynamic", "--defined-only"]).arg(library);
-    Ok(Disassembly::parse(&tools::output(&mut objdump)?, &tools::output(&mut nm)?))
-}
-
 /// The table of what each entry executes, and what is wrong with it.
-fn examine(code: &Disassembly, entries: &[Entry]) -> (String, Vec<String>) {
+fn examine(code: &Code, entries: &[Entry]) -> (String, Vec<String>) {
     let mut faults = Vec::new();
     let mut table = String::from(
         "| entry | instructions | limit | loads | stores | conditional branches |\n\
          |---|--:|--:|--:|--:|--:|\n",
     );
     for Entry { symbol, limit } in entries {
-        let cost = match code.walk(symbol) {
+        let cost = match path::walk(code, symbol) {
             Ok(cost) => cost,
             Err(error) => {
                 faults.push(format!("{symbol}: {error}"));
@@ -129,17 +113,22 @@ mod tests {
     use super::*;
 
     const GOOD: &str = "
-0000000000001000 <malloc>:
-    1000:\tmov    rax,QWORD PTR fs:0x0
-    1009:\tcmp    rdi,0x400
-    1010:\tja     2000 <slow>
-    1016:\tmov    QWORD PTR [rax+0x8],rdi
-    101a:\tret
-";
-    const SYMBOLS: &str = "0000000000001000 T malloc\n";
+        .globl malloc
+        .type malloc, @function
+        malloc:
+        mov rax, fs:0
+        cmp rdi, 0x400
+        ja slow
+        mov [rax+0x8], rdi
+        ret
+        slow: ret";
 
-    fn faults(text: &str, limit: usize) -> Vec<String> {
-        examine(&Disassembly::parse(text, SYMBOLS), &[Entry { symbol: "malloc", limit }]).1
+    fn assemble(source: &str) -> Code {
+        crate::code::assemble(source).0
+    }
+
+    fn faults(source: &str, limit: usize) -> Vec<String> {
+        examine(&assemble(source), &[Entry { symbol: "malloc", limit }]).1
     }
 
     #[test]
@@ -154,24 +143,23 @@ mod tests {
 
     #[test]
     fn a_missing_entry_fails() {
-        let code = Disassembly::parse(GOOD, SYMBOLS);
-        let (_, faults) = examine(&code, &[Entry { symbol: "free", limit: 99 }]);
+        let (_, faults) = examine(&assemble(GOOD), &[Entry { symbol: "free", limit: 99 }]);
         assert_eq!(faults, ["free: the library does not export it"]);
     }
 
     #[test]
     fn a_forbidden_instruction_fails() {
-        let text = GOOD.replace("cmp    rdi,0x400", "push   rbx");
-        assert_eq!(faults(&text, 24), ["malloc: uses the stack at 1009: push rbx"]);
+        let text = GOOD.replace("cmp rdi, 0x400", "push rbx");
+        assert_eq!(faults(&text, 24), ["malloc: uses the stack at 9: push rbx"]);
     }
 
     #[test]
     fn one_instruction_more_than_committed_fails_with_a_difference() {
         let entries = [Entry { symbol: "malloc", limit: 18 }];
-        let (table, _) = examine(&Disassembly::parse(GOOD, SYMBOLS), &entries);
+        let (table, _) = examine(&assemble(GOOD), &entries);
         assert_eq!(difference(&document(&table), &table), None);
-        let more = GOOD.replace("    101a:", "    1018:\tnop\n    101a:");
-        let (new, _) = examine(&Disassembly::parse(&more, SYMBOLS), &entries);
+        let more = GOOD.replacen("ret", "nop\nret", 1);
+        let (new, _) = examine(&assemble(&more), &entries);
         let text = difference(&document(&table), &new).expect("they differ");
         assert!(
             text.contains("\n- | `malloc` | 5 |") && text.contains("\n+ | `malloc` | 6 |"),

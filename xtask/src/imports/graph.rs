@@ -5,17 +5,16 @@
 //! whose address it takes (a table of methods). So a call through a register is covered if the function that reaches it
 //! took the address. What it cannot see is an address that was stored in memory at run time: [`Graph::reach`]
 //! lists the functions that go on through writable memory.
-//!
-//! Reads objdump's text, and symbols and dynamic relocations by the `object` crate.
 
+use crate::code::Code;
 use anyhow::{Context, bail};
+use iced_x86::{FlowControl, Instruction};
 use object::{
     Object, ObjectSection, ObjectSymbol, ObjectSymbolTable, RelocationFlags, RelocationTarget,
     SymbolKind, elf,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
-use std::process::Command;
 
 /// Pseudo-entries: what the dynamic linker calls when it loads and unloads the library.
 pub const ARRAYS: [&str; 2] = [".init_array", ".fini_array"];
@@ -70,10 +69,7 @@ impl Graph {
         let bytes =
             std::fs::read(library).with_context(|| format!("read {}", library.display()))?;
         let file = object::File::parse(&*bytes).context("it is not an ELF file")?;
-        let mut objdump = Command::new("objdump");
-        objdump.args(["--disassemble", "--no-show-raw-insn", "-M", "intel"]).arg(library);
-        let text = tools::output(&mut objdump)?;
-
+        let code = Code::decode(&file)?;
         let image = Image::read(&file)?;
         let mut graph = Graph { functions: BTreeMap::new(), entries: BTreeMap::new() };
         for symbol in file.symbols().chain(file.dynamic_symbols()) {
@@ -105,10 +101,9 @@ impl Graph {
             });
             graph.entries.insert(array.to_owned(), named.collect());
         }
-        let lines: Vec<_> = text.lines().filter_map(Line::read).collect();
-        let referred: BTreeSet<u64> = lines.iter().filter_map(|line| line.refers_to).collect();
-        for line in &lines {
-            graph.add(line, &image, &referred);
+        let referred: BTreeSet<u64> = code.all().filter_map(refers_to).collect();
+        for instruction in code.all() {
+            graph.add(instruction, &image, &referred);
         }
         Ok(graph)
     }
@@ -166,13 +161,14 @@ impl Graph {
         }
     }
 
-    fn add(&mut self, line: &Line, image: &Image, referred: &BTreeSet<u64>) {
-        let place = self.place(line.at);
+    fn add(&mut self, instruction: &Instruction, image: &Image, referred: &BTreeSet<u64>) {
+        let place = self.place(instruction.ip());
         let mut calls = Vec::new();
         let mut imports = Vec::new();
         let mut stored = false;
-        calls.extend(line.target.filter(|&target| self.place(target) != place));
-        if let Some(address) = line.refers_to {
+        let target = instruction.near_branch_target(); // 0: none
+        calls.extend((target != 0 && self.place(target) != place).then_some(target));
+        if let Some(address) = refers_to(instruction) {
             if image.is_code(address) {
                 calls.push(address);
             } else {
@@ -185,7 +181,11 @@ impl Graph {
                         Slot::Own(address) => calls.push(*address),
                     }
                 }
-                stored = line.is_indirect && !image.is_constant(address);
+                let is_indirect = matches!(
+                    instruction.flow_control(),
+                    FlowControl::IndirectCall | FlowControl::IndirectBranch
+                );
+                stored = is_indirect && !image.is_constant(address);
             }
         }
         let function = self.functions.entry(place).or_insert_with(|| Function {
@@ -248,32 +248,7 @@ impl Image {
     }
 }
 
-/// One instruction.
-struct Line {
-    at: u64,
-    /// Where a direct call or jump goes.
-    target: Option<u64>,
-    /// The address that an operand names relative to the instruction.
-    refers_to: Option<u64>,
-    /// Whether it calls or jumps to an address in memory.
-    is_indirect: bool,
-}
-
-impl Line {
-    fn read(line: &str) -> Option<Line> {
-        let (at, text) = line.split_once(":\t")?;
-        let at = u64::from_str_radix(at.trim(), 16).ok()?;
-        let (code, comment) = text.split_once('#').unwrap_or((text, ""));
-        let mut words = code.split_whitespace().filter(|word| {
-            !matches!(*word, "bnd" | "notrack" | "lock" | "rep" | "repz" | "data16" | "cs")
-        });
-        let name = words.next()?;
-        let transfers = name == "call" || name.starts_with('j');
-        let operand = words.next().unwrap_or("");
-        let target = transfers.then(|| u64::from_str_radix(operand, 16).ok()).flatten();
-        let refers_to = comment.split_whitespace().next();
-        let refers_to = refers_to.and_then(|word| u64::from_str_radix(word, 16).ok());
-        let is_indirect = transfers && target.is_none() && code.contains("[rip");
-        Some(Line { at, target, refers_to, is_indirect })
-    }
+/// The address that an operand names relative to the instruction.
+fn refers_to(instruction: &Instruction) -> Option<u64> {
+    instruction.is_ip_rel_memory_operand().then(|| instruction.ip_rel_memory_address())
 }

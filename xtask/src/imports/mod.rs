@@ -3,7 +3,6 @@
 //! Promises to fail when an exported function of librsalloc.so reaches an import that docs/imports.txt does not
 //! list for its family, or no longer reaches one that is listed; and, whatever is listed, when an allocation or
 //! a free reaches the dynamic linker: a thread may hold its lock while it waits for the allocation.
-//! Called by hand and by `preflight`; calls `graph`, and `rules` for the document.
 
 mod graph;
 mod rules;

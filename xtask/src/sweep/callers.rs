@@ -5,7 +5,7 @@
 //! return, the slow path's included. At each stop the caller is computed from the library's `.eh_frame` as a
 //! profiler does, frame by frame, and must be that return address. Called by `sweep`; calls `tracer` and `frames`.
 
-use super::frames::{Frames, Place, RETURN, RSP};
+use super::frames::{Frames, Place, RETURN, RSP, is_run};
 use super::tracer::{Event, Victim};
 use super::{Environment, Subject, lint};
 use anyhow::{Context, bail};
@@ -78,11 +78,10 @@ pub fn watch(
             continue;
         }
         let (_, span) = frames.function(section.start).context("a section outside of functions")?;
-        let code = subject.code.range(span.clone()).skip(1);
-        let code = code.filter(|(_, text)| !text.starts_with("ud1") && !text.starts_with("nop"));
+        let code = subject.code.range(span.clone()).skip(1).filter(|found| is_run(found));
         // Of the sections first: a function that is seldom called has no calls for the rest.
         let mut left: Vec<_> = code
-            .map(|(at, _)| at)
+            .map(|instruction| instruction.ip())
             .filter(|at| !seen.reached.contains(at) && is_wanted(at))
             .collect();
         left.sort_by_key(|at| !section.span().contains(at));

@@ -127,7 +127,7 @@ fn other_handler(subject: &Subject, section: &Section) -> Patch {
 /// Address of the commit, the last instruction.
 fn commit(subject: &Subject, section: &Section) -> anyhow::Result<u64> {
     let last = subject.code.range(section.span()).last();
-    Ok(last.with_context(|| format!("{} has no code", section.name))?.0)
+    Ok(last.with_context(|| format!("{} has no code", section.name))?.ip())
 }
 
 /// A counter or a capacity that goes wrong is no object lost.

@@ -1,15 +1,16 @@
 //! What unwinders read of a built library, and whether it is true.
 //!
 //! Promises a line for each instruction that no entry of `.eh_frame` covers, and for each at which the entry puts
-//! the caller elsewhere than the stack pointer's way from the function's start says. Called by `sweep`; calls gimli.
+//! the caller elsewhere than the stack pointer's way from the function's start says.
 //!
 //! The way is followed over all branches, from each function's start and from each abort handler, where the kernel
 //! continues a section with the stack as it was. What the walk can't follow (a stack pointer that is set, not
 //! moved) it leaves; not in the functions with sections, each instruction of which must have been walked.
 
-use crate::golden::path::{Disassembly, Instruction};
+use crate::code::{self, Code};
 use anyhow::{Context, ensure};
 use gimli::{BaseAddresses, CieOrFde, EhFrame, LittleEndian, UnwindContext, UnwindSection};
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 use object::{Object, ObjectSection, ObjectSymbol};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -22,9 +23,23 @@ pub const RSP: u16 = 7;
 pub const RETURN: u16 = 16;
 
 /// The registers by DWARF's numbers.
-const REGISTERS: [&str; 16] = [
-    "rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13",
-    "r14", "r15",
+const REGISTERS: [Register; 16] = [
+    Register::RAX,
+    Register::RDX,
+    Register::RCX,
+    Register::RBX,
+    Register::RSI,
+    Register::RDI,
+    Register::RBP,
+    Register::RSP,
+    Register::R8,
+    Register::R9,
+    Register::R10,
+    Register::R11,
+    Register::R12,
+    Register::R13,
+    Register::R14,
+    Register::R15,
 ];
 
 /// Functions of the C runtime's start files, which have no entries and never run while a program does.
@@ -124,13 +139,13 @@ impl Frames {
     }
 
     /// What is missing or wrong, and how many instructions were walked.
-    pub fn examine(&self, code: &Disassembly, sections: &[Section]) -> (Vec<String>, usize) {
+    pub fn examine(&self, code: &Code, sections: &[Section]) -> (Vec<String>, usize) {
         let mut faults = Vec::new();
         let is_start_file = |name: &str| START_FILES.contains(&name);
-        for (at, text) in code.range(self.text.clone()).filter(|(_, text)| !is_padding(text)) {
-            let name = self.function(at).map_or("?", |(name, _)| name);
-            if self.row(at).is_none() && !is_start_file(name) {
-                faults.push(format!("{name}: unwinders know nothing of {at:x}: {text}"));
+        for instruction in code.range(self.text.clone()).filter(|found| !code::is_padding(found)) {
+            let name = self.function(instruction.ip()).map_or("?", |(name, _)| name);
+            if self.row(instruction.ip()).is_none() && !is_start_file(name) {
+                faults.push(format!("{name}: unwinders know nothing of {}", place(instruction)));
             }
         }
         let mut walked = HashMap::new();
@@ -140,12 +155,11 @@ impl Frames {
         }
         for section in sections {
             let Some((name, span)) = self.function(section.start) else { continue };
-            // The signature before the abort handler is never run.
-            let is_code = |text: &str| !is_padding(text) && !text.starts_with("ud1");
-            let missed =
-                code.range(span).filter(|(at, text)| is_code(text) && !walked.contains_key(at));
-            faults
-                .extend(missed.map(|(at, text)| format!("{name}: no way leads to {at:x}: {text}")));
+            for missed in code.range(span).filter(|found| is_run(found)) {
+                if !walked.contains_key(&missed.ip()) {
+                    faults.push(format!("{name}: no way leads to {}", place(missed)));
+                }
+            }
         }
         (faults, walked.len())
     }
@@ -153,7 +167,7 @@ impl Frames {
     /// Follows the stack pointer from `start`, where the return address is on top of the stack.
     fn walk(
         &self,
-        code: &Disassembly,
+        code: &Code,
         start: u64,
         walked: &mut HashMap<u64, Stack>,
         faults: &mut Vec<String>,
@@ -161,7 +175,7 @@ impl Frames {
         let Some((name, span)) = self.function(start) else { return };
         let mut open = vec![(start, Stack { depth: 8, caller: None })];
         while let Some((at, stack)) = open.pop() {
-            let Some((_, text)) = code.range(at..at + 1).next() else { continue };
+            let Some(instruction) = code.at(at) else { continue };
             if !span.contains(&at) || walked.insert(at, stack).is_some_and(|before| before == stack)
             {
                 continue;
@@ -172,16 +186,16 @@ impl Frames {
                     continue;
                 }
                 Some(row) if !stack.agrees_with(row) => faults.push(format!(
-                    "{name}: at {at:x} ({text}) unwinders read {:?} {:?}, but {stack:?}",
-                    row.cfa, row.saved
+                    "{name}: at {at:x} ({}) unwinders read {:?} {:?}, but {stack:?}",
+                    code::text(instruction),
+                    row.cfa,
+                    row.saved
                 )),
                 _ => {}
             }
-            let instruction = Instruction::read(text);
-            let ends = matches!(instruction.name, "ret" | "jmp" | "ud1" | "ud2" | "int3" | "hlt");
-            let after = code.after(at).map(|(after, _)| after).filter(|_| !ends);
-            let target = instruction.is_jump().then(|| instruction.target()).flatten();
-            if let Some(stack) = stack.after(text) {
+            let after = code::falls_through(instruction).then(|| instruction.next_ip());
+            let target = code::jump_target(instruction);
+            if let Some(stack) = stack.after(instruction) {
                 open.extend(target.into_iter().chain(after).map(|to| (to, stack)));
             }
         }
@@ -233,37 +247,42 @@ impl Stack {
     }
 
     /// What it is behind an instruction; none if that can't be told.
-    fn after(self, text: &str) -> Option<Stack> {
-        let (name, operands) = text.split_once(' ').unwrap_or((text, ""));
-        let (first, second) = operands.split_once(',').unwrap_or((operands, ""));
+    fn after(self, instruction: &Instruction) -> Option<Stack> {
+        let number = |register| REGISTERS.iter().position(|&known| known == register);
+        let register = number(instruction.op0_register());
         let moved = |by| Some(Stack { depth: self.depth + by, ..self });
-        match name {
-            "push" if self.depth == 0 => (REGISTERS.iter().position(|r| *r == first)
-                == self.caller.map(usize::from))
-            .then_some(Stack { depth: 8, caller: None }),
-            "push" => moved(8),
-            "pop" if self.depth == 8 => {
-                let register = REGISTERS.iter().position(|r| *r == first)?;
-                Some(Stack { depth: 0, caller: Some(register as u16) })
+        match instruction.mnemonic() {
+            Mnemonic::Push if self.depth == 0 => (register == self.caller.map(usize::from))
+                .then_some(Stack { depth: 8, caller: None }),
+            Mnemonic::Push => moved(8),
+            Mnemonic::Pop if self.depth == 8 => {
+                Some(Stack { depth: 0, caller: Some(register? as u16) })
             }
-            "pop" => moved(-8),
-            "sub" | "add" if first == "rsp" => {
-                let amount = i64::from_str_radix(second.strip_prefix("0x")?, 16);
-                let amount = amount.ok()?;
-                // `add rsp,0xffffffffffffff80` is past i64: from_str_radix says so.
-                moved(if name == "sub" { amount } else { -amount })
+            Mnemonic::Pop => moved(-8),
+            mnemonic @ (Mnemonic::Add | Mnemonic::Sub)
+                if instruction.op0_register() == Register::RSP
+                    && instruction.op1_kind() != OpKind::Register
+                    && instruction.op1_kind() != OpKind::Memory =>
+            {
+                let amount = instruction.immediate(1) as i64;
+                moved(if mnemonic == Mnemonic::Sub { amount } else { -amount })
             }
-            "mov" | "lea" | "and" | "xchg" if first == "rsp" => None,
-            "leave" | "enter" | "pushf" | "popf" => None,
-            _ => Some(self),
+            _ => match instruction.flow_control() {
+                // What they put on the stack is gone when they are back.
+                FlowControl::Call | FlowControl::IndirectCall => Some(self),
+                _ => (!code::writes_register(instruction, Register::RSP)).then_some(self),
+            },
         }
     }
 }
 
-/// What fills the room between functions, and after calls that do not return.
-fn is_padding(text: &str) -> bool {
-    let name = Instruction::read(text).name;
-    matches!(name, "nop" | "nopw" | "nopl" | "int3") || text == "xchg ax,ax"
+/// Whether it is code that runs: neither padding nor the signature before an abort handler.
+pub fn is_run(instruction: &Instruction) -> bool {
+    !code::is_padding(instruction) && instruction.mnemonic() != Mnemonic::Ud1
+}
+
+fn place(instruction: &Instruction) -> String {
+    format!("{:x}: {}", instruction.ip(), code::text(instruction))
 }
 
 #[cfg(test)]
@@ -271,16 +290,19 @@ mod tests {
     use super::*;
 
     const CODE: &str = "
-    10:\tpush   rax
-    11:\tcall   90 <f>
-    16:\tpop    rax
-    17:\tpop    rdx
-    18:\tsyscall
-    1a:\tpush   rdx
-    1b:\tje     20 <share>
-    1d:\tjmp    90 <f>
-    20:\tret
-";
+        .org 0x10, 0x90
+        push rax
+        call away
+        pop rax
+        pop rdx
+        syscall
+        push rdx
+        je short 0f
+        jmp away
+        .org 0x20, 0x90
+        0: ret
+        .org 0x90, 0x90
+        away: ret";
 
     /// Rows of `CODE`: from, depth, and the register with the return address.
     const ROWS: [(u64, i64, Option<u16>); 5] =
@@ -297,13 +319,13 @@ mod tests {
     }
 
     fn faults(frames: &Frames) -> Vec<String> {
-        frames.examine(&Disassembly::parse(CODE, ""), &[]).0
+        frames.examine(&code::assemble(CODE).0, &[]).0
     }
 
     #[test]
     fn what_is_said_rightly_passes() {
         let frames = frames(&ROWS);
-        let (faults, walked) = frames.examine(&Disassembly::parse(CODE, ""), &[]);
+        let (faults, walked) = frames.examine(&code::assemble(CODE).0, &[]);
         assert_eq!((faults, walked), (Vec::new(), 9));
     }
 

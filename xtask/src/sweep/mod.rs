@@ -15,7 +15,7 @@ mod lint;
 mod tracer;
 mod victim;
 
-use crate::golden::{self, path::Disassembly};
+use crate::code::{self, Code};
 use anyhow::{Context, bail, ensure};
 use clap::builder::PossibleValuesParser;
 use frames::Frames;
@@ -92,7 +92,7 @@ const SHOWN: usize = 20;
 /// What there is to sweep.
 struct Subject {
     library: PathBuf,
-    code: Disassembly,
+    code: Code,
     sections: Vec<Section>,
     cpus: Vec<usize>,
     environments: Vec<&'static Environment>,
@@ -238,7 +238,7 @@ impl Subject {
             format!("no {}; build it: cargo build --release", library.display())
         })?;
         let sections = sections::read(&library).with_context(|| library.display().to_string())?;
-        let code = golden::disassemble(&library)?;
+        let code = Code::read(&library)?;
         let allowed = sched_getaffinity(Pid::from_raw(0))?;
         let cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu) == Ok(true)).collect();
         ensure!(!sections.is_empty(), "{} has no sections", library.display());
@@ -267,7 +267,7 @@ impl Subject {
 
     /// The section's instructions and the one after its commit.
     fn addresses(&self, section: &Section) -> impl Iterator<Item = u64> {
-        self.code.range(section.start..section.post + 1).map(|(at, _)| at)
+        self.code.range(section.start..section.post + 1).map(|instruction| instruction.ip())
     }
 
     /// The start of `malloc`'s section, for all others; see `victim::Phase`.
@@ -281,8 +281,8 @@ impl Subject {
         TREATMENTS.iter().copied().filter(move |&t| t != Treatment::Move || can_move)
     }
 
-    fn text(&self, at: u64) -> &str {
-        self.code.range(at..at + 1).next().map_or("?", |(_, text)| text)
+    fn text(&self, at: u64) -> String {
+        self.code.at(at).map_or_else(|| "?".to_owned(), code::text)
     }
 
     fn is_unreachable(&self, section: &Section, at: u64) -> bool {
