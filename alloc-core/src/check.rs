@@ -12,7 +12,8 @@
 //! segment says (segment I3).
 
 use crate::atomic::{AtomicUsize, Ordering};
-use crate::cpu_cache::{locked, while_still};
+use crate::cpu_cache::exclusive::{self, Stopped};
+use crate::cpu_cache::shard::locked;
 use crate::depot::DEPOT;
 use crate::guard;
 use crate::os::{self, Place};
@@ -134,8 +135,10 @@ pub fn check() -> Verdict {
     let mut backoff = Backoff::usual();
     loop {
         // Without a fence the shards can't be looked into while they run; the rest can.
-        let verdict = while_still(&mut Backoff::usual(), |regions| check_held(regions))
-            .unwrap_or_else(|| check_held(&mut core::iter::empty()));
+        let verdict = exclusive::stop_all(&mut Backoff::usual(), |stopped| {
+            check_held(&mut stopped.map(Stopped::region))
+        })
+        .unwrap_or_else(|| check_held(&mut core::iter::empty()));
         // A handler that forks on top of a holder of some lock goes first.
         if verdict != broken(DefectKind::Busy, 0) || !backoff.spend() {
             return verdict;

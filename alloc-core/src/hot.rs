@@ -24,7 +24,7 @@ pub use crate::units::SHARDS_MAX as SHARD_BOUND;
 use crate::units::{SHARDS_MAX, WINDOW_PAGES};
 
 /// Words at the start of a region that sections may touch whatever `top` is: heads and counters.
-const CLOSED_WORDS: usize = core::mem::offset_of!(Region, marks) / size_of::<usize>();
+const CLOSED_WORDS: usize = core::mem::offset_of!(Region, references) / size_of::<usize>();
 
 /// Classes of sizes up to `TINY_MAX_BYTES`, class 0 included.
 pub const TINY_CLASSES: usize = class_of(TINY_MAX_BYTES) + 1;

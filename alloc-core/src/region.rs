@@ -1,7 +1,7 @@
 //! The memory of one shard: for each class a stack of pointers, with its head; counters; the capacity policy's words.
 //!
 //! ```text
-//! Region: heads | counters | marks | slots
+//! Region: heads | counters | references | slots
 //!         top,end                    |0|p|p|p|.|.|
 //!                                     ^bottom ^top ^end
 //! ```
@@ -62,10 +62,10 @@ pub struct Region {
     pub heads: [Head; CLASSES],
     /// By [`Counter`].
     pub counters: [AtomicUsize; COUNTERS],
-    /// By class: marks of the capacity policy; approximate, never in a section.
-    pub marks: [AtomicU8; CLASSES],
-    /// The class that the policy looks at next for capacity to take away.
-    pub hand: AtomicU8,
+    /// By class: the capacity policy's reference count and flag; approximate, never in a section.
+    pub references: [AtomicU8; CLASSES],
+    /// The class that the capacity policy passed last: the hand of its clock.
+    pub clock_hand: AtomicU8,
     /// The stacks, class after class, each above its sentinel.
     pub slots: [AtomicUsize; SLOTS],
 }

@@ -3,7 +3,7 @@
 //! Snapshots while others work: each number is right for some instant, their sums nearly.
 
 use crate::atomic::Ordering;
-use crate::cpu_cache::{self, locked};
+use crate::cpu_cache::{self, shard};
 use crate::depot::DEPOT;
 use crate::engine::large;
 use crate::hot::HOT;
@@ -97,7 +97,7 @@ pub fn stats() -> Stats {
     stats.live_bytes = out_bytes.saturating_sub(stats.cached_bytes) + stats.large_bytes;
     stats.dirty_bytes = dirty;
     stats.purged_bytes_total = purged;
-    stats.atomic_ops = locked::operations();
+    stats.atomic_ops = shard::atomic_operations();
     stats
 }
 

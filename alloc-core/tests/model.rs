@@ -204,8 +204,8 @@ fn pin() {
 }
 
 fn shards_region(sections: rsalloc_core::internals::rseq::Sections) -> &'static Region {
-    assert!(rsalloc_core::internals::cpu_cache::shards::open_or_create(sections));
-    rsalloc_core::internals::cpu_cache::shards::current(sections).expect("pinned and open")
+    assert!(rsalloc_core::internals::cpu_cache::shard::percpu::open_or_create(sections));
+    rsalloc_core::internals::cpu_cache::shard::percpu::current(sections).expect("pinned and open")
 }
 
 fn set_both(

@@ -6,7 +6,7 @@
 mod modes;
 
 use modes::{MODES, ModeCase, in_modes};
-use rsalloc_core::internals::cpu_cache::while_still;
+use rsalloc_core::internals::cpu_cache::exclusive::stop_all;
 use rsalloc_core::internals::os::faults::{self, Call};
 use rsalloc_core::internals::os::{self, Memory, Place, Zeroing};
 use rsalloc_core::internals::rseq::abi;
@@ -117,7 +117,7 @@ fn a_move_leaves_its_place_mapped() {
 /// Regions are in the hands of the one who stops them only if the others were fenced.
 fn nothing_is_stopped_without_a_fence(case: &ModeCase) {
     faults::lie(&[Call::Membarrier]);
-    let stops = || while_still(&mut Backoff::usual(), |_| ()).is_some();
+    let stops = || stop_all(&mut Backoff::usual(), |_| ()).is_some();
     // One thread needs none: see `is_alone`.
     faults::refuse(u64::MAX, 0);
     assert!(stops(), "{}: one thread", case.name);
@@ -132,7 +132,7 @@ fn nothing_is_stopped_without_a_fence(case: &ModeCase) {
 
 fn nothing_is_stopped_beside_a_thread(case: &ModeCase) {
     faults::lie(&[]);
-    let stops = || while_still(&mut Backoff::usual(), |_| ()).is_some();
+    let stops = || stop_all(&mut Backoff::usual(), |_| ()).is_some();
     assert!(stops(), "{}: the kernel has the fence", case.name);
     faults::lie(&[Call::Membarrier]);
     assert!(!stops(), "{}: a fence that none was", case.name);

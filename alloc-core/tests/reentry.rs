@@ -1,7 +1,8 @@
 //! What a signal handler meets when it comes on top of a holder of a lock, played without signals: the
 //! test holds the lock and then asks for more. Nothing hangs, is lost, given out twice or misaligned.
 
-use rsalloc_core::internals::cpu_cache::{free_on, locked};
+use rsalloc_core::internals::cpu_cache::free_on;
+use rsalloc_core::internals::cpu_cache::shard::locked;
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
 use rsalloc_core::internals::page_heap::huge::HUGE;
 use rsalloc_core::internals::size_class::{CLASS, Class, class_of, object_size};

@@ -5,7 +5,8 @@
 mod cpus;
 
 use cpus::Cpus;
-use rsalloc_core::internals::cpu_cache::shards;
+use rsalloc_core::internals::cpu_cache::exclusive::{self, Stopped};
+use rsalloc_core::internals::cpu_cache::shard::{self, percpu};
 use rsalloc_core::internals::object::Batch;
 use rsalloc_core::internals::region::Region;
 use rsalloc_core::internals::rseq::abi::{CriticalSection, SIGNATURE, membarrier};
@@ -166,7 +167,7 @@ fn a_stopped_region_stands_still() {
                 }
             }
             stops += 1;
-            shards::while_stopped(&Backoff::usual(), |regions| {
+            exclusive::stop_all(&mut Backoff::usual(), |regions| {
                 // All at once, as soon as possible: what is in flight now lands soon.
                 let tops = |regions: &mut dyn Iterator<Item = &'static Region>| {
                     let mut tops = [0; 64];
@@ -175,9 +176,9 @@ fn a_stopped_region_stands_still() {
                     }
                     tops
                 };
-                let first = tops(regions);
+                let first = tops(&mut regions.map(Stopped::region));
                 (0..20).for_each(|_| std::hint::spin_loop());
-                assert_eq!(tops(&mut shards::regions()), first, "a commit to a stopped region");
+                assert_eq!(tops(&mut percpu::regions()), first, "a commit to a stopped region");
             })
             .expect("the kernel has the fence");
         }
@@ -250,13 +251,13 @@ fn an_end_is_set_in_the_region_that_was_meant() {
     let sections = loop {
         assert!(!rsalloc_core::allocate(64).is_null());
         let sections = registration::sections().expect("this test needs rseq");
-        if shards::open_or_create(sections) {
+        if percpu::open_or_create(sections) {
             break sections;
         }
     };
     let class = class_of(64);
-    let other = shards::new_region().expect("memory");
-    for region in shards::regions() {
+    let other = shard::create_region().expect("memory");
+    for region in percpu::regions() {
         let end = region.heads[class].end.load(Ordering::Relaxed) as usize;
         for _ in 0..100 {
             let status = sections.set_end(class, other, end, Region::bottom_offset(class) + 8);

@@ -6,7 +6,7 @@
 mod modes;
 
 use modes::{MODES, ModeCase, in_modes};
-use rsalloc_core::internals::cpu_cache::{seats, shards};
+use rsalloc_core::internals::cpu_cache::shard::{leases, percpu};
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
 use rsalloc_core::internals::rseq::vfork;
 use rsalloc_core::internals::sync::{Lock, Rank};
@@ -31,9 +31,9 @@ fn main() {
         }));
         nothing_waits_where_no_shard_exists_yet(case);
         let locks = [
-            (shards::raw_lock(), Rank::SHARDS),
+            (percpu::raw_lock(), Rank::SHARDS),
             (vfork::raw_lock(), Rank::VFORK),
-            (seats::raw_lock(), Rank::SEATS),
+            (leases::raw_lock(), Rank::LEASES),
             (PAGE_HEAP.raw_growth_lock(), Rank::GROWTH),
         ];
         locks.into_iter().for_each(|(lock, rank)| no_free_waits_for(lock, rank));
@@ -71,23 +71,23 @@ fn free_all(objects: impl IntoIterator<Item = usize>) {
 /// that lock, which can take as long as a release of everything.
 fn nothing_waits_where_no_shard_exists_yet(case: &ModeCase) {
     // Init is over, and no object was made: the CPUs have no shards.
-    assert_eq!(shards::highest_born(), 0);
+    assert_eq!(percpu::highest_created(), 0);
     // The segment of all objects, so that none of them waits for growth, and nothing else.
-    let held = shards::raw_lock().acquire(Rank::SHARDS).expect("free");
+    let held = percpu::raw_lock().acquire(Rank::SHARDS).expect("free");
     free_all(make());
-    assert_eq!(shards::highest_born(), 0, "created without the lock");
+    assert_eq!(percpu::highest_created(), 0, "created without the lock");
     drop(held);
-    let objects = beside_a_holder(shards::raw_lock(), Rank::SHARDS, || {
+    let objects = beside_a_holder(percpu::raw_lock(), Rank::SHARDS, || {
         free_all(make());
         make()
     });
-    assert_eq!(shards::highest_born(), 0, "created without the lock");
+    assert_eq!(percpu::highest_created(), 0, "created without the lock");
     free_all(objects);
     // Hardened, too: its slow twins use the shards.
-    assert_eq!(shards::highest_born() > 0, case.has_sections(), "found the lock free");
+    assert_eq!(percpu::highest_created() > 0, case.has_sections(), "found the lock free");
 }
 
-/// Of objects that this thread made, so that the thread which frees them has no shard, seat or place of its own.
+/// Of objects that this thread made, so that the thread which frees them has no shard of its own.
 fn no_free_waits_for(lock: &'static Lock, rank: Rank) {
     let objects = make();
     beside_a_holder(lock, rank, || free_all(objects));

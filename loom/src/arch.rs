@@ -17,12 +17,12 @@ pub fn held_rank() -> &'static AtomicU32 {
     &BLOCKS[this_thread()].held_rank
 }
 
-pub fn seat() -> &'static AtomicUsize {
-    &BLOCKS[this_thread()].seat
+pub fn biased_shard() -> &'static AtomicUsize {
+    &BLOCKS[this_thread()].biased_shard
 }
 
-pub fn seat_countdown() -> &'static AtomicU32 {
-    &BLOCKS[this_thread()].seat_countdown
+pub fn lease_countdown() -> &'static AtomicU32 {
+    &BLOCKS[this_thread()].lease_countdown
 }
 
 pub fn libc_rseq() -> Option<(isize, u32)> {

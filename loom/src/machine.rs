@@ -29,8 +29,8 @@ pub struct Block {
     pub area: Area,
     pub life: crate::atomic::AtomicU32,
     pub held_rank: crate::atomic::AtomicU32,
-    pub seat_countdown: crate::atomic::AtomicU32,
-    pub seat: crate::atomic::AtomicUsize,
+    pub lease_countdown: crate::atomic::AtomicU32,
+    pub biased_shard: crate::atomic::AtomicUsize,
 }
 
 pub static BLOCKS: [Block; THREADS] = [const { Block::new() }; THREADS];

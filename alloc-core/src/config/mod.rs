@@ -103,7 +103,7 @@ pub enum Key {
     Mode,
     /// See [`ShardIndex`].
     Index,
-    /// Bytes that one shard may cache; 0: see `cpu_cache::capacity`.
+    /// Bytes that one shard may cache; 0: see `cpu_cache::policy::capacity`.
     Cache,
     /// Bytes of free spans that may stay resident.
     Dirty,

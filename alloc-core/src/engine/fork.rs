@@ -14,7 +14,7 @@
 //! Called by libc's fork; calls every tier that has a lock.
 
 use crate::atomic::{AtomicU64, Ordering};
-use crate::cpu_cache::{locked, seats, shards};
+use crate::cpu_cache::shard::{leases, locked, percpu};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::rseq::vfork;
@@ -34,9 +34,9 @@ pub fn install() {
 static FORK: Lock = Lock::new();
 
 fn for_each_lock(mut f: impl FnMut(&Lock, Rank)) {
-    f(shards::raw_lock(), Rank::SHARDS);
+    f(percpu::raw_lock(), Rank::SHARDS);
     f(vfork::raw_lock(), Rank::VFORK);
-    f(seats::raw_lock(), Rank::SEATS);
+    f(leases::raw_lock(), Rank::LEASES);
     slab::for_each_lock(&mut f);
     f(HUGE.raw_lock(), Rank::HUGE);
     PAGE_HEAP.for_each_lock(&mut f);
@@ -139,7 +139,7 @@ unsafe extern "C" fn release_in_child() {
     if FORK.is_forgotten_here() && NESTED.get() == 0 {
         PAGE_HEAP.end_purges(!Rank::of_number(BEFORE.get()).is_any());
         vfork::start_anew();
-        seats::start_anew();
+        leases::reset_in_child();
     }
     // SAFETY: called by libc in the place of `release`.
     unsafe { release() };

@@ -8,7 +8,7 @@ use crate::arch::{SANITIZED_ADDRESSES, thread_pointer};
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::canary;
 use crate::config::{self, Key, RequestedMode};
-use crate::cpu_cache::{locked, seats, shards};
+use crate::cpu_cache::shard::{leases, locked, percpu};
 use crate::fail::Line;
 use crate::hot::{HOT, TINY_CLASSES};
 use crate::os::{self, Zeroing};
@@ -91,7 +91,7 @@ fn run() {
 }
 
 fn fill_tables() {
-    // Ordering: Relaxed, published by READY: no shard is born before that.
+    // Ordering: Relaxed, published by READY: no shard is created before that.
     for size in 0..=TINY_MAX_BYTES {
         HOT.tiny[size].store(class_of(size) as u8, Ordering::Relaxed);
     }
@@ -143,9 +143,9 @@ fn open_shards(adoption: Adoption) -> Report {
         fence = registration::register_fence();
         registration::set_index(index);
     } else if !is_closed {
-        locked::serve_alone();
-        // A quarter of the shards stays behind locks, for handlers and those without a seat.
-        fence = seats::open(locked::EACH_CPU - 1);
+        locked::serve_process();
+        // A quarter of the shards stays behind locks, for handlers and threads without a lease.
+        fence = leases::enable(locked::EACH_CPU - 1);
         if fence {
             locked::set_each(1);
         }
@@ -180,7 +180,7 @@ pub fn report() -> Report {
     let ready = STATE.load(Ordering::Acquire) == READY;
     // SAFETY: after READY nobody writes; before, the initial value is not being read.
     let mut report = if ready { unsafe { *REPORT.0.get() } } else { Report::UNSET };
-    report.shards = report.shards.max(shards::highest_born());
+    report.shards = report.shards.max(percpu::highest_created());
     if ready {
         report.purge_method = Some(purge_method());
     }

@@ -3,10 +3,11 @@
 //! Promises: the same contract as the entry, whatever made the hot path leave; C twins set errno on
 //! failure and frees leave it alone. Called by `arch::entry` only, with the arguments untouched.
 //!
-//! Each looks first whether the thread has a seat: on the atomic path this is the hot path.
+//! Each first tries the biased shard of the thread: on the atomic path this is the hot path.
 
 use crate::atomic::Ordering;
-use crate::cpu_cache::{Shard, locked, seats};
+use crate::cpu_cache::shard::leases;
+use crate::cpu_cache::{self, Shard};
 use crate::engine;
 use crate::hot::HOT;
 use crate::os;
@@ -19,14 +20,14 @@ use crate::size_class::{
 pub extern "C" fn malloc(size: usize) -> *mut u8 {
     match pop(small_class_of(size)) {
         object @ 1.. => object as *mut u8,
-        _ => malloc_unseated(size),
+        _ => malloc_slow(size),
     }
 }
 
 #[cold]
 #[inline(never)]
-fn malloc_unseated(size: usize) -> *mut u8 {
-    if let Some(object) = locked::pop_quickly(class_of(size)) {
+fn malloc_slow(size: usize) -> *mut u8 {
+    if let Some(object) = cpu_cache::try_pop(class_of(size)) {
         return object as *mut u8;
     }
     let object = engine::allocate_slow(size);
@@ -51,14 +52,14 @@ pub extern "C" fn calloc(count: usize, size: usize) -> *mut u8 {
 pub extern "C" fn alloc(size: usize, align: usize) -> *mut u8 {
     match pop(class_of_aligned(size, align)) {
         object @ 1.. => object as *mut u8,
-        _ => alloc_unseated(size, align),
+        _ => alloc_slow(size, align),
     }
 }
 
 #[cold]
 #[inline(never)]
-fn alloc_unseated(size: usize, align: usize) -> *mut u8 {
-    if let Some(object) = locked::pop_quickly(class_of_aligned(size, align)) {
+fn alloc_slow(size: usize, align: usize) -> *mut u8 {
+    if let Some(object) = cpu_cache::try_pop(class_of_aligned(size, align)) {
         return object as *mut u8;
     }
     engine::allocate_aligned_slow(size, align)
@@ -67,14 +68,14 @@ fn alloc_unseated(size: usize, align: usize) -> *mut u8 {
 /// `free`: null, full class, large or foreign pointer, or an aborted section.
 pub extern "C" fn free(ptr: *mut u8) {
     if push(ptr as usize) != 0 {
-        free_unseated(ptr as usize);
+        free_slow(ptr as usize);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn free_unseated(address: usize) {
-    if !locked::push_quickly(page_map::class_at(address), address) {
+fn free_slow(address: usize) {
+    if !cpu_cache::try_push(page_map::class_at(address), address) {
         engine::free_slow(address);
     }
 }
@@ -84,7 +85,7 @@ fn free_unseated(address: usize) {
 pub extern "C" fn free_sized(ptr: *mut u8, size: usize) {
     let is_smaller = page_map::window_class_at(ptr as usize) < small_class_of(size);
     if is_smaller || push(ptr as usize) != 0 {
-        dealloc_unseated(ptr as usize, size, 1);
+        dealloc_slow(ptr as usize, size, 1);
     }
 }
 
@@ -92,16 +93,16 @@ pub extern "C" fn free_sized(ptr: *mut u8, size: usize) {
 pub extern "C" fn dealloc(ptr: *mut u8, size: usize, align: usize) {
     let is_smaller = page_map::window_class_at(ptr as usize) < class_of_aligned(size, align);
     if is_smaller || push(ptr as usize) != 0 {
-        dealloc_unseated(ptr as usize, size, align);
+        dealloc_slow(ptr as usize, size, align);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn dealloc_unseated(address: usize, size: usize, align: usize) {
+fn dealloc_slow(address: usize, size: usize, align: usize) {
     let class = page_map::class_at(address);
     let is_smaller = class < class_of_aligned(size, align);
-    if is_smaller || !locked::push_quickly(class, address) {
+    if is_smaller || !cpu_cache::try_push(class, address) {
         engine::free_sized_slow(address, size, align);
     }
 }
@@ -116,7 +117,7 @@ fn small_class_of(size: usize) -> Class {
     } else {
         return 0;
     };
-    // Ordering: Relaxed: who has a seat has come past READY.
+    // Ordering: Relaxed: a thread with a biased shard has come past READY.
     let class = usize::from(class.load(Ordering::Relaxed));
     // SAFETY: the tables hold classes.
     unsafe { core::hint::assert_unchecked(class < CLASSES) };
@@ -126,13 +127,13 @@ fn small_class_of(size: usize) -> Class {
 /// Pops from the thread's own shard: an object, 0 or a status.
 #[inline(always)]
 fn pop(class: Class) -> isize {
-    seats::mine().map_or(0, |seat| seat.pop(class))
+    leases::own_shard().map_or(0, |shard| shard.pop(class))
 }
 
 /// Pushes to the thread's own shard: 0 or a status.
 #[inline(always)]
 fn push(address: usize) -> isize {
-    seats::mine().map_or(-1, |seat| seat.push(page_map::window_class_at(address), address))
+    leases::own_shard().map_or(-1, |shard| shard.push(page_map::window_class_at(address), address))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! sections is told so each time it asks. Called by init and by cpu_cache's `NO_SHARD` path; calls abi.
 //!
 //! Invariants:
-//! I1. Shards are born (a table entry of `HOT` is not 0) only after `rsalloc_rseq_offset` names an area
+//! I1. Shards are created (a table entry of `HOT` is not 0) only after `rsalloc_rseq_offset` names an area
 //!     that is registered or says by its `cpu_id` that it is not.
 //! I2. A thread's own area is registered at most once in its life and unregistered before its memory
 //!     goes (pthread key destructor, see keys), never again after that.
@@ -93,22 +93,22 @@ pub fn sections() -> Option<Sections> {
 
 /// What numbers the shards of this process.
 pub fn index() -> Index {
-    // Ordering: Relaxed, set before the first shard is born.
+    // Ordering: Relaxed, set before the first shard is created.
     match INDEX.load(Ordering::Relaxed) {
         0 => Index::CpuId,
         _ => Index::MmCid,
     }
 }
 
-/// Decides what numbers the shards; for init, before any is born.
+/// Decides what numbers the shards; for init, before any is created.
 pub fn set_index(index: Index) {
     // Ordering: Relaxed, published with READY by init.
     INDEX.store(index as u32, Ordering::Relaxed);
 }
 
-/// Makes the calling thread one that has a shard, if that is possible: registers it.
+/// Registers the calling thread, if that is possible and not done; whether it has a shard then.
 #[cold]
-pub fn arrive(sections: Sections) -> bool {
+pub fn ensure_registered(sections: Sections) -> bool {
     if are_areas_hidden() && !vfork::show_now_and_then() {
         return false;
     }

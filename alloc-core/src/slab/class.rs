@@ -1,7 +1,7 @@
 //! The slabs of a class: their lists by fullness, and how many objects are handed out.
 //!
 //! Promises: a slab is found by fullness in a few steps; a fall of what is handed out is noticed. Called by slab,
-//! and by those who look: cpu_cache (declines), statistics and the validator.
+//! and by those who look: cpu_cache (decay), statistics and the validator.
 
 use crate::page_heap::entry::PageEntry;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo};
@@ -11,7 +11,7 @@ use crate::sync::{Guarded, Lock, Rank};
 const BINS: usize = 9;
 
 /// The slabs of one class.
-#[repr(align(128))] // As in `cpu_cache::locked`.
+#[repr(align(128))] // As in `cpu_cache::shard::locked`.
 pub struct SlabClass {
     pub(super) lock: Lock,
     /// Addresses of the first entries of the lists.

@@ -21,8 +21,8 @@ impl Rank {
     pub const SHARDS: Rank = Rank(2);
     /// Of the one that children of vfork are counted under.
     pub const VFORK: Rank = Rank(3);
-    /// Of the seats' owners and regions.
-    pub const SEATS: Rank = Rank(4);
+    /// Of the owners of biased shards, and their leases.
+    pub const LEASES: Rank = Rank(4);
     /// Of the table of huge spans.
     pub const HUGE: Rank = Rank(1 << 10);
     /// Of the page heap's growth.

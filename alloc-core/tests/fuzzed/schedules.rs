@@ -8,7 +8,7 @@
 use crate::cpus::Cpus;
 use crate::objects::{Defect, alone};
 use crate::operations::{self, Program};
-use rsalloc_core::internals::cpu_cache::while_still;
+use rsalloc_core::internals::cpu_cache::exclusive::stop_all;
 use rsalloc_core::internals::sync::Backoff;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, mpsc};
@@ -84,7 +84,7 @@ impl Crew {
         self.step(Op::Run { thread: 0, op: operations::Op::Check });
         let stops = |op: &Op| matches!(op, Op::Run { op, .. } if op.may_stop_shards());
         let steps = steps.filter(|op| !stops(op));
-        let done = while_still(&mut Backoff::usual(), |_| steps.for_each(|op| self.step(op)));
+        let done = stop_all(&mut Backoff::usual(), |_| steps.for_each(|op| self.step(op)));
         assert!(done.is_some(), "the shards were not stopped");
     }
 

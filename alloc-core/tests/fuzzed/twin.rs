@@ -7,7 +7,8 @@
 use crate::cpus::Cpus;
 use crate::objects::{Defect, alone};
 use crate::support::FakeCpus;
-use rsalloc_core::internals::cpu_cache::{Shard, shards};
+use rsalloc_core::internals::cpu_cache::exclusive;
+use rsalloc_core::internals::cpu_cache::shard::{Shard, percpu};
 use rsalloc_core::internals::region::{COUNTERS, Counter, Region};
 use rsalloc_core::internals::rseq::{ABORTED, CHANGED, FULL, Sections, registration};
 use rsalloc_core::internals::size_class::{CLASS, CLASSES};
@@ -69,9 +70,9 @@ pub fn replay(ops: &[Op], defect: Option<Defect>) -> u64 {
     assert!(!rsalloc_core::allocate(1).is_null());
     let _pinned = Pinned::here();
     let sections = registration::sections().expect("this needs rseq");
-    assert!(shards::open_or_create(sections));
+    assert!(percpu::open_or_create(sections));
     PLAIN.with(|plain| {
-        let real = shards::current(sections).expect("pinned and open");
+        let real = percpu::current(sections).expect("pinned and open");
         rsalloc_core::release();
         let pair = Pair { sections, real, plain, twin: plain.regions()[0], defect };
         pair.clear();
@@ -162,7 +163,7 @@ impl Pair<'_> {
 
     fn stopped(&self, class: usize) {
         let s = self.sections;
-        let done = shards::while_stopped(&Backoff::usual(), |_| {
+        let done = exclusive::stop_all(&mut Backoff::usual(), |_| {
             assert_eq!(again(|| s.pop(class)), 0);
             assert_eq!(again(|| s.push(class, 16)), FULL);
             assert_eq!(again(|| s.pop_batch(class, &mut [0; 64])), 0);

@@ -1,6 +1,6 @@
 //! A shard whose CPU is a number that the test chooses: migration is a method call.
 
-use rsalloc_core::internals::cpu_cache::{Shard, shards};
+use rsalloc_core::internals::cpu_cache::shard::{self, Shard};
 use rsalloc_core::internals::object::Batch;
 use rsalloc_core::internals::region::{Counter, Region};
 use rsalloc_core::internals::rseq::emulated;
@@ -19,7 +19,7 @@ impl FakeCpus {
     /// `count` CPUs, running on the first.
     pub fn new(count: usize) -> Self {
         assert!(!rsalloc_core::allocate(1).is_null(), "the engine starts");
-        let regions = (0..count).map(|_| shards::new_region().expect("memory")).collect();
+        let regions = (0..count).map(|_| shard::create_region().expect("memory")).collect();
         FakeCpus { regions, cpu: Cell::new(0) }
     }
 

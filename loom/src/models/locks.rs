@@ -3,8 +3,8 @@
 
 use super::{Found, Model, on, threads};
 use crate::atomic::UnsafeCell;
-use crate::cpu_cache::Shard;
-use crate::cpu_cache::locked::{self, Locked};
+use crate::cpu_cache::shard::Shard;
+use crate::cpu_cache::shard::locked::{self, Locked};
 use crate::machine;
 use crate::region::Region;
 use crate::sync::{Lock, Backoff, Rank, WaitBudget, is_barred};
@@ -172,7 +172,7 @@ pub const TRIED: Model = Model {
     preemptions: 3,
     body: || {
         {
-            let shard = Locked::any().expect("a shard");
+            let shard = Locked::take_any().expect("a shard");
             let region = shard.region().expect("a region");
             let end = Region::bottom_offset(CLASS) + 4 * size_of::<usize>();
             assert_eq!(shard.set_end(CLASS, region, 0, end), 0);
@@ -181,11 +181,11 @@ pub const TRIED: Model = Model {
         let found = Found::default();
         let work = |object: usize, found: Found| {
             move || {
-                let pushed = Locked::any().is_some_and(|shard| shard.push(CLASS, object) == 0);
+                let pushed = Locked::take_any().is_some_and(|shard| shard.push(CLASS, object) == 0);
                 if !pushed {
                     found.add([object]);
                 }
-                let popped = Locked::any().map_or(0, |shard| shard.pop(CLASS));
+                let popped = Locked::take_any().map_or(0, |shard| shard.pop(CLASS));
                 found.add((popped != 0).then_some(popped as usize));
             }
         };

@@ -9,7 +9,7 @@ mod depot;
 mod heap;
 mod huge;
 mod locks;
-mod seats;
+mod biased;
 mod shards;
 
 use crate::{machine, os, world};
@@ -35,16 +35,16 @@ pub const ALL: &[Model] = &[
     locks::LATE,
     locks::AGAIN,
     locks::TRIED,
-    seats::CLOSED,
-    seats::HANDLER,
-    seats::HANDOVER,
-    seats::CLOSED_ABOVE,
+    biased::STOPPED,
+    biased::HANDLER,
+    biased::HANDOVER,
+    biased::STOPPED_ABOVE,
     shards::STOP,
     shards::STOP_EACH,
     shards::STOP_CID,
     shards::RELEASE,
     shards::RELEASE_ABOVE,
-    shards::BIRTH,
+    shards::CREATION,
     huge::REBUILT,
     huge::MOVED,
     children::STARTED,

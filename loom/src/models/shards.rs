@@ -1,9 +1,10 @@
-//! The shards: sections in flight while somebody stops, empties or gives birth to them.
+//! The shards: sections in flight while another thread stops, empties or creates them.
 
 use super::heap::{one_of, put};
 use super::{Found, Model, on, threads};
 use crate::atomic::Ordering;
-use crate::cpu_cache::{self, drain, shards};
+use crate::cpu_cache::shard::{percpu, regions_created};
+use crate::cpu_cache::{self, drain, exclusive};
 use crate::depot::DEPOT;
 use crate::machine::{self, BLOCKS, cid_on};
 use crate::object::Batch;
@@ -31,13 +32,13 @@ fn start(sections: Sections) {
     explore_only(bytes_of(&HOT.table[1]));
     explore_only(bytes_of(&HOT.table_cid[0]));
     explore_only(bytes_of(&HOT.table_cid[1]));
-    explore_only(bytes_of(shards::raw_lock()));
+    explore_only(bytes_of(percpu::raw_lock()));
 }
 
 /// The shard of processor 0, with room for two objects.
 fn open(sections: Sections) -> &'static Region {
-    assert!(shards::open_or_create(sections));
-    let region = shards::current(sections).expect("it is open");
+    assert!(percpu::open_or_create(sections));
+    let region = percpu::current(sections).expect("it is open");
     let end = Region::bottom_offset(CLASS) + 2 * WORD;
     assert_eq!(sections.set_end(CLASS, region, 0, end), 0);
     // Of the region no more: no thread of the models looks at other classes.
@@ -81,8 +82,8 @@ pub const STOP: Model = Model {
     preemptions: 2,
     body: || {
         against_sections(SECTIONS, |found| {
-            let stopped = shards::while_stopped(&Backoff::usual(), |regions| {
-                regions.for_each(|region| found.add(empty(region, CLASS)));
+            let stopped = exclusive::stop_all(&mut Backoff::usual(), |regions| {
+                regions.for_each(|region| found.add(empty(region.region(), CLASS)));
             });
             assert!(stopped.is_some());
         });
@@ -98,8 +99,8 @@ pub const STOP_CID: Model =
     Model { name: "stop-cid", preemptions: 2, body: || against_sections(BY_CID, take_each) };
 
 fn take_each(found: &Found) {
-    let take = |region| found.add(empty(region, CLASS));
-    assert!(shards::stop_each(&Backoff::usual(), |_| true, take));
+    let take = |stopped: exclusive::Stopped| found.add(empty(stopped.region(), CLASS));
+    assert!(exclusive::stop_each(&mut Backoff::usual(), |_| true, take));
 }
 
 fn against_sections(sections: Sections, stop: fn(&Found)) {
@@ -189,9 +190,9 @@ pub const RELEASE_ABOVE: Model = Model {
     },
 };
 
-/// The first section on a processor, while another thread there gives birth to its shard, and a stop.
-pub const BIRTH: Model = Model {
-    name: "birth",
+/// The first section on a processor, while another thread there creates its shard, and a stop.
+pub const CREATION: Model = Model {
+    name: "creation",
     preemptions: 2,
     body: || {
         start(SECTIONS);
@@ -202,19 +203,19 @@ pub const BIRTH: Model = Model {
         explore_only(bytes_of(&region.heads[CLASS]));
         threads(vec![
             on(0, || {
-                shards::open_or_create(SECTIONS);
+                percpu::open_or_create(SECTIONS);
             }),
             on(0, || {
                 let status = SECTIONS.pop(CLASS);
                 assert!([0, crate::rseq::ABORTED].contains(&status), "{status}");
-                shards::open_or_create(SECTIONS);
+                percpu::open_or_create(SECTIONS);
             }),
             on(1, || {
-                shards::while_stopped(&Backoff::usual(), |_| ());
+                exclusive::stop_all(&mut Backoff::usual(), |_| ());
             }),
         ]);
         // Not if both found it being stopped.
-        assert!(shards::open_or_create(SECTIONS), "open");
-        assert_eq!(shards::regions_made(), 1, "born once");
+        assert!(percpu::open_or_create(SECTIONS), "open");
+        assert_eq!(regions_created(), 1, "created once");
     },
 };

@@ -40,7 +40,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "fence-left-out",
         model: "stop",
-        file: "cpu_cache/shards.rs",
+        file: "cpu_cache/exclusive.rs",
         changes: &[(
             "membarrier::fence(cpu) && membarrier::fence(cpu)",
             "(BAD || membarrier::fence(cpu) && membarrier::fence(cpu))",
@@ -49,7 +49,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "fence-elsewhere",
         model: "stop-each",
-        file: "cpu_cache/shards.rs",
+        file: "cpu_cache/exclusive.rs",
         changes: &[("then_some(shard as u32)", "then_some(shard as u32 ^ u32::from(BAD))")],
     },
     Defect {
@@ -100,7 +100,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "cid-for-a-cpu",
         model: "stop-cid",
-        file: "cpu_cache/shards.rs",
+        file: "cpu_cache/exclusive.rs",
         changes: &[(
             "(registration::index() == Index::CpuId)",
             "(BAD || registration::index() == Index::CpuId)",
@@ -111,8 +111,8 @@ pub const DEFECTS: &[Defect] = &[
         model: "release-above",
         file: "cpu_cache/drain.rs",
         changes: &[(
-            "if !batch.is_empty() && !DEPOT.put_unbounded(class, &mut batch) {",
-            "if !BAD && !batch.is_empty() && !DEPOT.put_unbounded(class, &mut batch) {",
+            "batch.is_empty() || DEPOT.put_unbounded(class, batch)",
+            "BAD || batch.is_empty() || DEPOT.put_unbounded(class, batch)",
         )],
     },
     Defect {
@@ -192,47 +192,47 @@ pub const DEFECTS: &[Defect] = &[
     },
     Defect {
         name: "barrier-left-out",
-        model: "seat-closed",
-        file: "cpu_cache/seats.rs",
+        model: "biased-stopped",
+        file: "cpu_cache/exclusive.rs",
         changes: &[(
-            "(LIMIT.get() == 0 || membarrier::barrier())",
-            "(BAD || LIMIT.get() == 0 || membarrier::barrier())",
+            "!leases::is_enabled() || membarrier::barrier()",
+            "BAD || !leases::is_enabled() || membarrier::barrier()",
         )],
     },
     Defect {
         name: "light-fence-missing",
-        model: "seat-closed",
-        file: "cpu_cache/seat.rs",
+        model: "biased-stopped",
+        file: "cpu_cache/shard/biased.rs",
         changes: &[("        light_fence();\n", "        if !BAD { light_fence(); }\n")],
     },
     Defect {
-        name: "turn-relaxed",
-        model: "seat-closed",
-        file: "cpu_cache/seat.rs",
+        name: "sequence-relaxed",
+        model: "biased-stopped",
+        file: "cpu_cache/shard/biased.rs",
         changes: &[(
-            "self.turn.store(turn.wrapping_add(2), Ordering::Release)",
-            "self.turn.store(turn.wrapping_add(2), if BAD { Ordering::Relaxed } else { Ordering::Release })",
+            "self.sequence.store(sequence.wrapping_add(2), Ordering::Release)",
+            "self.sequence.store(sequence.wrapping_add(2), if BAD { Ordering::Relaxed } else { Ordering::Release })",
         )],
     },
     Defect {
         name: "not-waited-for",
-        model: "seat-closed",
-        file: "cpu_cache/seats.rs",
-        changes: &[("while !over() {", "while !BAD && !over() {")],
+        model: "biased-stopped",
+        file: "cpu_cache/shard/leases.rs",
+        changes: &[("while !has_ended() {", "while !BAD && !has_ended() {")],
     },
     Defect {
         name: "handler-let-in",
-        model: "seat-handler",
-        file: "cpu_cache/seat.rs",
+        model: "biased-handler",
+        file: "cpu_cache/shard/biased.rs",
         changes: &[(
-            "if is_odd(turn) {\n            return NO_SHARD;",
-            "if !BAD && is_odd(turn) {\n            return NO_SHARD;",
+            "if is_odd(sequence) {\n            return NO_SHARD;",
+            "if !BAD && is_odd(sequence) {\n            return NO_SHARD;",
         )],
     },
     Defect {
         name: "idle-not-fenced",
-        model: "seat-handover",
-        file: "cpu_cache/seats.rs",
+        model: "biased-handover",
+        file: "cpu_cache/shard/leases.rs",
         changes: &[(
             "let fenced = membarrier::barrier();",
             "let fenced = BAD || membarrier::barrier();",
@@ -240,18 +240,18 @@ pub const DEFECTS: &[Defect] = &[
     },
     Defect {
         name: "idle-not-quiet",
-        model: "seat-handover",
-        file: "cpu_cache/seats.rs",
+        model: "biased-handover",
+        file: "cpu_cache/shard/leases.rs",
         changes: &[(
-            "if fenced && !is_odd(place.seat.turn()) {",
-            "if fenced && (BAD || !is_odd(place.seat.turn())) {",
+            "fenced && !is_odd(record.shard.sequence());",
+            "fenced && (BAD || !is_odd(record.shard.sequence()));",
         )],
     },
     Defect {
-        name: "own-seat-taken",
-        model: "seat-above",
-        file: "cpu_cache/seats.rs",
-        changes: &[("            return over();", "            return BAD || over();")],
+        name: "own-shard-taken",
+        model: "biased-stopped-above",
+        file: "cpu_cache/shard/leases.rs",
+        changes: &[("            return has_ended();", "            return BAD || has_ended();")],
     },
     Defect {
         name: "hit-believed",
@@ -417,9 +417,9 @@ pub const DEFECTS: &[Defect] = &[
         )],
     },
     Defect {
-        name: "born-unseen",
-        model: "birth",
-        file: "cpu_cache/shards.rs",
+        name: "created-unseen",
+        model: "creation",
+        file: "cpu_cache/shard/percpu.rs",
         changes: &[(
             "    if REGIONS[index].load(Ordering::Relaxed).is_null()\n        && let Some",
             "    if (BAD || REGIONS[index].load(Ordering::Relaxed).is_null())\n        && let Some",

@@ -143,17 +143,17 @@ pub fn guard_countdown() -> &'static crate::atomic::AtomicU32 {
     unsafe { &*(at as *const crate::atomic::AtomicU32) }
 }
 
-/// The word of the calling thread in which `cpu_cache::seats` counts down to its asking for a seat; 0 at first.
+/// The word of the calling thread in which `cpu_cache::shard::leases` counts down to the next request for a lease; 0 at first.
 #[inline]
-pub fn seat_countdown() -> &'static crate::atomic::AtomicU32 {
+pub fn lease_countdown() -> &'static crate::atomic::AtomicU32 {
     let at = thread_pointer().wrapping_add_signed(own_area_offset()) + 44;
     // SAFETY: as in `held_rank`: the next word of the 128 bytes.
     unsafe { &*(at as *const crate::atomic::AtomicU32) }
 }
 
-/// The word of the calling thread that names its seat, see `cpu_cache::seats`; 0 at first.
+/// The word of the calling thread that holds the address of its biased shard, see `cpu_cache::shard::leases`; 0 at first.
 #[inline]
-pub fn seat() -> &'static crate::atomic::AtomicUsize {
+pub fn biased_shard() -> &'static crate::atomic::AtomicUsize {
     let at = thread_pointer().wrapping_add_signed(own_area_offset()) + 48;
     // SAFETY: as in `held_rank`: the next two words of the 128 bytes, which are aligned to 64.
     unsafe { &*(at as *const crate::atomic::AtomicUsize) }

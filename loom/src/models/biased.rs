@@ -1,9 +1,10 @@
-//! The biased shards: an owner's operations while others close its seat, take its region, or a handler
+//! The biased shards: an owner's operations while other threads stop its shard, take its region, or a handler
 //! comes on top.
 
 use super::{Found, Model, on, shards, threads};
 use crate::atomic::Ordering;
-use crate::cpu_cache::{Shard, seat, seats};
+use crate::cpu_cache::exclusive;
+use crate::cpu_cache::shard::{Shard, biased::BiasedShard, leases};
 use crate::machine::{self, BLOCKS};
 use crate::region::Region;
 use crate::size_class::Class;
@@ -13,43 +14,43 @@ use crate::world::{bytes_of, explore_only};
 const CLASS: Class = 4;
 const OWNER: usize = 1;
 
-/// Gives thread `OWNER` the only seat with a region, with one object and room for another two.
-fn start() -> &'static seat::Seat {
-    assert!(seats::open(1));
-    let seat = seats::mine().expect("a seat");
+/// Gives thread `OWNER` the only lease, with one object and room for another two.
+fn start() -> &'static BiasedShard {
+    assert!(leases::enable(1));
+    let shard = leases::own_shard().expect("a biased shard");
     // The thread that prepares the model has taken it.
-    let word = BLOCKS[0].seat.load(Ordering::Relaxed);
-    BLOCKS[0].seat.store(0, Ordering::Relaxed);
-    BLOCKS[OWNER].seat.store(word, Ordering::Relaxed);
-    let region = seat.region().expect("a region");
+    let word = BLOCKS[0].biased_shard.load(Ordering::Relaxed);
+    BLOCKS[0].biased_shard.store(0, Ordering::Relaxed);
+    BLOCKS[OWNER].biased_shard.store(word, Ordering::Relaxed);
+    let region = shard.region().expect("a region");
     let end = Region::bottom_offset(CLASS) + 3 * size_of::<usize>();
-    assert_eq!(seat.set_end(CLASS, region, 0, end), 0);
-    assert_eq!(seat.push(CLASS, 1), 0);
-    explore_only(bytes_of(seat));
+    assert_eq!(shard.set_end(CLASS, region, 0, end), 0);
+    assert_eq!(shard.push(CLASS, 1), 0);
+    explore_only(bytes_of(shard));
     explore_only(bytes_of(&region.heads[CLASS]));
     shards::watch_slots(region, CLASS);
-    seat
+    shard
 }
 
 fn pop(found: &Found) {
-    let popped = seats::mine().map_or(0, |seat| seat.pop(CLASS));
+    let popped = leases::own_shard().map_or(0, |shard| shard.pop(CLASS));
     found.add((popped > 0).then_some(popped as usize));
 }
 
 fn push(object: usize, found: &Found) {
-    if seats::mine().is_none_or(|seat| seat.push(CLASS, object) != 0) {
+    if leases::own_shard().is_none_or(|shard| shard.push(CLASS, object) != 0) {
         found.add([object]);
     }
 }
 
 /// Takes what is left.
 fn drain(found: &Found) {
-    seats::regions().for_each(|region| found.add(shards::empty(region, CLASS)));
+    leases::regions().for_each(|region| found.add(shards::empty(region, CLASS)));
 }
 
-/// The owner works while another thread closes all seats and takes what is there.
-pub const CLOSED: Model = Model {
-    name: "seat-closed",
+/// The owner works while another thread stops all shards and takes what is there.
+pub const STOPPED: Model = Model {
+    name: "biased-stopped",
     preemptions: 3,
     body: || {
         start();
@@ -62,10 +63,10 @@ pub const CLOSED: Model = Model {
                 pop(&one);
             }),
             on(1, move || {
-                let closed = seats::while_closed(&mut Backoff::usual(), |regions| {
-                    regions.for_each(|region| two.add(shards::empty(region, CLASS)));
+                let stopped = exclusive::stop_all(&mut Backoff::usual(), |regions| {
+                    regions.for_each(|region| two.add(shards::empty(region.region(), CLASS)));
                 });
-                assert!(closed.is_some());
+                assert!(stopped.is_some());
             }),
         ]);
         drain(&found);
@@ -79,7 +80,7 @@ thread_local! {
 
 /// A handler, anywhere on top of the owner, pops and pushes as well.
 pub const HANDLER: Model = Model {
-    name: "seat-handler",
+    name: "biased-handler",
     preemptions: 3,
     body: || {
         start();
@@ -106,9 +107,9 @@ pub const HANDLER: Model = Model {
     },
 };
 
-/// A handler on top of the owner closes all seats, its own too, and takes what is there.
-pub const CLOSED_ABOVE: Model = Model {
-    name: "seat-above",
+/// A handler on top of the owner stops all shards, its own too, and takes what is there.
+pub const STOPPED_ABOVE: Model = Model {
+    name: "biased-stopped-above",
     preemptions: 3,
     body: || {
         start();
@@ -116,10 +117,10 @@ pub const CLOSED_ABOVE: Model = Model {
         ABOVE.set(found.clone());
         machine::handle(OWNER, || {
             ABOVE.with_borrow(|found| {
-                let closed = seats::while_closed(&mut Backoff::usual(), |regions| {
-                    regions.for_each(|region| found.add(shards::empty(region, CLASS)));
+                let stopped = exclusive::stop_all(&mut Backoff::usual(), |regions| {
+                    regions.for_each(|region| found.add(shards::empty(region.region(), CLASS)));
                 });
-                assert!(closed.is_some());
+                assert!(stopped.is_some());
             });
         });
         let one = found.clone();
@@ -136,9 +137,9 @@ pub const CLOSED_ABOVE: Model = Model {
     },
 };
 
-/// Another thread wants a region, and takes the owner's if that one does nothing between two looks.
+/// Another thread wants a region, and takes the owner's if the owner does nothing between two searches.
 pub const HANDOVER: Model = Model {
-    name: "seat-handover",
+    name: "biased-handover",
     preemptions: 3,
     body: || {
         start();
@@ -150,8 +151,8 @@ pub const HANDOVER: Model = Model {
                 push(2, &one);
             }),
             on(1, move || {
-                seats::sit();
-                seats::sit();
+                leases::acquire();
+                leases::acquire();
                 pop(&two);
                 push(3, &two);
             }),

@@ -1,15 +1,16 @@
 //! The capacity policy: how many objects of each class a shard may hold.
 //!
 //! Promises: the capacities of a shard together stay within the configured budget of bytes; a class
-//! that swings between empty and full gets more, at the expense of classes that rest. Called by
-//! refill and flush; decisions are approximate (plain loads), only the `set_end` section is exact.
+//! that alternates between empty and full gets more, at the expense of classes that rest. Decisions are
+//! approximate (plain loads), only the `set_end` operation is exact.
 //!
 //! A flush that follows a refill shows that more capacity would have saved both, so that is when a
 //! class grows; a thread that only allocates or only frees gains nothing and gets nothing.
 
-use super::{RETRIES, Shard, give_back, locked, pop_into, shards};
 use crate::atomic::Ordering;
 use crate::config::{self, Key};
+use crate::cpu_cache::shard::{RETRIES, Shard, locked, pop_into, regions_created};
+use crate::cpu_cache::supply::{give_back, in_use_bytes};
 use crate::object::Batch;
 use crate::region::Region;
 use crate::rseq::{ABORTED, registration};
@@ -23,53 +24,56 @@ const WORD: usize = size_of::<usize>();
 /// goes past its caches thousands of times as often (docs/adr/0005).
 const BUDGET_MIN_BYTES: usize = 2 << 20;
 
-/// In `Region::marks`: the class ran empty since its last flush.
+/// In `Region::references`: the class ran empty since its last flush.
 const REFILLED: u8 = 1;
-/// In `Region::marks`, from this bit on: how often the hand will pass the class before it takes from it.
-const PASSES_SHIFT: u32 = 1;
+/// In `Region::references`, from this bit on: the reference count of the CLOCK policy, how often the hand passes the class
+/// before it takes capacity from it.
+const COUNT_SHIFT: u32 = 1;
 
-/// The most classes that one look for budget passes; one of large objects passes fewer, for the same reason as
-/// [`passes`].
-const HAND_STEPS: usize = 8;
+/// The most classes that the clock hand passes at once; for a class of large objects fewer, for the same reason as in
+/// [`first_count`].
+const CLOCK_STEPS: usize = 8;
 
-/// Remembers that `class` ran empty, and gives a class its first capacity.
-pub(super) fn note_refill<S: Shard>(shard: &S, class: Class) {
+/// Records that `class` ran empty, and gives a class its first capacity.
+pub(in crate::cpu_cache) fn grow_on_refill<S: Shard>(shard: &S, class: Class) {
     let Some(region) = shard.region() else { return };
     // Ordering: Relaxed, a hint of the policy.
-    region.marks[class].store(REFILLED | passes(class), Ordering::Relaxed);
+    region.references[class].store(REFILLED | first_count(class), Ordering::Relaxed);
     if region.capacity(class) == 0 && CLASS[class].batch > 1 {
         grow(shard, region, class);
     }
 }
 
 /// Whether the last miss of `class` found it empty.
-pub(super) fn ran_empty_last<S: Shard>(shard: &S, class: Class) -> bool {
+pub(in crate::cpu_cache) fn ran_empty_last<S: Shard>(shard: &S, class: Class) -> bool {
     // Ordering: Relaxed, a hint of the policy.
-    shard.region().is_some_and(|region| region.marks[class].load(Ordering::Relaxed) & REFILLED != 0)
+    shard
+        .region()
+        .is_some_and(|region| region.references[class].load(Ordering::Relaxed) & REFILLED != 0)
 }
 
 /// Gives a full class more capacity if it has earned it; whether it got some.
-pub(super) fn grow_on_flush<S: Shard>(shard: &S, class: Class) -> bool {
+pub(in crate::cpu_cache) fn grow_on_flush<S: Shard>(shard: &S, class: Class) -> bool {
     let Some(region) = shard.region() else { return false };
     // Ordering: Relaxed, a hint of the policy.
-    let marks = region.marks[class].load(Ordering::Relaxed);
+    let references = region.references[class].load(Ordering::Relaxed);
     // Ordering: Relaxed, as above.
-    region.marks[class].store(passes(class), Ordering::Relaxed);
+    region.references[class].store(first_count(class), Ordering::Relaxed);
     let first = region.capacity(class) == 0 && !SLABS[class].has_declined();
-    (first || marks & REFILLED != 0) && grow(shard, region, class)
+    (first || references & REFILLED != 0) && grow(shard, region, class)
 }
 
-/// What a miss marks a class with: 1 to 7 passes of the hand. A miss costs about the same whatever the size, and room
-/// for a large object is that for a hundred small ones.
-fn passes(class: Class) -> u8 {
-    (CLASS[class].batch.ilog2() as u8 + 1) << PASSES_SHIFT
+/// The reference count after a miss: 1 to 7. A miss costs about the same whatever the size, and room for a large
+/// object is that for a hundred small ones.
+fn first_count(class: Class) -> u8 {
+    (CLASS[class].batch.ilog2() as u8 + 1) << COUNT_SHIFT
 }
 
 fn grow<S: Shard>(shard: &S, region: &Region, class: Class) -> bool {
     let info = &CLASS[class];
     let capacity = region.capacity(class);
     let step = info.batch.max(capacity / 2).min(info.slots_max - capacity);
-    if step == 0 || !find_budget(shard, region, class, step * info.size) {
+    if step == 0 || !reclaim_budget(shard, region, class, step * info.size) {
         return false;
     }
     set_capacity(shard, region, class, capacity + step)
@@ -90,7 +94,7 @@ fn set_capacity<S: Shard>(shard: &S, region: &Region, class: Class, capacity: us
 /// hits.
 fn budget() -> usize {
     match config::number(Key::Cache) {
-        0 => (super::in_use_bytes() / (4 * shards::regions_made())).max(budget_min()),
+        0 => (in_use_bytes() / (4 * regions_created())).max(budget_min()),
         configured => configured,
     }
 }
@@ -103,40 +107,40 @@ fn budget_min() -> usize {
 }
 
 /// Makes room for `bytes` more in the budget: a clock hand passes a few classes and takes half of what
-/// those have that did not miss for so many passes.
-fn find_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize) -> bool {
+/// those have whose reference count has fallen to 0.
+fn reclaim_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize) -> bool {
     // Added up each time: a sum kept in the region would be corrected in another one by a thread that
     // migrates in between, and go wrong for ever.
     let mut wanted = (1..CLASSES).map(|class| bytes_of(region, class)).sum::<usize>() + bytes;
     let limit = budget();
-    for _ in 0..CLASS[class].batch.min(HAND_STEPS) {
+    for _ in 0..CLASS[class].batch.min(CLOCK_STEPS) {
         if wanted <= limit {
             return true;
         }
         // Ordering: Relaxed, a hint of the policy.
-        let victim = usize::from(region.hand.load(Ordering::Relaxed)) % (CLASSES - 1) + 1;
+        let victim = usize::from(region.clock_hand.load(Ordering::Relaxed)) % (CLASSES - 1) + 1;
         // Ordering: Relaxed, as above.
-        region.hand.store(victim as u8, Ordering::Relaxed);
+        region.clock_hand.store(victim as u8, Ordering::Relaxed);
         let capacity = region.capacity(victim);
         if victim == class || capacity == 0 {
             continue;
         }
         // Ordering: Relaxed, as above.
-        let marks = region.marks[victim].load(Ordering::Relaxed);
-        if marks >> PASSES_SHIFT == 0 {
+        let references = region.references[victim].load(Ordering::Relaxed);
+        if references >> COUNT_SHIFT == 0 {
             let before = bytes_of(region, victim);
             shrink(shard, region, victim, capacity / 2, give_back);
             wanted -= before.saturating_sub(bytes_of(region, victim)).min(wanted);
         } else {
             // Ordering: Relaxed, as above.
-            region.marks[victim].store(marks - (1 << PASSES_SHIFT), Ordering::Relaxed);
+            region.references[victim].store(references - (1 << COUNT_SHIFT), Ordering::Relaxed);
         }
     }
     wanted <= limit
 }
 
-/// By class: where its stack starts in a region, and the size of its objects. Each look for budget reads all of it, and
-/// comes so seldom that each cache line is a miss: 13, where `CLASS` has 74.
+/// By class: where its stack starts in a region, and the size of its objects. Each search for budget reads all of it,
+/// and is so rare that each cache line is a miss: 13, where `CLASS` has 74.
 static SHAPES: [(u32, u32); CLASSES] = {
     let mut shapes = [(0, 0); CLASSES];
     let mut class = 1;
@@ -156,7 +160,7 @@ fn bytes_of(region: &Region, class: Class) -> usize {
 
 /// Lowers the capacity of `class` and hands what is above it to `give`; whether all of that is done, which it is not
 /// if the thread is moved to another shard meanwhile.
-pub(super) fn shrink<S: Shard>(
+pub(in crate::cpu_cache) fn shrink<S: Shard>(
     shard: &S,
     region: &Region,
     class: Class,

@@ -1,11 +1,12 @@
-//! The atomic path: shards behind a lock each, for threads that can't run sections.
+//! Locked shards: the atomic path's shards behind a lock each, for threads and handlers without a lease.
 //!
-//! Promises: complete service without rseq; never waits (a busy shard means the next one, and if all
-//! are busy the caller goes to the slabs), so signal handlers may come here at any point. Works on
-//! regions of its own (cpu_cache I1) with the plain twins of the sections.
+//! Promises: complete service without rseq; nothing waits (a busy shard means the next one, and if several
+//! are busy the caller goes to the slabs), so signal handlers may come here at any point.
+//!
+//! Invariants:
+//! I1. The region of a shard is touched under its lock only, but for statistics.
 
-use super::Shard;
-use super::{cpus, seats, shards};
+use super::{Shard, count_atomic_operation, cpus, create_region};
 use crate::arch::thread_pointer;
 use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use crate::region::{Counter, Region};
@@ -13,7 +14,7 @@ use crate::rseq::emulated;
 use crate::size_class::Class;
 use crate::sync::{Backoff, TryGuard, TryLock};
 
-/// Shards of the atomic path for each CPU, those that are lent (`seats`) included.
+/// Shards of the atomic path for each CPU, biased ones (`leases`) included.
 pub const EACH_CPU: usize = 4;
 /// The most locked shards.
 pub const LOCKED_MAX: usize = 64;
@@ -33,9 +34,8 @@ static LOCKED: [LockedShard; LOCKED_MAX] = [const { LockedShard::new() }; LOCKED
 /// Locked shards for each CPU that was seen, and how many that makes: a power of two.
 static FOR_EACH_CPU: AtomicUsize = AtomicUsize::new(EACH_CPU);
 static COUNT: AtomicUsize = AtomicUsize::new(1);
-static OPERATIONS: AtomicUsize = AtomicUsize::new(0);
 
-/// Says how many locked shards are in use for each CPU; those that are seen later add theirs.
+/// Sets how many locked shards are in use for each CPU; CPUs that are seen later add theirs.
 pub fn set_each(each: usize) {
     // Ordering: Relaxed, a tuning value.
     FOR_EACH_CPU.store(each, Ordering::Relaxed);
@@ -46,27 +46,27 @@ pub fn set_each(each: usize) {
 #[cold]
 fn widen() {
     // Ordering: Relaxed, tuning values.
-    let count = cpus::mark_here() * FOR_EACH_CPU.load(Ordering::Relaxed);
+    let count = cpus::record_current() * FOR_EACH_CPU.load(Ordering::Relaxed);
     COUNT.store(count.next_power_of_two().clamp(1, LOCKED_MAX), Ordering::Relaxed); // Ordering: as above.
 }
 
-/// A locked shard in the caller's hands.
+/// A locked shard whose lock the caller holds.
 pub struct Locked {
-    region: &'static Region,
+    pub(in crate::cpu_cache) region: &'static Region,
     _guard: TryGuard<'static>,
 }
 
 impl Locked {
-    /// A shard near the calling thread that nobody holds; none if several are busy or memory is out.
+    /// A free shard, the calling thread's usual one first; none if several are busy or memory is out.
     #[inline]
-    pub fn any() -> Option<Locked> {
+    pub fn take_any() -> Option<Locked> {
         // Ordering: Relaxed, a tuning value.
         let mask = COUNT.load(Ordering::Relaxed) - 1;
         let start = thread_pointer().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48;
         for attempt in 0..ATTEMPTS {
             let shard = &LOCKED[(start + attempt) & mask & (LOCKED_MAX - 1)];
             if let Some(guard) = shard.lock.try_acquire() {
-                return Some(Locked { region: shard.region()?, _guard: guard });
+                return Some(Locked { region: shard.open_or_create()?, _guard: guard });
             }
             if attempt == 0 {
                 // Another CPU, most likely.
@@ -78,32 +78,19 @@ impl Locked {
 }
 
 /// The whole process takes the atomic path.
-static ALONE: AtomicBool = AtomicBool::new(false);
+static SERVES_PROCESS: AtomicBool = AtomicBool::new(false);
 
 /// Says that no thread of the process runs sections.
-pub fn serve_alone() {
+pub fn serve_process() {
     // Ordering: Relaxed, a hint: the long way finds out as well.
-    ALONE.store(true, Ordering::Relaxed);
+    SERVES_PROCESS.store(true, Ordering::Relaxed);
 }
 
-/// The short way of the atomic path without a seat: an object of `class`, if the first shard tried has one.
+/// Whether the whole process takes the atomic path, as far as the calling thread knows.
 #[inline]
-pub fn pop_quickly(class: Class) -> Option<usize> {
+pub(in crate::cpu_cache) fn serves_process() -> bool {
     // Ordering: Relaxed, a hint.
-    if !ALONE.load(Ordering::Relaxed) || seats::is_seated() {
-        return None;
-    }
-    let object = Locked::any()?.pop(class);
-    (object != 0).then_some(object as usize)
-}
-
-/// The short way of the atomic path without a seat: whether the first shard tried took `object`.
-#[inline]
-pub fn push_quickly(class: Class, object: usize) -> bool {
-    // Ordering: Relaxed, a hint.
-    ALONE.load(Ordering::Relaxed)
-        && !seats::is_seated()
-        && Locked::any().is_some_and(|locked| locked.push(class, object) == 0)
+    SERVES_PROCESS.load(Ordering::Relaxed)
 }
 
 impl LockedShard {
@@ -111,18 +98,18 @@ impl LockedShard {
         LockedShard { lock: TryLock::new(), region: AtomicPtr::new(core::ptr::null_mut()) }
     }
 
-    /// The shard's region, born on first use. The lock is held.
+    /// The shard's region, created on first use. The lock is held.
     #[inline]
-    fn region(&self) -> Option<&'static Region> {
+    fn open_or_create(&self) -> Option<&'static Region> {
         // Ordering: Relaxed, the lock orders it.
         let region = self.region.load(Ordering::Relaxed);
         // SAFETY: regions live for ever.
-        unsafe { region.as_ref() }.or_else(|| self.bear())
+        unsafe { region.as_ref() }.or_else(|| self.create())
     }
 
     #[cold]
-    fn bear(&self) -> Option<&'static Region> {
-        let fresh = shards::new_region()?;
+    fn create(&self) -> Option<&'static Region> {
+        let fresh = create_region()?;
         // Ordering: Release, for observers that look without the lock.
         self.region.store(core::ptr::from_ref(fresh).cast_mut(), Ordering::Release);
         Some(fresh)
@@ -149,7 +136,7 @@ pub fn hold_all(backoff: &mut Backoff, keep: fn(TryGuard<'static>)) -> u64 {
                 None => waits = true,
             }
         }
-        // In turn: one that stays busy must not use up the backoff for the others.
+        // One attempt each before the next wait: a shard that stays busy must not use up the backoff for the others.
         if !waits || !backoff.spend() {
             return held;
         }
@@ -167,7 +154,7 @@ pub fn release_all(held: u64) {
 /// `backoff`.
 pub fn for_each(backoff: &mut Backoff, mut f: impl FnMut(&Locked)) {
     for shard in &LOCKED {
-        // Ordering: Acquire pairs with the Release in `region`.
+        // Ordering: Acquire pairs with the Release in `create`.
         let region = shard.region.load(Ordering::Acquire);
         // SAFETY: regions live for ever.
         if let Some(region) = unsafe { region.as_ref() }
@@ -185,7 +172,7 @@ pub fn held_regions(held: u64) -> impl Iterator<Item = &'static Region> {
         held >> index & 1 == 1 || shard.lock.is_forgotten_here()
     };
     let mine = LOCKED.iter().enumerate().filter(is_mine);
-    // Ordering: Acquire pairs with the Release in `LockedShard::region`.
+    // Ordering: Acquire pairs with the Release in `LockedShard::create`.
     let regions = mine.map(|(_, shard)| shard.region.load(Ordering::Acquire));
     // SAFETY: regions live for ever.
     regions.filter_map(|region| unsafe { region.as_ref() })
@@ -194,7 +181,7 @@ pub fn held_regions(held: u64) -> impl Iterator<Item = &'static Region> {
 /// The regions that exist, for statistics.
 pub fn regions() -> impl Iterator<Item = &'static Region> {
     LOCKED.iter().filter_map(|shard| {
-        // Ordering: Acquire pairs with the Release in `LockedShard::region`.
+        // Ordering: Acquire pairs with the Release in `LockedShard::create`.
         let region = shard.region.load(Ordering::Acquire);
         // SAFETY: regions live for ever.
         unsafe { region.as_ref() }
@@ -207,21 +194,8 @@ pub fn locks() -> impl Iterator<Item = &'static TryLock> {
     LOCKED.iter().map(|shard| &shard.lock)
 }
 
-/// Counts one of [`operations`].
-pub(super) fn count_operation() {
-    // Ordering: Relaxed, a statistic.
-    OPERATIONS.fetch_add(1, Ordering::Relaxed);
-}
-
-/// Slow-path operations of the atomic path since start.
-pub fn operations() -> usize {
-    // Ordering: Relaxed, a statistic.
-    OPERATIONS.load(Ordering::Relaxed)
-}
-
 impl Shard for Locked {
-    // SAFETY, for each block: the lock is held, so nobody else works on the region; sections never do
-    // (cpu_cache I1).
+    // SAFETY, for each block: the lock is held, so no other thread works on the region (I1).
     fn pop(&self, class: Class) -> isize {
         // SAFETY: the lock is held.
         unsafe { emulated::pop(self.region, class) }
@@ -243,7 +217,7 @@ impl Shard for Locked {
         unsafe { emulated::set_end(self.region, class, expected, end) }
     }
     fn add(&self, counter: Counter, delta: usize) -> isize {
-        count_operation();
+        count_atomic_operation();
         // SAFETY: the lock is held.
         unsafe { emulated::add(self.region, counter as usize, delta) }
     }

@@ -1,11 +1,12 @@
-//! The biased shards of the atomic path, from outside: who has a seat, and that seats and regions come back.
+//! The biased shards of the atomic path, from outside: which threads get one, and that shards and regions come back.
 
 #[path = "support/modes.rs"]
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
 use modes::{MODES, ModeCase, in_modes};
-use rsalloc_core::internals::cpu_cache::seats;
+use rsalloc_core::internals::cpu_cache::exclusive;
+use rsalloc_core::internals::cpu_cache::shard::leases;
 use rsalloc_core::internals::sync::Backoff;
 use std::sync::Barrier;
 use std::thread;
@@ -23,13 +24,13 @@ fn main() {
             eprintln!("{info}");
             std::process::abort();
         }));
-        the_first_thread_has_a_seat(case);
+        the_first_thread_has_a_lease(case);
         regions_are_as_many_as_processors_allow();
-        dead_owners_leave_their_seats();
+        ended_threads_leave_their_shards();
         an_idle_owner_loses_its_region();
-        closing_takes_all_regions();
-        a_child_of_fork_has_seats();
-        a_child_of_vfork_has_its_parents_seat();
+        stopping_takes_all_regions();
+        a_child_of_fork_has_leases();
+        a_child_of_vfork_has_its_parents_shard();
         assert_eq!(rsalloc_core::check(), Ok(()));
     });
 }
@@ -42,25 +43,25 @@ fn work(calls: usize) {
     }
 }
 
-fn work_until_seated() {
+fn work_until_leased() {
     let begin = Instant::now();
-    while !seats::is_seated() {
+    while !leases::ensure_lease() {
         assert!(begin.elapsed() < Duration::from_secs(20), "nobody gives way");
         work(1);
     }
 }
 
 fn regions() -> usize {
-    seats::regions().count()
+    leases::regions().count()
 }
 
 fn limit() -> usize {
     3 * thread::available_parallelism().expect("a number").get()
 }
 
-fn the_first_thread_has_a_seat(_: &ModeCase) {
-    assert!(seats::mine().is_some() && seats::is_seated(), "from the start");
-    assert_eq!((seats::used(), regions()), (1, 1));
+fn the_first_thread_has_a_lease(_: &ModeCase) {
+    assert!(leases::own_shard().is_some() && leases::ensure_lease(), "from the start");
+    assert_eq!((leases::shards_used(), regions()), (1, 1));
     let object = rsalloc_core::allocate(40);
     // SAFETY: live.
     unsafe { rsalloc_core::free(object) };
@@ -86,11 +87,11 @@ fn regions_are_as_many_as_processors_allow() {
     assert_eq!(rsalloc_core::check(), Ok(()));
 }
 
-/// Also those that allocate in a destructor that runs behind the one by which a seat is left.
-fn dead_owners_leave_their_seats() {
+/// Also those that allocate in a destructor that runs behind the one by which the shard is left.
+fn ended_threads_leave_their_shards() {
     extern "C" fn late(_: *mut libc::c_void) {
         work(CALLS);
-        assert!(seats::mine().is_none(), "no seat any more");
+        assert!(leases::own_shard().is_none(), "no biased shard any more");
     }
     let mut key = 0;
     // SAFETY: a live word and a function.
@@ -100,13 +101,13 @@ fn dead_owners_leave_their_seats() {
         // SAFETY: the key was made above.
         assert_eq!(unsafe { libc::pthread_setspecific(key, (&raw const key).cast()) }, 0);
     };
-    let before = seats::used();
+    let before = leases::shards_used();
     for _ in 0..300 {
         thread::scope(|scope| scope.spawn(live_and_end).join()).expect("it works");
     }
     // SAFETY: the key was made above.
     assert_eq!(unsafe { libc::pthread_key_delete(key) }, 0);
-    assert!(seats::used() <= before + 8, "{} seats after {before}", seats::used());
+    assert!(leases::shards_used() <= before + 8, "{} shards after {before}", leases::shards_used());
     assert!(regions() <= limit());
 }
 
@@ -124,20 +125,20 @@ fn an_idle_owner_loses_its_region() {
             });
         }
         sleep.wait();
-        scope.spawn(work_until_seated).join().expect("it gets one");
+        scope.spawn(work_until_leased).join().expect("it gets one");
         end.wait();
     });
     assert!(regions() <= limit());
 }
 
-fn closing_takes_all_regions() {
-    let closed = seats::while_closed(&mut Backoff::usual(), |closed| {
-        assert_eq!(closed.count(), regions());
-        assert!(!seats::is_seated(), "nor the one who closes");
+fn stopping_takes_all_regions() {
+    let stopped = exclusive::stop_all(&mut Backoff::usual(), |regions_stopped| {
+        assert_eq!(regions_stopped.count(), regions());
+        assert!(!leases::ensure_lease(), "nor the thread that stops them");
         work(1);
     });
-    assert!(closed.is_some(), "the kernel has the barrier");
-    work_until_seated();
+    assert!(stopped.is_some(), "the kernel has the barrier");
+    work_until_leased();
     let other = thread::spawn(|| {
         work(CALLS);
         rsalloc_core::release()
@@ -146,14 +147,14 @@ fn closing_takes_all_regions() {
     work(1);
 }
 
-fn a_child_of_fork_has_seats() {
-    work_until_seated();
+fn a_child_of_fork_has_leases() {
+    work_until_leased();
     // SAFETY: the child uses the engine, and threads of its own.
     match unsafe { libc::fork() } {
         0 => {
-            assert!(seats::is_seated(), "its own");
+            assert!(leases::ensure_lease(), "its own");
             regions_are_as_many_as_processors_allow();
-            dead_owners_leave_their_seats();
+            ended_threads_leave_their_shards();
             // SAFETY: ends the child without its parent's destructors.
             unsafe { libc::_exit(0) };
         }
@@ -166,16 +167,16 @@ fn a_child_of_fork_has_seats() {
     }
 }
 
-/// It has the thread-local words of its parent, who waits: a seat that it takes is the parent's, and comes back
+/// It has the thread-local words of its parent, which waits: a shard that it takes is the parent's, and comes back
 /// when the parent ends.
-fn a_child_of_vfork_has_its_parents_seat() {
+fn a_child_of_vfork_has_its_parents_shard() {
     extern "C" fn child(_: *mut libc::c_void) -> libc::c_int {
         work(CALLS);
-        libc::c_int::from(seats::mine().is_none())
+        libc::c_int::from(leases::own_shard().is_none())
     }
-    let used = seats::used();
+    let used = leases::shards_used();
     (0..20).for_each(|_| work_in_a_child(child));
-    assert!(seats::used() <= used + 8, "{} seats after {used}", seats::used());
+    assert!(leases::shards_used() <= used + 8, "{} shards after {used}", leases::shards_used());
 }
 
 fn work_in_a_child(child: extern "C" fn(*mut libc::c_void) -> libc::c_int) {
@@ -190,8 +191,8 @@ fn work_in_a_child(child: extern "C" fn(*mut libc::c_void) -> libc::c_int) {
             assert!(pid > 0 && libc::waitpid(pid, &raw mut status, 0) == pid);
         }
         assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{status:#x}");
-        assert!(seats::mine().is_some());
-        work_until_seated();
+        assert!(leases::own_shard().is_some());
+        work_until_leased();
     });
     parent.join().expect("it works");
 }

@@ -2,7 +2,7 @@
 //!
 //! Promises: no system call where libc reads the CPU from the thread's rseq area or the vDSO (a filter may kill
 //! for `sched_getaffinity`, and the files of /sys may not be there); the number only grows, as far as the
-//! affinity of the threads that come here allows. Called by locked and seats; calls os.
+//! affinity of the threads that are recorded allows.
 
 use crate::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::os;
@@ -19,9 +19,9 @@ pub fn count() -> usize {
     COUNT.load(Ordering::Relaxed).max(1)
 }
 
-/// Marks the CPU of the calling thread as seen; how many were.
+/// Records the CPU that the calling thread runs on; how many were seen by now.
 #[cold]
-pub fn mark_here() -> usize {
+pub fn record_current() -> usize {
     let cpu = os::current_cpu() % CPUS_MAX;
     let (word, bit) = (&SEEN[cpu / 64], 1 << (cpu % 64));
     // Ordering: Relaxed throughout, a set that only grows and its size.

@@ -1,4 +1,4 @@
-//! Seats in the child of a fork of a process with many of them: the forking thread keeps its own, those of the
+//! Biased shards in the child of a fork of a process with many of them: the forking thread keeps its own, those of the
 //! threads that are not there are free for new ones, and no two threads have the same.
 
 #[path = "support/modes.rs"]
@@ -6,7 +6,8 @@
 mod modes;
 
 use modes::{MODES, in_modes};
-use rsalloc_core::internals::cpu_cache::seats;
+use rsalloc_core::internals::cpu_cache::exclusive;
+use rsalloc_core::internals::cpu_cache::shard::leases;
 use rsalloc_core::internals::sync::Backoff;
 use std::collections::BTreeSet;
 use std::sync::{Barrier, Mutex};
@@ -26,35 +27,35 @@ fn main() {
             std::process::abort();
         }));
         let threads = 4 * thread::available_parallelism().expect("a number").get();
-        let mine = seat_of_its_own();
-        let seated = Barrier::new(threads + 1);
+        let mine = shard_of_its_own();
+        let leased = Barrier::new(threads + 1);
         let end = Barrier::new(threads + 1);
         thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
-                    seat_of_its_own();
-                    seated.wait();
+                    shard_of_its_own();
+                    leased.wait();
                     end.wait();
                 });
             }
-            seated.wait();
-            assert!(seats::used() > threads, "a seat for each thread");
-            in_child(|| the_child_has_all_seats(mine, threads));
+            leased.wait();
+            assert!(leases::shards_used() > threads, "a biased shard for each thread");
+            in_child(|| the_child_has_all_shards(mine, threads));
             end.wait();
         });
         assert_eq!(rsalloc_core::check(), Ok(()));
     });
 }
 
-/// Works until the calling thread has a seat; its address.
-fn seat_of_its_own() -> usize {
+/// Works until the calling thread has a biased shard; its address.
+fn shard_of_its_own() -> usize {
     let begin = Instant::now();
     loop {
         work();
-        if let Some(seat) = seats::mine() {
-            return std::ptr::from_ref(seat) as usize;
+        if let Some(shard) = leases::own_shard() {
+            return std::ptr::from_ref(shard) as usize;
         }
-        assert!(begin.elapsed() < SOON, "a thread that works gets no seat");
+        assert!(begin.elapsed() < SOON, "a thread that works gets no biased shard");
     }
 }
 
@@ -84,22 +85,25 @@ fn in_child(life: impl FnOnce()) {
     }
 }
 
-/// Each of as many threads as there were before gets a seat, while all of them live.
-fn the_child_has_all_seats(mine: usize, threads: usize) {
-    assert_eq!(seat_of_its_own(), mine, "the forking thread keeps its seat");
+/// Each of as many threads as there were before gets a biased shard, while all of them live.
+fn the_child_has_all_shards(mine: usize, threads: usize) {
+    assert_eq!(shard_of_its_own(), mine, "the forking thread keeps its biased shard");
     let taken = Mutex::new(BTreeSet::from([mine]));
     let all = Barrier::new(threads);
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let seat = seat_of_its_own();
-                assert!(taken.lock().expect("no panic").insert(seat), "two threads have one seat");
+                let shard = shard_of_its_own();
+                assert!(
+                    taken.lock().expect("no panic").insert(shard),
+                    "two threads have one biased shard"
+                );
                 all.wait();
                 work();
             });
         }
     });
-    let closed = seats::while_closed(&mut Backoff::usual(), |regions| regions.count());
-    assert_eq!(closed, Some(seats::regions().count()), "no region is out of reach");
+    let stopped = exclusive::stop_all(&mut Backoff::usual(), |regions| regions.count());
+    assert_eq!(stopped, Some(leases::regions().count()), "no region is out of reach");
     assert_eq!(rsalloc_core::check(), Ok(()));
 }

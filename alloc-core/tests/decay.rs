@@ -5,7 +5,7 @@
 mod modes;
 
 use modes::{MODES, in_modes};
-use rsalloc_core::internals::cpu_cache::while_still;
+use rsalloc_core::internals::cpu_cache::exclusive::stop_all;
 use rsalloc_core::internals::sync::Backoff;
 use rsalloc_core::internals::units::{PAGE_BYTES, SEGMENT_BYTES};
 use rsalloc_core::{allocate, check, free, stats};
@@ -115,7 +115,7 @@ fn nobody_waits_for_who_has_the_regions() {
     let last = objects.split_off(60);
     // So that it is not this thread alone which has some.
     std::thread::scope(|scope| scope.spawn(|| free_all(objects)).join().expect("no panic"));
-    let freed = while_still(&mut Backoff::usual(), |_| {
+    let freed = stop_all(&mut Backoff::usual(), |_| {
         let (done, freed) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             free_all(last);

@@ -1,0 +1,132 @@
+//! Per-CPU shards: one for each index (`cpu_id` or `mm_cid`), worked on by restartable sequences only.
+//!
+//! Promises: a shard is created once for each index, when a thread there first needs it; nothing here waits.
+//!
+//! Invariants:
+//! I1. A table entry of `HOT` is 0 (*stopped*, or not created), or leads to the region that `REGIONS` has for that
+//!     index.
+//! I2. Entries of created shards change under `LOCK` only: `exclusive` stops shards and starts them again.
+
+use super::{Shard, create_region};
+use crate::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering};
+use crate::hot::{HOT, entry_of, region_of};
+use crate::region::{Counter, Region};
+use crate::rseq::registration;
+use crate::rseq::{Index, Sections};
+use crate::size_class::Class;
+use crate::sync::{Lock, Rank};
+use crate::units::SHARDS_MAX;
+
+/// The regions by shard index; null if not created.
+static REGIONS: [AtomicPtr<Region>; SHARDS_MAX] =
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; SHARDS_MAX];
+
+/// The shards up to the highest one that was ever created.
+static HIGHEST: AtomicUsize = AtomicUsize::new(0);
+
+/// Held while a shard is created, and while shards are stopped.
+static LOCK: Lock = Lock::new();
+
+/// The region of the calling thread's shard at this moment, if it is not stopped.
+pub fn current(sections: Sections) -> Option<&'static Region> {
+    let shard = registration::current_index(sections.index).filter(|&shard| shard < SHARDS_MAX)?;
+    // Ordering: Acquire pairs with the Release in `start`.
+    region_of(entry(sections.index, shard).load(Ordering::Acquire))
+}
+
+/// Where sections look for the region of a shard. The entries know `cpu_id` only, so under `mm_cid` their
+/// table stays 0.
+fn entry(index: Index, shard: usize) -> &'static AtomicIsize {
+    match index {
+        Index::CpuId => &HOT.table[shard],
+        Index::MmCid => &HOT.table_cid[shard],
+    }
+}
+
+/// Creates the calling thread's shard if it never existed; whether it can be used then. Waits for nothing: while
+/// another thread creates a shard or has shards stopped, which can take seconds, there is none for this call.
+#[cold]
+pub fn open_or_create(sections: Sections) -> bool {
+    if current(sections).is_some() {
+        return true;
+    }
+    let Some(index) = registration::current_index(sections.index) else { return false };
+    // Ordering: Relaxed, whether it is null only.
+    if index >= SHARDS_MAX || !REGIONS[index].load(Ordering::Relaxed).is_null() {
+        return false;
+    }
+    let Some(_guard) = LOCK.try_acquire(Rank::SHARDS) else { return false };
+    // Ordering: Relaxed, the lock orders it.
+    if REGIONS[index].load(Ordering::Relaxed).is_null()
+        && let Some(region) = create_region()
+    {
+        // Ordering: Release, for observers without the lock.
+        REGIONS[index].store(core::ptr::from_ref(region).cast_mut(), Ordering::Release);
+        // Ordering: Relaxed: a stopper has the lock, for others they may be one fewer.
+        HIGHEST.fetch_max(index + 1, Ordering::Relaxed);
+        start(sections.index, index, region);
+    }
+    current(sections).is_some()
+}
+
+/// Lets sections use the region of the shard. The lock is held.
+pub(in crate::cpu_cache) fn start(index: Index, shard: usize, region: &Region) {
+    // Ordering: Release publishes the region, as it was left, to the sections.
+    entry(index, shard).store(entry_of(Some(region)), Ordering::Release);
+}
+
+/// Keeps sections that start from now on from using the region of the shard; a fence completes it. The lock is held.
+pub(in crate::cpu_cache) fn begin_stop(index: Index, shard: usize) {
+    // Ordering: SeqCst with the fence: a section that starts after it sees the closed region.
+    entry(index, shard).store(entry_of(None), Ordering::SeqCst);
+}
+
+/// The shards up to the highest one that was ever created.
+pub fn highest_created() -> usize {
+    // Ordering: Relaxed, see `open_or_create`.
+    HIGHEST.load(Ordering::Relaxed)
+}
+
+/// The shards that were created, with their numbers.
+pub(in crate::cpu_cache) fn created() -> impl Iterator<Item = (usize, &'static Region)> + Clone {
+    REGIONS[..highest_created()].iter().enumerate().filter_map(|(index, slot)| {
+        // Ordering: Acquire pairs with the Release in `open_or_create`.
+        let region = slot.load(Ordering::Acquire);
+        // SAFETY: regions live for ever.
+        unsafe { region.as_ref() }.map(|region| (index, region))
+    })
+}
+
+/// All regions that were created, for statistics: they may change while the caller reads.
+pub fn regions() -> impl Iterator<Item = &'static Region> {
+    created().map(|(_, region)| region)
+}
+
+/// The lock that keeps shards from being created or stopped, for fork and `exclusive`.
+pub fn raw_lock() -> &'static Lock {
+    &LOCK
+}
+
+impl Shard for Sections {
+    fn pop(&self, class: Class) -> isize {
+        Sections::pop(*self, class)
+    }
+    fn push(&self, class: Class, object: usize) -> isize {
+        Sections::push(*self, class, object)
+    }
+    fn pop_batch(&self, class: Class, out: &mut [usize]) -> isize {
+        Sections::pop_batch(*self, class, out)
+    }
+    fn push_batch(&self, class: Class, objects: &[usize]) -> isize {
+        Sections::push_batch(*self, class, objects)
+    }
+    fn set_end(&self, class: Class, region: &Region, expected: usize, end: usize) -> isize {
+        Sections::set_end(*self, class, region, expected, end)
+    }
+    fn add(&self, counter: Counter, delta: usize) -> isize {
+        Sections::add(*self, counter as usize, delta)
+    }
+    fn region(&self) -> Option<&'static Region> {
+        current(*self)
+    }
+}

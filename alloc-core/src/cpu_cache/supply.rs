@@ -1,0 +1,96 @@
+//! What the caches get from and give to the tiers below: whole magazines by the depot, single objects and batches by the
+//! slabs.
+//!
+//! Promises: an object that is given back is in exactly one place afterwards; a handler above its own thread's lock, and a
+//! thread that may wait no longer, find another way or another class.
+
+use crate::depot::DEPOT;
+use crate::object::{Batch, Contents, Fresh};
+use crate::page_heap::PAGE_HEAP;
+use crate::size_class::{CLASS, CLASSES, Class, natural_align};
+use crate::slab::{self, SLABS};
+use crate::sync::{Reentered, is_barred};
+
+/// Below this much in use the caches are not cut any further.
+const IN_USE_MIN_BYTES: usize = 16 << 20;
+
+/// What the caches are measured by: the bytes in spans, cached objects included.
+pub(super) fn in_use_bytes() -> usize {
+    PAGE_HEAP.held_bytes().max(IN_USE_MIN_BYTES)
+}
+
+/// Asks the memory for the lines of the tiers below, which a rare miss finds in no near cache.
+pub(super) fn prefetch(class: Class) {
+    DEPOT.prefetch(class);
+    slab::prefetch_class(class);
+    if CLASS[class].batch == 1 {
+        PAGE_HEAP.prefetch();
+    }
+}
+
+/// Objects from the depot or, if it has none, `wanted` ones from a slab; what the first of them holds.
+pub(super) fn supply(class: Class, batch: &mut Batch, wanted: usize) -> Contents {
+    DEPOT.take(class, batch);
+    if !batch.is_empty() {
+        return Contents::Any;
+    }
+    match slab::take(class, batch, wanted) {
+        Ok(contents) if !batch.is_empty() || !is_barred() => contents,
+        // The thread was interrupted inside this class or below, or is late: a larger object serves as well.
+        Ok(_) | Err(Reentered) => take_one(class).map_or(Contents::Any, |fresh| {
+            batch.push(fresh.object);
+            fresh.contents
+        }),
+    }
+}
+
+/// One object straight from a slab, for a thread that has no shard at this moment. If the lock of the class or of
+/// the pages is held below the caller, an object of a larger class serves, which is aligned as well.
+pub(super) fn take_one(class: Class) -> Option<Fresh> {
+    let mut batch = Batch::new();
+    let align = natural_align(class);
+    for larger in (class..CLASSES).filter(|&larger| natural_align(larger) >= align) {
+        match slab::take(larger, &mut batch, 1) {
+            Ok(contents) if !batch.is_empty() => {
+                return batch.pop_first().map(|object| Fresh { object, contents });
+            }
+            // Out of memory; if a lock is barred, only of pages, and another class may have objects.
+            Ok(_) if !is_barred() => return None,
+            Ok(_) | Err(Reentered) => {}
+        }
+    }
+    None
+}
+
+/// The batch of an object of which the caller gives up the address.
+pub(super) fn batch_of(object: usize) -> Batch {
+    // SAFETY: the object was freed, so it is the caller's.
+    unsafe { Batch::from_slots(&[object]) }
+}
+
+/// Puts objects of `class` that no shard holds into the depot, else into their slabs.
+pub(super) fn give_back(class: Class, batch: &mut Batch) {
+    let whole = batch.len() == CLASS[class].batch;
+    let wanted = whole && !SLABS[class].has_declined() && depot_has_room(class);
+    if wanted && DEPOT.put(class, batch) {
+        return;
+    }
+    give_back_to_slab(class, batch);
+}
+
+/// As [`give_back`], without the depot if the slabs can be had.
+pub(super) fn give_back_to_slab(class: Class, batch: &mut Batch) {
+    slab::put_cached(class, batch);
+    // A handler above its own thread's slab lock, or a late thread: leave them where no lock is needed. If the OS has
+    // not even memory for a magazine they are never used again.
+    if !batch.is_empty() && !DEPOT.put_unbounded(class, batch) {
+        batch.forget_all();
+    }
+    PAGE_HEAP.trim();
+}
+
+/// Whether one magazine more lies within what the depot may hold: an eighth of what is in use, and one
+/// magazine of each class of small objects.
+pub(super) fn depot_has_room(class: Class) -> bool {
+    DEPOT.bytes() < in_use_bytes() / 8 || CLASS[class].batch > 1 && DEPOT.magazines(class) == 0
+}

@@ -1,0 +1,91 @@
+//! Refill and flush: what a pop from an empty class and a push to a full one do.
+//!
+//! Promises: the object asked for is served if there is memory, the object freed is kept; at most one magazine is between
+//! two tiers for each thread (cpu_cache I3).
+
+use super::policy::capacity;
+use super::shard::{RETRIES, Shard, count, pop_into};
+use super::supply::{batch_of, depot_has_room, give_back, prefetch, supply};
+use crate::fail::{Misuse, deny};
+use crate::object::{Batch, Fresh};
+use crate::region::Counter;
+use crate::rseq::ABORTED;
+use crate::size_class::{CLASS, Class};
+
+/// The least that [`swing_batch`] makes of a batch.
+const SWING_BATCH_MIN: usize = 8;
+
+/// Serves one object of an empty class and fills the shard with the rest of a magazine.
+#[cold]
+pub(super) fn refill<S: Shard>(shard: &S, class: Class) -> Option<Fresh> {
+    prefetch(class);
+    let wanted = match capacity::ran_empty_last(shard, class) {
+        true => CLASS[class].batch,
+        false => swing_batch(class),
+    };
+    discard_nulls(shard, class);
+    count(shard, Counter::Refills);
+    capacity::grow_on_refill(shard, class);
+    let mut batch = Batch::new();
+    let contents = supply(class, &mut batch, wanted);
+    let object = batch.pop_first()?;
+    fill(shard, class, &mut batch);
+    if !batch.is_empty() {
+        give_back(class, &mut batch);
+    }
+    Some(Fresh { object, contents })
+}
+
+/// Makes room in a full class by moving a magazine out, then pushes `object`.
+#[cold]
+pub(super) fn flush<S: Shard>(shard: &S, class: Class, object: usize) {
+    prefetch(class);
+    let swings = capacity::ran_empty_last(shard, class);
+    count(shard, Counter::Flushes);
+    if !capacity::grow_on_flush(shard, class) {
+        let wanted = match swings && !depot_has_room(class) {
+            true => swing_batch(class),
+            false => CLASS[class].batch,
+        };
+        let mut batch = Batch::new();
+        if pop_into(shard, class, &mut batch, wanted) > 0 {
+            // The last of the batch are what was freed last: the place to look for a double free.
+            deny(batch.addresses().contains(&object), Misuse::DoubleFree, object);
+            give_back(class, &mut batch);
+        }
+    }
+    if shard.push(class, object) != 0 {
+        give_back(class, &mut batch_of(object));
+    }
+}
+
+/// What a class moves to or from the slabs when it alternates between empty and full. A class that runs empty, or full,
+/// again and again moves a whole batch, for the fixed cost; where it alternates, whole batches dominate the longest
+/// times of an allocation, for objects that are not needed.
+fn swing_batch(class: Class) -> usize {
+    let batch = CLASS[class].batch;
+    (batch / 4).max(batch.min(SWING_BATCH_MIN))
+}
+
+/// Moves as much of `batch` into the shard as it has capacity for.
+fn fill<S: Shard>(shard: &S, class: Class, batch: &mut Batch) {
+    for _ in 0..RETRIES {
+        match shard.push_batch(class, batch.addresses()) {
+            pushed @ 0.. => return batch.forget_last(pushed as usize),
+            ABORTED => count(shard, Counter::Aborts),
+            _ => return,
+        }
+    }
+}
+
+/// A sized free of null leaves a null on the stack, which pops as "empty": throws such away.
+fn discard_nulls<S: Shard>(shard: &S, class: Class) {
+    let mut batch = Batch::new();
+    while shard.region().is_some_and(|region| region.len(class) > 0) {
+        match pop_into(shard, class, &mut batch, 1) {
+            1 if batch.is_empty() => {}
+            1 => return give_back(class, &mut batch),
+            _ => return,
+        }
+    }
+}
