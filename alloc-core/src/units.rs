@@ -43,10 +43,6 @@ pub const MAGAZINE_MAX: usize = 64;
 /// which ids above this bound take the shared path).
 pub const SHARDS_MAX: usize = 4096;
 
-/// No mapping is as long as this: user addresses have 47 bits on x86-64, with page tables of five levels too as
-/// long as no hint asks for more (Documentation/arch/x86/x86_64/5level-paging.rst).
-pub const ADDRESS_SPACE_BYTES: usize = 1 << if cfg!(target_arch = "x86_64") { 47 } else { 56 };
-
 /// The number of pages that hold `bytes`.
 pub const fn pages_of(bytes: usize) -> usize {
     bytes.div_ceil(PAGE_BYTES)

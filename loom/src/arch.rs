@@ -1,63 +1,74 @@
-//! The two plain instructions and the sections: their plain twins, run as sections by `machine`.
+//! The architecture of the models: sections that are their reference implementation, run by `machine`.
 //!
-//! Stands in for the engine's room of this name.
+//! Stands in for the engine's module of this name, whose contract it fulfils as far as the models' files use it.
+
+#[path = "../../alloc-core/src/arch/words.rs"]
+pub mod words;
 
 use crate::atomic::{AtomicU32, AtomicUsize};
-use crate::machine::{BLOCKS, Block, this_thread};
+use crate::machine::{BLOCKS, this_thread};
 
 pub const HAS_SECTIONS: bool = true;
 
-pub fn thread_pointer() -> usize {
+pub fn thread_id() -> usize {
     std::ptr::from_ref(&BLOCKS[this_thread()]) as usize
 }
 
 pub fn prefetch(_address: usize) {}
 
 pub fn held_rank() -> &'static AtomicU32 {
-    &BLOCKS[this_thread()].held_rank
+    &BLOCKS[this_thread()].words.held_rank
 }
 
 pub fn biased_shard() -> &'static AtomicUsize {
-    &BLOCKS[this_thread()].biased_shard
+    &BLOCKS[this_thread()].words.biased_shard
 }
 
 pub fn lease_countdown() -> &'static AtomicU32 {
-    &BLOCKS[this_thread()].lease_countdown
-}
-
-pub fn libc_rseq() -> Option<(isize, u32)> {
-    Some((own_area_offset(), 32))
+    &BLOCKS[this_thread()].words.lease_countdown
 }
 
 pub fn is_single_threaded() -> bool {
     false
 }
 
-pub fn own_area_offset() -> isize {
-    core::mem::offset_of!(Block, area) as isize
-}
-
-/// No model has a section that looks there.
-pub fn never_registered_offset() -> isize {
-    own_area_offset() + (1 << 20)
-}
-
-pub fn forget_early_announcement() {}
-
 pub mod sections {
+    pub use super::words::ThreadBlock;
     use crate::atomic::{AtomicIsize, Ordering};
-    use crate::machine::{self, BLOCKS, this_thread};
-    use crate::rseq::{Index, emulated};
     use crate::hot::{HOT, region_of};
-use crate::region::Region;
+    use crate::machine::{self, BLOCKS, this_thread};
+    use crate::region::Region;
+    use crate::rseq::abi::Area;
+    use crate::rseq::status::{ABORTED, CHANGED, FULL, NO_SHARD};
+    use crate::rseq::{Index, reference};
+    use core::mem::offset_of;
 
-    pub const ABORTED: isize = -1;
-    pub const NO_SHARD: isize = -2;
-    pub const CHANGED: isize = -3;
-    pub const FULL: isize = -4;
+    pub const SIGNATURE: u32 = 0x5305_3053;
 
-    #[allow(non_upper_case_globals)]
-    pub static rsalloc_rseq_offset: AtomicIsize = AtomicIsize::new(0);
+    static AREA_OFFSET: AtomicIsize = AtomicIsize::new(0);
+
+    pub fn area_offset() -> &'static AtomicIsize {
+        &AREA_OFFSET
+    }
+
+    pub fn area_at(offset: isize) -> *mut Area {
+        let block = &raw const BLOCKS[this_thread()];
+        block.wrapping_byte_offset(offset).cast_mut().cast()
+    }
+
+    pub fn thread_block() -> &'static ThreadBlock {
+        &BLOCKS[this_thread()]
+    }
+
+    pub fn thread_block_offset() -> isize {
+        0
+    }
+
+    pub fn libc_rseq() -> Option<(isize, u32)> {
+        Some((offset_of!(ThreadBlock, area) as isize, 32))
+    }
+
+    pub fn forget_early_descriptor() {}
 
     /// What every section begins with; `closed` is what it does on the closed region.
     fn on_shard(index: Index, closed: isize, body: impl FnOnce(&Region) -> isize) -> isize {
@@ -89,14 +100,14 @@ use crate::region::Region;
             /// 1. `class` is a class.
             pub unsafe fn $pop(class: usize) -> isize {
                 // SAFETY: see above.
-                on_shard($index, 0, |region| unsafe { emulated::pop(region, class) })
+                on_shard($index, 0, |region| unsafe { reference::pop(region, class) })
             }
 
             /// # Safety
             /// 1. `class` is a class.
             pub unsafe fn $push(class: usize, object: usize) -> isize {
                 // SAFETY: see above.
-                on_shard($index, FULL, |region| unsafe { emulated::push(region, class, object) })
+                on_shard($index, FULL, |region| unsafe { reference::push(region, class, object) })
             }
 
             /// # Safety
@@ -109,7 +120,7 @@ use crate::region::Region;
             ) -> isize {
                 // SAFETY: see above, and duty 2.
                 on_shard($index, 0, |region| unsafe {
-                    emulated::pop_batch(region, class, core::slice::from_raw_parts_mut(out, n))
+                    reference::pop_batch(region, class, core::slice::from_raw_parts_mut(out, n))
                 })
             }
 
@@ -118,7 +129,7 @@ use crate::region::Region;
             pub unsafe fn $push_batch(class: usize, objects: *const usize, n: usize) -> isize {
                 // SAFETY: see above, and duty 2.
                 on_shard($index, 0, |region| unsafe {
-                    emulated::push_batch(region, class, core::slice::from_raw_parts(objects, n))
+                    reference::push_batch(region, class, core::slice::from_raw_parts(objects, n))
                 })
             }
 
@@ -132,7 +143,7 @@ use crate::region::Region;
             ) -> isize {
                 on_shard($index, CHANGED, |own| match std::ptr::eq(own, region) {
                     // SAFETY: see above.
-                    true => unsafe { emulated::set_end(own, class, expected, end) },
+                    true => unsafe { reference::set_end(own, class, expected, end) },
                     false => CHANGED,
                 })
             }
@@ -143,7 +154,7 @@ use crate::region::Region;
                 let counter =
                     (offset - core::mem::offset_of!(Region, counters)) / size_of::<usize>();
                 // SAFETY: see above.
-                on_shard($index, 0, |region| unsafe { emulated::add(region, counter, delta) })
+                on_shard($index, 0, |region| unsafe { reference::add(region, counter, delta) })
             }
         };
     }

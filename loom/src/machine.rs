@@ -5,7 +5,7 @@
 //! next store, as the kernel sends a thread to the abort handler. Whoever takes it away waits until that
 //! has happened or the section was over first, as an interrupt does. Called by `atomic`, `os` and `asm`.
 
-use crate::rseq::abi::Area;
+use crate::arch::words::ThreadBlock;
 use crate::world;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::sync::{Condvar, Mutex};
@@ -23,24 +23,11 @@ pub enum Access {
     Write,
 }
 
-/// The memory of one thread that the engine finds at its thread pointer.
-#[repr(C, align(64))]
-pub struct Block {
-    pub area: Area,
-    pub life: crate::atomic::AtomicU32,
-    pub held_rank: crate::atomic::AtomicU32,
-    pub lease_countdown: crate::atomic::AtomicU32,
-    pub biased_shard: crate::atomic::AtomicUsize,
-}
-
-pub static BLOCKS: [Block; THREADS] = [const { Block::new() }; THREADS];
-
-impl Block {
-    const fn new() -> Self {
-        // SAFETY: integers.
-        unsafe { core::mem::MaybeUninit::zeroed().assume_init() }
-    }
-}
+/// The memory of each thread that the engine finds by its thread pointer.
+pub static BLOCKS: [ThreadBlock; THREADS] = [const {
+    // SAFETY: integers.
+    unsafe { core::mem::MaybeUninit::zeroed().assume_init() }
+}; THREADS];
 
 /// What belongs to one execution.
 struct Kernel {

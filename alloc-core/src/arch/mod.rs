@@ -1,11 +1,260 @@
-//! All assembly of the engine, one file for each architecture, one interface.
+//! The architecture: all that the engine needs of a processor, as a contract that each folder beside this file fulfils.
 //!
-//! `sections` has the restartable sequences as functions that return a status, `entry` the hot paths
-//! of the fronts, `thread_pointer` and `syscall` the two plain instructions that Rust has no word for.
-//! Called by rseq, os and sync; calls the slow twins in the engine by symbol.
+//! | file of a folder | gives | held by |
+//! |---|---|---|
+//! | `mod.rs` | the functions and constants wrapped below | unit tests of `sync`, `os`; tests `lock_ranks`, `reentry`, `late` |
+//! | `entry.rs` | the fronts' entries, as macros | `front`, `functions`, `sequences`, `cargo xtask golden` |
+//! | `sections.rs` | the restartable sequences and what they know of threads | `sections`, `own_area`, `children`, `cargo xtask sweep` |
+//!
+//! `x86_64` has sections. `portable` has no assembly: with it every thread takes the atomic path, on any 64-bit Linux.
+//! The feature `portable` chooses it on x86-64 too.
+//!
+//! # To add an architecture
+//!
+//! 1. A folder `NAME/` with the three files. `portable/` is a start that builds: copy it, then replace one item after the
+//!    other, `sections.rs` and `entry.rs` last and together with [`HAS_SECTIONS`].
+//! 2. A line for `NAME` at `mod selected` below. No other file of this crate names an architecture.
+//! 3. The same two steps in `alloc-preload/src/arch/` (children of vfork and clone, operators of C++), which must have a
+//!    folder for each architecture with sections.
+//! 4. `cargo xtask portable` builds and tests the portable form; all other gates then hold the new one. `cargo xtask
+//!    golden` and `sweep` decode x86-64 and need the new instructions.
+//!
+//! # Entries
+//!
+//! Macros, exported at the root of the crate, that each define one function with the attributes given. The function does
+//! what its slow twin in `engine::slow` does, or the twin named last, and may call it (a jump: the arguments as they
+//! came) whenever a plain pop or push does not do. Every caller treats the two as one function.
+//!
+//! | macro | function |
+//! |---|---|
+//! | `c_malloc!(name[, slow])` | `extern "C" fn(size) -> *mut u8` |
+//! | `c_calloc!(name)` | `extern "C" fn(count, size) -> *mut u8` |
+//! | `c_posix_memalign!(name, slow)` | `unsafe extern "C" fn(out, align, size) -> i32` |
+//! | `c_free!(name)` | `unsafe extern "C" fn(ptr)` |
+//! | `c_free_sized!(name)` | `unsafe extern "C" fn(ptr, size)` |
+//! | `rust_alloc!(name)` | `extern "C" fn(size, align) -> *mut u8`, not exported by name |
+//! | `rust_dealloc!(name)` | `unsafe extern "C" fn(ptr, size, align)`, not exported by name |
+//!
+//! An entry is a section (see [`sections`]) behind a table look-up in [`crate::hot`]. It counts an abort in `HOT.aborts`,
+//! then takes the slow twin: nothing retries.
+//!
+//! # Memory order
+//!
+//! Sections read the shard table and the regions by plain loads, where docs/ordering.md asks for Acquire: free on x86-64,
+//! a load-acquire or an address dependency elsewhere ("Other machines" there).
 
-#[cfg_attr(target_arch = "x86_64", path = "x86_64/mod.rs")]
-#[cfg_attr(not(target_arch = "x86_64"), path = "portable.rs")]
-mod arch;
+mod words;
 
-pub use arch::*;
+#[cfg_attr(all(target_arch = "x86_64", not(feature = "portable")), path = "x86_64/mod.rs")]
+#[cfg_attr(any(not(target_arch = "x86_64"), feature = "portable"), path = "portable/mod.rs")]
+mod selected;
+
+pub use words::ThreadWords;
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+compile_error!("rsalloc-core needs 64-bit Linux; the crate `rsalloc` uses std's System elsewhere");
+
+use crate::atomic::{AtomicU32, AtomicUsize};
+
+/// Whether this architecture has restartable sequences. If not, the mode of the process is the atomic one, no function of
+/// [`sections`] is called, and the entries are calls.
+pub const HAS_SECTIONS: bool = selected::HAS_SECTIONS;
+
+/// Every user address is below this: the longest mapping, too.
+pub const ADDRESS_SPACE_BYTES: usize = selected::ADDRESS_SPACE_BYTES;
+
+/// Where the stack begins when the kernel randomises no addresses; `usize::MAX` if that is not known.
+pub const STACK_TOP: usize = selected::STACK_TOP;
+
+/// Addresses that AddressSanitizer, MemorySanitizer and ThreadSanitizer leave to the program, at least as many as the page
+/// map covers. Not asked for where [`sanitizers`] finds none.
+pub const SANITIZED_ADDRESSES: core::ops::Range<usize> = selected::SANITIZED_ADDRESSES;
+
+/// The identity of the calling thread.
+///
+/// 1. Not 0, and a multiple of 8. 2. The same as long as the thread runs, in the child of a fork, and in a child that
+///    shares its parent's thread-local storage (vfork). 3. Another one than that of any other live thread; that of a
+///    dead thread comes again. 4. Async-signal-safe.
+#[inline(always)]
+pub fn thread_id() -> usize {
+    selected::thread_id()
+}
+
+/// The calling thread's words.
+///
+/// 1. All 0 when the thread first asks for them, or as a dead thread with the same [`thread_id`] left them. 2. No other
+///    thread's, but those of threads beyond a number that the architecture names, which share one set: there the words
+///    change under the thread, and `biased_shard` stays 0. 3. Neither allocates nor waits, but for what libc does at a
+///    thread's first call. 4. Async-signal-safe: a handler finds the words of the thread below it.
+///
+/// `'static` is as long as the thread runs: the reference is not kept.
+#[inline(always)]
+pub fn thread_words() -> &'static ThreadWords {
+    selected::thread_words()
+}
+
+/// In the child of a fork, by its only thread: forgets the words of threads that the child does not have.
+pub fn forget_other_threads() {
+    selected::forget_other_threads();
+}
+
+/// A system call: its result, or a negative errno. Leaves the thread's errno alone. Async-signal-safe, no cancellation
+/// point.
+///
+/// # Safety
+/// 1. The call's own contract.
+#[inline(always)]
+pub unsafe fn syscall(number: usize, args: [usize; 6]) -> isize {
+    // SAFETY: duty 1.
+    unsafe { selected::syscall(number, args) }
+}
+
+/// Asks for the cache line at `address`, which may be any number. A hint: it never faults, and may do nothing.
+#[inline(always)]
+pub fn prefetch(address: usize) {
+    selected::prefetch(address);
+}
+
+/// Whether libc knows of no other thread (`__libc_single_threaded`, glibc 2.32). False where libc does not say.
+pub fn is_single_threaded() -> bool {
+    selected::is_single_threaded()
+}
+
+/// `dladdr(3)`.
+pub type DlAddr = unsafe extern "C" fn(*const libc::c_void, *mut libc::Dl_info) -> libc::c_int;
+/// `dlopen(3)`.
+pub type DlOpen = unsafe extern "C" fn(*const libc::c_char, libc::c_int) -> *mut libc::c_void;
+
+/// The dynamic linker's functions, if the program has them. Best by weak symbols: a static program should not grow by them.
+pub fn libc_dl() -> Option<(DlAddr, DlOpen)> {
+    selected::libc_dl()
+}
+
+/// What of the sanitizers is part of this process, by weak symbols; all absent where there are none.
+#[cold]
+pub fn sanitizers() -> Sanitizers {
+    selected::sanitizers()
+}
+
+/// What the interrupted thread did to the address of its page fault, by the third argument of a SA_SIGINFO handler.
+///
+/// # Safety
+/// 1. `context` is that argument, in that handler, for SIGSEGV by a page fault.
+pub unsafe fn fault_access(context: *mut libc::c_void) -> Access {
+    // SAFETY: duty 1.
+    unsafe { selected::fault_access(context) }
+}
+
+/// See [`fault_access`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// It read.
+    Read,
+    /// It wrote.
+    Write,
+    /// The machine does not say.
+    Unknown,
+}
+
+/// Addresses of functions in the sanitizers' interfaces; 0 if absent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sanitizers {
+    /// `__asan_init`.
+    pub asan: usize,
+    /// `__msan_init`.
+    pub msan: usize,
+    /// `__tsan_init`.
+    pub tsan: usize,
+    /// `__lsan_init`.
+    pub lsan: usize,
+    /// `__lsan_register_root_region` (sanitizer/lsan_interface.h).
+    pub add_root: usize,
+    /// `__lsan_unregister_root_region`.
+    pub remove_root: usize,
+    /// `__tsan_acquire` (sanitizer/tsan_interface.h).
+    pub acquire: usize,
+    /// `__tsan_release`.
+    pub release: usize,
+    /// `rsalloc_check`, which librsalloc.so has: malloc is rsalloc's then, not the sanitizer's.
+    pub is_malloc: usize,
+}
+
+/// The restartable sequences, and what they know of threads. Where [`HAS_SECTIONS`] is false these are functions that
+/// nothing calls.
+///
+/// Twelve sections, each for shards by `cpu_id` and by `mm_cid`: `pop_cpu` and `pop_cid`, `push_*`, `pop_batch_*`,
+/// `push_batch_*`, `set_end_*`, `add_*`. What each does is the function of its name in `rseq::reference`, on the region that
+/// the table of its index in [`crate::hot`] names; the status it returns is one of `rseq::status`. A section either commits
+/// whole or changes nothing. The rules for their text are S1 to S5 at the head of `x86_64/sections.rs`.
+pub mod sections {
+    use super::selected::sections as selected;
+    use crate::atomic::AtomicIsize;
+    use crate::rseq::abi::Area;
+
+    pub use super::words::ThreadBlock;
+    pub use selected::{
+        add_cid, add_cpu, pop_batch_cid, pop_batch_cpu, pop_cid, pop_cpu, push_batch_cid,
+        push_batch_cpu, push_cid, push_cpu, set_end_cid, set_end_cpu,
+    };
+
+    /// The four bytes before each abort handler, as the kernel and libc have them (RSEQ_SIG).
+    pub const SIGNATURE: u32 = selected::SIGNATURE;
+
+    /// The word that every section loads: the distance of the rseq area that it uses from [`area_at`]'s origin. Before
+    /// anything stores to it a section may run, and finds no shard.
+    #[inline(always)]
+    pub fn area_offset() -> &'static AtomicIsize {
+        selected::area_offset()
+    }
+
+    /// The calling thread's area at such a distance.
+    #[inline(always)]
+    pub fn area_at(offset: isize) -> *mut Area {
+        selected::area_at(offset)
+    }
+
+    /// The calling thread's block, for a thread that libc did not register. Its areas say by their `cpu_id` that they are
+    /// not registered, from the start of each thread.
+    pub fn thread_block() -> &'static ThreadBlock {
+        selected::thread_block()
+    }
+
+    /// The distance of the block, which is that of its area.
+    pub fn thread_block_offset() -> isize {
+        selected::thread_block_offset()
+    }
+
+    /// libc's area: its distance, and `__rseq_size` (glibc 2.35, sys/rseq.h). None if this libc has no such symbols.
+    pub fn libc_rseq() -> Option<(isize, u32)> {
+        selected::libc_rseq()
+    }
+
+    /// Undoes what sections of the calling thread stored before [`area_offset`] was set.
+    pub fn forget_early_descriptor() {
+        selected::forget_early_descriptor();
+    }
+}
+
+/// The rank of the locks that the calling thread holds, for `sync`.
+#[inline(always)]
+pub fn held_rank() -> &'static AtomicU32 {
+    &thread_words().held_rank
+}
+
+/// Calls of the calling thread until its next guarded object, for `guard`.
+#[inline(always)]
+pub fn guard_countdown() -> &'static AtomicU32 {
+    &thread_words().guard_countdown
+}
+
+/// Slow calls of the calling thread until its next request for a biased shard, for `cpu_cache`.
+#[inline(always)]
+pub fn lease_countdown() -> &'static AtomicU32 {
+    &thread_words().lease_countdown
+}
+
+/// The address of the calling thread's biased shard, or 0, for `cpu_cache`.
+#[inline(always)]
+pub fn biased_shard() -> &'static AtomicUsize {
+    &thread_words().biased_shard
+}

@@ -158,7 +158,7 @@ impl<'a> Stopped<'a> {
 mod tests {
     use super::*;
     use crate::cpu_cache::shard::create_region;
-    use crate::rseq::emulated;
+    use crate::rseq::reference;
     use crate::size_class::CLASS;
 
     /// Callers have emptied the region before; what they missed must not be lost.
@@ -169,13 +169,13 @@ mod tests {
             let end = Region::bottom_offset(class) + info.slots_max * size_of::<usize>();
             // SAFETY: the region is the test's own; these are the slots of the class.
             unsafe {
-                assert_eq!(emulated::set_end(region, class, 0, end), 0);
+                assert_eq!(reference::set_end(region, class, 0, end), 0);
                 for object in 1..=info.slots_max {
-                    assert_eq!(emulated::push(region, class, object), 0);
+                    assert_eq!(reference::push(region, class, object), 0);
                 }
                 Stopped(region).forget_slots();
                 for object in (1..=info.slots_max).rev() {
-                    assert_eq!(emulated::pop(region, class), object as isize, "class {class}");
+                    assert_eq!(reference::pop(region, class), object as isize, "class {class}");
                 }
             }
             region.reset_class(class);
@@ -189,9 +189,9 @@ mod tests {
         let end = Region::bottom_offset(last) + size_of::<usize>();
         // SAFETY: as above; the slot above the sentinel lies in the region.
         unsafe {
-            assert_eq!(emulated::set_end(region, last, 0, end), 0);
-            assert_eq!(emulated::push(region, last, 16), 0);
-            assert_eq!(emulated::pop(region, last), 16);
+            assert_eq!(reference::set_end(region, last, 0, end), 0);
+            assert_eq!(reference::push(region, last, 16), 0);
+            assert_eq!(reference::pop(region, last), 16);
             Stopped(region).forget_slots();
             assert_eq!((region.at(end) as *const usize).read(), 0, "the page is still there");
         }

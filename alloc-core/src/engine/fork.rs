@@ -13,6 +13,7 @@
 //! malloc (docs/adr/0019).
 //! Called by libc's fork; calls every tier that has a lock.
 
+use crate::arch;
 use crate::atomic::{AtomicU64, Ordering};
 use crate::cpu_cache::shard::{leases, locked, percpu};
 use crate::page_heap::PAGE_HEAP;
@@ -138,6 +139,7 @@ fn give_back() {
 unsafe extern "C" fn release_in_child() {
     if FORK.is_forgotten_here() && NESTED.get() == 0 {
         PAGE_HEAP.end_purges(!Rank::of_number(BEFORE.get()).is_any());
+        arch::forget_other_threads();
         vfork::start_anew();
         leases::reset_in_child();
     }

@@ -4,7 +4,7 @@
 //! that runs it is told "not yet". Leaves errno alone. Called by engine; calls config, rseq, cpu_cache,
 //! page_heap, os.
 
-use crate::arch::{SANITIZED_ADDRESSES, thread_pointer};
+use crate::arch::{SANITIZED_ADDRESSES, thread_id};
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::canary;
 use crate::config::{self, Key, RequestedMode};
@@ -46,7 +46,7 @@ pub fn ensure() -> bool {
 
 #[cold]
 fn ensure_slow() -> bool {
-    let me = thread_pointer();
+    let me = thread_id();
     loop {
         // Ordering: Acquire pairs with the Release in `run`; claiming needs no more.
         match STATE.compare_exchange(0, me, Ordering::Acquire, Ordering::Acquire) {

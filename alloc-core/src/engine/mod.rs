@@ -25,6 +25,7 @@ pub mod slow;
 pub use load::keep_loaded;
 pub use resize::{reallocate, reallocate_sized};
 
+use crate::arch::ADDRESS_SPACE_BYTES;
 use crate::canary;
 use crate::config::{self, Key};
 use crate::cpu_cache;
@@ -38,7 +39,7 @@ use crate::size_class::{CLASS, Class, class_of, class_of_aligned};
 use crate::slab;
 use crate::stats::stats;
 use crate::sync::WaitBudget;
-use crate::units::{ADDRESS_SPACE_BYTES, PAGE_BYTES};
+use crate::units::PAGE_BYTES;
 
 crate::rust_alloc! {
     /// Allocates `size` bytes aligned to `align`, a power of two. Null when out of memory.

@@ -7,6 +7,7 @@
 //! I1. `PREVIOUS` is written before the handler is installed and never again.
 
 use super::{LIVE, POOL, SLOTS, UNUSED, owns, page_of, slot_at};
+use crate::arch::{Access, fault_access};
 use crate::atomic::Ordering;
 use crate::fail::{Line, Misuse};
 use crate::os;
@@ -41,7 +42,9 @@ extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, context: *mut c_void
     // SAFETY: the kernel hands over a valid siginfo; the address is meaningful if the kernel made the signal.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
     if code > 0 && owns(address) {
-        describe(address, access(context)).write_to_stderr();
+        // SAFETY: the kernel hands over the interrupted context, of a fault by its code.
+        let access = unsafe { access(context) };
+        describe(address, access).write_to_stderr();
         die_by_default();
     } else {
         pass_on(signal, info, context, code);
@@ -92,19 +95,17 @@ fn classify(address: usize) -> (usize, Misuse) {
     known.min_by_key(|&(slot, what)| distance(slot, what)).unwrap_or((0, Misuse::BeforeStart))
 }
 
-/// "read" or "write", where the machine says.
-#[cfg(target_arch = "x86_64")]
-fn access(context: *mut c_void) -> &'static str {
-    const WRITE: i64 = 2; // Intel SDM, page-fault error code, bit 1.
-    // SAFETY: the third argument of a SA_SIGINFO handler is the interrupted context.
-    let context = unsafe { &*context.cast::<libc::ucontext_t>() };
-    let error = context.uc_mcontext.gregs[libc::REG_ERR as usize];
-    if error & WRITE != 0 { "write" } else { "read" }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn access(_context: *mut c_void) -> &'static str {
-    "access"
+/// The word for what the program did.
+///
+/// # Safety
+/// 1. `context` is the third argument of the running SA_SIGINFO handler, for a page fault.
+unsafe fn access(context: *mut c_void) -> &'static str {
+    // SAFETY: duty 1.
+    match unsafe { fault_access(context) } {
+        Access::Read => "read",
+        Access::Write => "write",
+        Access::Unknown => "access",
+    }
 }
 
 /// After the return the fault happens again, with no handler.

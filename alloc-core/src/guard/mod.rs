@@ -97,7 +97,7 @@ fn count_down(every: usize) -> bool {
 /// Calls to the next sample, `every` in the mean: not always as many, or a loop would show one place only.
 fn distance(every: usize) -> u32 {
     // Ordering: Relaxed, any number does.
-    let seed = arch::thread_pointer() ^ TICKETS.load(Ordering::Relaxed) << 20;
+    let seed = arch::thread_id() ^ TICKETS.load(Ordering::Relaxed) << 20;
     let random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
     (1 + random % (2 * every - 1)) as u32
 }

@@ -22,7 +22,7 @@
 
 use super::entry::{BITMAP_BYTES, Kind, PageEntry};
 use super::filling::Filling;
-use crate::arch::{self, thread_pointer};
+use crate::arch::{self, thread_id};
 use crate::atomic::{AtomicU32, Ordering};
 use crate::sync::{Guard, Guarded, Guarded32, Guarded64, Lock, Rank, Reentered};
 use crate::units::{PAGE_BYTES, SEGMENT_PAGES};
@@ -220,7 +220,7 @@ impl Segment {
             }
             let (entry, first) = (self.entry(page), page);
             page += entry.pages.get() as usize;
-            if entry.purger() == thread_pointer() {
+            if entry.purger() == thread_id() {
                 continue;
             }
             if entry.kind() == Kind::Deferred {
@@ -319,7 +319,7 @@ impl Segment {
 
     /// The first page's entry says how many there are and who has them.
     fn take_to_purge(&self, first: usize, pages: usize) -> Run {
-        self.entry(first).set_purger(pages, thread_pointer());
+        self.entry(first).set_purger(pages, thread_id());
         (first..first + pages).for_each(|page| set(&self.header().purging, page));
         self.take_run(first, pages)
     }

@@ -10,15 +10,7 @@
 use crate::atomic::{AtomicU32, AtomicU64};
 use crate::os::{self, Errno};
 
-/// The signature in the 4 bytes before each abort handler.
-#[cfg(target_arch = "x86_64")]
-pub const SIGNATURE: u32 = 0x5305_3053;
-/// The signature in the 4 bytes before each abort handler.
-#[cfg(target_arch = "aarch64")]
-pub const SIGNATURE: u32 = 0xd428_bc00;
-/// The signature in the 4 bytes before each abort handler.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub const SIGNATURE: u32 = 0;
+pub use crate::arch::sections::SIGNATURE;
 
 /// `cpu_id` of a thread that is not registered.
 pub const CPU_ID_UNINITIALIZED: u32 = -1i32 as u32;

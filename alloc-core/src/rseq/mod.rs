@@ -2,15 +2,26 @@
 //!
 //! Promises: every function of [`Sections`] either commits whole or changes nothing and says why; no
 //! retry happens here. Called by cpu_cache and init; calls asm and os. `abi` mirrors the kernel,
-//! `registration` decides the mode, `keys` has a thread undo it, `vfork` closes the sections for a while, `emulated` is the plain twin.
+//! `registration` decides the mode, `keys` has a thread undo it, `vfork` closes the sections for a while, `reference` is the plain twin.
 
 pub mod abi;
-pub mod emulated;
 mod keys;
+pub mod reference;
 pub mod registration;
 pub mod vfork;
 
-pub use crate::arch::sections::{ABORTED, CHANGED, FULL, NO_SHARD};
+/// What a section returns that did nothing.
+pub mod status {
+    /// The kernel aborted it.
+    pub const ABORTED: isize = -1;
+    /// The thread has no shard: it is not registered, or its shard's index is out of range.
+    pub const NO_SHARD: isize = -2;
+    /// It found something else than it was told to expect.
+    pub const CHANGED: isize = -3;
+    /// It found its class full.
+    pub const FULL: isize = -4;
+}
+pub use status::*;
 
 use crate::arch::sections;
 use crate::region::{COUNTERS, Region};

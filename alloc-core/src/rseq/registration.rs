@@ -4,18 +4,20 @@
 //! sections is told so each time it asks. Called by init and by cpu_cache's `NO_SHARD` path; calls abi.
 //!
 //! Invariants:
-//! I1. Shards are created (a table entry of `HOT` is not 0) only after `rsalloc_rseq_offset` names an area
+//! I1. Shards are created (a table entry of `HOT` is not 0) only after the area offset names an area
 //!     that is registered or says by its `cpu_id` that it is not.
 //! I2. A thread's own area is registered at most once in its life and unregistered before its memory
 //!     goes (pthread key destructor, see keys), never again after that.
 
 use super::abi::{self, AREA_LEN, Area, RseqError};
 use super::{Index, Sections, keys, vfork};
-use crate::arch;
+use crate::arch::sections::{ThreadBlock, area_at, thread_block};
+use crate::arch::{self, HAS_SECTIONS};
 use crate::atomic::{AtomicU32, Ordering};
 use crate::os;
 use crate::report::{Mode, ModeReason};
 use crate::units::SHARDS_MAX;
+use core::mem::offset_of;
 
 /// What adoption found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,12 +38,12 @@ static KEY: AtomicU32 = AtomicU32::new(u32::MAX);
 
 /// Decides the mode of the process; opens nothing yet. `forced_atomic`: configuration said so.
 pub fn adopt(forced_atomic: bool) -> Adoption {
-    set_area_offset(arch::own_area_offset());
-    let libc = arch::libc_rseq();
+    set_area_offset(arch::sections::thread_block_offset());
+    let libc = arch::sections::libc_rseq();
     let libc_size = libc.map_or(0, |(_, size)| size);
     let feature_size = os::auxv(abi::AT_RSEQ_FEATURE_SIZE) as u32;
     let (mode, reason) = match libc {
-        _ if !arch::HAS_SECTIONS => (Mode::Atomic, ModeReason::NoSections),
+        _ if !HAS_SECTIONS => (Mode::Atomic, ModeReason::NoSections),
         _ if forced_atomic => (Mode::Atomic, ModeReason::Configured),
         Some((offset, size)) if size != 0 && is_registered(area_at(offset)) => {
             set_area_offset(offset);
@@ -147,10 +149,6 @@ pub fn has_mm_cid(adoption: &Adoption) -> bool {
     usable >= abi::MM_CID_FEATURE_SIZE
 }
 
-fn area_at(offset: isize) -> *mut Area {
-    arch::thread_pointer().wrapping_add_signed(offset) as *mut Area
-}
-
 fn is_registered(area: *mut Area) -> bool {
     // SAFETY: an area of the calling thread, libc's or our own.
     // Ordering: Relaxed, the kernel writes it for this thread only.
@@ -159,20 +157,18 @@ fn is_registered(area: *mut Area) -> bool {
 }
 
 fn area_offset() -> isize {
-    // SAFETY: a static defined in arch::sections.
     // Ordering: Relaxed, names an area of every thread whatever it is; see `store_area_offset`.
-    unsafe { arch::sections::rsalloc_rseq_offset.load(Ordering::Relaxed) }
+    arch::sections::area_offset().load(Ordering::Relaxed)
 }
 
 fn set_area_offset(offset: isize) {
     store_area_offset(offset);
-    arch::forget_early_announcement();
+    arch::sections::forget_early_descriptor();
 }
 
 fn store_area_offset(offset: isize) {
-    // SAFETY: as in `area_offset`.
     // Ordering: Relaxed, by init, which publishes it with the mode, or for a thread without others.
-    unsafe { arch::sections::rsalloc_rseq_offset.store(offset, Ordering::Relaxed) };
+    arch::sections::area_offset().store(offset, Ordering::Relaxed);
 }
 
 /// What the areas are hidden behind, see [`vfork`]: one is as good as the other, but they differ.
@@ -186,19 +182,18 @@ pub(super) enum Hidden {
 
 impl Hidden {
     fn offset(self) -> isize {
-        arch::never_registered_offset() + size_of::<Area>() as isize * self as isize
+        let field = offset_of!(ThreadBlock, never_registered) + size_of::<Area>() * self as usize;
+        arch::sections::thread_block_offset() + field as isize
     }
 }
 
 /// Hides every thread's area from sections that start now, the calling thread's own ones included: they
 /// have no shard.
 pub(super) fn hide_areas(hidden: Hidden) {
-    // SAFETY: as in `area_offset`.
-    let offset = unsafe { &arch::sections::rsalloc_rseq_offset };
     // Ordering: Relaxed, vfork has the fences (I2). A child, which must not see its area, comes from the calling
     // thread; a thread that still sees its own is right too. A store would do, but loom does not know that what comes
     // behind the store that an exchange read comes behind the exchange.
-    offset.swap(hidden.offset(), Ordering::Relaxed);
+    arch::sections::area_offset().swap(hidden.offset(), Ordering::Relaxed);
 }
 
 /// Whether the areas are hidden.
@@ -209,8 +204,7 @@ pub(super) fn are_areas_hidden() -> bool {
 /// Shows the areas, if they are hidden as [`Hidden::Settled`]; whether they were.
 pub(super) fn show_settled_areas() -> bool {
     let (settled, shown) = (Hidden::Settled.offset(), adopted_offset());
-    // SAFETY: as in `area_offset`.
-    let offset = unsafe { &arch::sections::rsalloc_rseq_offset };
+    let offset = arch::sections::area_offset();
     // Ordering: Relaxed, see vfork I2: it comes right behind the caller's own store, or fails. It carries nothing.
     offset.compare_exchange(settled, shown, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
@@ -223,9 +217,9 @@ pub(super) fn show_areas() {
 /// The offset of the area that the mode is about.
 fn adopted_offset() -> isize {
     // Ordering: Relaxed, a constant by now.
-    match arch::libc_rseq() {
+    match arch::sections::libc_rseq() {
         Some((offset, _)) if MODE.load(Ordering::Relaxed) == Mode::RseqLibc as u32 => offset,
-        _ => arch::own_area_offset(),
+        _ => arch::sections::thread_block_offset(),
     }
 }
 
@@ -248,7 +242,7 @@ pub(super) fn is_registered_really() -> bool {
     }
 }
 
-/// The life of a thread's own area, in the word behind it.
+/// The life of a thread's own area: values of `ThreadBlock::registration`.
 mod life {
     pub const NEW: u32 = 0;
     pub const BUSY: u32 = 1;
@@ -256,24 +250,16 @@ mod life {
     pub const OVER: u32 = 3;
 }
 
-/// The word behind the calling thread's own area.
-fn life_word() -> &'static AtomicU32 {
-    let area = area_at(arch::own_area_offset());
-    // SAFETY: the assembly reserves 128 bytes: the area, this word, more. 'static is as long as the thread
-    // runs, and the reference does not leave it.
-    unsafe { &*area.add(1).cast::<AtomicU32>() }
-}
-
 /// Registers the calling thread's own area (I2).
 fn register_thread() -> Result<(), RseqError> {
-    let life = life_word();
+    let life = &thread_block().registration;
     // Ordering: Relaxed throughout, the word is the thread's own; handlers run on the same thread.
     match life.compare_exchange(life::NEW, life::BUSY, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => {}
         Err(life::REGISTERED) => return Ok(()),
         Err(_) => return Err(RseqError::Denied),
     }
-    let area = area_at(arch::own_area_offset());
+    let area = area_at(arch::sections::thread_block_offset());
     // SAFETY: thread-local memory, undone by `thread_exit` before it goes.
     let result = unsafe { abi::register(area, AREA_LEN) };
     // A registration fills the area. Where it does not, a filter has said yes to a call that was never made.
@@ -295,7 +281,7 @@ fn register_thread() -> Result<(), RseqError> {
 /// Undoes the registration when the thread ends: its memory will be reused.
 unsafe extern "C" fn thread_exit(area: *mut libc::c_void) {
     // Ordering: Relaxed, the thread's own word.
-    life_word().store(life::OVER, Ordering::Relaxed);
+    thread_block().registration.store(life::OVER, Ordering::Relaxed);
     // SAFETY: the area was registered with this length by this thread, which is in no section here.
     let _ = unsafe { abi::unregister(area.cast(), AREA_LEN) };
 }

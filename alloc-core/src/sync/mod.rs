@@ -27,7 +27,7 @@ pub use rank::Rank;
 pub use try_lock::{TryGuard, TryLock};
 pub use wait_budget::{WaitBudget, end_late_fork, is_barred};
 
-use crate::arch::thread_pointer;
+use crate::arch::thread_id;
 use crate::atomic::{AtomicU32, AtomicUsize, Ordering, SPINS, spin_loop};
 use crate::os;
 use wait_budget::{FORK_US, HOLDER_US, fork_us, note_late_fork};
@@ -82,7 +82,7 @@ impl Lock {
     #[inline]
     pub fn acquire(&self, rank: Rank) -> Result<Guard<'_>, Reentered> {
         let before = rank.enter();
-        let after = match self.take(thread_pointer()) {
+        let after = match self.take(thread_id()) {
             true => After::Free,
             false => self.take_slow(rank, before)?,
         };
@@ -109,7 +109,7 @@ impl Lock {
     #[inline]
     pub fn try_acquire(&self, rank: Rank) -> Option<Guard<'_>> {
         let before = rank.enter();
-        let after = if self.take(thread_pointer()) {
+        let after = if self.take(thread_id()) {
             After::Free
         } else if self.take_again() {
             After::Forgotten
@@ -153,7 +153,7 @@ impl Lock {
     fn take_again(&self) -> bool {
         // Ordering: Relaxed, the exchange confirms it.
         let mut seen = self.word.load(Ordering::Relaxed);
-        while seen & !SLEEPERS == thread_pointer() | FORGOTTEN {
+        while seen & !SLEEPERS == thread_id() | FORGOTTEN {
             let used = seen & !FORGOTTEN;
             // Ordering: Acquire pairs with the Release in `Guard::drop`; Relaxed on failure, the value is only tried again.
             match self.word.compare_exchange(seen, used, Ordering::Acquire, Ordering::Relaxed) {
@@ -168,7 +168,7 @@ impl Lock {
     /// `before`, which that fork needs; or if it took too long.
     #[cold]
     fn wait(&self, before: Rank) -> bool {
-        let me = thread_pointer();
+        let me = thread_id();
         let mut begin = None;
         for _ in 0..SPINS {
             // Ordering: Relaxed, only a hint; `take` acquires.
@@ -280,7 +280,7 @@ impl Lock {
     fn state_here(&self) -> Option<usize> {
         // Ordering: Relaxed, a thread sees its own store.
         let word = self.word.load(Ordering::Relaxed);
-        (word & !MARKS == thread_pointer()).then_some(word & STATE)
+        (word & !MARKS == thread_id()).then_some(word & STATE)
     }
 
     /// Releases a lock whose guard the calling thread forgot, and no other: not one of another thread's,

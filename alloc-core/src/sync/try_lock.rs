@@ -3,7 +3,7 @@
 //! Promises: nobody waits. Called by cpu_cache (shards of the atomic path); calls asm (the thread's own word).
 
 use super::Backoff;
-use crate::arch::thread_pointer;
+use crate::arch::thread_id;
 use crate::atomic::{AtomicUsize, Ordering};
 
 /// The guard was forgotten, see [`TryLock::forget`].
@@ -35,7 +35,7 @@ impl TryLock {
     pub fn try_acquire(&self) -> Option<TryGuard<'_>> {
         // Ordering: Acquire pairs with the Release in `release`; Relaxed on failure reads nothing.
         let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
-        match self.taken.compare_exchange(0, thread_pointer(), order, failed) {
+        match self.taken.compare_exchange(0, thread_id(), order, failed) {
             Ok(_) => Some(TryGuard { lock: self, after: 0 }),
             Err(seen) => self.take_again(seen),
         }
@@ -44,7 +44,7 @@ impl TryLock {
     /// As [`Lock`](super::Lock) does, for a thread that forgot the guard.
     #[cold]
     fn take_again(&self, seen: usize) -> Option<TryGuard<'_>> {
-        let me = thread_pointer();
+        let me = thread_id();
         // Ordering: Acquire pairs with the Release in `TryGuard::drop`; Relaxed on failure reads nothing.
         let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
         let is_taken =
@@ -67,20 +67,20 @@ impl TryLock {
     /// Whether the calling thread holds the lock.
     pub fn is_taken_here(&self) -> bool {
         // Ordering: Relaxed, a thread sees its own store.
-        self.taken.load(Ordering::Relaxed) & !FORGOTTEN == thread_pointer()
+        self.taken.load(Ordering::Relaxed) & !FORGOTTEN == thread_id()
     }
 
     /// Whether the calling thread holds the lock by a forgotten guard, and does not use it.
     pub fn is_forgotten_here(&self) -> bool {
         // Ordering: Relaxed, a thread sees its own store.
-        self.taken.load(Ordering::Relaxed) == thread_pointer() | FORGOTTEN
+        self.taken.load(Ordering::Relaxed) == thread_id() | FORGOTTEN
     }
 
     /// Keeps the lock taken past the guard, for fork; [`TryLock::release`] undoes it. The calling thread may take it
     /// again on top of that.
     pub fn forget(guard: TryGuard<'_>) {
         // Ordering: Relaxed, for this thread.
-        guard.lock.taken.store(thread_pointer() | FORGOTTEN, Ordering::Relaxed);
+        guard.lock.taken.store(thread_id() | FORGOTTEN, Ordering::Relaxed);
         core::mem::forget(guard);
     }
 

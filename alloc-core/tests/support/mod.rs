@@ -3,7 +3,7 @@
 use rsalloc_core::internals::cpu_cache::shard::{self, Shard};
 use rsalloc_core::internals::object::Batch;
 use rsalloc_core::internals::region::{Counter, Region};
-use rsalloc_core::internals::rseq::emulated;
+use rsalloc_core::internals::rseq::reference;
 use rsalloc_core::internals::size_class::Class;
 use rsalloc_core::internals::slab;
 use rsalloc_core::internals::units::MAGAZINE_MAX;
@@ -54,27 +54,27 @@ impl FakeCpus {
 impl Shard for FakeCpus {
     fn pop(&self, class: Class) -> isize {
         // SAFETY: see above.
-        unsafe { emulated::pop(self.here(), class) }
+        unsafe { reference::pop(self.here(), class) }
     }
     fn push(&self, class: Class, object: usize) -> isize {
         // SAFETY: see above.
-        unsafe { emulated::push(self.here(), class, object) }
+        unsafe { reference::push(self.here(), class, object) }
     }
     fn pop_batch(&self, class: Class, out: &mut [usize]) -> isize {
         // SAFETY: see above.
-        unsafe { emulated::pop_batch(self.here(), class, out) }
+        unsafe { reference::pop_batch(self.here(), class, out) }
     }
     fn push_batch(&self, class: Class, objects: &[usize]) -> isize {
         // SAFETY: see above.
-        unsafe { emulated::push_batch(self.here(), class, objects) }
+        unsafe { reference::push_batch(self.here(), class, objects) }
     }
     fn set_end(&self, class: Class, _region: &Region, expected: usize, end: usize) -> isize {
         // SAFETY: see above; the policy computes `end`.
-        unsafe { emulated::set_end(self.here(), class, expected, end) }
+        unsafe { reference::set_end(self.here(), class, expected, end) }
     }
     fn add(&self, counter: Counter, delta: usize) -> isize {
         // SAFETY: see above.
-        unsafe { emulated::add(self.here(), counter as usize, delta) }
+        unsafe { reference::add(self.here(), counter as usize, delta) }
     }
     fn region(&self) -> Option<&'static Region> {
         Some(self.here())

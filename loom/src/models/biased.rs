@@ -19,9 +19,9 @@ fn start() -> &'static BiasedShard {
     assert!(leases::enable(1));
     let shard = leases::own_shard().expect("a biased shard");
     // The thread that prepares the model has taken it.
-    let word = BLOCKS[0].biased_shard.load(Ordering::Relaxed);
-    BLOCKS[0].biased_shard.store(0, Ordering::Relaxed);
-    BLOCKS[OWNER].biased_shard.store(word, Ordering::Relaxed);
+    let word = BLOCKS[0].words.biased_shard.load(Ordering::Relaxed);
+    BLOCKS[0].words.biased_shard.store(0, Ordering::Relaxed);
+    BLOCKS[OWNER].words.biased_shard.store(word, Ordering::Relaxed);
     let region = shard.region().expect("a region");
     let end = Region::bottom_offset(CLASS) + 3 * size_of::<usize>();
     assert_eq!(shard.set_end(CLASS, region, 0, end), 0);

@@ -2,7 +2,7 @@
 //! of the one that shows, starts a child.
 
 use super::{Model, on, threads};
-use crate::arch::{self, sections::rsalloc_rseq_offset};
+use crate::arch::sections::{area_offset, thread_block_offset};
 use crate::atomic::Ordering;
 use crate::machine;
 use crate::rseq::{registration, vfork};
@@ -17,7 +17,7 @@ fn start() {
 
 /// As a section of the calling thread, or of its child, finds it.
 fn is_hidden() -> bool {
-    rsalloc_rseq_offset.load(Ordering::Relaxed) != arch::own_area_offset()
+    area_offset().load(Ordering::Relaxed) != thread_block_offset()
 }
 
 /// With no child left, the next one to end shows the areas.

@@ -2,7 +2,7 @@
 //!
 //! Each exists twice, indexed by `cpu_id` and by `mm_cid`; the text is the same but for the index.
 //! Each returns a status instead of retrying: callers bound the retries. The pseudo-code above each
-//! one is the function of the same name in `rseq::emulated`, against which it is tested.
+//! one is the function of the same name in `rseq::reference`, against which it is tested.
 //! Called by rseq only; reads `hot::HOT`.
 //!
 //! Rules (kernel/rseq.c; librseq's guide):
@@ -16,54 +16,106 @@
 //! Registers: r9 rseq area (offset from fs), r10 descriptor, r11 `HOT`, then the shard's region; rax shard
 //! index. The region of a stopped or unborn shard is the closed one: empty and full (shard I3).
 
+use super::thread_pointer;
+use super::weak::weak;
+use crate::arch::words::ThreadBlock;
+use crate::atomic::AtomicIsize;
 use crate::hot::{HOT, Hot};
 use crate::region::Region;
+use crate::rseq::abi::{Area, CPU_ID_UNINITIALIZED, offset};
 use crate::units::SHARDS_MAX;
-use core::arch::{global_asm, naked_asm};
+use core::arch::{asm, global_asm, naked_asm};
 use core::mem::offset_of;
 
-/// The status of a section that the kernel aborted.
-pub const ABORTED: isize = -1;
-/// The status of a section whose shard index is none of ours.
-pub const NO_SHARD: isize = -2;
-/// The status of a section that found something else than it was told to expect.
-pub const CHANGED: isize = -3;
-/// The status of a push that found its class full.
-pub const FULL: isize = -4;
+pub const SIGNATURE: u32 = 0x5305_3053;
 
-// This library's own area, for threads that libc did not register: cpu_id is -1 (uninitialised) from
-// the start of each thread. And the offset from the thread pointer of the area in use. Nothing can name
-// the own area in static data (lld refuses TPOFF64 in a shared object), so until init has run the offset
-// is one whose `rseq_cs` is fs:[0x20]: `sysinfo` in the thread header of glibc and musl, which only i386
-// uses. See docs/adr/0003.
+// The text names these fields by their numbers.
+const _: () = assert!(offset::CPU_ID == 4 && offset::RSEQ_CS == 8 && offset::MM_CID == 24);
+
+// The block of each thread: zeroes, but for the areas' `cpu_id`s, which say that nothing is registered. And the offset from the
+// thread pointer of the area in use. Nothing can name the block in static data (lld refuses TPOFF64 in a shared
+// object), so until init has run the offset is one whose `rseq_cs` is fs:[0x20]: `sysinfo` in the thread header of
+// glibc and musl, which only i386 uses. See docs/adr/0003.
 global_asm!(
-    ".pushsection .tdata.rsalloc_rseq_area, \"awT\", @progbits",
-    ".balign 64",
-    ".globl rsalloc_rseq_area",
-    ".hidden rsalloc_rseq_area",
-    ".type rsalloc_rseq_area, @tls_object",
-    ".size rsalloc_rseq_area, 128",
-    "rsalloc_rseq_area:",
-    ".long 0, -1, 0, 0, 0, 0, 0, 0", // struct rseq: cpu_id_start, cpu_id, rseq_cs, flags, ids
-    ".long 0, 0, 0, 0, 0, 0, 0, 0",  // a word of rseq::registration, of sync, of guard
-    ".long 0, -1, 0, 0, 0, 0, 0, 0", // struct rseq that is never registered, see rseq::vfork
-    ".long 0, -1, 0, 0, 0, 0, 0, 0", // another one
+    ".pushsection .tdata.rsalloc_thread_block, \"awT\", @progbits",
+    ".balign {align}",
+    ".globl rsalloc_thread_block",
+    ".hidden rsalloc_thread_block",
+    ".type rsalloc_thread_block, @tls_object",
+    ".size rsalloc_thread_block, {size}",
+    "rsalloc_thread_block:",
+    ".zero {own}",
+    ".long {unregistered}",
+    ".zero {first} - {own} - 4",
+    ".long {unregistered}",
+    ".zero {second} - {first} - 4",
+    ".long {unregistered}",
+    ".zero {size} - {second} - 4",
     ".popsection",
-    ".pushsection .data.rsalloc_rseq_offset, \"aw\", @progbits",
+    ".pushsection .data.rsalloc_area_offset, \"aw\", @progbits",
     ".balign 64",
-    ".globl rsalloc_rseq_offset",
-    ".hidden rsalloc_rseq_offset",
-    ".type rsalloc_rseq_offset, @object",
-    ".size rsalloc_rseq_offset, 8",
-    "rsalloc_rseq_offset:",
-    ".quad 0x18",
+    ".globl rsalloc_area_offset",
+    ".hidden rsalloc_area_offset",
+    ".type rsalloc_area_offset, @object",
+    ".size rsalloc_area_offset, 8",
+    "rsalloc_area_offset:",
+    ".quad {sysinfo} - {rseq_cs}",
     ".popsection",
+    align = const align_of::<ThreadBlock>(),
+    size = const size_of::<ThreadBlock>(),
+    own = const offset_of!(ThreadBlock, area) + offset::CPU_ID,
+    first = const offset_of!(ThreadBlock, never_registered) + offset::CPU_ID,
+    second = const offset_of!(ThreadBlock, never_registered) + size_of::<Area>() + offset::CPU_ID,
+    unregistered = const CPU_ID_UNINITIALIZED as i32,
+    sysinfo = const SYSINFO,
+    rseq_cs = const offset::RSEQ_CS,
 );
 
-unsafe extern "C" {
-    /// Offset from the thread pointer of the rseq area that sections use. Written once by init, then by
-    /// rseq::vfork.
-    pub static rsalloc_rseq_offset: crate::atomic::AtomicIsize;
+/// Offset from the thread pointer of the unused word of the thread header.
+const SYSINFO: usize = 0x20;
+
+#[inline(always)]
+pub fn area_offset() -> &'static AtomicIsize {
+    unsafe extern "C" {
+        static rsalloc_area_offset: AtomicIsize;
+    }
+    // SAFETY: defined above.
+    unsafe { &rsalloc_area_offset }
+}
+
+#[inline(always)]
+pub fn area_at(offset: isize) -> *mut Area {
+    thread_pointer().wrapping_add_signed(offset) as *mut Area
+}
+
+#[inline(always)]
+pub fn thread_block() -> &'static ThreadBlock {
+    // SAFETY: defined above, for each thread, and nothing but atomics.
+    unsafe { &*area_at(thread_block_offset()).cast::<ThreadBlock>() }
+}
+
+#[inline(always)]
+pub fn thread_block_offset() -> isize {
+    let offset: isize;
+    // SAFETY: loads a GOT entry that the linker fills with the TLS offset.
+    unsafe {
+        asm!("mov {}, qword ptr [rip + rsalloc_thread_block@GOTTPOFF]",
+            out(reg) offset, options(nostack, preserves_flags, readonly, pure));
+    }
+    offset
+}
+
+pub fn libc_rseq() -> Option<(isize, u32)> {
+    let size = weak!("__rseq_size") as *const u32;
+    let offset = weak!("__rseq_offset") as *const isize;
+    // SAFETY: null, or libc's own constants, written before user code.
+    unsafe { Some((*offset.as_ref()?, *size.as_ref()?)) }
+}
+
+/// Clears the unused word of the thread header, to which the offset above leads.
+pub fn forget_early_descriptor() {
+    // SAFETY: the word is unused on x86-64 and held 0.
+    unsafe { asm!("mov qword ptr fs:[{}], 0", const SYSINFO, options(nostack, preserves_flags)) };
 }
 
 macro_rules! section {

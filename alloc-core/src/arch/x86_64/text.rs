@@ -25,7 +25,7 @@ macro_rules! __rsalloc_text {
     (announce) => {
         concat!(
             "lea r10, [rip + 77b]\n",                // the descriptor
-            "mov r9, [rip + rsalloc_rseq_offset]\n", // the thread's rseq area
+            "mov r9, [rip + rsalloc_area_offset]\n", // the thread's rseq area
             "mov qword ptr fs:[r9 + 8], r10\n",      // area.rseq_cs = descriptor (S1)
             "10:\n",                                 // start_ip
         )

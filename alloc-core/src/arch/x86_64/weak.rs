@@ -1,37 +1,10 @@
-//! Functions of sanitizers, by weak symbols: present only in programs that were built with one.
+//! Symbols that a program may lack: each is null then.
 
+use crate::arch::{DlAddr, DlOpen, Sanitizers};
+use crate::atomic::{AtomicU8, Ordering};
 use core::arch::asm;
 
-/// The highest address of the user's stack where addresses are not randomised (Linux, 4 and 5 level page tables).
-pub const STACK_TOP: usize = 0x7fff_ffff_f000;
-
-/// Addresses below the lowest one of a position-independent program, which AddressSanitizer, MemorySanitizer and
-/// ThreadSanitizer all leave to the program.
-pub const SANITIZED_ADDRESSES: core::ops::Range<usize> = 0x5500_0000_0000..0x5555_5000_0000;
-
-/// Addresses of functions in the sanitizers' interfaces; 0 if absent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Sanitizers {
-    /// `__asan_init`.
-    pub asan: usize,
-    /// `__msan_init`.
-    pub msan: usize,
-    /// `__tsan_init`.
-    pub tsan: usize,
-    /// `__lsan_init`.
-    pub lsan: usize,
-    /// `__lsan_register_root_region` (sanitizer/lsan_interface.h).
-    pub add_root: usize,
-    /// `__lsan_unregister_root_region`.
-    pub remove_root: usize,
-    /// `__tsan_acquire` (sanitizer/tsan_interface.h).
-    pub acquire: usize,
-    /// `__tsan_release`.
-    pub release: usize,
-    /// `rsalloc_check`, which librsalloc.so has: malloc is rsalloc's then, not the sanitizer's.
-    pub is_malloc: usize,
-}
-
+/// The address of a symbol, 0 if it is absent.
 macro_rules! weak {
     ($name:literal) => {{
         let address: usize;
@@ -45,8 +18,29 @@ macro_rules! weak {
     }};
 }
 
-/// What of the sanitizers is part of this process.
-#[cold]
+pub(super) use weak;
+
+pub fn is_single_threaded() -> bool {
+    let word = weak!("__libc_single_threaded") as *const AtomicU8;
+    // Ordering: Relaxed: the calling thread is the one that makes others.
+    // SAFETY: null, or a byte of libc's (sys/single_threaded.h).
+    unsafe { word.as_ref() }.is_some_and(|word| word.load(Ordering::Relaxed) != 0)
+}
+
+pub fn libc_dl() -> Option<(DlAddr, DlOpen)> {
+    let (dladdr, dlopen) = (weak!("dladdr"), weak!("dlopen"));
+    if dladdr == 0 || dlopen == 0 {
+        return None;
+    }
+    // SAFETY: not null, so libc's functions of these names.
+    Some(unsafe {
+        (
+            core::mem::transmute::<usize, DlAddr>(dladdr),
+            core::mem::transmute::<usize, DlOpen>(dlopen),
+        )
+    })
+}
+
 pub fn sanitizers() -> Sanitizers {
     Sanitizers {
         asan: weak!("__asan_init"),

@@ -22,7 +22,7 @@
 use super::{Shard, count_atomic_operation};
 use crate::atomic::{AtomicPtr, AtomicU32, Ordering, light_fence};
 use crate::region::{Counter, Region};
-use crate::rseq::{CHANGED, NO_SHARD, emulated};
+use crate::rseq::{CHANGED, NO_SHARD, reference};
 use crate::size_class::Class;
 use core::ptr;
 
@@ -106,32 +106,32 @@ impl Shard for BiasedShard {
     #[inline(always)]
     fn pop(&self, class: Class) -> isize {
         // SAFETY: see above.
-        self.operate(|region| unsafe { emulated::pop(region, class) })
+        self.operate(|region| unsafe { reference::pop(region, class) })
     }
     #[inline(always)]
     fn push(&self, class: Class, object: usize) -> isize {
         // SAFETY: see above.
-        self.operate(|region| unsafe { emulated::push(region, class, object) })
+        self.operate(|region| unsafe { reference::push(region, class, object) })
     }
     fn pop_batch(&self, class: Class, out: &mut [usize]) -> isize {
         // SAFETY: see above.
-        self.operate(|region| unsafe { emulated::pop_batch(region, class, out) })
+        self.operate(|region| unsafe { reference::pop_batch(region, class, out) })
     }
     fn push_batch(&self, class: Class, objects: &[usize]) -> isize {
         // SAFETY: see above.
-        self.operate(|region| unsafe { emulated::push_batch(region, class, objects) })
+        self.operate(|region| unsafe { reference::push_batch(region, class, objects) })
     }
     fn set_end(&self, class: Class, region: &Region, expected: usize, end: usize) -> isize {
         self.operate(|own| match ptr::eq(own, region) {
             // SAFETY: see above; the caller computes `end` in the stack of `class`.
-            true => unsafe { emulated::set_end(own, class, expected, end) },
+            true => unsafe { reference::set_end(own, class, expected, end) },
             false => CHANGED,
         })
     }
     fn add(&self, counter: Counter, delta: usize) -> isize {
         count_atomic_operation();
         // SAFETY: see above.
-        self.operate(|region| unsafe { emulated::add(region, counter as usize, delta) })
+        self.operate(|region| unsafe { reference::add(region, counter as usize, delta) })
     }
     fn region(&self) -> Option<&'static Region> {
         // Ordering: Acquire, as in `operate`.

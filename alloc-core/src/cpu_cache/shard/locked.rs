@@ -7,10 +7,10 @@
 //! I1. The region of a shard is touched under its lock only, but for statistics.
 
 use super::{Shard, count_atomic_operation, cpus, create_region};
-use crate::arch::thread_pointer;
+use crate::arch::thread_id;
 use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use crate::region::{Counter, Region};
-use crate::rseq::emulated;
+use crate::rseq::reference;
 use crate::size_class::Class;
 use crate::sync::{Backoff, TryGuard, TryLock};
 
@@ -62,7 +62,7 @@ impl Locked {
     pub fn take_any() -> Option<Locked> {
         // Ordering: Relaxed, a tuning value.
         let mask = COUNT.load(Ordering::Relaxed) - 1;
-        let start = thread_pointer().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48;
+        let start = thread_id().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48;
         for attempt in 0..ATTEMPTS {
             let shard = &LOCKED[(start + attempt) & mask & (LOCKED_MAX - 1)];
             if let Some(guard) = shard.lock.try_acquire() {
@@ -198,28 +198,28 @@ impl Shard for Locked {
     // SAFETY, for each block: the lock is held, so no other thread works on the region (I1).
     fn pop(&self, class: Class) -> isize {
         // SAFETY: the lock is held.
-        unsafe { emulated::pop(self.region, class) }
+        unsafe { reference::pop(self.region, class) }
     }
     fn push(&self, class: Class, object: usize) -> isize {
         // SAFETY: the lock is held.
-        unsafe { emulated::push(self.region, class, object) }
+        unsafe { reference::push(self.region, class, object) }
     }
     fn pop_batch(&self, class: Class, out: &mut [usize]) -> isize {
         // SAFETY: the lock is held.
-        unsafe { emulated::pop_batch(self.region, class, out) }
+        unsafe { reference::pop_batch(self.region, class, out) }
     }
     fn push_batch(&self, class: Class, objects: &[usize]) -> isize {
         // SAFETY: the lock is held.
-        unsafe { emulated::push_batch(self.region, class, objects) }
+        unsafe { reference::push_batch(self.region, class, objects) }
     }
     fn set_end(&self, class: Class, _region: &Region, expected: usize, end: usize) -> isize {
         // SAFETY: the lock is held; the caller computes `end` in the stack of `class`.
-        unsafe { emulated::set_end(self.region, class, expected, end) }
+        unsafe { reference::set_end(self.region, class, expected, end) }
     }
     fn add(&self, counter: Counter, delta: usize) -> isize {
         count_atomic_operation();
         // SAFETY: the lock is held.
-        unsafe { emulated::add(self.region, counter as usize, delta) }
+        unsafe { reference::add(self.region, counter as usize, delta) }
     }
     fn region(&self) -> Option<&'static Region> {
         Some(self.region)

@@ -27,7 +27,7 @@ use crate::size_class::Class;
 /// How often an operation that a section aborted is tried again before the caller takes another way.
 pub const RETRIES: usize = 4;
 
-/// The operations of a shard, by sections, under a lease or under a lock; see `rseq::emulated` for what they do.
+/// The operations of a shard, by sections, under a lease or under a lock; see `rseq::reference` for what they do.
 pub trait Shard {
     /// The object on top, 0 if empty, or a status.
     fn pop(&self, class: Class) -> isize;

@@ -1,0 +1,61 @@
+//! No assembly: the atomic path, on any 64-bit Linux with a libc.
+//!
+//! What needs an instruction or a weak symbol is done by libc or done without: a system call is libc's with errno put
+//! back, nothing is prefetched, libc's count of threads is not asked (so a program of one thread calls membarrier too), and
+//! sanitizers are not told of the heap.
+
+use super::{Access, DlAddr, DlOpen, Sanitizers};
+
+pub mod entry;
+pub mod sections;
+mod threads;
+
+pub use threads::{forget_other_threads, thread_id, thread_words};
+
+pub const HAS_SECTIONS: bool = false;
+
+/// More than any architecture gives a process today (arm64 52 bits, s390x 53, riscv64 and x86-64 56).
+pub const ADDRESS_SPACE_BYTES: usize = 1 << 56;
+
+pub const STACK_TOP: usize = usize::MAX;
+
+/// See `sanitizers`.
+pub const SANITIZED_ADDRESSES: core::ops::Range<usize> = 0..usize::MAX;
+
+/// # Safety
+/// 1. The call's own contract.
+#[inline]
+pub unsafe fn syscall(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
+    // SAFETY: libc's thread-local, valid in every thread.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let before = unsafe { *errno };
+    // SAFETY: duty 1.
+    let result = unsafe { libc::syscall(number as libc::c_long, a, b, c, d, e, f) };
+    if result != -1 {
+        return result as isize;
+    }
+    // SAFETY: as above.
+    unsafe { -(core::mem::replace(&mut *errno, before) as isize) }
+}
+
+#[inline(always)]
+pub fn prefetch(_address: usize) {}
+
+pub fn is_single_threaded() -> bool {
+    false
+}
+
+pub fn libc_dl() -> Option<(DlAddr, DlOpen)> {
+    Some((libc::dladdr, libc::dlopen))
+}
+
+pub fn sanitizers() -> Sanitizers {
+    Sanitizers::default()
+}
+
+/// # Safety
+/// None.
+pub unsafe fn fault_access(_context: *mut libc::c_void) -> Access {
+    Access::Unknown
+}

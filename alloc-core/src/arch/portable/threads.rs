@@ -1,0 +1,217 @@
+//! Threads without a thread pointer: their identity and their words.
+//!
+//! The address of a thread's errno tells it from all others: libc keeps it in the thread's static storage (glibc) or its
+//! descriptor (musl), and C's `errno` is async-signal-safe by definition. The words lie in a table, hashed by that identity.
+//! There is no better place in stable Rust without std: `#[thread_local]` is unstable, and a value of
+//! `pthread_setspecific` alone would have to be set before the thread's first allocation, which itself allocates in glibc.
+//!
+//! Promises: a look-up is loads only; a claim is one exchange. The table is static: nothing is allocated.
+//!
+//! Invariants:
+//! I1. A slot's owner is 0 or the identity of a thread, live or dead. Only that thread, a later one with the same identity,
+//!     or the only thread of a forked child changes the words or sets the owner back to 0.
+//! I2. A slot of a thread lies within [`PROBES`] slots of its hash. If a handler on top of a claim claims one too, the
+//!     first of them is the thread's: each look-up finds that one.
+//! I3. A dead thread's slot may stay (a thread that ends by a raw exit, or allocates in its last destructor). A later thread
+//!     with its identity finds the words as they were left, which is as if it had come before: it holds no
+//!     lock, and a biased shard that was left so has no other user.
+//!
+//! A thread gives its slot back when it ends, by a destructor of thread-specific data, which waits as long as the thread
+//! has a biased shard.
+
+use crate::arch::ThreadWords;
+use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
+use libc::{c_void, pthread_key_t};
+
+/// Threads beyond three quarters of this many may have to share words.
+const SLOTS: usize = 4096;
+/// Slots in which a thread's may lie.
+const PROBES: usize = 32;
+
+/// A line of its own: other threads write to the next one.
+#[repr(C, align(64))]
+struct Slot {
+    owner: AtomicUsize,
+    words: ThreadWords,
+}
+
+static TABLE: [Slot; SLOTS] =
+    [const { Slot { owner: AtomicUsize::new(0), words: ThreadWords::new() } }; SLOTS];
+
+/// Words of the threads that find no slot. What they say of held locks may be wrong; a wait is bounded all the same
+/// (`sync::WaitBudget`). None of these threads asks for a biased shard.
+static SHARED: ThreadWords =
+    ThreadWords { lease_countdown: AtomicU32::new(u32::MAX), ..ThreadWords::new() };
+
+#[inline]
+pub fn thread_id() -> usize {
+    // SAFETY: no arguments.
+    let errno = unsafe { libc::__errno_location() };
+    // An int is aligned to 4, an identity to 8; user addresses leave the top bits free.
+    (errno as usize) << 1
+}
+
+#[inline]
+pub fn thread_words() -> &'static ThreadWords {
+    let id = thread_id();
+    let first = &TABLE[hash(id)];
+    // Ordering: Relaxed: only this thread stores its own identity.
+    if first.owner.load(Ordering::Relaxed) == id { &first.words } else { words_of(id) }
+}
+
+fn hash(id: usize) -> usize {
+    id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (usize::BITS - SLOTS.ilog2())
+}
+
+/// The slots in which that of `id` may lie.
+fn probes(id: usize) -> impl Iterator<Item = &'static Slot> {
+    let start = hash(id);
+    (start..start + PROBES).map(|index| &TABLE[index % SLOTS])
+}
+
+fn find(id: usize) -> Option<&'static Slot> {
+    // Ordering: Relaxed, as in `thread_words`.
+    probes(id).find(|slot| slot.owner.load(Ordering::Relaxed) == id)
+}
+
+#[cold]
+#[inline(never)]
+fn words_of(id: usize) -> &'static ThreadWords {
+    find(id).or_else(|| claim(id)).map_or(&SHARED, |slot| &slot.words)
+}
+
+/// Claims a slot for the calling thread; none if all that it may have are taken.
+fn claim(id: usize) -> Option<&'static Slot> {
+    // Ordering: Acquire pairs with the Release in `free`: the words are 0.
+    probes(id).find(|slot| {
+        slot.owner.compare_exchange(0, id, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    })?;
+    give_back_at_end(id);
+    // Not the slot above: a handler may have claimed an earlier one (I2).
+    find(id)
+}
+
+/// Has the calling thread's slots given back when it ends. libc may call malloc for it, which finds the slot claimed.
+fn give_back_at_end(id: usize) {
+    // SAFETY: libc's thread-local, valid in every thread.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let before = unsafe { *errno };
+    if let Some(key) = key() {
+        // SAFETY: the key exists. Failure leaves the slot to the next thread with this identity (I3).
+        unsafe { libc::pthread_setspecific(key, id as *const c_void) };
+    }
+    // SAFETY: as above.
+    unsafe { *errno = before };
+}
+
+/// The key, plus 1; 0 until it is made.
+static KEY: AtomicU32 = AtomicU32::new(0);
+
+/// The key whose destructor gives slots back, made at the first call; none if libc has none left.
+fn key() -> Option<pthread_key_t> {
+    // Ordering: Relaxed, the number is all there is.
+    if let Some(key) = KEY.load(Ordering::Relaxed).checked_sub(1) {
+        return Some(key);
+    }
+    let mut made = 0;
+    // SAFETY: a live word, and a function of this library, which is never unloaded.
+    if unsafe { libc::pthread_key_create(&raw mut made, Some(end)) } != 0 {
+        return None;
+    }
+    // Ordering: Relaxed, as above.
+    match KEY.compare_exchange(0, made + 1, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => Some(made),
+        Err(others) => {
+            // SAFETY: made above, and no thread has given it a value.
+            unsafe { libc::pthread_key_delete(made) };
+            Some(others - 1)
+        }
+    }
+}
+
+/// The calling thread, of identity `id`, ends.
+unsafe extern "C" fn end(id: *mut c_void) {
+    let id = id as usize;
+    // Ordering: Relaxed, this thread's own words.
+    if find(id).is_some_and(|slot| slot.words.biased_shard.load(Ordering::Relaxed) != 0) {
+        // The destructor that gives the biased shard back has not run yet: in the next round it has.
+        return give_back_at_end(id);
+    }
+    // Ordering: Relaxed, as above.
+    probes(id).filter(|slot| slot.owner.load(Ordering::Relaxed) == id).for_each(Slot::free);
+}
+
+/// The child's only thread keeps its slot; the others' are those of no thread.
+pub fn forget_other_threads() {
+    let id = thread_id();
+    // Ordering: Relaxed, there is no other thread.
+    let is_others = |slot: &&Slot| ![0, id].contains(&slot.owner.load(Ordering::Relaxed));
+    TABLE.iter().filter(is_others).for_each(Slot::free);
+}
+
+impl Slot {
+    /// Leaves the slot to any thread.
+    fn free(&self) {
+        let ThreadWords { biased_shard, lease_countdown, held_rank, guard_countdown } = &self.words;
+        // Ordering: Relaxed, published by the store below.
+        biased_shard.store(0, Ordering::Relaxed);
+        for word in [lease_countdown, held_rank, guard_countdown] {
+            word.store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        }
+        // Ordering: Release pairs with the Acquire in `claim`.
+        self.owner.store(0, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::sync::Barrier;
+    use std::vec::Vec;
+
+    fn address() -> usize {
+        core::ptr::from_ref(thread_words()) as usize
+    }
+
+    #[test]
+    fn threads_have_words_of_their_own_and_give_them_back() {
+        const THREADS: usize = 200;
+        let used = || TABLE.iter().filter(|slot| slot.owner.load(Ordering::Relaxed) != 0).count();
+        let before = used();
+        let all_live = Barrier::new(THREADS);
+        let live = || {
+            let words = thread_words();
+            words.guard_countdown.store(7, Ordering::Relaxed);
+            all_live.wait();
+            assert_eq!(address(), core::ptr::from_ref(words) as usize);
+            assert_eq!(words.guard_countdown.load(Ordering::Relaxed), 7);
+            (address(), thread_id())
+        };
+        let (mut words, mut ids): (Vec<_>, Vec<_>) = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(live)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).unzip()
+        });
+        for list in [&mut words, &mut ids] {
+            list.sort_unstable();
+            list.dedup();
+            assert_eq!(list.len(), THREADS);
+        }
+        assert!(ids.iter().all(|id| id % 8 == 0 && *id != 0));
+        // A joined thread's destructors have run. Other tests' threads may come and go.
+        assert!(used() < before + THREADS / 2, "{} slots before, {} after", before, used());
+    }
+
+    #[test]
+    fn a_thread_without_a_slot_shares_words_and_asks_for_no_biased_shard() {
+        // No thread's: errno is not there.
+        let id = 16;
+        let taken: Vec<_> =
+            probes(id).filter(|slot| slot.owner.swap(8, Ordering::Relaxed) == 0).collect();
+        assert!(core::ptr::eq(words_of(id), &SHARED));
+        assert_eq!(SHARED.lease_countdown.load(Ordering::Relaxed), u32::MAX);
+        taken.into_iter().for_each(Slot::free);
+        assert!(find(id).is_none());
+    }
+}
