@@ -1,6 +1,7 @@
 //! The gates as commands: `cargo xtask --help`.
 
 mod code;
+mod docs;
 mod fuzz;
 mod golden;
 mod imports;
@@ -22,6 +23,8 @@ struct Cli {
 enum Command {
     /// Runs everything that CI runs, in the same order.
     Preflight(preflight::Arguments),
+    /// Checks that the documents agree with the code: names, links, numbers, tables, words.
+    Docs(docs::Arguments),
     /// Runs the fuzz targets; a crash is shown as a test to paste.
     Fuzz(fuzz::Arguments),
     /// Checks the instructions of the hot paths against docs/golden.md and their limits.
@@ -39,6 +42,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Preflight(arguments) => preflight::main(&arguments),
+        Command::Docs(arguments) => docs::main(&arguments),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Golden(arguments) => golden::main(arguments),
         Command::Imports(arguments) => imports::main(arguments),
