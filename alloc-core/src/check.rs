@@ -31,8 +31,15 @@ use core::fmt;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $text:literal,)*) => {
-        /// What the validator can find.
+        /// What [`check`] can find.
+        ///
+        /// ```
+        /// use rsalloc::DefectKind;
+        ///
+        /// assert_eq!(DefectKind::CachedTwice.text(), "object cached twice");
+        /// ```
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[non_exhaustive]
         pub enum DefectKind {
             $($(#[$doc])* $kind,)*
         }
@@ -108,8 +115,19 @@ kinds! {
     HugeMiscounted = "table of huge spans disagrees with its totals",
 }
 
-/// The first broken invariant that was found.
+/// The first broken invariant that [`check`] found.
+///
+/// ```
+/// use rsalloc::DefectKind;
+///
+/// match rsalloc::check() {
+///     Ok(()) => {}
+///     Err(defect) if matches!(defect.what, DefectKind::Busy | DefectKind::NoMemory) => {}
+///     Err(defect) => panic!("the heap is damaged: {defect}"),
+/// }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Defect {
     /// What is broken.
     pub what: DefectKind,
@@ -123,13 +141,24 @@ impl fmt::Display for Defect {
     }
 }
 
+impl core::error::Error for Defect {}
+
 type Verdict = Result<(), Defect>;
 
 fn broken(what: DefectKind, at: usize) -> Verdict {
     Err(Defect { what, at })
 }
 
-/// Validates the whole heap while other threads use it.
+/// Validates the whole heap while other threads use it. For tests and debugging: it stops all caches meanwhile. Not for
+/// signal handlers.
+///
+/// ```standalone_crate
+/// # #[global_allocator]
+/// # static GLOBAL: rsalloc::RsAlloc = rsalloc::RsAlloc;
+/// # fn main() {
+/// assert_eq!(rsalloc::check(), Ok(()));
+/// # }
+/// ```
 pub fn check() -> Verdict {
     crate::engine::init::ensure();
     let mut backoff = Backoff::usual();

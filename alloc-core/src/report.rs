@@ -1,6 +1,13 @@
 //! The mode that the process runs in, its reason, and what stands behind it.
 
 /// How the process's allocations are served.
+///
+/// ```
+/// use rsalloc::Mode;
+///
+/// let is_per_cpu = matches!(rsalloc::report().mode, Mode::RseqLibc | Mode::RseqOwn);
+/// # let _ = is_per_cpu;
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Mode {
@@ -15,6 +22,14 @@ pub enum Mode {
 }
 
 /// Why the mode is what it is.
+///
+/// ```
+/// use rsalloc::ModeReason;
+///
+/// if rsalloc::report().reason == ModeReason::KernelHasNone {
+///     eprintln!("{}", ModeReason::KernelHasNone.text());
+/// }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum ModeReason {
@@ -33,6 +48,12 @@ pub enum ModeReason {
 }
 
 /// What numbers the shards.
+///
+/// ```standalone_crate
+/// use rsalloc::{Config, ShardIndex};
+///
+/// rsalloc::config!(Config::new().index(ShardIndex::MmCid));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum ShardIndex {
@@ -44,6 +65,13 @@ pub enum ShardIndex {
 
 /// How free memory is given back to the system. rsalloc tries each way, since systems exist where a call succeeds and
 /// does nothing.
+///
+/// ```
+/// use rsalloc::PurgeMethod;
+///
+/// let keeps_memory = rsalloc::report().purge_method == Some(PurgeMethod::Nothing);
+/// # let _ = keeps_memory;
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PurgeMethod {
@@ -55,7 +83,14 @@ pub enum PurgeMethod {
     Nothing,
 }
 
-/// The mode of the process and the features behind it.
+/// The mode of the process and the features behind it, from [`report`](crate::report). Shown as lines of text, or as
+/// [JSON](Report::json).
+///
+/// ```
+/// let report = rsalloc::report();
+/// print!("{report}");
+/// println!("{} shards, {}", report.shards, report.json());
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Report {

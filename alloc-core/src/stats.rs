@@ -14,7 +14,15 @@ use crate::slab::SLABS;
 
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What the allocator holds at this moment, in bytes and counts.
+        /// What the allocator holds at this moment, in bytes and counts, from [`stats`]. Shown as lines of text, or as
+        /// [JSON](Stats::json).
+        ///
+        /// ```
+        /// let stats = rsalloc::stats();
+        /// println!("{} bytes in use of {} mapped", stats.live_bytes, stats.mapped_bytes);
+        /// print!("{stats}");
+        /// println!("{}", stats.json());
+        /// ```
         #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
         #[non_exhaustive]
         pub struct Stats {
@@ -23,6 +31,12 @@ macro_rules! counts {
 
         impl Stats {
             /// The names of the fields and their values.
+            ///
+            /// ```
+            /// for (name, value) in rsalloc::stats().entries() {
+            ///     println!("rsalloc_{name} {value}");
+            /// }
+            /// ```
             pub fn entries(&self) -> impl ExactSizeIterator<Item = (&'static str, usize)> + Clone {
                 [$((stringify!($name), self.$name)),*].into_iter()
             }
@@ -64,7 +78,17 @@ counts! {
     atomic_ops,
 }
 
-/// Collects statistics by walking the tiers. Cheap enough to call each second.
+/// What the allocator holds, collected by a walk over its structures. Cheap enough to be called each second.
+///
+/// ```standalone_crate
+/// # #[global_allocator]
+/// # static GLOBAL: rsalloc::RsAlloc = rsalloc::RsAlloc;
+/// # fn main() {
+/// let before = rsalloc::stats().live_bytes;
+/// let held = vec![1u8; 10 << 20];
+/// assert!(rsalloc::stats().live_bytes >= before + held.len());
+/// # }
+/// ```
 pub fn stats() -> Stats {
     let mut stats = Stats::default();
     let mut out_bytes = 0;

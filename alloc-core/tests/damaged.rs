@@ -322,5 +322,6 @@ fn damages(kind: DefectKind) -> &'static [Damage] {
                 unsafe { *heap.huge_entry() += PAGE_BYTES };
             },
         ],
+        _ => panic!("no damage makes this kind: {kind:?}"),
     }
 }

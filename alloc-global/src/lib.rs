@@ -1,6 +1,6 @@
 //! rsalloc as a Rust global allocator.
 //!
-//! ```
+//! ```standalone_crate
 //! use rsalloc::RsAlloc;
 //!
 //! #[global_allocator]

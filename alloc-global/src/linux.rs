@@ -2,6 +2,7 @@
 
 use crate::RsAlloc;
 use core::alloc::{GlobalAlloc, Layout};
+use rsalloc_core::internals::{engine, rseq};
 
 pub use rsalloc_core::{
     Config, Defect, DefectKind, Mode, ModeReason, Origin, PurgeMethod, Report, RequestedMode,
@@ -15,7 +16,7 @@ pub use rsalloc_core::{
 /// A program has at most one declaration: a second one is an error of the compiler or the linker. Libraries leave it to
 /// the program. A declaration costs nothing at run time.
 ///
-/// ```
+/// ```standalone_crate
 /// use rsalloc::{Config, Origin, RsAlloc, Value};
 ///
 /// #[global_allocator]
@@ -40,22 +41,56 @@ macro_rules! config {
     };
 }
 
-/// To be called before a child on the process' memory is made (vfork, clone with CLONE_VM) that may allocate: from
-/// then on no thread runs sections, which the kernel does not protect in the child. With librsalloc.so preloaded
-/// both are called by its `vfork` and `clone`.
-pub fn child_begins() {
-    rsalloc_core::internals::engine::init::ensure();
-    rsalloc_core::internals::rseq::abi::membarrier::expect_uncounted_tasks();
-    rsalloc_core::internals::rseq::vfork::begin();
+/// Lets a child that runs on this process's memory allocate: one of `vfork`, or of `clone` with CLONE_VM.
+///
+/// The kernel does not protect restartable sequences in such a child, so no thread runs any while this value lives. A
+/// program that librsalloc.so is preloaded into needs none: the library's `vfork` and `clone` do the same.
+///
+/// ```no_run
+/// # unsafe fn clone_with_shared_memory() -> i32 { 0 }
+/// # fn wait_for(_child: i32) {}
+/// let shared = rsalloc::SharedMemory::with_child();
+/// // SAFETY: the child runs on a stack of its own.
+/// let child = unsafe { clone_with_shared_memory() };
+/// wait_for(child);
+/// drop(shared);
+/// ```
+#[derive(Debug)]
+#[must_use = "the child may allocate while this value lives"]
+pub struct SharedMemory(());
+
+impl SharedMemory {
+    /// To be made before the child is, and to be dropped in the parent, when the child has ended or runs another
+    /// program, or was not made.
+    pub fn with_child() -> Self {
+        engine::init::ensure();
+        rseq::abi::membarrier::expect_uncounted_tasks();
+        rseq::vfork::begin();
+        SharedMemory(())
+    }
 }
 
-/// To be called when the child of [`child_begins`] has ended or runs another program, or was not made.
-pub fn child_ended() {
-    rsalloc_core::internals::rseq::vfork::end();
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        rseq::vfork::end();
+    }
 }
 
 impl RsAlloc {
     /// Bytes that may be used at `ptr`, at least those of its layout.
+    ///
+    /// ```
+    /// use rsalloc::RsAlloc;
+    /// use std::alloc::{GlobalAlloc, Layout};
+    ///
+    /// let layout = Layout::new::<[u8; 100]>();
+    /// // SAFETY: the size is not 0; the object is live until it is freed with its layout.
+    /// unsafe {
+    ///     let object = RsAlloc.alloc(layout);
+    ///     assert!(RsAlloc.usable_size(object) >= 100);
+    ///     RsAlloc.dealloc(object, layout);
+    /// }
+    /// ```
     ///
     /// # Safety
     /// 1. `ptr` is a live object of this allocator.

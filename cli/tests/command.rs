@@ -180,7 +180,7 @@ fn check_without_pid_names_each_mode() {
     assert!(text.contains("by rseq as libc registered it"), "{text}");
     let output = with_library("check", &["--atomic"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("atomic path, no rseq: RSALLOC_CONF asks for it"), "{text}");
+    assert!(text.contains("atomic path, no rseq: the configuration asks for it"), "{text}");
 }
 
 #[test]

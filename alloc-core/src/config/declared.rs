@@ -12,8 +12,20 @@ use crate::report::ShardIndex;
 /// The settings that a program declares for itself; what it leaves out keeps its default, and the environment
 /// variable `RSALLOC_CONF` overrides all.
 ///
-/// A `Config` takes effect when it is declared in the program, by the macro `config` of the crate `rsalloc`. It is read
-/// before the first allocation.
+/// A `Config` takes effect when the program declares it, by the macro `config` of the crate `rsalloc`; it is read before
+/// the first allocation. Each method is named for the key that it sets.
+///
+/// ```standalone_crate
+/// use rsalloc::{Config, StatsAtExit};
+///
+/// rsalloc::config!(
+///     Config::new()
+///         .cache_bytes(512 << 10)
+///         .dirty_bytes(16 << 20)
+///         .guard_one_in(10_000)
+///         .stats_at_exit(StatsAtExit::Text)
+/// );
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "a `Config` takes effect by `rsalloc::config!` only"]
 pub struct Config {

@@ -14,6 +14,15 @@ use crate::report::ShardIndex;
 use core::cell::UnsafeCell;
 
 /// Where the value of a setting comes from.
+///
+/// ```
+/// use rsalloc::Origin;
+///
+/// let changed = rsalloc::settings().filter(|setting| setting.origin != Origin::Default);
+/// for setting in changed {
+///     println!("{setting}, by {}", setting.origin.word());
+/// }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Origin {
@@ -28,6 +37,14 @@ pub enum Origin {
 }
 
 /// The value of a setting.
+///
+/// ```
+/// use rsalloc::Value;
+///
+/// let hardened = rsalloc::settings().find(|setting| setting.key == "hardened").unwrap();
+/// assert_eq!(hardened.value, Value::Switch(false));
+/// assert_eq!(hardened.value.to_string(), "off");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Value {
@@ -52,6 +69,12 @@ impl core::fmt::Display for Value {
 }
 
 /// A setting: its key, its effective value and where that comes from. Shown as `key:value`, as `RSALLOC_CONF` has it.
+///
+/// ```
+/// let dirty = rsalloc::settings().find(|setting| setting.key == "dirty").unwrap();
+/// assert_eq!(dirty.to_string(), "dirty:1048576");
+/// println!("{dirty}: {}", dirty.help);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Setting {
@@ -72,6 +95,12 @@ impl core::fmt::Display for Setting {
 }
 
 /// What the program asks for: per-CPU caches where the system has rseq, or the atomic path in any case.
+///
+/// ```standalone_crate
+/// use rsalloc::{Config, RequestedMode};
+///
+/// rsalloc::config!(Config::new().mode(RequestedMode::Atomic));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum RequestedMode {
@@ -82,6 +111,12 @@ pub enum RequestedMode {
 }
 
 /// Where the statistics go when the process ends.
+///
+/// ```standalone_crate
+/// use rsalloc::{Config, StatsAtExit};
+///
+/// rsalloc::config!(Config::new().stats_at_exit(StatsAtExit::JsonFile("/tmp/stats-%p.json")));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum StatsAtExit {
@@ -281,7 +316,13 @@ pub fn stats_at_exit() -> StatsAtExit {
     }
 }
 
-/// The effective settings.
+/// The effective settings, each with its origin.
+///
+/// ```
+/// for setting in rsalloc::settings() {
+///     println!("{setting}  # {}", setting.help);
+/// }
+/// ```
 pub fn settings() -> impl ExactSizeIterator<Item = Setting> + Clone {
     INFO.iter().enumerate().map(|(index, info)| {
         // Ordering: Relaxed, words that stand alone.

@@ -174,7 +174,16 @@ fn purge_method() -> PurgeMethod {
     }
 }
 
-/// The report; all unset before init.
+/// How allocations are served, and why. Unset before the first allocation.
+///
+/// ```standalone_crate
+/// # #[global_allocator]
+/// # static GLOBAL: rsalloc::RsAlloc = rsalloc::RsAlloc;
+/// # fn main() {
+/// let report = rsalloc::report();
+/// assert_ne!(report.mode, rsalloc::Mode::Unset, "{report}");
+/// # }
+/// ```
 pub fn report() -> Report {
     // Ordering: Acquire pairs with the Release in `run`.
     let ready = STATE.load(Ordering::Acquire) == READY;

@@ -218,15 +218,29 @@ pub(crate) fn free_sized_slow(address: usize, size: usize, align: usize) {
     free_slow(address);
 }
 
-/// Sets how many bytes of free spans may stay resident at least, on behalf of the program; what
-/// `RSALLOC_CONF` says holds all the same.
-pub fn limit_dirty(bytes: usize) {
-    if init::ensure() && config::set_number_if_unset(Key::Dirty, bytes) {
+/// Sets how many bytes of free pages may stay resident at least: the setting `dirty`. Returns whether it was set;
+/// what `RSALLOC_CONF` says stays.
+///
+/// ```
+/// if !rsalloc::limit_dirty(32 << 20) {
+///     eprintln!("RSALLOC_CONF sets another limit");
+/// }
+/// ```
+pub fn limit_dirty(bytes: usize) -> bool {
+    let is_set = init::ensure() && config::set_number_if_unset(Key::Dirty, bytes);
+    if is_set {
         PAGE_HEAP.set_dirty_limit(bytes / PAGE_BYTES);
     }
+    is_set
 }
 
-/// Returns all cached and free memory of every shard and tier to the OS; bytes returned.
+/// Gives all cached and free memory back to the OS: that of each CPU's cache, of the tiers behind them, and free pages.
+/// Returns the number of bytes.
+///
+/// ```
+/// drop(vec![1u8; 100 << 20]);
+/// println!("{} bytes given back", rsalloc::release());
+/// ```
 pub fn release() -> usize {
     cpu_cache::drain::drain_all()
 }
