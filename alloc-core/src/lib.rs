@@ -1,16 +1,17 @@
 //! The engine of rsalloc: a per-CPU memory allocator on restartable sequences.
 //!
-//! `no_std`, allocates nothing but from the OS. The fronts (`alloc-global`, `alloc-preload`) use the
-//! functions of this page; the rooms behind them, from the top down:
+//! `no_std`; takes memory from the OS only. Programs use it through the crates `rsalloc` (a Rust global allocator) and
+//! `rsalloc-preload` (`librsalloc.so`), which are made of the functions of this page. The modules behind them, from the
+//! top down:
 //!
 //! ```text
 //! engine -> cpu_cache -> depot -> slab -> page_heap -> os
 //!              |                   |         |
 //!            rseq -> os            +--- page_map, guard, canary
-//! leaves: sanitizer, secret, units, config, size_class, sync, fail, shard, asm, report, publish, describe, token_bucket,
-//!         atomic, counters
-//! observers: stats, check, sources
 //! ```
+//!
+//! Below all of these are the leaves, such as `config`, `sync` and `arch`; above them the observers `stats`, `check`, `print`
+//! and `sources`. `docs/layers.txt` has the whole order.
 #![no_std]
 
 mod arch;

@@ -4,6 +4,7 @@ use crate::RsAlloc;
 use core::alloc::{GlobalAlloc, Layout};
 use rsalloc_core::internals::{engine, rseq};
 
+#[doc(inline)]
 pub use rsalloc_core::{
     Config, Defect, DefectKind, Mode, ModeReason, Origin, PurgeMethod, Report, RequestedMode,
     Setting, ShardIndex, Stats, StatsAtExit, Value, check, limit_dirty, release, report, settings,

@@ -42,7 +42,7 @@ pub extern "C" fn mallopt(param: c_int, value: c_int) -> c_int {
         M_MXFAST => c_int::from((0..=MXFAST_MAX).contains(&value)),
         M_TRIM_THRESHOLD => {
             let limit = usize::try_from(value).unwrap_or(usize::MAX);
-            crate::errno::keeping(|| rsalloc_core::limit_dirty(limit)); // The environment's is no error.
+            crate::errno::keeping(|| rsalloc_core::limit_dirty(limit));
             1
         }
         _ => 1,
