@@ -35,10 +35,11 @@ impl Tree {
             // A file that was just removed is still in git's list.
             if whole.is_file() {
                 let text = match is_text {
-                    true => std::fs::read_to_string(&whole),
-                    false => Ok(String::new()),
+                    true => {
+                        std::fs::read_to_string(&whole).with_context(|| format!("read {path}"))?
+                    }
+                    false => String::new(),
                 };
-                let text = text.with_context(|| format!("read {path}"))?;
                 files.push(File { path: path.to_owned(), text });
             }
         }
