@@ -8,6 +8,7 @@ use crate::client::Client;
 use crate::loads::Load;
 use crate::process::{self, Edge};
 use crate::rows::Row;
+use crossbeam_utils::CachePadded;
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Barrier, OnceLock};
@@ -186,12 +187,13 @@ struct Meter {
     budget: Budget,
     /// When the first thread began: a thread that is scheduled late does not run on alone.
     begin: OnceLock<Instant>,
-    done: AtomicU64,
+    /// Padded: every thread adds to it, and reads `begin` after each step.
+    done: CachePadded<AtomicU64>,
 }
 
 impl Meter {
     fn new(budget: Budget) -> Self {
-        Meter { budget, begin: OnceLock::new(), done: AtomicU64::new(0) }
+        Meter { budget, begin: OnceLock::new(), done: CachePadded::default() }
     }
 
     /// Steps until the budget is spent, at least once.

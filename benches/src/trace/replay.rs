@@ -8,6 +8,7 @@
 use super::flat::{BLOCK, Operation, Program, Verb, WORDS};
 use super::objects::{Fault, Places, argument, start_thread};
 use crate::process;
+use crossbeam_utils::Backoff;
 use serde::Serialize;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -140,21 +141,14 @@ impl Replay {
 
     #[cold]
     fn wait(&self, operation: &Operation, thread: usize, number: u64) {
-        const SPINS: u32 = 200;
-        const BACKOFF_YIELDS: Duration = Duration::from_secs(60);
+        const WAIT_LIMIT: Duration = Duration::from_secs(60);
         if self.threads.len() == 1 {
             fail(number, thread, "the program is damaged: it is never this operation's turn");
         }
-        for _ in 0..SPINS {
-            if self.places.is_turn(operation) {
-                return;
-            }
-            std::hint::spin_loop();
-        }
-        let begin = Instant::now();
+        let (begin, backoff) = (Instant::now(), Backoff::new());
         while !self.places.is_turn(operation) {
-            std::thread::yield_now();
-            if begin.elapsed() > BACKOFF_YIELDS {
+            backoff.snooze();
+            if begin.elapsed() > WAIT_LIMIT {
                 fail(number, thread, "it waits for an object that no thread makes or frees");
             }
         }

@@ -32,7 +32,7 @@ const DEFECTS: [Defect; 3] = [
         name: "the restored process stopped",
         hand: Hand {
             process: |process| process.child.signal(libc::SIGSTOP),
-            backoff: Duration::from_secs(2),
+            limit: Duration::from_secs(2),
             ..cycle::NONE
         },
         says: "threads do not go on",

@@ -11,7 +11,7 @@ use super::child::Child;
 use super::identity::Identity;
 use super::images::{self, Criu, Dump, Way};
 use super::kind::Kind;
-use super::process::{BACKOFF_YIELDS, Process};
+use super::process::{Process, WAIT_LIMIT};
 
 /// What a cycle took.
 pub struct Taken {
@@ -30,7 +30,7 @@ pub struct Hand {
     /// After the restore.
     pub process: fn(&Process),
     /// How long the threads may take then.
-    pub backoff: Duration,
+    pub limit: Duration,
 }
 
 /// How often, and after which pause, a restore is tried whose process's numbers are taken.
@@ -38,7 +38,7 @@ const ATTEMPTS: usize = 50;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// No hand in it.
-pub const NONE: Hand = Hand { images: |_| Ok(()), process: |_| (), backoff: BACKOFF_YIELDS };
+pub const NONE: Hand = Hand { images: |_| Ok(()), process: |_| (), limit: WAIT_LIMIT };
 
 /// Dumps `process` in its `way`, restores it, and checks that it goes on with the same `identity`.
 pub fn turn(
@@ -48,9 +48,9 @@ pub fn turn(
     hand: &Hand,
 ) -> Result<Taken> {
     let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
-    let dump = process.dump(criu, room.path(), way, BACKOFF_YIELDS).map_err(|error| {
+    let dump = process.dump(criu, room.path(), way, WAIT_LIMIT).map_err(|error| {
         // Whose fault is it?
-        match process.goes_on(BACKOFF_YIELDS) {
+        match process.goes_on(WAIT_LIMIT) {
             Ok(()) => error.context("not dumped, but its threads go on"),
             Err(stuck) => error.context(format!("not dumped, and {stuck:#}")),
         }
@@ -60,7 +60,7 @@ pub fn turn(
         // A thread that CRIU caught in a section runs on in its middle, without the kernel's
         // protection: CRIU moves the instruction pointer only in the image (docs/proof.md).
         if is_judged {
-            process.goes_on(BACKOFF_YIELDS).context("after the snapshot")?;
+            process.goes_on(WAIT_LIMIT).context("after the snapshot")?;
             process.child.kill()?;
         } else {
             process.discard()?;
@@ -74,7 +74,7 @@ pub fn turn(
         process.child.signal(libc::SIGCONT);
     }
     (hand.process)(process);
-    process.goes_on(hand.backoff).context("after the restore")?;
+    process.goes_on(hand.limit).context("after the restore")?;
     let now = process.identity(kind).context("after the restore")?;
     ensure!(now == *identity, "after the restore: {now:?} instead of {identity:?}");
     Ok(Taken { dump, restore, is_judged })

@@ -16,7 +16,7 @@ use super::kind::Kind;
 use super::victim::Habits;
 
 /// How long all threads may take to go through their objects, on a busy machine too.
-pub const BACKOFF_YIELDS: Duration = Duration::from_secs(20);
+pub const WAIT_LIMIT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// The victim.
@@ -31,7 +31,7 @@ impl Process {
     /// Starts the victim on `kind`, its files in `room`.
     pub fn start(kind: &Kind, room: &Path) -> Result<Process> {
         let process = Process::spawn(kind, room, std::process::id(), Habits::default())?;
-        process.goes_on(BACKOFF_YIELDS).context("before the first dump")?;
+        process.goes_on(WAIT_LIMIT).context("before the first dump")?;
         Ok(process)
     }
 
@@ -55,7 +55,7 @@ impl Process {
     }
 
     /// Waits until every thread has gone through all its objects and found them right.
-    pub fn goes_on(&self, backoff: Duration) -> Result<()> {
+    pub fn goes_on(&self, limit: Duration) -> Result<()> {
         // The round that was under way when the process stopped, and a whole one.
         let goal = self.board.beats().map(|beats| beats + 2);
         let begin = Instant::now();
@@ -68,32 +68,32 @@ impl Process {
                 return Ok(());
             }
             let waited = begin.elapsed();
-            ensure!(waited < backoff, "{late} of {THREADS} threads do not go on");
+            ensure!(waited < limit, "{late} of {THREADS} threads do not go on");
             std::thread::sleep(PAUSE);
         }
     }
 
     /// Dumps it into folders under `room`. In a chain it goes on after each pre-dump; one that is to be stopped
     /// needs a signal to go on after its restore.
-    pub fn dump(&self, criu: &Criu, room: &Path, way: Way, backoff: Duration) -> Result<Dump> {
+    pub fn dump(&self, criu: &Criu, room: &Path, way: Way, limit: Duration) -> Result<Dump> {
         let before = if way == Way::Chain { PRE_DUMPS } else { 0 };
         for number in 1..=before {
             criu.pre_dump(self.child.pid(), room, number)?;
-            let goes_on = self.goes_on(backoff);
+            let goes_on = self.goes_on(limit);
             goes_on.with_context(|| format!("after pre-dump {number}"))?;
         }
         if way == Way::Stopped {
-            self.halt(backoff)?;
+            self.halt(limit)?;
         }
         criu.dump(self.child.pid(), room, way)
     }
 
     /// Stops all its threads.
-    fn halt(&self, backoff: Duration) -> Result<()> {
+    fn halt(&self, limit: Duration) -> Result<()> {
         self.child.signal(libc::SIGSTOP);
         let begin = Instant::now();
         while images::running(self.child.pid())? > 0 {
-            ensure!(begin.elapsed() < backoff, "its threads do not stop");
+            ensure!(begin.elapsed() < limit, "its threads do not stop");
             std::thread::sleep(PAUSE);
         }
         Ok(())

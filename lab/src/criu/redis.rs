@@ -13,6 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use fastrand::Rng;
 use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::TempDir;
 
@@ -21,15 +22,15 @@ use super::cycle;
 use super::identity::Identity;
 use super::images::{self, Criu, Way};
 use super::kind::{Kind, MODES};
+use crate::programs::rows::text;
 use crate::programs::rows::wire::{Redis, expect};
-use crate::programs::rows::{Numbers, text};
 
 const KEYS: u64 = 4000;
 const CHANGES: u64 = 500;
 /// Keys of the database that is freed in the background.
 const PASSING: &[u8] = b"100000";
 /// How long a busy machine may take to answer.
-const BACKOFF_YIELDS: Duration = Duration::from_secs(30);
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
 /// The first bytes of every value, by which the control finds them in an image.
 const MARK: &[u8] = b"a value of rsalloc: ";
 
@@ -101,7 +102,7 @@ impl Server<'_> {
         command.args(["--port", "0", "--save", "", "--enable-debug-command", "local"]);
         command.args(["--lazyfree-lazy-user-del", "yes", "--unixsocket"]).arg(&socket);
         let child = Child::start(&mut command, kind, room.path())?;
-        let mut model = Model { versions: vec![None; KEYS as usize], numbers: Numbers(1) };
+        let mut model = Model { versions: vec![None; KEYS as usize], numbers: Rng::with_seed(1) };
         let mut redis = connect(&socket, &child)?;
         for key in 0..KEYS {
             model.store(&mut redis, key)?;
@@ -136,7 +137,7 @@ impl Server<'_> {
         // The server still has to notice: a half-closed connection can't be dumped.
         let begin = Instant::now();
         while sockets(&self.socket)? > 1 {
-            ensure!(begin.elapsed() < BACKOFF_YIELDS, "redis does not close a connection");
+            ensure!(begin.elapsed() < WAIT_LIMIT, "redis does not close a connection");
             std::thread::yield_now();
         }
         Ok(())
@@ -166,12 +167,12 @@ impl Server<'_> {
 struct Model {
     /// None: the key is not there.
     versions: Vec<Option<u64>>,
-    numbers: Numbers,
+    numbers: Rng,
 }
 
 impl Model {
     fn store(&mut self, redis: &mut Redis, key: u64) -> Result<()> {
-        let version = self.numbers.next();
+        let version = self.numbers.u64(..);
         redis.ask(&[b"SET", &name(key), &value(version)])?;
         self.versions[key as usize] = Some(version);
         Ok(())
@@ -180,8 +181,8 @@ impl Model {
     /// Replaces values, and deletes one in four.
     fn change(&mut self, redis: &mut Redis) -> Result<()> {
         for _ in 0..CHANGES {
-            let key = self.numbers.below(KEYS);
-            if self.numbers.below(4) > 0 {
+            let key = self.numbers.u64(..KEYS);
+            if self.numbers.u64(..4) > 0 {
                 self.store(redis, key)?;
             } else {
                 redis.ask(&[b"DEL", &name(key)])?;
@@ -221,7 +222,7 @@ fn name(key: u64) -> Vec<u8> {
 /// Mostly small, one in 64 of many pages.
 fn value(version: u64) -> Vec<u8> {
     let bound = if version.is_multiple_of(64) { 100_000 } else { 2000 };
-    [MARK, &text(version, 1 + Numbers(version).below(bound) as usize)].concat()
+    [MARK, &text(version, 1 + Rng::with_seed(version).u64(..bound) as usize)].concat()
 }
 
 fn identity(child: &Child, kind: &Kind) -> Result<Identity> {
@@ -237,7 +238,7 @@ fn connect(socket: &Path, child: &Child) -> Result<Redis> {
         match Redis::connect(socket).and_then(|mut redis| redis.ask(&[b"PING"]).map(|_| redis)) {
             Ok(redis) => return Ok(redis),
             Err(error) => {
-                ensure!(begin.elapsed() < BACKOFF_YIELDS, "redis is silent: {error:#}");
+                ensure!(begin.elapsed() < WAIT_LIMIT, "redis is silent: {error:#}");
                 std::thread::sleep(Duration::from_millis(20));
             }
         }

@@ -13,7 +13,7 @@ use super::cycle;
 use super::identity::Identity;
 use super::images::{Criu, Way};
 use super::kind::Kind;
-use super::process::{BACKOFF_YIELDS, Process};
+use super::process::{Process, WAIT_LIMIT};
 use super::record::Record;
 
 /// How often a run without a terminal says how far it is.
@@ -80,7 +80,7 @@ impl Life {
     fn turn(&mut self, criu: &Criu, way: Way, measured: bool, record: &mut Record) -> Result<()> {
         let Life { kind, process, identity, .. } = self;
         process.child.signal(libc::SIGCONT);
-        process.goes_on(BACKOFF_YIELDS).context("before the dump")?;
+        process.goes_on(WAIT_LIMIT).context("before the dump")?;
         let taken = cycle::turn(criu, (process, kind, identity), way, &cycle::NONE)?;
         process.child.signal(libc::SIGSTOP);
         let verified = process.board.verified();

@@ -25,7 +25,7 @@ use super::registration;
 const WHILE: Duration = Duration::from_millis(300);
 const ATTEMPTS: usize = 5;
 /// Until the victim runs.
-const BACKOFF_YIELDS: Duration = Duration::from_secs(10);
+const WAIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where a thread was found.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl Victim {
             if text.ends_with('\n') {
                 break text;
             }
-            ensure!(begin.elapsed() < BACKOFF_YIELDS, "the victim says nothing");
+            ensure!(begin.elapsed() < WAIT_LIMIT, "the victim says nothing");
             std::thread::sleep(Duration::from_millis(10));
         };
         let (start, end) = text.trim().split_once(' ').context("the victim says something odd")?;

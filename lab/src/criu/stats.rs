@@ -1,22 +1,35 @@
 //! What CRIU counted in a dump: the image `stats-dump`.
 //!
 //! Two magic numbers, a length, and a message of protocol buffers (`stats.proto`): entry 1 of `StatsEntry` is a
-//! message of numbers only. Called by `images`.
+//! message of numbers only.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use prost::Message;
 
 /// Of an image and of this one (criu/include/magic.h).
 const MAGIC: [u32; 2] = [0x5510_5940, 0x5709_3306];
 
-// Entries of `DumpStatsEntry`.
-const FREEZING_MICROS: u64 = 1;
-const PAGES_SKIPPED_PARENT: u64 = 6;
-const PAGES_WRITTEN: u64 = 7;
+/// `StatsEntry` of stats.proto, as far as it is read.
+#[derive(Message)]
+struct StatsEntry {
+    #[prost(message, optional, tag = "1")]
+    dump: Option<DumpStatsEntry>,
+}
+
+/// `DumpStatsEntry`, as far as it is read.
+#[derive(Message)]
+struct DumpStatsEntry {
+    #[prost(uint32, optional, tag = "1")]
+    freezing_micros: Option<u32>,
+    #[prost(uint32, optional, tag = "6")]
+    pages_skipped_parent: Option<u32>,
+    #[prost(uint32, optional, tag = "7")]
+    pages_written: Option<u32>,
+}
 
 /// The numbers that matter here.
 #[derive(Clone, Copy)]
@@ -33,16 +46,7 @@ impl Stats {
     /// The statistics in `file`.
     pub fn read(file: &Path) -> Result<Stats> {
         let bytes = fs::read(file).with_context(|| format!("read {}", file.display()))?;
-        let numbers = numbers(&bytes).with_context(|| format!("{} is odd", file.display()))?;
-        let number = |entry: u64| {
-            let found = numbers.get(&entry).copied();
-            found.with_context(|| format!("{} has no entry {entry}", file.display()))
-        };
-        Ok(Stats {
-            stopping: Duration::from_micros(number(FREEZING_MICROS)?),
-            written: number(PAGES_WRITTEN)?,
-            in_parents: number(PAGES_SKIPPED_PARENT)?,
-        })
+        parse(&bytes).with_context(|| format!("{} is not what CRIU 4 writes", file.display()))
     }
 
     /// Of a hundred pages of the process, how many the images before hold.
@@ -51,39 +55,18 @@ impl Stats {
     }
 }
 
-fn numbers(bytes: &[u8]) -> Option<BTreeMap<u64, u64>> {
-    let (head, message) = bytes.split_at_checked(12)?;
-    let words = [0, 4].map(|at| u32::from_le_bytes(head[at..at + 4].try_into().expect("four")));
-    if words != MAGIC {
-        return None;
-    }
-    let (tag, rest) = varint(message)?;
-    let (len, rest) = varint(rest)?;
-    // Field 1, a message.
-    if tag != 1 << 3 | 2 {
-        return None;
-    }
-    let mut rest = rest.get(..len as usize)?;
-    let mut numbers = BTreeMap::new();
-    while !rest.is_empty() {
-        let (tag, after) = varint(rest)?;
-        let (value, after) = varint(after)?;
-        // Nothing but numbers.
-        if tag & 7 != 0 {
-            return None;
-        }
-        numbers.insert(tag >> 3, value);
-        rest = after;
-    }
-    Some(numbers)
-}
-
-/// A number in groups of seven bits, the lowest first, and what follows it.
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let len = bytes.iter().take(10).position(|byte| byte & 0x80 == 0)? + 1;
-    let groups = bytes[..len].iter().rev();
-    let value = groups.fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f));
-    Some((value, &bytes[len..]))
+fn parse(image: &[u8]) -> Result<Stats> {
+    let (magic, rest) = image.split_at_checked(8).context("it is too short")?;
+    let words = MAGIC.map(u32::to_le_bytes).concat();
+    ensure!(magic == words, "its magic numbers are {magic:02x?}");
+    let (len, message) = rest.split_first_chunk().context("it is too short")?;
+    let message = message.get(..u32::from_le_bytes(*len) as usize).context("it is cut off")?;
+    let dump = StatsEntry::decode(message)?.dump.context("it is about no dump")?;
+    Ok(Stats {
+        stopping: Duration::from_micros(dump.freezing_micros.context("no freezing time")?.into()),
+        written: dump.pages_written.context("no count of pages written")?.into(),
+        in_parents: dump.pages_skipped_parent.context("no count of pages skipped")?.into(),
+    })
 }
 
 #[cfg(test)]
@@ -91,13 +74,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_numbers_of_the_first_entry() {
+    fn the_numbers_of_a_dump_are_read() {
         let mut image: Vec<u8> = MAGIC.iter().flat_map(|word| word.to_le_bytes()).collect();
-        image.extend([7, 0, 0, 0, 0x0a, 5, 0x08, 0xb9, 0x60, 0x38, 1]);
-        assert_eq!(numbers(&image), Some(BTreeMap::from([(1, 12_345), (7, 1)])));
+        image.extend([9, 0, 0, 0, 0x0a, 7, 0x08, 0xb9, 0x60, 0x30, 2, 0x38, 1]);
+        let stats = parse(&image).unwrap();
+        assert_eq!(stats.stopping, Duration::from_micros(12_345));
+        assert_eq!((stats.written, stats.in_parents), (1, 2));
+        assert!(parse(&image[..11]).is_err() && parse(&image[..20]).is_err());
         image[0] ^= 1;
-        assert_eq!(numbers(&image), None);
-        assert_eq!(numbers(&image[..11]), None);
+        assert!(parse(&image).is_err());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Result;
+use fastrand::Rng;
 
 use super::board::{Answer, Board, WORKERS};
 
@@ -103,19 +104,19 @@ fn check() -> i64 {
 }
 
 fn hammer(board: &Board, index: usize, shelf: usize) -> ! {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (index as u64 + 1));
+    let mut random = Rng::with_seed(index as u64);
     let mut objects = [Object::NONE; SLOTS];
     let mut shelf: Vec<_> = (0..shelf).map(|_| Object::new(SHELVED_BYTES, &mut random)).collect();
     loop {
         let mut verified = 0;
         for _ in 0..STEPS_PER_ROUND {
-            let object = &mut objects[random.below(SLOTS)];
+            let object = &mut objects[random.usize(..SLOTS)];
             verified += object.verify(board, index);
-            match random.below(4) {
-                _ if object.len == 0 => *object = Object::new(random.size(), &mut random),
-                0 => object.resize(board, index, random.size()),
+            match random.usize(..4) {
+                _ if object.len == 0 => *object = Object::new(size(&mut random), &mut random),
+                0 => object.resize(board, index, size(&mut random)),
                 1 => {
-                    let other = &mut *EXCHANGE[random.below(64)].lock().expect("nobody panics");
+                    let other = &mut *EXCHANGE[random.usize(..64)].lock().expect("nobody panics");
                     std::mem::swap(object, other);
                 }
                 _ => object.free(),
@@ -123,8 +124,8 @@ fn hammer(board: &Board, index: usize, shelf: usize) -> ! {
         }
         let held = objects.iter().chain(&shelf);
         verified += held.map(|object| object.verify(board, index)).sum::<u64>();
-        if !shelf.is_empty() && random.below(ROUNDS_PER_SHELVED) == 0 {
-            let at = random.below(shelf.len());
+        if !shelf.is_empty() && random.usize(..ROUNDS_PER_SHELVED) == 0 {
+            let at = random.usize(..shelf.len());
             shelf[at].free();
             shelf[at] = Object::new(SHELVED_BYTES, &mut random);
         }
@@ -134,15 +135,15 @@ fn hammer(board: &Board, index: usize, shelf: usize) -> ! {
 
 /// As `hammer`, with so few and small objects that the thread is in a section much of its time.
 fn churn(board: &Board, index: usize) -> ! {
-    let mut random = Random(1);
+    let mut random = Rng::with_seed(1);
     let mut objects = [Object::NONE; 64];
     loop {
         let mut verified = 0;
         for _ in 0..10 * STEPS_PER_ROUND {
-            let object = &mut objects[random.below(64)];
+            let object = &mut objects[random.usize(..64)];
             verified += object.verify(board, index);
             match object.len {
-                0 => *object = Object::new(16 + 8 * random.below(6), &mut random),
+                0 => *object = Object::new(16 + 8 * random.usize(..6), &mut random),
                 _ => object.free(),
             }
         }
@@ -161,11 +162,11 @@ struct Object {
 impl Object {
     const NONE: Object = Object { address: 0, len: 0, seed: 0 };
 
-    fn new(len: usize, random: &mut Random) -> Object {
-        let seed = random.next();
+    fn new(len: usize, random: &mut Rng) -> Object {
+        let seed = random.u64(..);
         // SAFETY: no duties; the result is checked below.
         let memory = unsafe {
-            match random.below(4) {
+            match random.usize(..4) {
                 0 => libc::calloc(1, len),
                 _ => libc::malloc(len),
             }
@@ -238,28 +239,12 @@ impl Object {
     }
 }
 
-/// xorshift64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    /// A multiple of 8: mostly small, some of many pages, a few beyond the largest class.
-    fn size(&mut self) -> usize {
-        let bound = match self.below(256) {
-            0 => 512 << 10,
-            1..8 => 16 << 10,
-            _ => 1 << 10,
-        };
-        16 + 8 * self.below(bound / 8)
-    }
+/// A multiple of 8: mostly small, some of many pages, a few beyond the largest class.
+fn size(random: &mut Rng) -> usize {
+    let bound = match random.usize(..256) {
+        0 => 512 << 10,
+        1..8 => 16 << 10,
+        _ => 1 << 10,
+    };
+    16 + 8 * random.usize(..bound / 8)
 }

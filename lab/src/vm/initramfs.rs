@@ -6,10 +6,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use cpio::newc;
 
 const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 const LOADER: &str = "ld-linux-x86-64.so.2";
@@ -62,27 +64,16 @@ impl Initramfs {
     }
 
     /// The finished archive.
-    pub fn finish(mut self) -> Vec<u8> {
-        self.entry("TRAILER!!!", 0, &[]);
-        self.bytes
+    pub fn finish(self) -> Vec<u8> {
+        newc::trailer(self.bytes).expect("a vector takes all bytes")
     }
 
     fn entry(&mut self, name: &str, mode: u32, bytes: &[u8]) {
         self.count += 1;
-        let (size, len) = (bytes.len() as u32, name.len() as u32 + 1);
-        // Inode, mode, user, group, links, time, size, four device numbers, length of the name, checksum.
-        let fields = [self.count, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, len, 0];
-        self.bytes.extend(b"070701");
-        fields.iter().for_each(|field| self.bytes.extend(format!("{field:08x}").bytes()));
-        self.bytes.extend(name.bytes());
-        self.bytes.push(0);
-        self.pad();
-        self.bytes.extend(bytes);
-        self.pad();
-    }
-
-    fn pad(&mut self) {
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+        let entry = newc::Builder::new(name).ino(self.count).mode(mode).nlink(1);
+        let mut writer = entry.write(&mut self.bytes, bytes.len() as u32);
+        let written = writer.write_all(bytes).and_then(|()| writer.finish());
+        written.expect("a vector takes all bytes");
     }
 }
 

@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use fastrand::Rng;
 
-use super::{Numbers, Program, digest, no_inputs, text};
+use super::{Program, digest, no_inputs, text};
 use crate::programs::trial::Trial;
 
 /// g++ on one large file.
@@ -110,7 +111,7 @@ pub(super) fn git(trial: &mut Trial) -> Result<String> {
 
 /// Commits that each change a few of 200 files.
 pub(super) fn repository(inputs: &Path, commits: u64) -> Result<()> {
-    let mut numbers = Numbers(11);
+    let mut numbers = Rng::with_seed(11);
     let mut stream = Vec::new();
     for commit in 0..commits {
         let mut put = |bytes: &[u8]| stream.extend_from_slice(bytes);
@@ -122,7 +123,7 @@ pub(super) fn repository(inputs: &Path, commits: u64) -> Result<()> {
         .as_bytes());
         put(format!("data {}\n{message}\n", message.len()).as_bytes());
         for _ in 0..4 {
-            let (file, len) = (numbers.below(200), 2000 + numbers.below(6000) as usize);
+            let (file, len) = (numbers.u64(..200), 2000 + numbers.u64(..6000) as usize);
             let mut lines = text(file, len);
             lines.extend_from_slice(&text(commit, 400));
             lines.iter_mut().filter(|byte| **byte == b'-').for_each(|byte| *byte = b'\n');

@@ -7,9 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use fastrand::Rng;
 
 use super::wire::{Redis, expect};
-use super::{Numbers, Program, no_inputs, text};
+use super::{Program, no_inputs, text};
 use crate::programs::trial::Trial;
 
 /// redis-server under redis-benchmark.
@@ -123,7 +124,7 @@ pub(super) fn fill_redis(redis: &mut Redis, keys: u64) -> Result<()> {
 
 /// What is stored under a key.
 fn value(key: u64, version: u64) -> Vec<u8> {
-    text(key * 31 + version, 1 + (Numbers(key).below(2000) as usize))
+    text(key * 31 + version, 1 + (Rng::with_seed(key).u64(..2000) as usize))
 }
 
 fn set(key: u64, version: u64) -> Vec<Vec<u8>> {

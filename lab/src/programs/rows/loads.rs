@@ -10,13 +10,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use fastrand::Rng;
 
 use super::build_tools::{cpp, git, repository};
 use super::databases::{Postgres, fill_redis, on_redis, sqlite_rows};
 use super::languages::script;
 use super::servers::{memcached, nginx, pages};
 use super::wire::Redis;
-use super::{Exercise, Numbers, Program, digest, no_inputs};
+use super::{Exercise, Program, digest, no_inputs};
 use crate::programs::trial::{Scale, Trial};
 
 /// All of them, in the order of the table.
@@ -187,9 +188,9 @@ fn gcc(trial: &mut Trial) -> Result<String> {
 /// A C program of `parts` unlike functions.
 fn c(parts: u64) -> String {
     let mut source = String::from("struct S { int a, b; struct S *next; long v[4]; };\n");
-    let mut numbers = Numbers(3);
+    let mut numbers = Rng::with_seed(3);
     for part in 0..parts {
-        let [a, b, d] = [7, 31, 97].map(|bound| 1 + numbers.below(bound));
+        let [a, b, d] = [7, 31, 97].map(|bound| 1 + numbers.u64(..bound));
         let _ = write!(
             source,
             "static long part{part}(struct S *s, long x) {{ long r = x;\n\
@@ -197,7 +198,7 @@ fn c(parts: u64) -> String {
                  if (r % {d} == {a}) {{ s->a = i; r += s->next ? s->next->b : {part}; }}\n\
                  switch ((r >> 3) & 7) {{ "
         );
-        for case in 0..numbers.below(8) {
+        for case in 0..numbers.u64(..8) {
             let _ =
                 write!(source, "case {case}: r = r * {} + s->v[{}]; break; ", case + a, case & 3);
         }
@@ -219,7 +220,7 @@ fn gpp(trial: &mut Trial) -> Result<String> {
 }
 
 fn postscript(inputs: &Path, _: Scale) -> Result<()> {
-    let mut numbers = Numbers(5);
+    let mut numbers = Rng::with_seed(5);
     let mut source = String::from("%!PS-Adobe-3.0\n");
     for page in 0..PAGES {
         let _ = writeln!(source, "/Times-Roman findfont {} scalefont setfont", 8 + page % 9);
@@ -228,14 +229,14 @@ fn postscript(inputs: &Path, _: Scale) -> Result<()> {
             let _ = writeln!(
                 source,
                 "40 {at} moveto (page {page} line {line}: {:x}{:x}) show",
-                numbers.next(),
-                numbers.next()
+                numbers.u64(..),
+                numbers.u64(..)
             );
         }
         for _ in 0..300 {
             let [x, y, u, v, s, t] =
-                [600, 800, 600, 800, 600, 800].map(|bound| numbers.below(bound));
-            let grey = numbers.below(10);
+                [600, 800, 600, 800, 600, 800].map(|bound| numbers.u64(..bound));
+            let grey = numbers.u64(..10);
             let _ = writeln!(
                 source,
                 "0.{grey} setgray {x} {y} moveto {u} {v} {s} {t} {y} {x} curveto stroke"

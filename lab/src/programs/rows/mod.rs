@@ -18,6 +18,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use fastrand::Rng;
 
 use super::trial::{Scale, Trial};
 
@@ -81,29 +82,12 @@ fn same(left: &Path, right: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Pseudo-random numbers that are the same in every run (splitmix64).
-pub struct Numbers(pub u64);
-
-impl Numbers {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
 /// Text that compresses somewhat and never repeats as a whole.
 pub(crate) fn text(seed: u64, len: usize) -> Vec<u8> {
-    let mut numbers = Numbers(seed);
+    let mut numbers = Rng::with_seed(seed);
     let mut text = Vec::with_capacity(len + 32);
     while text.len() < len {
-        let word = numbers.below(4096);
+        let word = numbers.u64(..4096);
         text.extend_from_slice(format!("{:x}-{word} ", word.wrapping_mul(0x9e37_79b1)).as_bytes());
     }
     text.truncate(len);

@@ -25,6 +25,10 @@ pub const NGINX: Program = Program {
 
 const PAGES: u64 = 40;
 
+/// Request headers: one that asks for compressed pages, and one that changes nothing.
+const GZIP: (&str, &str) = ("Accept-Encoding", "gzip");
+const NO_HEADER: (&str, &str) = ("A", "b");
+
 pub(super) fn pages(inputs: &Path, _: Scale) -> Result<()> {
     for page in 0..PAGES {
         fs::write(
@@ -61,7 +65,7 @@ pub(super) fn nginx(trial: &mut Trial, requests: u32) -> Result<String> {
         .arg("-c")
         .arg(trial.path("nginx.conf"))
         .args(["-e", "stderr"]);
-    let server = trial.serve(&mut start, || get_page(address, "/0.txt", "").is_ok())?;
+    let server = trial.serve(&mut start, || get_page(address, "/0.txt", NO_HEADER).is_ok())?;
     let output =
         nginx_load(trial, address, requests).map_err(|error| trial.blame(&server, error))?;
     trial.stop(server, libc::SIGQUIT)?;
@@ -69,12 +73,12 @@ pub(super) fn nginx(trial: &mut Trial, requests: u32) -> Result<String> {
 }
 
 fn nginx_load(trial: &mut Trial, address: SocketAddr, requests: u32) -> Result<String> {
-    for (path, header) in [("", "A: b"), ("packed/", "Accept-Encoding: gzip"), ("passed/", "A: b")]
-    {
+    for (path, (name, value)) in [("", NO_HEADER), ("packed/", GZIP), ("passed/", NO_HEADER)] {
+        let header = format!("{name}: {value}");
         let url = format!("http://{address}/{path}7.txt");
         let count = requests.to_string();
         let said = trial.tool(
-            Command::new("ab").args(["-q", "-k", "-c", "32", "-n", &count, "-H", header, &url]),
+            Command::new("ab").args(["-q", "-k", "-c", "32", "-n", &count, "-H", &header, &url]),
         )?;
         let figure = |name: &str| {
             said.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
@@ -87,9 +91,9 @@ fn nginx_load(trial: &mut Trial, address: SocketAddr, requests: u32) -> Result<S
     for page in 0..PAGES {
         let name = format!("{page}.txt");
         let want = fs::read(trial.inputs.join(&name))?;
-        expect(&name, &want, &get_page(address, &format!("/{name}"), "")?)?;
-        expect(&name, &want, &get_page(address, &format!("/passed/{name}"), "")?)?;
-        let packed = get_page(address, &format!("/packed/{name}"), "Accept-Encoding: gzip\r\n")?;
+        expect(&name, &want, &get_page(address, &format!("/{name}"), NO_HEADER)?)?;
+        expect(&name, &want, &get_page(address, &format!("/passed/{name}"), NO_HEADER)?)?;
+        let packed = get_page(address, &format!("/packed/{name}"), GZIP)?;
         ensure!(packed.starts_with(&[0x1f, 0x8b]), "{name} came back without gzip");
         let file = trial.path(&format!("{name}.gz"));
         fs::write(&file, packed)?;

@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+/// How long an answer may take.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
+
 /// A connection to a redis server.
 pub struct Redis(BufReader<UnixStream>);
 
@@ -17,7 +20,7 @@ impl Redis {
     /// Connects to a unix socket.
     pub fn connect(socket: &Path) -> Result<Redis> {
         let stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_read_timeout(Some(TIME_LIMIT))?;
         Ok(Redis(BufReader::new(stream)))
     }
 
@@ -129,21 +132,17 @@ impl Cache {
     }
 }
 
-/// The body of a page, by HTTP/1.0.
-pub fn get_page(address: SocketAddr, path: &str, headers: &str) -> Result<Vec<u8>> {
-    let mut stream = connect(address)?;
-    write!(stream, "GET {path} HTTP/1.0\r\n{headers}\r\n")?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    ensure!(answer.starts_with(b"HTTP/1.1 200 "), "{path}: not answered with 200");
-    let head =
-        answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").context("no end of headers")?;
-    Ok(answer.split_off(head + 4))
+/// The body of a page, with one request header.
+pub fn get_page(address: SocketAddr, path: &str, (name, value): (&str, &str)) -> Result<Vec<u8>> {
+    let request = minreq::get(format!("http://{address}{path}")).with_header(name, value);
+    let answer = request.with_timeout(TIME_LIMIT.as_secs()).send()?;
+    ensure!(answer.status_code == 200, "{path}: answered with {}", answer.status_code);
+    Ok(answer.into_bytes())
 }
 
 fn connect(address: SocketAddr) -> Result<TcpStream> {
     let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.set_read_timeout(Some(TIME_LIMIT))?;
     Ok(stream)
 }

@@ -29,7 +29,7 @@ pub const PLACE: &str = "/carried";
 pub const ABORTS: u64 = 20;
 
 /// An emulated machine is slow, and there may be eight busy threads on one CPU.
-const BACKOFF_YIELDS: Duration = Duration::from_secs(120);
+const WAIT_LIMIT: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(2);
 /// The first program of a machine: it is there in each.
 const WATCHER: u32 = 1;
@@ -66,7 +66,7 @@ pub fn dump(leave: &Leave) -> Result<()> {
     child::adopt()?;
     let criu = fetch::criu()?;
     let mut process = Process::spawn(kind, &room, WATCHER, leave.habits)?;
-    process.goes_on(BACKOFF_YIELDS).context("before the dump")?;
+    process.goes_on(WAIT_LIMIT).context("before the dump")?;
     let fence = answer(&process).context("before the dump")?.fence;
     let life = Life { pid: process.child.pid(), identity: process.identity(kind)? };
     let (mut dumps, mut aborts) = (Vec::new(), Vec::new());
@@ -75,7 +75,7 @@ pub fn dump(leave: &Leave) -> Result<()> {
         let passing = tempfile::tempdir()?;
         // The last one travels.
         let folder = if is_last { &room } else { passing.path() };
-        let dump = process.dump(&criu, folder, leave.way, BACKOFF_YIELDS);
+        let dump = process.dump(&criu, folder, leave.way, WAIT_LIMIT);
         let dump = dump.with_context(|| format!("dump {number}"))?;
         process.child.reap()?;
         if !is_last {
@@ -150,11 +150,11 @@ fn revive(
     let fixups = Fixups::count().context("no tracepoint rseq:rseq_ip_fixup, or no perf")?;
     criu.restore(images)?;
     process.child.has_come_back();
-    process.goes_on(BACKOFF_YIELDS).context("after the restore")?;
+    process.goes_on(WAIT_LIMIT).context("after the restore")?;
     let fence_at_first = sound(process, kind)?.fence_at_first;
     let first = same(process, kind, was)?;
     let aborts = if kind.has_sections() { aborts(process, &fixups)? } else { 0 };
-    process.goes_on(BACKOFF_YIELDS).context("later")?;
+    process.goes_on(WAIT_LIMIT).context("later")?;
     process.board.ask();
     sound(process, kind).context("later")?;
     let later = same(process, kind, was).context("later")?;
@@ -193,7 +193,7 @@ fn aborts(process: &Process, fixups: &Fixups) -> Result<u64> {
             return Ok(count);
         }
         let waited = begin.elapsed();
-        ensure!(waited < BACKOFF_YIELDS, "{count} aborted sections show nothing, {ABORTS} would");
+        ensure!(waited < WAIT_LIMIT, "{count} aborted sections show nothing, {ABORTS} would");
         for entry in fs::read_dir(format!("/proc/{}/task", process.child.pid()))? {
             let thread = entry?.file_name().to_string_lossy().parse()?;
             allow(thread, turn % cpus..turn % cpus + 1)?;
@@ -228,7 +228,7 @@ fn answered(process: &Process) -> Result<Answer> {
         if let Some(answer) = process.board.answered() {
             return Ok(answer);
         }
-        ensure!(begin.elapsed() < BACKOFF_YIELDS, "the main thread does not answer");
+        ensure!(begin.elapsed() < WAIT_LIMIT, "the main thread does not answer");
         std::thread::sleep(PAUSE);
     }
 }
