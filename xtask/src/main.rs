@@ -1,12 +1,14 @@
 //! The gates as commands: `cargo xtask --help`.
 
 mod code;
+mod dist;
 mod docs;
 mod fuzz;
 mod golden;
 mod imports;
 mod layers;
 mod loom;
+mod package;
 mod preflight;
 mod sweep;
 
@@ -25,6 +27,8 @@ enum Command {
     Preflight(preflight::Arguments),
     /// Checks that the documents agree with the code: names, links, numbers, tables, words.
     Docs(docs::Arguments),
+    /// Lays the release build out under its installed names, in target/dist, and tries it.
+    Dist,
     /// Runs the fuzz targets; a crash is shown as a test to paste.
     Fuzz(fuzz::Arguments),
     /// Checks the instructions of the hot paths against docs/golden.md and their limits.
@@ -35,6 +39,8 @@ enum Command {
     Layers,
     /// Runs the lock-free protocols in every order of a few operations.
     Loom(loom::Arguments),
+    /// Packs the crates that are published, checks what is in the packages and that they build.
+    Package,
     /// Stops a thread at every instruction of every restartable section and checks where it goes on.
     Sweep(sweep::Arguments),
 }
@@ -43,11 +49,13 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Preflight(arguments) => preflight::main(&arguments),
         Command::Docs(arguments) => docs::main(&arguments),
+        Command::Dist => dist::main(),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Golden(arguments) => golden::main(arguments),
         Command::Imports(arguments) => imports::main(arguments),
         Command::Layers => layers::main(),
         Command::Loom(arguments) => loom::main(&arguments),
+        Command::Package => package::main(),
         Command::Sweep(arguments) => sweep::main(&arguments),
     }
 }

@@ -31,6 +31,8 @@ pub const GATES: &[Gate] = &[
     xtask("layers", &["layers"]),
     xtask("golden", &["golden"]),
     xtask("imports", &["imports"]),
+    xtask("package", &["package"]),
+    xtask("dist", &["dist"]),
     xtask("loom", &["loom"]),
     xtask("loom-blind", &["loom", "--control"]),
     xtask("sweep", &["sweep"]),
