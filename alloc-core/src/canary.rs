@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_frees_one_is_the_second() {
+    fn one_of_two_frees_is_seen_as_the_second() {
         with_object(4, |canary, _| {
             assert!(canary.is_unsealed());
             canary.mark_fresh();
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn another_objects_word_is_no_word() {
+    fn the_canary_of_another_object_is_refused() {
         with_object(4, |one, from| {
             with_object(4, |other, to| {
                 one.seal(5);

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_published_is_what_a_reader_parses() {
+    fn a_reader_parses_the_published_block() {
         let report = Report {
             mode: Mode::RseqOwn,
             reason: ModeReason::LibcDidNotRegister,

@@ -43,7 +43,7 @@ mod tests {
     use super::TokenBucket;
 
     #[test]
-    fn what_flows_is_what_may_be_spent() {
+    fn tokens_that_flow_in_may_be_spent() {
         let bucket = TokenBucket::new(100, 10);
         assert!(bucket.spend(60, 1000));
         assert!(!bucket.spend(60, 1000));

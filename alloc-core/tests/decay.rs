@@ -22,13 +22,13 @@ fn main() {
             eprintln!("{info}");
             std::process::abort();
         }));
-        one_class_leaves_nothing();
-        many_classes_leave_nothing();
-        what_other_threads_cached_goes_too();
-        what_is_in_use_keeps_its_caches();
-        others_keep_their_caches_while_two_hand_over();
-        what_describes_free_pages_goes_too();
-        nobody_waits_for_who_has_the_regions();
+        a_fallen_class_leaves_nothing_cached();
+        many_fallen_classes_leave_nothing_cached();
+        objects_cached_by_other_threads_return_as_well();
+        classes_in_use_keep_their_caches();
+        other_threads_keep_their_caches_while_two_hand_over();
+        metadata_of_free_pages_is_given_back_as_well();
+        a_free_does_not_wait_for_the_stopper();
         assert_eq!(check(), Ok(()));
     });
 }
@@ -68,7 +68,7 @@ fn assert_little_is_left(of: usize) {
     assert!(left < LEFT_BYTES, "{left} B left of {of}: {:?}", stats());
 }
 
-fn one_class_leaves_nothing() {
+fn a_fallen_class_leaves_nothing_cached() {
     for size in [64, 1500, 40_000] {
         let mut objects = make((0..(26 << 20) / size).map(|_| size));
         let held = stats().live_bytes;
@@ -79,7 +79,7 @@ fn one_class_leaves_nothing() {
     }
 }
 
-fn many_classes_leave_nothing() {
+fn many_fallen_classes_leave_nothing_cached() {
     let mut objects = make((0..20_000).map(|index| 16 << (index % 10)));
     let held = stats().live_bytes;
     shuffle(&mut objects);
@@ -93,7 +93,7 @@ fn rest() {
     std::thread::sleep(Duration::from_secs(2));
 }
 
-fn what_other_threads_cached_goes_too() {
+fn objects_cached_by_other_threads_return_as_well() {
     let mut objects = make((0..300_000).map(|_| 100));
     let held = stats().live_bytes;
     shuffle(&mut objects);
@@ -109,7 +109,7 @@ fn what_other_threads_cached_goes_too() {
 }
 
 /// Whoever has them may be waiting for what is freed, here he does.
-fn nobody_waits_for_who_has_the_regions() {
+fn a_free_does_not_wait_for_the_stopper() {
     rest();
     let mut objects = make((0..1000).map(|_| 1500));
     let last = objects.split_off(60);
@@ -128,7 +128,7 @@ fn nobody_waits_for_who_has_the_regions() {
 }
 
 /// Else each object of a steady load would go home and come back.
-fn what_is_in_use_keeps_its_caches() {
+fn classes_in_use_keep_their_caches() {
     let held = make((0..200_000).map(|_| 64));
     let refills = stats().refills;
     for _ in 0..1000 {
@@ -141,7 +141,7 @@ fn what_is_in_use_keeps_its_caches() {
 
 /// In a heap of slabs that are nearly empty, each hand-over of a few large objects looks like a decline. Else all
 /// caches would be emptied each time.
-fn others_keep_their_caches_while_two_hand_over() {
+fn other_threads_keep_their_caches_while_two_hand_over() {
     const ROUNDS: usize = 2000;
     const LARGE: usize = 16;
     const SMALL: usize = 32;
@@ -174,7 +174,7 @@ fn others_keep_their_caches_while_two_hand_over() {
 
 /// Entries and bitmaps of a segment, 576 KiB, are touched where small objects are; nothing of them is needed when
 /// all its pages are free.
-fn what_describes_free_pages_goes_too() {
+fn metadata_of_free_pages_is_given_back_as_well() {
     let objects = make((0..2_000_000).map(|index| 16 + index % 10 * 16));
     let mut segments: Vec<_> = objects.iter().map(|object| object & !(SEGMENT_BYTES - 1)).collect();
     segments.sort_unstable();

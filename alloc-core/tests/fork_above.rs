@@ -115,7 +115,7 @@ fn status_of(child: libc::pid_t) -> i32 {
 
 /// The other fork has taken the locks below the one that it waits for.
 #[test]
-fn another_fork_gives_way() {
+fn a_fork_gives_way_to_a_fork_in_a_handler() {
     let _alone = alone();
     thread::scope(|scope| {
         let held = hold_class(HELD);
@@ -134,7 +134,7 @@ fn another_fork_gives_way() {
 
 /// A thread with a class in hand waits for the segment that the forking one holds.
 #[test]
-fn who_holds_a_class_gives_way() {
+fn a_holder_of_a_class_gives_way_to_a_fork_in_a_handler() {
     let _alone = alone();
     thread::scope(|scope| {
         let segments: Vec<_> =
@@ -160,7 +160,7 @@ fn who_holds_a_class_gives_way() {
 
 /// Who is interrupted while it takes pages goes on in the child, where nobody has counted them meanwhile.
 #[test]
-fn who_takes_pages_goes_on() {
+fn a_thread_that_takes_pages_continues_after_a_fork() {
     let _alone = alone();
     let span = PAGE_HEAP.acquire(1, 1, Kind::Large, Filling::Whole).expect("memory");
     // SAFETY: just acquired. Without a purge, unlike `free`.
@@ -192,7 +192,7 @@ fn give_up(mut guards: Vec<Guard<'static>>) {
 
 /// A check would find its own locks taken, or what the fork left half way.
 #[test]
-fn the_validator_gives_way() {
+fn the_validator_gives_way_to_a_fork_in_a_handler() {
     let _alone = alone();
     thread::scope(|scope| {
         let held = hold_class(HELD);
@@ -217,7 +217,7 @@ static CHILD: AtomicI32 = AtomicI32::new(1);
 /// The pages that a purge has in hand are its own in the child too: the child's handler gets others, and they are
 /// put back once. In a process of its own, since a thread that ends gives its stack back by the same call.
 #[test]
-fn a_purge_below_goes_on() {
+fn a_purge_continues_after_a_fork_in_a_handler() {
     let _alone = alone();
     await_child(fork_holding(|| {
         let blocks = [(); TAKEN / 2].map(|()| rsalloc_core::allocate(MEBIBYTE));

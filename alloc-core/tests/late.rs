@@ -69,7 +69,7 @@ fn free_address(address: usize) {
 
 /// One after the other: the limit is the process's.
 #[test]
-fn what_lies_behind_a_held_lock_is_served() {
+fn a_request_behind_a_held_lock_is_served() {
     let worker = Worker::start();
     a_late_request_waits_when_there_is_no_way_around(&worker);
     a_sized_resize_does_not_wait(&worker);

@@ -15,7 +15,7 @@ fn sizes() -> BTreeSet<usize> {
 }
 
 #[test]
-fn objects_go_home_by_their_layout() {
+fn objects_return_to_their_slab_by_their_layout() {
     for shift in 0..22 {
         let align = 1 << shift;
         for size in sizes() {

@@ -10,7 +10,7 @@ const MIDDLE: Rank = Rank::slab(20);
 const HIGH: Rank = Rank::slab(30);
 
 #[test]
-fn nothing_is_held_after_a_guard() {
+fn a_thread_has_no_rank_after_its_guard_is_dropped() {
     let (low, high) = (Lock::new(), Lock::new());
     let outer = low.acquire(LOW).expect("free");
     assert_eq!(Rank::held(), LOW);
@@ -23,7 +23,7 @@ fn nothing_is_held_after_a_guard() {
 }
 
 #[test]
-fn a_thread_that_gets_no_lock_holds_what_it_held() {
+fn a_thread_that_gets_no_lock_keeps_its_rank() {
     let (low, middle, high) = (Lock::new(), Lock::new(), Lock::new());
     let _taken = [low.acquire(LOW), high.acquire(HIGH)];
     let asks = || {
@@ -45,7 +45,7 @@ fn a_thread_that_gets_no_lock_holds_what_it_held() {
 }
 
 #[test]
-fn a_thread_that_gives_way_to_a_fork_holds_what_it_held() {
+fn a_thread_that_gives_way_to_a_fork_keeps_its_rank() {
     let (middle, high) = (Lock::new(), Lock::new());
     let holder = high.acquire(HIGH).expect("free");
     high.announce_fork();
@@ -63,7 +63,7 @@ fn a_thread_that_gives_way_to_a_fork_holds_what_it_held() {
 }
 
 #[test]
-fn what_is_forgotten_is_held_until_it_is_said_not_to_be() {
+fn a_forgotten_lock_is_held_until_it_is_released() {
     let lock = Lock::new();
     let before = Rank::held();
     Lock::forget(lock.acquire(LOW).expect("free"));

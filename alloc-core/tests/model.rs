@@ -98,7 +98,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn objects_are_given_out_once(ops in prop::collection::vec(op(), 1..400)) {
+    fn objects_are_handed_out_once(ops in prop::collection::vec(op(), 1..400)) {
         let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let cpus = FakeCpus::new(4);
         let mut model = Model::default();
@@ -151,7 +151,7 @@ proptest! {
 }
 
 #[test]
-fn sections_do_what_their_twins_do() {
+fn sections_match_the_reference_implementation() {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     assert!(!rsalloc_core::allocate(1).is_null());
     let Some(sections) = rsalloc_core::internals::rseq::registration::sections() else {

@@ -14,7 +14,7 @@ static MAPPED: AtomicUsize = AtomicUsize::new(0);
 
 /// One test, since the filter stays with its thread.
 #[test]
-fn what_a_kernel_maps_elsewhere_is_unmapped() {
+fn a_mapping_at_another_address_is_unmapped() {
     let page = os::page_bytes();
     let taken = os::map(Place::Anywhere, page).expect("memory");
     // SAFETY: mapped above.

@@ -143,14 +143,14 @@ fn settle() {
 }
 
 #[test]
-fn each_call_fails_once() {
+fn each_call_to_the_os_fails_once() {
     let calls = calls();
     let refused: u64 = (0..calls).map(|n| in_child(n, n, life)).sum();
     println!("{calls} calls; {refused} requests refused");
 }
 
 #[test]
-fn each_call_and_all_behind_it_fail() {
+fn each_call_to_the_os_and_all_later_ones_fail() {
     let calls = calls();
     let refused: u64 = (0..calls).map(|n| in_child(n, u64::MAX, life)).sum();
     println!("{calls} calls; {refused} requests refused");
@@ -159,7 +159,7 @@ fn each_call_and_all_behind_it_fail() {
 
 /// Pages that are locked in memory: the kernel does not take them, however often it is asked.
 #[test]
-fn what_the_os_does_not_take_is_not_offered_again_with_each_free() {
+fn refused_pages_are_not_offered_again_with_each_free() {
     const OBJECTS: usize = 800;
     let calls = in_child(u64::MAX, 0, || {
         let objects = [(); OBJECTS].map(|()| rsalloc_core::allocate(270_000));
@@ -237,7 +237,7 @@ fn full_heap() -> Vec<*mut u8> {
 }
 
 #[test]
-fn an_impossible_request_asks_nobody_and_empties_nothing() {
+fn an_impossible_request_makes_no_system_call_and_empties_nothing() {
     in_child(u64::MAX, 0, || {
         let objects = [rsalloc_core::allocate(100), rsalloc_core::allocate(1 << 20)];
         let (others, cached) = cache_something();
@@ -261,7 +261,7 @@ fn an_impossible_request_asks_nobody_and_empties_nothing() {
 
 /// 96 TiB: there are as many addresses, but never in one piece. What this process caches can't help.
 #[test]
-fn a_mapping_that_is_refused_is_asked_for_once_and_empties_nothing() {
+fn a_refused_mapping_is_requested_once_and_empties_nothing() {
     in_child(u64::MAX, 0, || {
         let (others, cached) = cache_something();
         for align in [8, 1 << 20] {
@@ -281,7 +281,7 @@ fn a_mapping_that_is_refused_is_asked_for_once_and_empties_nothing() {
 
 /// Of four freed objects one stays in the cache: its page serves another class after a release.
 #[test]
-fn what_a_release_brings_back_is_served() {
+fn memory_from_a_release_serves_the_request() {
     in_child(u64::MAX, 0, || {
         let mut objects = full_heap();
         free_all(&objects.split_off(objects.len() - 4));
@@ -359,7 +359,7 @@ fn settle_heap() {
 
 /// Its addresses may be what the next one lacks.
 #[test]
-fn a_span_given_up_late_is_unmapped_before_another_one_is_refused() {
+fn a_deferred_span_is_unmapped_before_another_is_refused() {
     in_child(u64::MAX, 0, || {
         let (first, _) = (HUGE.acquire(40 << 20, 8).unwrap(), HUGE.acquire(40 << 20, 8).unwrap());
         let before = address_space();

@@ -28,8 +28,8 @@ fn main() {
             eprintln!("{info}");
             std::process::abort();
         }));
-        what_is_mapped_is_left_alone();
-        a_move_leaves_its_place_mapped();
+        foreign_mappings_are_left_alone();
+        a_moved_object_leaves_its_range_mapped();
         assert_eq!(
             (os::zeroing(), report().purge_method),
             (Zeroing::Advice, Some(PurgeMethod::Madvise)),
@@ -89,7 +89,7 @@ fn cleared_objects_are_zero(kernel: &str) {
     assert_eq!(check(), Ok(()), "{kernel}");
 }
 
-fn what_is_mapped_is_left_alone() {
+fn foreign_mappings_are_left_alone() {
     let page = os::map(Place::Anywhere, os::page_bytes()).expect("a page");
     assert_eq!(os::map(Place::Exactly(page), os::page_bytes()), Err(libc::EEXIST));
     // SAFETY: mapped above.
@@ -97,7 +97,7 @@ fn what_is_mapped_is_left_alone() {
 }
 
 /// The range that a move left is a buffer for system calls as before.
-fn a_move_leaves_its_place_mapped() {
+fn a_moved_object_leaves_its_range_mapped() {
     const BYTES: usize = 1 << 20;
     let from = os::map(Place::Anywhere, BYTES).expect("memory");
     // SAFETY: mapped above, and moved.

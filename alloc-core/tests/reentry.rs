@@ -43,7 +43,7 @@ fn assert_sound() {
 }
 
 #[test]
-fn a_larger_class_in_the_place_of_a_held_one_is_aligned_as_well() {
+fn a_larger_class_that_replaces_a_held_one_is_aligned_as_well() {
     let _alone = alone();
     for align in [32, 64, 256, 4096] {
         let held = hold_class(class_of(align));
@@ -61,7 +61,7 @@ fn a_larger_class_in_the_place_of_a_held_one_is_aligned_as_well() {
 /// A cache may hold objects of a larger class; when their class refuses, the others of the batch, which
 /// are home already, must not be kept as well.
 #[test]
-fn a_batch_that_came_home_in_part_is_not_kept_whole() {
+fn a_batch_of_which_a_part_returned_is_not_kept_whole() {
     let _alone = alone();
     let cpus = FakeCpus::new(1);
     let (low, high) = (class_of(4096), class_of(4608));
@@ -81,7 +81,7 @@ fn a_batch_that_came_home_in_part_is_not_kept_whole() {
 }
 
 #[test]
-fn all_sizes_are_served_above_any_lock() {
+fn all_sizes_are_served_in_a_handler_above_any_lock() {
     let _alone = alone();
     let growth = PAGE_HEAP.raw_growth_lock().acquire(Rank::GROWTH).expect("free");
     let segments: Vec<_> =
@@ -112,7 +112,7 @@ fn all_sizes_are_served_above_any_lock() {
 
 /// Where handlers take all the time, one after the other comes on top of the same holder.
 #[test]
-fn any_number_is_served_and_freed_above_any_lock() {
+fn any_number_is_served_and_freed_in_a_handler_above_any_lock() {
     const COUNT: usize = 500;
     let _alone = alone();
     let before = rsalloc_core::stats();
@@ -137,7 +137,7 @@ fn any_number_is_served_and_freed_above_any_lock() {
 }
 
 #[test]
-fn what_is_freed_above_the_locks_comes_home_later() {
+fn objects_freed_in_a_handler_above_the_locks_return_later() {
     let _alone = alone();
     let before = rsalloc_core::stats();
     let sizes = [40_000, 300_000, 5 << 20, 40 << 20];
@@ -160,7 +160,7 @@ fn what_is_freed_above_the_locks_comes_home_later() {
 }
 
 #[test]
-fn huge_objects_are_measured_and_resized_above_their_lock() {
+fn huge_objects_are_measured_and_resized_in_a_handler_above_their_lock() {
     let _alone = alone();
     let before = rsalloc_core::stats();
     let (len, grown) = (40 << 20, 50 << 20);
@@ -191,7 +191,7 @@ fn huge_objects_are_measured_and_resized_above_their_lock() {
 
 /// What handlers make aside must not stay there: the places are few.
 #[test]
-fn huge_objects_made_above_the_lock_leave_room_for_the_next() {
+fn huge_objects_made_in_a_handler_leave_room_for_the_next() {
     let _alone = alone();
     let mut objects = Vec::new();
     for _ in 0..10 {
@@ -211,7 +211,7 @@ fn huge_objects_made_above_the_lock_leave_room_for_the_next() {
 
 /// Forks in a handler on top of a holder: the holder must still hold its lock afterwards.
 #[test]
-fn a_fork_above_a_holder_leaves_it_its_lock() {
+fn a_fork_in_a_handler_leaves_the_interrupted_lock_held() {
     let _alone = alone();
     let class = class_of(64);
     let held = hold_class(class);
@@ -237,7 +237,7 @@ fn a_fork_above_a_holder_leaves_it_its_lock() {
 /// Fork and the validator take all locked shards. Else a handler that forks would wait for its own thread, and
 /// for each shard of the others as long as for all of them.
 #[test]
-fn shards_that_stay_busy_are_waited_for_together_and_own_ones_not() {
+fn busy_shards_share_one_backoff_and_own_ones_are_not_waited_for() {
     let _alone = alone();
     let all = locked::locks().count();
     let own: Vec<_> =
@@ -291,7 +291,7 @@ fn forks_at_once_leave_every_lock_free() {
 
 /// An object that is larger than its class's objects in every way is what `larger` classes are.
 #[test]
-fn classes_of_the_tests_are_what_they_think() {
+fn the_tests_classes_have_the_expected_sizes() {
     assert_eq!(object_size(class_of(4096)), 4096);
     assert_eq!(object_size(class_of(4608)), 4608);
 }

@@ -52,7 +52,7 @@ proptest! {
 
     /// Whatever the state: the assembly does what its plain twin does, to the last word.
     #[test]
-    fn sections_and_their_twins_do_the_same(ops in prop::collection::vec(twin_op(), 1..200)) {
+    fn sections_and_their_references_do_the_same(ops in prop::collection::vec(twin_op(), 1..200)) {
         twin::replay(&ops, None);
     }
 }
@@ -144,7 +144,7 @@ fn sample_of_conf() {
 /// A sized free of a size of 0 took the class of 0 bytes, whatever the alignment, and put a large span
 /// among the objects of 8 bytes.
 #[test]
-fn nothing_at_a_large_alignment_is_freed_as_what_it_is() {
+fn an_empty_object_at_a_large_alignment_is_freed_by_its_layout() {
     use operations::{Op::*, replay};
     replay(
         &[
@@ -162,7 +162,7 @@ fn nothing_at_a_large_alignment_is_freed_as_what_it_is() {
 /// A reallocation left objects in classes that are aligned less than what they were freed as, so that the
 /// cache of 1024 bytes gave out an address that was no multiple of 1024.
 #[test]
-fn reallocated_objects_are_aligned_as_what_they_are_freed_as() {
+fn reallocated_objects_have_the_alignment_they_are_freed_with() {
     use operations::{Op::*, replay};
     // In place, and with room to grow.
     for size in [1152, 896] {
@@ -206,7 +206,7 @@ mod faults {
     /// A mapping that stands in for an object came back through the cache of its class and was given
     /// out where the class's alignment was asked for. How many refusals lead there depends on the heap.
     #[test]
-    fn stand_ins_have_the_alignment_of_their_class() {
+    fn replacement_objects_have_the_alignment_of_their_class() {
         use operations::{Op::*, replay};
         for count in 16..24 {
             replay(
@@ -260,7 +260,7 @@ mod controls {
     }
 
     #[test]
-    fn a_twin_that_differs_is_found() {
+    fn a_reference_that_differs_is_found() {
         use twin::{Op::*, replay};
         let ops = [State { class: 3, objects: 1, slots: 2 }, Push { class: 3, object: 16 }];
         replay(&ops, None);

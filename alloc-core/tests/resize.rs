@@ -113,7 +113,7 @@ fn large_objects_keep_their_contents_and_the_kernel_its_areas() {
 }
 
 #[test]
-fn what_has_grown_large_gets_huge_pages_and_nothing_else_does() {
+fn only_objects_that_grew_large_get_huge_pages() {
     const MIB: usize = 1 << 20;
     let object = Object::new(100 * MIB);
     assert!(!wants_huge_pages(object.address), "as allocated: nobody knows how dense");
@@ -138,7 +138,7 @@ fn what_has_grown_large_gets_huge_pages_and_nothing_else_does() {
 
 /// What an object no longer has serves others, but for a sixteenth.
 #[test]
-fn what_is_shrunk_gives_the_rest_back() {
+fn a_shrunk_object_gives_its_rest_back() {
     const MIB: usize = 1 << 20;
     let lengths = [
         (8 * MIB, 61 * MIB / 10),

@@ -55,7 +55,7 @@ const COMMITS: [&[u8]; 8] = [
 ];
 
 #[test]
-fn every_descriptor_is_as_the_kernel_wants_it() {
+fn every_descriptor_is_valid_for_the_kernel() {
     assert!(!rsalloc_core::allocate(1).is_null());
     // Two indices, six sections; and the entries.
     assert!(descriptors().len() >= 12 + 2, "{} descriptors", descriptors().len());
@@ -117,7 +117,7 @@ fn pop(sections: Sections, class: Class, batch: &mut Batch) -> bool {
 
 /// From the stop on, no section changes a region, also none that had its address already.
 #[test]
-fn a_stopped_region_stands_still() {
+fn a_stopped_region_does_not_change() {
     let _alone = alone();
     assert!(!rsalloc_core::allocate(1).is_null());
     let sections = registration::sections().expect("this test needs rseq");
@@ -206,7 +206,7 @@ unsafe extern "C" fn store_slowly(word: *const AtomicUsize, value: usize, turns:
 
 /// What a stop rests on: the fence aborts the sections that are running, on every CPU.
 #[test]
-fn the_fence_aborts_what_is_in_flight() {
+fn the_fence_aborts_sections_in_flight() {
     let _alone = alone();
     assert!(!rsalloc_core::allocate(1).is_null());
     registration::sections().expect("this test needs rseq");
@@ -247,7 +247,7 @@ fn the_fence_aborts_what_is_in_flight() {
 
 /// A policy that looked at one shard must not set the end of another.
 #[test]
-fn an_end_is_set_in_the_region_that_was_meant() {
+fn an_end_is_set_only_in_the_expected_region() {
     let sections = loop {
         assert!(!rsalloc_core::allocate(64).is_null());
         let sections = registration::sections().expect("this test needs rseq");

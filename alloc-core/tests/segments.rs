@@ -41,7 +41,7 @@ fn address_space() -> (usize, usize) {
 }
 
 #[test]
-fn a_full_list_of_segments_costs_no_addresses_with_each_request() {
+fn a_request_at_the_most_segments_maps_nothing() {
     in_child(|| {
         // Two spans fill a segment. None is touched.
         let rest = SEGMENT_PAGES - HEADER_PAGES - SPAN_MAX_PAGES;
@@ -80,7 +80,7 @@ fn map_foreign(address: usize) {
 }
 
 #[test]
-fn a_foreign_mapping_in_the_window_does_not_slow_look_ups_down() {
+fn a_foreign_mapping_in_the_range_does_not_slow_look_ups_down() {
     in_child(|| {
         assert_eq!(rsalloc_core::check(), Ok(()));
         map_foreign(HOT.window.load(Ordering::Relaxed));
@@ -116,7 +116,7 @@ fn a_segment_that_cannot_grow_is_followed_by_another() {
 }
 
 #[test]
-fn what_is_mapped_follows_what_is_used() {
+fn mapped_memory_follows_used_memory() {
     in_child(|| {
         let (before, areas) = address_space();
         for pages in [1, 20, 100, 300, 1000, 3000, 16_000] {
@@ -139,7 +139,7 @@ fn what_is_mapped_follows_what_is_used() {
 
 /// A span at the end of what is mapped grows where it is.
 #[test]
-fn a_span_grows_in_place_behind_what_is_mapped() {
+fn a_span_grows_in_place_behind_the_mapped_pages() {
     in_child(|| {
         let span = acquire(1).unwrap();
         for pages in 1..400 {
@@ -156,7 +156,7 @@ fn a_span_grows_in_place_behind_what_is_mapped() {
 
 /// Free pages at the end of what is mapped are the first part of what is asked for.
 #[test]
-fn what_is_free_at_the_end_is_not_mapped_again() {
+fn free_pages_at_the_end_are_not_mapped_again() {
     in_child(|| {
         let address = acquire(320).unwrap();
         // SAFETY: the caller holds the span.

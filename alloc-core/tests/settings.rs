@@ -13,9 +13,9 @@ fn main() {
     if std::env::args().any(|argument| argument == "show") {
         return show();
     }
-    everything_that_was_said_stays();
-    hardened_brings_guards_along_unless_something_else_was_said();
-    nothing_said();
+    settings_from_the_environment_stay();
+    hardened_sets_guards_unless_they_are_set();
+    without_settings_the_defaults_hold();
     every_switch_takes_each_spelling();
     other_spellings_are_refused();
 }
@@ -57,7 +57,7 @@ fn has(conf: &str, wanted: &str) {
     assert!(settings.iter().any(|line| line == wanted), "{conf}: no {wanted} in {settings:?}");
 }
 
-fn everything_that_was_said_stays() {
+fn settings_from_the_environment_stay() {
     let said = [
         ("mode", "atomic", "atomic"),
         ("index", "mm_cid", "mm_cid"),
@@ -79,7 +79,7 @@ fn everything_that_was_said_stays() {
     assert_eq!(count, said.len(), "what was not said is not the environment's: {settings:?}");
 }
 
-fn hardened_brings_guards_along_unless_something_else_was_said() {
+fn hardened_sets_guards_unless_they_are_set() {
     has("hardened:1", "guard 1000 default");
     has("hardened:1,guard:0", "guard 0 environment");
     has("guard:0,hardened:1", "guard 0 environment");
@@ -87,7 +87,7 @@ fn hardened_brings_guards_along_unless_something_else_was_said() {
     has("guard:5", "hardened off default");
 }
 
-fn nothing_said() {
+fn without_settings_the_defaults_hold() {
     let settings = settings(None);
     assert!(!settings.is_empty());
     assert!(settings.iter().all(|line| line.ends_with(" default")), "{settings:?}");

@@ -79,7 +79,7 @@ fn segments(objects: &[usize]) -> HashSet<usize> {
 }
 
 #[test]
-fn separate_they_have_segments_of_their_own_without_huge_pages() {
+fn sparse_spans_have_segments_of_their_own_without_huge_pages() {
     in_child(Some(SparseSpans::Separate), || {
         let (whole, sparse) = (objects(&WHOLE), objects(&SPARSE));
         assert!(segments(&whole).is_disjoint(&segments(&sparse)));
@@ -104,7 +104,7 @@ fn separate_they_have_segments_of_their_own_without_huge_pages() {
 }
 
 #[test]
-fn together_they_share_the_first_segment_and_nothing_is_advised() {
+fn with_the_switch_off_all_spans_share_a_segment_without_advice() {
     in_child(Some(SparseSpans::Together), || {
         let (first, second) = (objects(&[1_024, 33_000]), objects(&[22_000, 8]));
         let all: Vec<usize> = first.into_iter().chain(second).collect();
@@ -115,7 +115,7 @@ fn together_they_share_the_first_segment_and_nothing_is_advised() {
 
 /// Outside the window pages are reserved first and made accessible as they are needed.
 #[test]
-fn outside_the_window_as_well() {
+fn sparse_spans_outside_the_range_have_segments_of_their_own() {
     in_child(Some(SparseSpans::Separate), || {
         HOT.window.store(0, Ordering::Relaxed);
         let acquire = |filling| PAGE_HEAP.acquire(1, 1, Kind::Large, filling).unwrap().address;
@@ -129,7 +129,7 @@ fn outside_the_window_as_well() {
 
 /// A free page serves a request that finds none in its own segments.
 #[test]
-fn out_of_memory_each_kind_takes_what_the_other_has() {
+fn out_of_memory_each_kind_takes_pages_of_the_other() {
     in_child(Some(SparseSpans::Separate), || {
         let acquire =
             |filling| PAGE_HEAP.acquire(1, 1, Kind::Large, filling).map(|span| span.address);

@@ -57,7 +57,7 @@ fn all_requests() -> impl Iterator<Item = Vec<u8>> {
 }
 
 #[test]
-fn handlers_of_others_are_served() {
+fn other_libraries_fork_handlers_are_served() {
     static STOP: AtomicBool = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for seed in 0..3 {

@@ -21,7 +21,7 @@ fn collections_keep_their_contents() {
 }
 
 #[test]
-fn it_is_active_and_says_so() {
+fn the_allocator_is_active_and_reports_it() {
     let boxed = Box::new([7u8; 100_000]);
     assert_eq!(boxed[99_999], 7);
     assert_ne!(rsalloc::report().mode, Mode::Unset);

@@ -320,7 +320,7 @@ int main(void) {
 "#;
 
 #[test]
-fn handlers_of_a_linked_library_are_served() {
+fn a_linked_librarys_fork_handlers_are_served() {
     let arguments = ["-shared", "-fPIC", "-pthread", "-fno-builtin"];
     let plugin = common::compile("cc", "libplugin_atfork.so", PLUGIN, &arguments).unwrap();
     let plugin = plugin.to_str().unwrap();

@@ -77,14 +77,14 @@ const OPERATORS: &[&str] = &[];
 const TLS_MAX: u64 = 128;
 
 #[test]
-fn it_needs_libc_and_nothing_else() {
+fn the_library_needs_libc_alone() {
     with_library(|file, bytes| {
         assert_eq!(dynamic_strings(file, bytes, elf::DT_NEEDED), ["libc.so.6"]);
     });
 }
 
 #[test]
-fn it_exports_what_it_should() {
+fn the_library_exports_the_expected_symbols() {
     with_library(|file, _| {
         let exported: BTreeSet<_> = file
             .dynamic_symbols()
@@ -98,7 +98,7 @@ fn it_exports_what_it_should() {
 }
 
 #[test]
-fn it_has_no_text_relocations_and_binds_at_once() {
+fn the_library_has_no_text_relocations_and_binds_at_once() {
     with_library(|file, bytes| {
         assert!(dynamic_values(file, bytes, elf::DT_TEXTREL).is_empty());
         let flags: u64 = dynamic_values(file, bytes, elf::DT_FLAGS).into_iter().sum();
@@ -108,7 +108,7 @@ fn it_has_no_text_relocations_and_binds_at_once() {
 }
 
 #[test]
-fn its_thread_locals_are_a_few_words() {
+fn the_librarys_thread_locals_are_a_few_words() {
     with_library(|file, _| {
         let endian = file.endian();
         let headers = file.elf_program_headers().iter();
@@ -120,7 +120,7 @@ fn its_thread_locals_are_a_few_words() {
 
 /// Calls to `__tls_get_addr` may allocate: by malloc.
 #[test]
-fn its_thread_locals_take_no_call() {
+fn the_librarys_thread_locals_take_no_call() {
     with_library(|file, _| {
         let imports: Vec<_> = file
             .dynamic_symbols()

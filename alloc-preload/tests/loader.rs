@@ -44,7 +44,7 @@ fn a_constructor_joins_a_thread_that_allocates() {
 
 /// A runtime that comes with a plugin may go with it: what was found in it is not used afterwards.
 #[test]
-fn a_runtime_that_went_away_is_not_called() {
+fn an_unloaded_runtime_is_not_called() {
     let runtime = |which: u32| {
         let source = format!(
             "typedef unsigned long size;

@@ -380,13 +380,13 @@ fn assert_all(confs: &[&str], column: fn(&Case) -> Outcome) {
 }
 
 #[test]
-fn in_the_default_mode() {
+fn misuse_is_named_in_the_default_mode() {
     assert_all(&[""], |case| case.default);
 }
 
 /// As by default, but for sized frees, for which these look the object up: a larger size is found at once.
 #[test]
-fn in_the_other_modes() {
+fn misuse_is_named_in_the_other_modes() {
     let column = |case: &Case| match case.default {
         Some((HOME, SIZE)) => Some((ONCE, SIZE)),
         outcome => outcome,
@@ -401,7 +401,7 @@ fn hardened() {
 }
 
 #[test]
-fn with_guard_pages() {
+fn misuse_is_named_by_guard_pages() {
     assert_all(&["guard:1", "guard:1,mode:atomic"], |case| case.guard);
 }
 
@@ -435,7 +435,7 @@ fn blind_to_one_check_that_misuse_goes_unnamed() {
 /// The heap's own links never lie inside objects: freed ones keep their bytes, and writing to them breaks
 /// nothing.
 #[test]
-fn freed_objects_are_the_programs_bytes() {
+fn freed_objects_hold_only_the_programs_bytes() {
     let source = r#"
         #include <stdio.h>
         #include <stdlib.h>
@@ -495,7 +495,7 @@ fn freed_objects_are_the_programs_bytes() {
 
 /// The handler of `guard` passes on what is not its own.
 #[test]
-fn other_faults_go_where_they_went() {
+fn other_faults_reach_the_earlier_handler() {
     let source = r#"
         #include <dlfcn.h>
         #include <signal.h>

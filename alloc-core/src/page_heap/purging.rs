@@ -214,7 +214,7 @@ mod tests {
     use super::faded;
 
     #[test]
-    fn regret_goes_with_time() {
+    fn refault_credit_fades_with_time() {
         assert_eq!(faded(1600, 0), 1600);
         assert_eq!(faded(1600, 1), 1500);
         assert!((700..=800).contains(&faded(1600, 11)), "{}", faded(1600, 11));

@@ -380,7 +380,7 @@ mod tests {
 
     /// Else two handlers on top of two holders could wait for each other's locks.
     #[test]
-    fn nobody_waits_downwards() {
+    fn a_thread_does_not_wait_for_a_lower_rank() {
         let (low, high) = (Lock::new(), Lock::new());
         std::thread::scope(|scope| {
             let _low = low.acquire(LOW).ok().unwrap();
@@ -411,7 +411,7 @@ mod tests {
 
     /// Else a fork on a starved machine would wait for minutes.
     #[test]
-    fn patience_ends_once_for_all_locks_and_by_the_clock() {
+    fn a_backoff_ends_once_for_all_locks_and_by_the_clock() {
         let (tried, other) = (TryLock::new(), TryLock::new());
         let lock = Lock::new();
         let _mine = (tried.try_acquire(), lock.acquire(HIGH).ok());

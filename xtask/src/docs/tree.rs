@@ -32,8 +32,8 @@ impl Tree {
                 Some(end) => TEXTS.contains(&end),
                 None => true,
             };
-            // A file that was just removed is still in git's list.
-            if whole.is_file() {
+            // A file that was just removed is still in git's list; a link has the text of another file.
+            if whole.is_file() && !whole.is_symlink() {
                 let text = match is_text {
                     true => {
                         std::fs::read_to_string(&whole).with_context(|| format!("read {path}"))?
