@@ -1,8 +1,7 @@
 //! The canary: one word at the end of each object that says, in hardened mode, what state the object is in.
 //!
-//! Promises: a word that anybody but this room wrote is told from a valid one; of two frees of an object,
-//! at whatever instant, one sees that it is the second. Called by the engine's hardened side (objects) and
-//! by slab (fresh ones); calls nobody. Not used at all in the default mode.
+//! A word that other code wrote is recognised as invalid. Of two frees of an object, at whatever instant, one sees that it is
+//! the second. The default mode has no canaries.
 //!
 //! ```text
 //! | what the program asked for | slack: PATTERN | word |     live: word = secret(address) ^ size
@@ -10,20 +9,22 @@
 //! ```
 //!
 //! Invariants:
-//! I1. While hardened, the word of each object of a slab is fresh, live or free from the birth of the slab on.
+//! I1. While hardened, the word of each object of a slab is fresh, live or free from the slab's creation on.
 //! I2. A free object's memory is poison, see [`Canary::poison`], until it is handed out again.
 
 use crate::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::object::Memory;
 use crate::secret::{Purpose, derive};
+use core::ops::Range;
 
 /// Bytes of the word.
 pub const WORD_BYTES: usize = size_of::<usize>();
-/// The most bytes of slack that are filled: one that passes all of them hits the word.
+/// The most bytes of slack that are filled; a longer overflow hits the word.
 const SLACK_MAX: usize = 1024;
 /// Objects up to twice this size are poisoned whole, larger ones at both ends.
 const POISON_END: usize = 2048;
 const PATTERN: u8 = 0xAB;
-/// As an address not canonical, so whoever follows a pointer out of freed memory faults.
+/// Not canonical as an address, so a program that follows a pointer out of freed memory faults.
 const POISON: usize = 0xDFDF_DFDF_DFDF_DFDF;
 const FREE: usize = usize::MAX;
 const FRESH: usize = usize::MAX - 1;
@@ -40,7 +41,7 @@ pub fn is_on() -> bool {
 
 /// Gives objects canaries from now on, made with the kernel's random bytes. For init.
 pub fn arm(random: [u8; 16]) {
-    // libc makes its own secrets of the bytes: neither shall be read off a canary.
+    // libc makes its own secrets of the bytes; a canary must not reveal them.
     let key = derive(random, Purpose::Canary) as usize | 1;
     // Ordering: Relaxed, published by init's READY.
     KEY.store(key, Ordering::Relaxed);
@@ -52,29 +53,26 @@ pub fn arm(random: [u8; 16]) {
 pub enum State {
     /// The program has it, and asked for so many bytes.
     Live(usize),
-    /// It was freed.
+    /// The program freed it.
     Free,
     /// It was never handed out.
     Fresh,
-    /// Something else overwrote the word.
+    /// Other code overwrote the word.
     Broken,
 }
 
 /// An object together with its word.
 #[derive(Clone, Copy)]
 pub struct Canary {
-    address: usize,
+    memory: Memory,
     /// Bytes in front of the word.
     room: usize,
 }
 
 impl Canary {
-    /// That of the object at `address` with `bytes`, word included.
-    ///
-    /// # Safety
-    /// 1. The bytes are mapped, and an object of this allocator as long as the result is used.
-    pub unsafe fn new(address: usize, bytes: usize) -> Canary {
-        Canary { address, room: bytes - WORD_BYTES }
+    /// The canary of the object with this memory, which includes the word.
+    pub fn of(memory: Memory) -> Canary {
+        Canary { memory, room: memory.len() - WORD_BYTES }
     }
 
     /// Bytes in front of the word.
@@ -83,14 +81,13 @@ impl Canary {
     }
 
     fn word(&self) -> &AtomicUsize {
-        // SAFETY: duty of `new`; sizes of objects are multiples of 8.
-        unsafe { &*((self.address + self.room) as *const AtomicUsize) }
+        self.memory.word(self.room)
     }
 
     fn secret(&self) -> usize {
         // Ordering: Relaxed, a constant by now.
-        let mixed =
-            (self.address ^ KEY.load(Ordering::Relaxed)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        let mixed = (self.memory.address() ^ KEY.load(Ordering::Relaxed))
+            .wrapping_mul(0xD6E8_FEB8_6659_FD93);
         mixed ^ mixed >> 32
     }
 
@@ -109,7 +106,7 @@ impl Canary {
         self.read(self.word().load(Ordering::Acquire))
     }
 
-    /// Nothing was ever written to the word's page: an object that was made before canaries were.
+    /// Whether the word was never written: the object was allocated before canaries were armed.
     pub fn is_unsealed(&self) -> bool {
         // Ordering: Relaxed, the value is all there is.
         self.word().load(Ordering::Relaxed) == 0
@@ -128,7 +125,7 @@ impl Canary {
         self.word().store(self.secret() ^ size, Ordering::Release);
     }
 
-    /// Changes the size of a live object from `old`; false if somebody else was at it meanwhile.
+    /// Changes the size of a live object from `old`; false if another thread changed it meanwhile.
     pub fn reseal(&self, old: usize, size: usize) -> bool {
         self.fill_slack(size);
         let (from, to) = (self.secret() ^ old, self.secret() ^ size);
@@ -136,50 +133,40 @@ impl Canary {
         self.word().compare_exchange(from, to, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 
-    /// Marks the object free: what it was before. One step, so of two frees only one sees it live.
+    /// Marks the object free and returns its state before: in one step, so of two frees only one sees it live.
     pub fn retire(&self) -> State {
         // Ordering: AcqRel: the slack of `seal` before, the poison after.
         self.read(self.word().swap(self.secret() ^ FREE, Ordering::AcqRel))
     }
 
-    fn slack(&self, size: usize) -> &'static mut [u8] {
-        let len = (self.room - size).min(SLACK_MAX);
-        // SAFETY: duty of `new`: inside the object, behind what the program asked for.
-        unsafe { core::slice::from_raw_parts_mut((self.address + size) as *mut u8, len) }
+    /// What is filled behind the `size` bytes of the program.
+    fn slack(&self, size: usize) -> Range<usize> {
+        size..size + (self.room - size).min(SLACK_MAX)
     }
 
     fn fill_slack(&self, size: usize) {
-        self.slack(size).fill(PATTERN);
+        self.memory.fill(self.slack(size), PATTERN);
     }
 
-    /// Whether nobody wrote behind the `size` bytes of the program.
+    /// Whether nothing was written behind the `size` bytes of the program.
     pub fn is_slack_whole(&self, size: usize) -> bool {
-        self.slack(size).iter().all(|&byte| byte == PATTERN)
+        self.memory.is_filled(self.slack(size), PATTERN)
     }
 
-    /// The ends of the object, which are one if it is small.
-    fn ends(&self) -> [&'static mut [usize]; 2] {
-        let words = self.room / WORD_BYTES;
-        let end = words.min(POISON_END / WORD_BYTES);
-        let (first, last) = (end, end.min(words - end));
-        let at = self.address as *mut usize;
-        // SAFETY: duty of `new`: inside the object and apart; the object is nobody's now.
-        unsafe {
-            [
-                core::slice::from_raw_parts_mut(at, first),
-                core::slice::from_raw_parts_mut(at.add(words - last), last),
-            ]
-        }
+    /// The two ends of the object; of a small object, the first is all of it.
+    fn ends(&self) -> [Range<usize>; 2] {
+        let end = self.room.min(POISON_END);
+        [0..end, self.room - end.min(self.room - end)..self.room]
     }
 
     /// Overwrites a free object (I2).
     pub fn poison(&self) {
-        self.ends().into_iter().for_each(|end| end.fill(POISON));
+        self.ends().into_iter().for_each(|end| self.memory.fill_words(end, POISON));
     }
 
     /// Whether a free object is as [`Canary::poison`] left it.
     pub fn is_poisoned(&self) -> bool {
-        self.ends().iter().all(|end| end.iter().all(|&word| word == POISON))
+        self.ends().into_iter().all(|end| self.memory.is_filled_with_words(end, POISON))
     }
 }
 
@@ -192,8 +179,8 @@ mod tests {
         let mut memory = std::vec![0usize; words];
         let bytes = words * WORD_BYTES;
         let address = memory.as_mut_ptr();
-        // SAFETY: the vector's memory, which the slice below names as well: a program that misuses it.
-        let canary = unsafe { Canary::new(address as usize, bytes) };
+        // SAFETY: the vector's memory, which the slice below leads to as well: a program that misuses it.
+        let canary = Canary::of(unsafe { Memory::new(address as usize, bytes) });
         // SAFETY: as above.
         f(&canary, unsafe { core::slice::from_raw_parts_mut(address.cast(), bytes) });
     }
@@ -222,11 +209,8 @@ mod tests {
             assert_eq!(canary.state(), State::Fresh);
             canary.seal(20);
             let seen: std::vec::Vec<State> = std::thread::scope(|scope| {
-                let threads = [(); 4].map(|()| {
-                    let (address, bytes) = (canary.address, canary.room + WORD_BYTES);
-                    // SAFETY: the same object.
-                    scope.spawn(move || unsafe { Canary::new(address, bytes) }.retire())
-                });
+                let canary = *canary;
+                let threads = [(); 4].map(|()| scope.spawn(move || canary.retire()));
                 threads.into_iter().map(|thread| thread.join().unwrap()).collect()
             });
             let live = seen.iter().filter(|&&state| state == State::Live(20)).count();

@@ -14,6 +14,7 @@
 
 use crate::arch;
 use crate::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, UnsafeCell};
+use crate::counters;
 use crate::object::Batch;
 use crate::os::{self, Place};
 use crate::size_class::{CLASS, CLASSES, Class};
@@ -185,8 +186,7 @@ impl Depot {
         // SAFETY: I2: the magazine is in our hands.
         let slots = unsafe { &mut *magazine.objects.get() };
         slots[..objects.len()].copy_from_slice(objects);
-        #[cfg(feature = "counters")]
-        crate::counters::wrote_all(slots.as_ptr() as usize, 8 * objects.len());
+        counters::wrote_all(&slots[..objects.len()]);
         // Ordering: Relaxed, published by the push.
         magazine.count.store(objects.len() as u32, Ordering::Relaxed);
         batch.forget_all();

@@ -19,7 +19,6 @@ mod atomic;
 mod canary;
 mod check;
 mod config;
-#[cfg(feature = "counters")]
 mod counters;
 mod cpu_cache;
 mod depot;
@@ -28,6 +27,7 @@ mod engine;
 mod fail;
 mod guard;
 mod hot;
+mod link;
 mod object;
 mod os;
 mod page_heap;

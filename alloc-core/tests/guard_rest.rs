@@ -18,9 +18,11 @@ fn allocate() -> usize {
 fn freed_before_its_turn(ahead: usize) -> usize {
     let object = allocate();
     for _ in ahead + 1..SLOTS {
-        guard::free(allocate());
+        // SAFETY: just allocated.
+        unsafe { guard::free(allocate()) };
     }
-    guard::free(object);
+    // SAFETY: live.
+    unsafe { guard::free(object) };
     page_of(object)
 }
 
@@ -33,7 +35,8 @@ fn a_guarded_slot_rests_for_half_a_round() {
         let page = freed_before_its_turn(ahead);
         let back = (1..=2 * SLOTS).find(|_| {
             let object = allocate();
-            guard::free(object);
+            // SAFETY: just allocated.
+            unsafe { guard::free(object) };
             page_of(object) == page
         });
         let back = back.expect("a slot that has rested is used again");

@@ -192,6 +192,10 @@ impl<T> AtomicPtr<T> {
         self.word().store(value as usize, order);
     }
 
+    pub fn swap(&self, value: *mut T, order: Ordering) -> *mut T {
+        self.word().swap(value as usize, order) as *mut T
+    }
+
     pub fn compare_exchange(
         &self,
         old: *mut T,

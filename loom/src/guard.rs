@@ -1,6 +1,6 @@
 //! No guarded pool: processes that do not ask for one have none.
 //!
-//! Stands in for the engine's room of this name.
+//! Stands in for the engine's module of this name.
 
 use crate::fail::Misuse;
 
@@ -12,6 +12,8 @@ pub fn size_of(_address: usize, _of_freed: Misuse) -> usize {
     unreachable!("the pool owns nothing")
 }
 
-pub fn free(_address: usize) {
+/// # Safety
+/// 1. None here.
+pub unsafe fn free(_address: usize) {
     unreachable!("the pool owns nothing")
 }

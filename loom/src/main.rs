@@ -19,6 +19,8 @@ mod world;
 mod canary;
 #[path = "../../alloc-core/src/config/mod.rs"]
 mod config;
+#[path = "../../alloc-core/src/counters/mod.rs"]
+mod counters;
 #[path = "../../alloc-core/src/cpu_cache/mod.rs"]
 mod cpu_cache;
 #[path = "../../alloc-core/src/depot.rs"]
@@ -28,6 +30,8 @@ mod engine;
 mod fail;
 #[path = "../../alloc-core/src/hot.rs"]
 mod hot;
+#[path = "../../alloc-core/src/link.rs"]
+mod link;
 #[path = "../../alloc-core/src/object.rs"]
 mod object;
 #[path = "../../alloc-core/src/page_heap/mod.rs"]

@@ -2,7 +2,7 @@
 //!
 //! Stands in for the engine's room of this name.
 
-use crate::atomic::{AtomicU32, Ordering};
+use crate::atomic::{AtomicUsize, Ordering};
 use crate::machine;
 use crate::units::{SEGMENT_BYTES, WINDOW_SEGMENTS};
 use crate::world;
@@ -82,7 +82,9 @@ pub fn map_sealed(len: usize) -> Result<usize, Errno> {
     map(Place::Anywhere, len)
 }
 
-pub fn unseal(_address: usize, _len: usize) -> Result<(), Errno> {
+/// # Safety
+/// 1. None here.
+pub unsafe fn unseal(_address: usize, _len: usize) -> Result<(), Errno> {
     Ok(())
 }
 
@@ -133,8 +135,8 @@ pub unsafe fn move_away(_from: usize, _len: usize) -> Result<usize, Errno> {
     Err(libc::ENOMEM)
 }
 
-/// The low half of a lock's word. No wait ends by itself: what never comes is a deadlock.
-pub fn futex_wait(word: &AtomicU32, expected: u32, _longest_us: usize) {
+/// No wait ends by itself: a wake that never comes is a deadlock.
+pub fn futex_wait(word: &AtomicUsize, expected: u32, _longest_us: usize) {
     let at = word.as_ptr() as usize;
     machine::sleep(|| {
         let lock = world::twin(at).expect("a lock that is waited for has a twin");
@@ -143,11 +145,11 @@ pub fn futex_wait(word: &AtomicU32, expected: u32, _longest_us: usize) {
     });
 }
 
-pub fn futex_wake(_word: &AtomicU32) {
+pub fn futex_wake(_word: &AtomicUsize) {
     machine::wake();
 }
 
-pub fn futex_wake_all(_word: &AtomicU32) {
+pub fn futex_wake_all(_word: &AtomicUsize) {
     machine::wake_all();
 }
 

@@ -16,7 +16,7 @@ use crate::config::{self, Key};
 use crate::cpu_cache;
 use crate::fail::{Misuse, deny};
 use crate::guard;
-use crate::object::{Fresh, Object};
+use crate::object::{Fresh, Memory, Object};
 use crate::os;
 use crate::size_class::{CLASS, class_of_aligned};
 use crate::slab;
@@ -54,7 +54,7 @@ pub fn is_watching() -> bool {
 
 /// As the engine's: a guarded object now and then, else a plain one, which is sealed if hardened.
 pub fn allocate(size: usize, align: usize) -> Option<Fresh> {
-    if guard::is_due()
+    if guard::tick()
         && let Some(address) = guard::allocate(guarded_size(size, align), align)
     {
         // SAFETY: fresh from the guarded pool.
@@ -97,7 +97,7 @@ fn canary_at(address: usize, of_freed: Misuse) -> (usize, Canary) {
         }
     };
     // SAFETY: an object of that class or span (I1).
-    (class, unsafe { Canary::new(address, bytes) })
+    (class, Canary::of(unsafe { Memory::new(address, bytes) }))
 }
 
 /// Frees the object at `address`, not 0; `layout` is its size and alignment if the program names them.
@@ -105,7 +105,8 @@ pub fn free(address: usize, layout: Option<(usize, usize)>) {
     if guard::owns(address) {
         let size = guard::size_of(address, Misuse::DoubleFree);
         check_layout(address, size, layout);
-        return guard::free(address);
+        // SAFETY: the program gives the object up.
+        return unsafe { guard::free(address) };
     }
     let (class, canary) = canary_at(address, Misuse::DoubleFree);
     match canary.is_unsealed() {

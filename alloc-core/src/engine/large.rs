@@ -59,7 +59,8 @@ pub fn allocate_apart(class: Class, size: usize, align: usize) -> Option<Fresh> 
 /// Frees the large or guarded object at `address`, or ends the process if there is none.
 pub fn free(address: usize) {
     if guard::owns(address) {
-        return guard::free(address);
+        // SAFETY: the program gives the object up.
+        return unsafe { guard::free(address) };
     }
     if let Some(entry) = entry_of(address) {
         account(entry.pages.get() as usize, 0);

@@ -1,9 +1,8 @@
-//! The guarded pool: a few objects, each on a page of its own between pages that nobody can touch.
+//! Sampled guard pages (GWP-ASan): a pool of a few objects, each on a page of its own between inaccessible pages.
 //!
-//! Promises: what reaches past such an object's page, or touches it after its free, faults at that very
-//! instruction, and [`fault`] names it; what stays inside the page is found when the object is freed. Made
-//! only on request (`guard:N`). Called by the engine and by slab (objects that come home by a sized free);
-//! calls os. Takes no lock, so handlers and fork need nothing: what is half way there is one slot lost.
+//! An access past such an object's page, or after its free, faults at that very instruction, and [`fault`] names it. A write
+//! inside the page is found when the object is freed. The pool exists on request only (`guard:N`). It takes no lock, so
+//! signal handlers and fork need no care: an operation that they cut off loses one slot at most.
 //!
 //! ```text
 //! | sealed | page 0: ....object | sealed | page 1: object.... | sealed | ...
@@ -12,19 +11,21 @@
 //! Invariants:
 //! I1. The page of a slot is open while its state is `LIVE` or `BUSY`, sealed otherwise.
 //! I2. The page's bytes outside a live object are `PATTERN`.
-//! I3. A slot rests at least half a turn of the pool before it is used again.
+//! I3. A slot rests for at least half a round of the pool before it is used again.
 
 mod fault;
 
 use crate::arch;
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::fail::{Misuse, deny, fail};
+use crate::object::Memory;
 use crate::os;
 use crate::sanitizer;
+use core::ops::Range;
 
 /// Slots of the pool.
 pub const SLOTS: usize = 128;
-/// Slots that one allocation looks at.
+/// Slots that one allocation tries.
 const ATTEMPTS: usize = 8;
 const PATTERN: u8 = 0xAB;
 
@@ -46,12 +47,12 @@ static POOL: [Slot; SLOTS] = [const {
 
 /// Where the pool lies; 0: nowhere.
 static BASE: AtomicUsize = AtomicUsize::new(0);
-/// One of how many calls is served.
+/// One in how many calls gets a guarded object.
 static EVERY: AtomicUsize = AtomicUsize::new(0);
-/// Looks at slots since start.
+/// Slots tried since start.
 static TICKETS: AtomicUsize = AtomicUsize::new(0);
 
-/// Makes the pool and installs the handler; false if the OS refuses the memory. For init.
+/// Creates the pool and installs the handler of faults; false if the OS refuses the memory. For init.
 pub fn open(every: usize) -> bool {
     let Ok(base) = os::map_sealed(pool_bytes()) else { return false };
     // Ordering: Relaxed, published by init's READY.
@@ -74,9 +75,9 @@ fn pool_bytes() -> usize {
     (2 * SLOTS + 1) * os::page_bytes()
 }
 
-/// Whether this call of the thread is one that gets a guarded object.
+/// Counts a call of the thread; whether it gets a guarded object.
 #[inline]
-pub fn is_due() -> bool {
+pub fn tick() -> bool {
     // Ordering: Relaxed, a constant by now.
     let every = EVERY.load(Ordering::Relaxed);
     every != 0 && count_down(every)
@@ -84,7 +85,7 @@ pub fn is_due() -> bool {
 
 fn count_down(every: usize) -> bool {
     let word = arch::guard_countdown();
-    // Ordering: Relaxed, the thread's own word; a handler in between costs or saves one sample.
+    // Ordering: Relaxed, the thread's own word; a handler in between loses or adds one sample.
     let left = match word.load(Ordering::Relaxed) {
         0 => distance(every),
         left => left,
@@ -94,7 +95,7 @@ fn count_down(every: usize) -> bool {
     left == 1
 }
 
-/// Calls to the next sample, `every` in the mean: not always as many, or a loop would show one place only.
+/// Calls to the next sample, `every` on average; a constant number would always sample the same place of a loop.
 fn distance(every: usize) -> u32 {
     // Ordering: Relaxed, any number does.
     let seed = arch::thread_id() ^ TICKETS.load(Ordering::Relaxed) << 20;
@@ -102,47 +103,47 @@ fn distance(every: usize) -> u32 {
     (1 + random % (2 * every - 1)) as u32
 }
 
-/// An object of `size` bytes at `align` on a page of its own, which reads as zero; none if it does not fit
-/// a page, or all slots are in use or at rest.
+/// An object of `size` bytes at `align` on a page of its own, which reads as zero. None if the object does not fit a page, or
+/// the slots tried are in use or at rest.
 pub fn allocate(size: usize, align: usize) -> Option<usize> {
     let page = os::page_bytes();
     let align = align.max(if size <= 8 { 8 } else { 16 });
     if size > page || align > page {
         return None;
     }
-    let (index, turn) = claim()?;
+    let (index, round) = claim()?;
     let start = page_of(index);
-    if os::unseal(start, page).is_err() {
+    // SAFETY: the slot is this call's, and so is its sealed page (I1).
+    if unsafe { os::unseal(start, page) }.is_err() {
         // Ordering: Release, gives the slot back.
         POOL[index].state.store(UNUSED, Ordering::Release);
         return None;
     }
-    // At the end of its page, in the next turn at the start.
+    // At the end of its page, in the next round at the start.
     let room =
-        if (turn + index).is_multiple_of(2) { (page - size.max(1)) & !(align - 1) } else { 0 };
+        if (round + index).is_multiple_of(2) { (page - size.max(1)) & !(align - 1) } else { 0 };
     let slot = &POOL[index];
     // Ordering: Relaxed, published by the state.
     slot.object.store(start + room, Ordering::Relaxed);
     slot.size.store(size, Ordering::Relaxed); // Ordering: Relaxed, as above.
-    let [before, behind] = surroundings(slot, start);
-    before.fill(PATTERN);
-    behind.fill(PATTERN);
+    let (page, surroundings) = surroundings(slot, start);
+    surroundings.into_iter().for_each(|range| page.fill(range, PATTERN));
     // Ordering: Release publishes the above.
     slot.state.store(LIVE, Ordering::Release);
     Some(start + room)
 }
 
-/// A slot for the caller, and which turn of the pool this is.
+/// A slot for the caller, and the number of the round of the pool.
 fn claim() -> Option<(usize, usize)> {
     for _ in 0..ATTEMPTS {
         // Ordering: Relaxed, a number.
         let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
-        let (slot, turn) = (ticket % SLOTS, ticket / SLOTS);
+        let (slot, round) = (ticket % SLOTS, ticket / SLOTS);
         // Ordering: Relaxed, the exchange acquires.
         let state = POOL[slot].state.load(Ordering::Relaxed);
         let rested = state >= REST && ticket.saturating_sub(state - REST) >= SLOTS / 2;
         if (state == UNUSED || rested) && change(slot, state, BUSY) {
-            return Some((slot, turn));
+            return Some((slot, round));
         }
     }
     None
@@ -159,16 +160,14 @@ fn page_of(slot: usize) -> usize {
     BASE.load(Ordering::Relaxed) + (2 * slot + 1) * os::page_bytes()
 }
 
-/// The bytes of the page in front of and behind the slot's object, which nobody but the pool uses.
-fn surroundings(slot: &Slot, page: usize) -> [&'static mut [u8]; 2] {
+/// The page of a slot, and the bytes of it in front of and behind the slot's object, which only the pool uses. The caller
+/// owns the slot.
+fn surroundings(slot: &Slot, page: usize) -> (Memory, [Range<usize>; 2]) {
     // Ordering: Relaxed, the caller owns the slot.
     let (object, size) = (slot.object.load(Ordering::Relaxed), slot.size.load(Ordering::Relaxed));
-    let end = object + size;
-    let bytes = |from: usize, to: usize| {
-        // SAFETY: I1: the page is open, and the ranges are apart and not the object's.
-        unsafe { core::slice::from_raw_parts_mut(from as *mut u8, to - from) }
-    };
-    [bytes(page, object), bytes(end, page + os::page_bytes())]
+    let (start, len) = (object - page, os::page_bytes());
+    // SAFETY: I1: the page is open.
+    (unsafe { Memory::new(page, len) }, [0..start, start + size..len])
 }
 
 /// Whether the address lies in the pool.
@@ -179,14 +178,14 @@ pub fn owns(address: usize) -> bool {
     base != 0 && address.wrapping_sub(base) < pool_bytes()
 }
 
-/// The slot whose page `address`, in the pool, lies in; none for a sealed page between.
+/// The slot on whose page `address`, in the pool, lies; none for an inaccessible page.
 fn slot_at(address: usize) -> Option<usize> {
     // Ordering: Relaxed, a constant by now.
     let page = (address - BASE.load(Ordering::Relaxed)) / os::page_bytes();
     (page % 2 == 1).then_some(page / 2)
 }
 
-/// Bytes of the live object at `address`, which the pool owns; else ends the process: `of_freed`.
+/// Bytes of the live object at `address` in the pool. Ends the process if there is none, with `of_freed` if there was one.
 pub fn size_of(address: usize, of_freed: Misuse) -> usize {
     let Some(slot) = slot_at(address).map(|index| &POOL[index]) else {
         fail(Misuse::InnerPointer, address)
@@ -201,27 +200,30 @@ pub fn size_of(address: usize, of_freed: Misuse) -> usize {
     slot.size.load(Ordering::Relaxed) // Ordering: Relaxed, as above.
 }
 
-/// Frees the object at `address`, which the pool owns; ends the process if there is none.
-pub fn free(address: usize) {
+/// Frees the object at `address` in the pool; ends the process if there is none.
+///
+/// # Safety
+/// 1. The caller gives up the object there, if there is one.
+pub unsafe fn free(address: usize) {
     size_of(address, Misuse::DoubleFree);
     let Some(index) = slot_at(address) else { return };
     if !change(index, LIVE, BUSY) {
-        // Another thread was first since the look.
+        // Another thread freed it since `size_of`.
         return deny(true, Misuse::DoubleFree, address);
     }
     let (slot, page) = (&POOL[index], page_of(index));
     // Ordering: Relaxed, `change` acquired it.
     if slot.object.load(Ordering::Relaxed) != address {
-        // Freed by another thread since the look, and the slot has served again: that object stays.
+        // Another thread freed it since `size_of`, and the slot has been used again: that object stays.
         // Ordering: Release gives the slot back.
         slot.state.store(LIVE, Ordering::Release);
         return deny(true, Misuse::DoubleFree, address);
     }
-    let [before, behind] = surroundings(slot, page);
-    let is_whole = |bytes: &[u8]| bytes.iter().all(|&byte| byte == PATTERN);
-    deny(!is_whole(behind), Misuse::PastEnd, address);
-    deny(!is_whole(before), Misuse::BeforeStart, address);
-    // SAFETY: the page is the slot's, which is ours. If the OS refuses it stays open: found later, or not.
+    let (bytes, [before, behind]) = surroundings(slot, page);
+    deny(!bytes.is_filled(behind, PATTERN), Misuse::PastEnd, address);
+    deny(!bytes.is_filled(before, PATTERN), Misuse::BeforeStart, address);
+    // SAFETY: the page is the slot's, which this call owns. If the OS refuses, the page stays open, and a use after free may
+    // go unnoticed.
     let _ = unsafe { os::seal(page, os::page_bytes()) };
     // Ordering: Relaxed, a number.
     let ticket = TICKETS.load(Ordering::Relaxed);

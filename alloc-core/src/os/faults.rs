@@ -1,5 +1,5 @@
-//! Refusals and lies on demand, for tests: the n-th call fails with ENOMEM; a kind of call succeeds without
-//! being made. Compiled to nothing without the feature `faults`.
+//! System calls that fail on demand, for tests: the n-th call fails with ENOMEM, or a kind of call reports success without being
+//! made. Without the feature `faults` this compiles to nothing.
 
 use super::Errno;
 
@@ -8,7 +8,7 @@ use super::Errno;
 pub enum Call {
     /// mmap.
     Map,
-    /// mmap in the place of an own mapping.
+    /// mmap over an own mapping.
     MapOver,
     /// madvise.
     Advise,
@@ -45,11 +45,10 @@ mod on {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     static FIRST: AtomicU64 = AtomicU64::new(u64::MAX);
     static LAST: AtomicU64 = AtomicU64::new(0);
-    /// A bit for each kind of call that is lied about.
+    /// A bit for each kind of call that reports success without being made.
     static LIES: AtomicU64 = AtomicU64::new(0);
 
-    /// From now on calls of these kinds succeed and do nothing; a lie about [`Call::Map`] is that new memory
-    /// does not read as zero.
+    /// From now on calls of these kinds report success and do nothing; for [`Call::Map`], new memory does not read as zero.
     pub fn lie(about: &[Call]) {
         let bits = about.iter().fold(0, |bits, &call| bits | 1 << call as u64);
         // Ordering: SeqCst, a test switch, not a hot path.

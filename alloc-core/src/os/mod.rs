@@ -1,9 +1,10 @@
-//! The operating system: each call that the allocator makes, typed, leaving errno alone.
+//! The operating system: each system call that the allocator makes, with types.
 //!
-//! Promises: no call allocates, takes a lock of ours, or unwinds; every failure is a value.
-//! Called by page_heap, rseq, sync, config and fail; calls `asm` (the system call instruction), and of libc what
-//! is no system call or needs its data: `environ`, `getauxval`, errno, `abort`, the clocks, `sched_getcpu`, and a key
-//! of its threads.
+//! System calls don't go through libc, so they leave errno alone. From libc comes only what is no system call or needs
+//! libc's data: `environ`, `getauxval`, errno, `abort`, the clocks, `sched_getcpu`, and a key of its threads.
+//!
+//! Invariants:
+//! I1. No function here allocates, takes a lock of the allocator, or unwinds; every failure is a value.
 
 pub mod faults;
 mod promises;
@@ -13,7 +14,7 @@ pub use promises::{Memory, Zeroing, give_back, probe, purge, zeroing};
 pub use text::{gives_huge_pages_unasked, parse_number, read_file};
 
 use crate::arch::{STACK_TOP, syscall};
-use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::atomic::{AtomicUsize, Ordering};
 
 /// A positive errno value.
 pub type Errno = i32;
@@ -22,8 +23,8 @@ fn outcome(result: isize) -> Result<usize, Errno> {
     if (-4095..0).contains(&result) { Err(-result as Errno) } else { Ok(result as usize) }
 }
 
-/// As [`outcome`], of a call that gives an address. 0 is none: a filter may say that a call went well which
-/// it never made.
+/// As [`outcome`], of a call that returns an address. 0 is a failure: a seccomp filter can report success for a call that was
+/// never made.
 fn address_of(result: isize) -> Result<usize, Errno> {
     outcome(result).and_then(|address| if address == 0 { Err(libc::ENOMEM) } else { Ok(address) })
 }
@@ -31,9 +32,9 @@ fn address_of(result: isize) -> Result<usize, Errno> {
 /// Where a mapping goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
-    /// Wherever the kernel likes.
+    /// At an address that the kernel chooses.
     Anywhere,
-    /// At this address or not at all; what is mapped there stays.
+    /// At this address, or nowhere if something is mapped there.
     Exactly(usize),
 }
 
@@ -57,25 +58,25 @@ pub fn map(place: Place, len: usize) -> Result<usize, Errno> {
     if let Place::Exactly(wanted) = place
         && address != wanted
     {
-        // Kernels before 4.17 take the flag for a hint.
-        // SAFETY: the mapping was made above and nobody knows it.
+        // Kernels before 4.17 take the address for a hint.
+        // SAFETY: the mapping was made above, and no other code knows it.
         unsafe { unmap(address, len) };
         return Err(libc::EEXIST);
     }
     Ok(address)
 }
 
-/// Takes `len` bytes of address space that nobody can touch before [`unseal`].
+/// Reserves `len` bytes of address space, inaccessible until [`unseal`].
 pub fn map_sealed(len: usize) -> Result<usize, Errno> {
     faults::check(faults::Call::Map)?;
     // SAFETY: a new private mapping replaces nothing (no MAP_FIXED).
     address_of(unsafe { syscall(libc::SYS_mmap as usize, sealed_at(0, len, 0)) })
 }
 
-/// Makes a range unreadable and gives its memory back.
+/// Makes a range inaccessible and gives its memory back.
 ///
 /// # Safety
-/// 1. The range is ours and holds nothing of value.
+/// 1. The range is a mapping of the caller's that holds nothing of value.
 pub unsafe fn seal(address: usize, len: usize) -> Result<(), Errno> {
     faults::check(faults::Call::Map)?;
     // SAFETY: duty 1. A fresh mapping in its place is both steps in one call.
@@ -91,10 +92,13 @@ fn sealed_at(address: usize, len: usize, flags: i32) -> [usize; 6] {
 }
 
 /// Makes a sealed range readable and writable; it reads as zero.
-pub fn unseal(address: usize, len: usize) -> Result<(), Errno> {
+///
+/// # Safety
+/// 1. The range is the caller's, made by [`map_sealed`] or [`seal`]: no other code relies on its being inaccessible.
+pub unsafe fn unseal(address: usize, len: usize) -> Result<(), Errno> {
     faults::check(faults::Call::Protect)?;
     let prot = (libc::PROT_READ | libc::PROT_WRITE) as usize;
-    // SAFETY: gives rights, takes none.
+    // SAFETY: duty 1.
     outcome(unsafe { syscall(libc::SYS_mprotect as usize, [address, len, prot, 0, 0, 0]) })
         .map(drop)
 }
@@ -102,22 +106,22 @@ pub fn unseal(address: usize, len: usize) -> Result<(), Errno> {
 /// Unmaps `len` bytes at `address`.
 ///
 /// # Safety
-/// 1. The range is a mapping of ours that nobody will touch again.
+/// 1. The range is a mapping of the caller's, and no code touches it again.
 pub unsafe fn unmap(address: usize, len: usize) {
-    // SAFETY: duty 1. It fails only when a split would pass max_map_count; the range then stays
-    // mapped, which costs memory and harms nothing.
+    // SAFETY: duty 1. The call fails only when a split would exceed max_map_count; the range then stays mapped, which costs
+    // memory and harms nothing.
     unsafe {
         syscall(libc::SYS_munmap as usize, [address, len, 0, 0, 0, 0]);
     }
 }
 
-/// Keeps huge pages away from a range of metadata, which is touched sparsely. Advice only.
+/// Advises against huge pages in a range that will be touched sparsely.
 pub fn no_huge_pages(address: usize, len: usize) {
     // SAFETY: changes no contents.
     let _ = unsafe { advise(address, len, libc::MADV_NOHUGEPAGE) };
 }
 
-/// Asks for huge pages in a range that will be dense, where the system gives them on request. Advice only.
+/// Asks for huge pages in a range that will be filled, where the system gives them on request.
 pub fn want_huge_pages(address: usize, len: usize) {
     // SAFETY: changes no contents.
     let _ = unsafe { advise(address, len, libc::MADV_HUGEPAGE) };
@@ -126,7 +130,7 @@ pub fn want_huge_pages(address: usize, len: usize) {
 /// madvise(2).
 ///
 /// # Safety
-/// 1. The range holds nothing of value, or the advice leaves contents alone.
+/// 1. The range is the caller's and holds nothing of value, or the advice leaves contents alone.
 unsafe fn advise(address: usize, len: usize, advice: i32) -> Result<(), Errno> {
     // SAFETY: duty 1.
     outcome(unsafe {
@@ -135,10 +139,10 @@ unsafe fn advise(address: usize, len: usize, advice: i32) -> Result<(), Errno> {
     .map(drop)
 }
 
-/// Grows or shrinks a mapping, moving it if it must; the new address.
+/// Grows or shrinks a mapping, moving it if needed, and returns its new address.
 ///
 /// # Safety
-/// 1. `address..address + old_len` is a mapping of ours; on success the old address is dead.
+/// 1. `address..address + old_len` is a mapping of the caller's; on success the old address is invalid.
 pub unsafe fn remap(address: usize, old_len: usize, len: usize) -> Result<usize, Errno> {
     faults::check(faults::Call::Remap)?;
     let flags = libc::MREMAP_MAYMOVE as usize;
@@ -146,12 +150,12 @@ pub unsafe fn remap(address: usize, old_len: usize, len: usize) -> Result<usize,
     address_of(unsafe { syscall(libc::SYS_mremap as usize, [address, old_len, len, flags, 0, 0]) })
 }
 
-/// Moves the memory behind `len` bytes to a new mapping, leaving the range mapped, with any contents; the new
-/// address (MREMAP_DONTUNMAP, Linux 5.7). Not to a given address: up to Linux 6.16 what is mapped there is gone
-/// when the move is refused after all.
+/// Moves the memory behind `len` bytes to a new mapping and returns its address; the range stays mapped, with any contents
+/// (MREMAP_DONTUNMAP, Linux 5.7). The kernel chooses the address: up to Linux 6.16 a move to a given address unmaps what is
+/// there even if the move is then refused.
 ///
 /// # Safety
-/// 1. The range is a mapping of ours, readable and writable.
+/// 1. The range is a mapping of the caller's, readable and writable.
 pub unsafe fn move_away(from: usize, len: usize) -> Result<usize, Errno> {
     faults::check(faults::Call::Remap)?;
     let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP) as usize;
@@ -159,7 +163,7 @@ pub unsafe fn move_away(from: usize, len: usize) -> Result<usize, Errno> {
     let moved =
         address_of(unsafe { syscall(libc::SYS_mremap as usize, [from, len, len, flags, 0, 0]) })?;
     if moved == from {
-        // The flag was not understood: a move to the same length is none.
+        // The kernel did not know the flag: a move to the same length is no move.
         return Err(libc::EINVAL);
     }
     // SAFETY: duty 1.
@@ -167,8 +171,8 @@ pub unsafe fn move_away(from: usize, len: usize) -> Result<usize, Errno> {
     Ok(moved)
 }
 
-/// Sleeps while `*word == expected`, for at most so many microseconds; may wake for no reason.
-pub fn futex_wait(word: &AtomicU32, expected: u32, longest_us: usize) {
+/// Sleeps while the low half of `word` is `expected`, for at most so many microseconds; may wake for no reason.
+pub fn futex_wait(word: &AtomicUsize, expected: u32, longest_us: usize) {
     let op = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
     let longest = libc::timespec {
         tv_sec: (longest_us / 1_000_000) as libc::time_t,
@@ -177,27 +181,33 @@ pub fn futex_wait(word: &AtomicU32, expected: u32, longest_us: usize) {
     let until = (&raw const longest) as usize;
     // SAFETY: the word is live for the length of the borrow, and so is the time.
     unsafe {
-        let args = [word.as_ptr() as usize, op, expected as usize, until, 0, 0];
+        let args = [low_half(word), op, expected as usize, until, 0, 0];
         syscall(libc::SYS_futex as usize, args);
     }
 }
 
 /// Wakes one sleeper on `word`.
-pub fn futex_wake(word: &AtomicU32) {
+pub fn futex_wake(word: &AtomicUsize) {
     wake(word, 1);
 }
 
 /// Wakes all sleepers on `word`.
-pub fn futex_wake_all(word: &AtomicU32) {
+pub fn futex_wake_all(word: &AtomicUsize) {
     wake(word, i32::MAX as usize);
 }
 
-fn wake(word: &AtomicU32, count: usize) {
+fn wake(word: &AtomicUsize, count: usize) {
     let op = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;
     // SAFETY: wakes only.
     unsafe {
-        syscall(libc::SYS_futex as usize, [word.as_ptr() as usize, op, count, 0, 0, 0]);
+        syscall(libc::SYS_futex as usize, [low_half(word), op, count, 0, 0, 0]);
     }
+}
+
+/// Address of the half of a word that a futex watches: the one with the lowest bits.
+fn low_half(word: &AtomicUsize) -> usize {
+    let half = if cfg!(target_endian = "big") { size_of::<usize>() - size_of::<u32>() } else { 0 };
+    word.as_ptr() as usize + half
 }
 
 /// rseq(2) with raw arguments; see `rseq::abi`.
@@ -230,11 +240,11 @@ pub fn membarrier(command: i32, flags: u32, cpu: u32) -> Result<usize, Errno> {
     })
 }
 
-/// The CPU that the calling thread runs on, or ran on just now; 0 if that can't be told.
+/// The CPU that the calling thread runs on, or ran on just now; 0 if that is not known.
 pub fn current_cpu() -> usize {
     let before = errno();
-    // SAFETY: no arguments. libc has it of the thread's rseq area or of the vDSO; else it asks the kernel, and says in
-    // errno what that refused.
+    // SAFETY: no arguments. libc reads it from the thread's rseq area or the vDSO; otherwise it asks the kernel, whose
+    // refusal it stores in errno.
     let cpu = unsafe { libc::sched_getcpu() };
     if cpu < 0 {
         set_errno(before);
@@ -242,7 +252,7 @@ pub fn current_cpu() -> usize {
     cpu.max(0) as usize
 }
 
-/// A key by which a thread can have `f` called when it ends; none if there is none left.
+/// A key with which a thread can have `f` called when it ends; none if all keys are in use.
 pub fn make_thread_end_key(f: unsafe extern "C" fn(*mut libc::c_void)) -> Option<u32> {
     let mut key = 0;
     // SAFETY: a live word, and a function of this library, which is never unloaded.
@@ -251,7 +261,7 @@ pub fn make_thread_end_key(f: unsafe extern "C" fn(*mut libc::c_void)) -> Option
 
 /// Has the key's function called with `value`, not 0, when the calling thread ends; whether libc had the memory.
 pub fn call_at_thread_end(key: u32, value: usize) -> bool {
-    // SAFETY: the key exists, and what the function does with the value is its maker's.
+    // SAFETY: the key exists; its function gets no more than the value.
     unsafe { libc::pthread_setspecific(key, value as *const libc::c_void) == 0 }
 }
 
@@ -259,11 +269,11 @@ unsafe extern "C" {
     static environ: *const *const u8;
 }
 
-/// The value of the environment entry that starts with `prefix` (`NAME=`), from libc's `environ`; from
-/// the kernel's copy in `buffer` if libc has none yet (a call from inside the dynamic linker).
+/// The value of the environment entry that starts with `prefix` (`NAME=`), copied to `buffer`: from libc's `environ`, or from
+/// the kernel's copy if libc has none yet (a call from inside the dynamic linker).
 pub fn environment<'a>(prefix: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    // SAFETY: libc's list of NUL-terminated strings, ended by null; init runs before threads exist
-    // that could change it, or races setenv as getenv does.
+    // SAFETY: libc's list of NUL-terminated strings, ended by null. Init runs before threads exist that could change it, or
+    // races with setenv as getenv does.
     unsafe {
         let mut entry = environ;
         while !entry.is_null() && !(*entry).is_null() {
@@ -283,7 +293,7 @@ pub fn environment<'a>(prefix: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> 
     text.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(prefix))
 }
 
-/// write(2): how many bytes. As a system call of its own, not libc's function, which is a cancellation point.
+/// write(2): how many bytes were written. libc's function would be a cancellation point.
 pub fn write(fd: i32, bytes: &[u8]) -> Result<usize, Errno> {
     let args = [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
     // SAFETY: reads `bytes` only.
@@ -295,18 +305,12 @@ pub fn write_stderr(bytes: &[u8]) {
     let _ = write(libc::STDERR_FILENO, bytes);
 }
 
-/// Lets other threads run: sleeps for a moment, some 50 microseconds by the kernel's timer slack. By futex,
-/// which libc's malloc can't do without, where filters kill for sched_yield; and beside a sleeper threads of
-/// lower priority run too.
+/// Lets other threads run: sleeps for a moment, some 50 microseconds by the kernel's timer slack, on a futex that no thread
+/// wakes. Seccomp filters that kill for sched_yield allow futexes, which libc's malloc needs; and while a thread sleeps,
+/// threads of lower priority run too.
 pub fn yield_now() {
-    static NOT_WOKEN: AtomicU32 = AtomicU32::new(0);
-    let moment = libc::timespec { tv_sec: 0, tv_nsec: 1_000 };
-    let op = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
-    let args = [NOT_WOKEN.as_ptr() as usize, op, 0, &raw const moment as usize, 0, 0];
-    // SAFETY: the word and the time are live; no thread wakes or changes the word.
-    unsafe {
-        syscall(libc::SYS_futex as usize, args);
-    }
+    static NEVER_WOKEN: AtomicUsize = AtomicUsize::new(0);
+    futex_wait(&NEVER_WOKEN, 0, 1);
 }
 
 /// Ends the process by SIGABRT.
@@ -317,13 +321,13 @@ pub fn abort() -> ! {
 
 /// An entry of the auxiliary vector; 0 if absent.
 pub fn auxv(key: u64) -> usize {
-    // SAFETY: reads libc's copy of the vector. It may set errno to ENOENT, which init restores.
+    // SAFETY: reads libc's copy of the vector. The call may set errno to ENOENT, which init restores.
     unsafe { libc::getauxval(key as libc::c_ulong) as usize }
 }
 
-/// Whether the kernel gives each run the same addresses (ADDR_NO_RANDOMIZE, as under a debugger): the stack begins at
-/// the very top then, with eight bytes of zero above the name of the program. With random addresses that happens once
-/// in four million times. No system call, which a filter might punish.
+/// Whether the kernel gives each run the same addresses (ADDR_NO_RANDOMIZE, as under a debugger): the stack begins at the top
+/// of the address space then, with eight bytes of zero above the name of the program. With random addresses that happens once
+/// in four million runs. Makes no system call, which a seccomp filter might punish.
 pub fn has_fixed_addresses() -> bool {
     let name = auxv(libc::AT_EXECFN) as *const core::ffi::c_char;
     if name.is_null() {
@@ -357,15 +361,15 @@ pub fn huge_page_bytes() -> usize {
 
 static PAGE: AtomicUsize = AtomicUsize::new(0);
 
-/// Seconds of a clock that only goes forward; cheap (the vDSO reads no counter for it).
+/// Seconds of a monotonic clock; cheap, since the vDSO reads no counter for it.
 pub fn seconds() -> usize {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a live struct. Should the clock not exist, no time passes.
+    // SAFETY: a live struct. If the clock does not exist, no time passes.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
     now.tv_sec as usize
 }
 
-/// Microseconds of a clock that only goes forward.
+/// Microseconds of a monotonic clock.
 pub fn microseconds() -> usize {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: as in `seconds`.
@@ -373,7 +377,7 @@ pub fn microseconds() -> usize {
     now.tv_sec as usize * 1_000_000 + now.tv_nsec as usize / 1_000
 }
 
-/// The calling thread's errno, so that a front can leave it as it found it.
+/// The calling thread's errno, which a front saves and restores.
 pub fn errno() -> i32 {
     // SAFETY: libc's thread-local, valid in every thread.
     unsafe { *libc::__errno_location() }

@@ -1,8 +1,8 @@
-//! What the kernel promises about memory, looked at instead of believed (docs/promises.md).
+//! What the kernel promises about memory, checked where it is used (docs/promises.md).
 //!
-//! Promises: [`purge`] says that a range reads as zero only if it was seen to; a way of giving memory back that
-//! was seen to do nothing is not taken again. [`probe`] settles for init what can be settled on one page.
-//! Called by init and page_heap; calls `asm` (the system call instruction).
+//! Invariants:
+//! I1. [`purge`] says that a range reads as zero only after one word of it was seen to.
+//! I2. A way of giving memory back that was seen to do nothing is not used again.
 
 use super::faults::{self, Call, is_lied_to};
 use super::{Errno, Place, map, outcome, unmap};
@@ -15,29 +15,29 @@ use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
 pub enum Zeroing {
     /// By madvise(MADV_DONTNEED).
     Advice = 1,
-    /// By a new mapping in the place of the old one: madvise was seen to succeed and to do nothing.
+    /// By a new mapping in the place of the old one, since madvise was seen to succeed and to do nothing.
     Mapping = 2,
-    /// Not at all: both were. Free memory stays resident, and is cleared where zeroes are wanted.
+    /// Not at all, since both were. Free memory stays resident, and is cleared where zeroes are needed.
     Nothing = 3,
 }
 
 /// What [`probe`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Memory {
-    /// It behaves, or is worked around.
+    /// It behaves, or there is a way around.
     Usable,
-    /// A new mapping did not read as zero. Everything here stands on that.
+    /// A new mapping did not read as zero, on which the whole allocator relies.
     NotZeroed,
 }
 
-/// What is written to a range before the kernel shall take it.
+/// What is written to a range before the kernel takes its memory.
 const MARK: usize = 0x7261_6c6c_6f63_2130;
 
 static ZEROING: AtomicU32 = AtomicU32::new(Zeroing::Advice as u32);
 /// 1 if the kernel was seen to put a mapping in the place of another one that it should leave alone.
 static REPLACES: AtomicU32 = AtomicU32::new(0);
 
-/// How memory is given back at this moment.
+/// How memory is given back now.
 pub fn zeroing() -> Zeroing {
     // Ordering: Relaxed, a fact that stands alone.
     match ZEROING.load(Ordering::Relaxed) {
@@ -47,18 +47,17 @@ pub fn zeroing() -> Zeroing {
     }
 }
 
-/// Whether a mapping at a given address may be asked for: the kernel would not replace what is there.
+/// Whether a mapping at a given address may be requested: the kernel does not replace what is there.
 pub(super) fn leaves_others_alone() -> bool {
     // Ordering: Relaxed, a fact that stands alone.
     REPLACES.load(Ordering::Relaxed) == 0
 }
 
-/// Gives the memory behind a range back. After `Ok` it reads as zero, which was looked at in one place: not
-/// only at start, since a filter, a restore or an emulator may change what the call does, or where it does
-/// something. After `Err` it holds anything.
+/// Gives the memory behind a range back. After `Ok` it reads as zero, as one word of it was seen to: each time, since a
+/// seccomp filter, a restore or an emulator may change what the call does, or where it works. After `Err` it holds anything.
 ///
 /// # Safety
-/// 1. The range is ours, readable and writable, holds nothing of value, and nobody else touches it.
+/// 1. The range is the caller's alone, readable and writable, and holds nothing of value.
 pub unsafe fn purge(address: usize, len: usize) -> Result<(), Errno> {
     faults::check(Call::Advise)?;
     let way = zeroing();
@@ -67,15 +66,14 @@ pub unsafe fn purge(address: usize, len: usize) -> Result<(), Errno> {
     }
     // SAFETY: duty 1; a range begins at a page, so it is aligned.
     let word = unsafe { &*(address as *const AtomicUsize) };
-    // Ordering: Relaxed throughout, the range is the caller's alone; the system call is no place that a
-    // compiler moves stores or loads across.
+    // Ordering: Relaxed throughout, the range is the caller's alone; a compiler moves no stores or loads across a system call.
     word.store(MARK, Ordering::Relaxed);
     let is_gone = || word.load(Ordering::Relaxed) == 0; // Ordering: Relaxed, as above.
     if way == Zeroing::Advice {
         // SAFETY: duty 1.
         unsafe { give_back_unchecked(address, len)? };
         if is_gone() {
-            forget_look(address, len);
+            unmap_zero_page(address, len);
             return Ok(());
         }
         settle(Zeroing::Mapping);
@@ -89,9 +87,9 @@ pub unsafe fn purge(address: usize, len: usize) -> Result<(), Errno> {
     Err(libc::EOPNOTSUPP)
 }
 
-/// The look at a range that is long enough has mapped the huge page of zeroes, where the system gives huge pages: up to
-/// Linux 6.12 the first write splits it, and the next holder would have small pages there.
-fn forget_look(address: usize, len: usize) {
+/// Undoes what the check of a long range has done. Where the system gives huge pages, the read mapped the huge zero page, which
+/// the first write splits up to Linux 6.12; the next holder would have small pages there.
+fn unmap_zero_page(address: usize, len: usize) {
     let huge = super::huge_page_bytes();
     if len >= huge {
         // SAFETY: it reads as zero, before and afterwards.
@@ -99,11 +97,11 @@ fn forget_look(address: usize, len: usize) {
     }
 }
 
-/// Gives the memory behind a range back, if the kernel likes: each OS page of it reads as before or as zero
-/// afterwards, and nothing may depend on which.
+/// Gives the memory behind a range back if the kernel takes it: each OS page of the range reads as before or as zero afterwards,
+/// and nothing may depend on which.
 ///
 /// # Safety
-/// 1. The range is ours, and zero is as good as what it holds, for those too who look at it meanwhile.
+/// 1. The range is the caller's, and zero is as good as what it holds, also for threads that read it meanwhile.
 pub unsafe fn give_back(address: usize, len: usize) {
     if faults::check(Call::Advise).is_ok() {
         // SAFETY: duty 1.
@@ -124,7 +122,7 @@ unsafe fn give_back_unchecked(address: usize, len: usize) -> Result<(), Errno> {
 /// Puts a new mapping in the place of a range.
 ///
 /// # Safety
-/// 1. The range is ours and holds nothing of value.
+/// 1. The range is the caller's and holds nothing of value.
 unsafe fn map_over(address: usize, len: usize) -> Result<(), Errno> {
     if is_lied_to(Call::MapOver) {
         return Ok(());
@@ -138,12 +136,11 @@ unsafe fn map_over(address: usize, len: usize) -> Result<(), Errno> {
     .map(drop)
 }
 
-/// After a move with MREMAP_DONTUNMAP: makes sure that the range it left is still there, for the kernel as well
-/// as for an emulator that keeps books of its own (qemu-user 7.2 takes it for unmapped, and then refuses it as
-/// a buffer of system calls).
+/// After a move with MREMAP_DONTUNMAP: makes sure that the range is still mapped, for the kernel and for an emulator with
+/// tables of its own (qemu-user 7.2 takes the range for unmapped, and refuses it as a buffer of system calls).
 ///
 /// # Safety
-/// 1. The range is ours, and its memory has moved.
+/// 1. The range is the caller's, and its memory has moved.
 pub(super) unsafe fn keep_mapped(from: usize, len: usize) {
     let prot = (libc::PROT_READ | libc::PROT_WRITE) as usize;
     // SAFETY: gives rights, takes none; fails with ENOMEM if something in the range is not mapped.
@@ -159,7 +156,7 @@ pub(super) unsafe fn keep_mapped(from: usize, len: usize) {
     });
     match again {
         Ok(address) if address == from => {}
-        // Another kind of refusal: it is mapped.
+        // Something is mapped there: the range itself, with other rights.
         Err(libc::EEXIST) => {}
         // A part of the heap is missing.
         _ => {
@@ -170,17 +167,16 @@ pub(super) unsafe fn keep_mapped(from: usize, len: usize) {
 }
 
 fn settle(way: Zeroing) {
-    // Ordering: Relaxed: two threads that find out at once never go back to what was seen to do nothing.
+    // Ordering: Relaxed; the maximum never goes back to a way that was seen to do nothing.
     ZEROING.fetch_max(way as u32, Ordering::Relaxed);
 }
 
-/// Tries on a page of our own what can be tried there: that new memory reads as zero, that a mapping which
-/// shall replace nothing replaces nothing, and which way of giving memory back does. For init. Without
-/// memory nothing is tried, and each use looks for itself.
+/// Tries on one fresh page what can be tried there: whether new memory reads as zero, whether MAP_FIXED_NOREPLACE replaces
+/// nothing, and which way of giving memory back works. For init. Without memory nothing is tried; [`purge`] checks itself.
 pub fn probe() -> Memory {
     let len = super::page_bytes();
     let Ok(page) = map(Place::Anywhere, len) else { return Memory::Usable };
-    // SAFETY: mapped above, known to nobody, as long as a page.
+    // SAFETY: mapped above, known to no other code, as long as a page.
     let words = unsafe { core::slice::from_raw_parts(page as *const AtomicUsize, len / 8) };
     // Ordering: Relaxed throughout, the page is this thread's alone.
     let is_zero = words.iter().all(|word| word.load(Ordering::Relaxed) == 0);
@@ -193,7 +189,7 @@ pub fn probe() -> Memory {
         // Ordering: Relaxed, a fact that stands alone.
         REPLACES.store(1, Ordering::Relaxed);
     }
-    // SAFETY: the page is ours alone. What comes out is kept in ZEROING.
+    // SAFETY: the page is this thread's alone. The outcome is kept in ZEROING.
     unsafe {
         let _ = purge(page, len);
         unmap(page, len);

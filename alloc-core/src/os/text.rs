@@ -1,6 +1,4 @@
 //! Small texts of the OS, read without allocating: files of /proc and /sys, numbers.
-//!
-//! Called by config (environment) and init; pure but for what reads files.
 
 use crate::arch::syscall;
 
@@ -10,7 +8,7 @@ pub fn read_file<'a>(path: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     debug_assert!(path.ends_with(&[0]));
     let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
     let at = libc::AT_FDCWD as isize as usize;
-    // SAFETY: `path` is NUL-terminated; the descriptor is ours until closed.
+    // SAFETY: `path` is NUL-terminated; the descriptor is closed below.
     let fd =
         unsafe { syscall(libc::SYS_openat as usize, [at, path.as_ptr() as usize, flags, 0, 0, 0]) };
     if fd < 0 {
@@ -36,7 +34,7 @@ pub fn read_file<'a>(path: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     Some(&buffer[..len])
 }
 
-/// Whether the system fills mappings with huge pages that nothing asked for. No, where that can't be read.
+/// Whether the system fills mappings with huge pages unasked. False if the setting can't be read.
 pub fn gives_huge_pages_unasked() -> bool {
     let mut buffer = [0; 64];
     let text = read_file(b"/sys/kernel/mm/transparent_hugepage/enabled\0", &mut buffer);

@@ -341,7 +341,8 @@ fn map_between(base: usize, extent: &Extent, word: &Guarded, end: usize) -> Resu
     if end > start {
         match extent.reserved.get() {
             0 => drop(os::map(Place::Exactly(base + start), end - start)?),
-            _ => os::unseal(base + start, end - start)?,
+            // SAFETY: a part of the segment that nothing was put in yet.
+            _ => unsafe { os::unseal(base + start, end - start)? },
         }
         word.set(end);
     }

@@ -15,7 +15,7 @@ use crate::arch;
 use crate::canary::{self, Canary};
 use crate::fail::{Misuse, deny, fail};
 use crate::guard;
-use crate::object::{Batch, Contents};
+use crate::object::{Batch, Contents, Memory};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::entry::{self, Kind, PageEntry};
 use crate::page_heap::filling::Filling;
@@ -96,8 +96,8 @@ fn filling_of(info: &ClassInfo) -> Filling {
 /// canary I1 for the objects of a slab that is being born.
 fn mark_fresh(page: usize, info: &ClassInfo) {
     for index in 0..info.objects {
-        // SAFETY: an object of the span, which is ours alone.
-        unsafe { Canary::new(page + index * info.size, info.size) }.mark_fresh();
+        // SAFETY: an object of the span, which this call alone holds.
+        Canary::of(unsafe { Memory::new(page + index * info.size, info.size) }).mark_fresh();
     }
 }
 
@@ -184,7 +184,8 @@ fn put_home(batch: &mut Batch) {
     while let Some(&first) = batch.addresses().first() {
         match page_map::class_at(first) {
             0 if guard::owns(first) => {
-                guard::free(first);
+                // SAFETY: the batch gives the object up.
+                unsafe { guard::free(first) };
                 batch.forget_first(1);
             }
             0 if HUGE.release(first) => batch.forget_first(1),

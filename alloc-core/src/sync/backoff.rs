@@ -1,50 +1,47 @@
-//! How long somebody tries what he may not wait for.
-//!
-//! Called by the locks and by those who try several of them; calls os.
+//! How long a caller tries locks that it may not wait for.
 
 use crate::atomic::BACKOFF_YIELDS;
 use crate::os;
 
-/// How long a caller tries locks that it may not wait for: one budget for all of them together.
-///
-/// In turns given to other threads, and in seconds: on a starved machine a turn costs milliseconds.
+/// A budget for tries, one for all locks of an operation together: in yields to other threads and, since a yield takes
+/// milliseconds on a starved machine, in seconds.
 pub struct Backoff {
-    pub(super) turns: u32,
+    pub(super) yields: u32,
     pub(super) until: usize,
 }
 
 impl Backoff {
-    /// A good while, after which whoever still holds a lock is taken to wait for the caller.
+    /// So long that a holder which is not done by then is taken to wait for the caller.
     pub fn usual() -> Backoff {
-        Backoff::of(1)
+        Backoff::times(1)
     }
 
-    /// One that outlasts [`Backoff::usual`] of another thread, and what that thread then does.
+    /// Outlasts another thread's [`Backoff::usual`], and what that thread does then.
     pub fn longer() -> Backoff {
-        Backoff::of(3)
+        Backoff::times(3)
     }
 
-    /// No backoff: each lock is tried once.
+    /// Zero: each lock is tried once.
     pub fn none() -> Backoff {
-        Backoff { turns: 0, until: 0 }
+        Backoff { yields: 0, until: 0 }
     }
 
-    /// Whether there never was any.
+    /// Whether this was [`Backoff::none`] from the start.
     pub(super) fn is_none(&self) -> bool {
         self.until == 0
     }
 
-    fn of(whiles: u32) -> Backoff {
-        // At least one second each: the one that has begun is not a whole one.
-        Backoff { turns: BACKOFF_YIELDS * whiles, until: os::seconds() + 1 + whiles as usize }
+    fn times(factor: u32) -> Backoff {
+        // One second more, since the current one has begun already.
+        Backoff { yields: BACKOFF_YIELDS * factor, until: os::seconds() + 1 + factor as usize }
     }
 
-    /// Lets others run; false once the budget is used up.
+    /// Lets other threads run; false once the budget is used up.
     pub fn spend(&mut self) -> bool {
-        if self.turns == 0 || os::seconds() >= self.until {
+        if self.yields == 0 || os::seconds() >= self.until {
             return false;
         }
-        self.turns -= 1;
+        self.yields -= 1;
         os::yield_now();
         true
     }
@@ -52,6 +49,6 @@ impl Backoff {
     /// Whether nothing was spent yet, for tests.
     #[doc(hidden)]
     pub fn is_whole(&self) -> bool {
-        self.turns == BACKOFF_YIELDS
+        self.yields == BACKOFF_YIELDS
     }
 }

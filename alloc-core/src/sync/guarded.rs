@@ -1,7 +1,6 @@
-//! Words that a lock guards.
+//! Words that a lock guards, and that statistics and hints read without the lock.
 //!
-//! Promises: plain loads and stores, atomic ones so that who looks without the lock reads some value that was
-//! there. Called by the shared tiers.
+//! The accesses cost what plain ones do; they are atomic, so a reader without the lock gets some value that was there.
 
 use crate::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
@@ -17,7 +16,7 @@ macro_rules! guarded {
             pub const fn new(value: $value) -> Self {
                 $name(<$atomic>::new(value))
             }
-            /// The value; outside the lock a snapshot.
+            /// The value; without the lock a snapshot.
             #[inline]
             pub fn get(&self) -> $value {
                 // Ordering: Relaxed, the lock that guards the word orders it.
@@ -34,14 +33,14 @@ macro_rules! guarded {
 }
 
 guarded!(
-    /// A word that some lock guards and observers may glance at.
+    /// A word.
     Guarded, AtomicUsize, usize
 );
 guarded!(
-    /// A half word that some lock guards and observers may glance at.
+    /// Half a word.
     Guarded32, AtomicU32, u32
 );
 guarded!(
-    /// A bitmap word that some lock guards and observers may glance at.
+    /// A word of a bitmap.
     Guarded64, AtomicU64, u64
 );

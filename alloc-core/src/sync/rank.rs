@@ -1,8 +1,6 @@
-//! The order of nesting, and what the calling thread holds.
+//! The order in which locks nest, and the highest rank that the calling thread holds (I2 of the locks).
 //!
-//! Promises: invariant I2 of the locks. Called by the locks and by fork; calls asm (the thread's own word).
-//!
-//! The word has the highest rank in its lower half; above it stand the marks of `wait_budget`.
+//! The thread's word has that rank in its lower half, and the marks of `wait_budget` above it.
 
 use crate::arch;
 use crate::atomic::{Ordering, compiler_fence};
@@ -15,11 +13,11 @@ pub(super) const RANK_BITS: u32 = 0xffff;
 pub struct Rank(u32);
 
 impl Rank {
-    /// Of the lock that lets one fork happen at a time.
+    /// Of the lock under which one fork at a time happens.
     pub const FORK: Rank = Rank(1);
-    /// Of the lock that gives birth to shards and stops them.
+    /// Of the lock under which shards are created and stopped.
     pub const SHARDS: Rank = Rank(2);
-    /// Of the one that children of vfork are counted under.
+    /// Of the lock under which children of vfork are counted.
     pub const VFORK: Rank = Rank(3);
     /// Of the owners of biased shards, and their leases.
     pub const LEASES: Rank = Rank(4);
@@ -28,7 +26,7 @@ impl Rank {
     /// Of the page heap's growth.
     pub const GROWTH: Rank = Rank(1 << 11);
 
-    /// Above all others: a thread whose word says so waits for no lock.
+    /// Above all locks: a thread with this rank waits for none.
     const TOP: Rank = Rank(RANK_BITS);
 
     /// Of the slabs of `class`.
@@ -41,7 +39,7 @@ impl Rank {
         Rank((1 << 12) + index as u32)
     }
 
-    /// As a plain number, to be kept in a static.
+    /// The rank as a number, to keep it in a static.
     pub const fn number(self) -> u32 {
         self.0
     }
@@ -51,7 +49,7 @@ impl Rank {
         Rank(number)
     }
 
-    /// The highest one that the calling thread holds, to be given to [`Rank::restore`].
+    /// The highest rank that the calling thread holds, for [`Rank::restore`].
     pub fn held() -> Rank {
         // Ordering: Relaxed, the thread's own word; its handlers leave it as they found it.
         Rank(arch::held_rank().load(Ordering::Relaxed) & RANK_BITS)
@@ -62,15 +60,15 @@ impl Rank {
         self > Rank(0)
     }
 
-    /// Whether the calling thread holds any lock: in code that takes none itself, whether it is a signal
-    /// handler on top of a holder.
+    /// Whether the calling thread holds any lock: in code that takes none itself, whether it runs in a signal handler on
+    /// top of a holder.
     pub fn is_any_held() -> bool {
         Rank::held().is_any()
     }
 
-    /// Says what the calling thread holds now that it has given up forgotten locks.
+    /// Makes this the rank that the calling thread holds, after it has released forgotten locks.
     pub fn restore(self) {
-        // Ordering: SeqCst, for the compiler alone: nothing that came before moves behind the store.
+        // Ordering: SeqCst, for the compiler alone: nothing from before moves behind the store.
         compiler_fence(Ordering::SeqCst);
         self.store();
     }
@@ -80,7 +78,7 @@ impl Rank {
         Rank::TOP.enter();
     }
 
-    /// Counts this rank as held (I2); what was held before.
+    /// Counts this rank as held (I2) and returns the rank that was held before.
     pub(super) fn enter(self) -> Rank {
         let before = Rank::held();
         self.max(before).store();

@@ -1,6 +1,4 @@
-//! The lock of whoever can go elsewhere: a locked shard's.
-//!
-//! Promises: nobody waits. Called by cpu_cache (shards of the atomic path); calls asm (the thread's own word).
+//! The lock of a locked shard, for which no thread waits: one that finds it taken uses another shard.
 
 use super::Backoff;
 use crate::arch::thread_id;
@@ -9,18 +7,18 @@ use crate::atomic::{AtomicUsize, Ordering};
 /// The guard was forgotten, see [`TryLock::forget`].
 const FORGOTTEN: usize = 1;
 
-/// A lock that is only tried: whoever finds it taken goes elsewhere, so giving it up is a plain store.
+/// A lock that is only tried, so its release is a plain store.
 #[derive(Default)]
 #[repr(transparent)]
 pub struct TryLock {
-    /// 0 or the owner's thread pointer, perhaps with the mark.
+    /// 0 or the owner's thread id, perhaps with the mark.
     taken: AtomicUsize,
 }
 
 /// Holds a [`TryLock`] until dropped.
 pub struct TryGuard<'a> {
     lock: &'a TryLock,
-    /// The word when it is dropped: 0, or as it was when the calling thread, which forks, had forgotten a guard.
+    /// What the word becomes when the guard is dropped: 0, or its mark of a guard that the thread, which forks, had forgotten.
     after: usize,
 }
 
@@ -41,7 +39,7 @@ impl TryLock {
         }
     }
 
-    /// As [`Lock`](super::Lock) does, for a thread that forgot the guard.
+    /// Takes a lock whose guard the calling thread forgot, as [`Lock`](super::Lock) does.
     #[cold]
     fn take_again(&self, seen: usize) -> Option<TryGuard<'_>> {
         let me = thread_id();
@@ -49,12 +47,12 @@ impl TryLock {
         let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
         let is_taken =
             seen == me | FORGOTTEN && self.taken.compare_exchange(seen, me, order, failed).is_ok();
-        // Not `then_some`, which makes a guard, and drops it, in either case.
+        // `then_some` would make a guard, and drop it, in the other case too.
         is_taken.then(|| TryGuard { lock: self, after: seen })
     }
 
-    /// Takes the lock, letting others run until it is free; none if the holder is the calling thread
-    /// itself, below a signal handler, or when `backoff` ends.
+    /// Takes the lock, and lets other threads run until it is free. None if the calling thread itself holds it, below a
+    /// signal handler, or when `backoff` ends.
     pub fn acquire_with(&self, backoff: &mut Backoff) -> Option<TryGuard<'_>> {
         loop {
             let guard = self.try_acquire();
@@ -70,21 +68,21 @@ impl TryLock {
         self.taken.load(Ordering::Relaxed) & !FORGOTTEN == thread_id()
     }
 
-    /// Whether the calling thread holds the lock by a forgotten guard, and does not use it.
+    /// Whether the calling thread holds the lock by a forgotten guard and does not use it.
     pub fn is_forgotten_here(&self) -> bool {
         // Ordering: Relaxed, a thread sees its own store.
         self.taken.load(Ordering::Relaxed) == thread_id() | FORGOTTEN
     }
 
-    /// Keeps the lock taken past the guard, for fork; [`TryLock::release`] undoes it. The calling thread may take it
-    /// again on top of that.
+    /// Keeps the lock taken past the guard, for a fork; [`TryLock::release`] undoes it. The calling thread may take it again
+    /// meanwhile.
     pub fn forget(guard: TryGuard<'_>) {
         // Ordering: Relaxed, for this thread.
         guard.lock.taken.store(thread_id() | FORGOTTEN, Ordering::Relaxed);
         core::mem::forget(guard);
     }
 
-    /// As [`TryLock::forget`], for the validator: nobody takes it on top of that.
+    /// As [`TryLock::forget`], for the validator: the calling thread can't take it again meanwhile.
     pub fn keep(guard: TryGuard<'_>) {
         core::mem::forget(guard);
     }

@@ -1,12 +1,12 @@
-//! How long a thread waits for a lock whose holder does not come to its end.
+//! How long a thread waits for a lock whose holder does not release it.
 //!
-//! A holder that was preempted can be kept from its processor for long (by real-time threads: for ever), and a
-//! thread that forks holds all locks while libc takes locks of its own, whose holders may be waiting for one of
-//! ours. So an operation of the program waits for a while and then goes the ways that a signal handler on top of a
-//! holder goes: from there on until its end the thread is *late*, and only tries locks.
+//! A preempted holder can be kept from its processor for long, by real-time threads for ever. And a thread that forks holds
+//! all locks while libc takes locks of its own, whose holders may wait for one of ours. So an operation of the program waits
+//! for a bounded time. Then the thread is *late* until the operation ends: it only tries locks, and takes the same ways
+//! around them as a signal handler on top of a holder.
 //!
-//! Promises: the marks in the thread's word are as they were when an operation, and each handler on top of it,
-//! ends. Called by the engine around its operations and by the locks; calls asm (the thread's own word).
+//! Invariants:
+//! I1. When an operation ends, and each handler on top of it, the marks in the thread's word are what they were before.
 
 use super::rank::{RANK_BITS, Rank};
 use crate::arch;
@@ -19,36 +19,36 @@ const LATE: u32 = 1 << 31;
 const MARKS: u32 = BOUNDED | LATE;
 const _: () = assert!(MARKS & RANK_BITS == 0);
 
-/// How long an operation waits for an ordinary holder, in microseconds: many times what one needs that runs, and a
-/// small part of a time slice.
+/// How long an operation waits for an ordinary holder, in microseconds: many times what a holder needs that runs, and a small
+/// part of a time slice.
 pub(super) const HOLDER_US: usize = 200;
-/// How long anybody waits for a lock that a forking thread holds: longer than all but the largest forks take. And how
-/// long once somebody has waited so long for a fork that is not over.
+/// How long a thread waits for a lock that a forking thread holds, in microseconds: longer than all but the largest forks take.
 pub(super) const FORK_US: usize = 50_000;
+/// The same, after one thread has waited for `FORK_US` in vain and the fork is not over.
 const LATE_FORK_US: usize = 2_000;
 
-/// A thread has waited for `FORK_US` in vain, and the fork is not over.
+/// Whether a thread has waited for `FORK_US` in vain and the fork is not over.
 static IS_FORK_LATE: AtomicBool = AtomicBool::new(false);
 
-/// How long a forking thread's lock is worth a wait at this moment, in microseconds.
+/// How long a thread waits now for a lock that a forking thread holds, in microseconds.
 pub(super) fn fork_us() -> usize {
     // Ordering: Relaxed, a hint.
     if IS_FORK_LATE.load(Ordering::Relaxed) { LATE_FORK_US } else { FORK_US }
 }
 
-/// Says that a fork takes longer than all but the largest do.
-pub(super) fn note_late_fork() {
+/// Says that the fork takes longer than `FORK_US`.
+pub(super) fn mark_fork_late() {
     // Ordering: Relaxed, a hint.
     IS_FORK_LATE.store(true, Ordering::Relaxed);
 }
 
-/// Says that a fork is over.
+/// Says that the fork is over.
 pub fn end_late_fork() {
     // Ordering: Relaxed, a hint.
     IS_FORK_LATE.store(false, Ordering::Relaxed);
 }
 
-/// The marks of the thread's word, which an operation replaces by its own until it is dropped.
+/// An operation's marks in the thread's word; dropping it restores the marks from before.
 #[must_use]
 pub struct WaitBudget {
     before: u32,
@@ -61,12 +61,12 @@ impl WaitBudget {
         WaitBudget { before: replace(BOUNDED) }
     }
 
-    /// Begins a part of an operation that waits as long as it takes, but for forks.
+    /// Begins a part of an operation that waits for as long as it takes, except for forks.
     pub fn unbounded() -> WaitBudget {
         WaitBudget { before: replace(0) }
     }
 
-    /// Whether an operation that has a budget is under way.
+    /// Whether an operation with a budget is under way.
     pub fn is_bounded() -> bool {
         word() & BOUNDED != 0
     }
@@ -76,7 +76,7 @@ impl WaitBudget {
         word() & LATE != 0
     }
 
-    /// Says that the operation under way, if there is one, has used up its budget.
+    /// Uses up the budget of the operation under way, if there is one.
     pub(super) fn spend_all() {
         if WaitBudget::is_bounded() {
             replace(MARKS);
@@ -91,8 +91,8 @@ impl Drop for WaitBudget {
     }
 }
 
-/// Whether locks may be what the calling thread lacks when a tier refuses: it is a signal handler on top of a holder, or
-/// late. In code that holds no lock itself.
+/// Whether a tier may have refused for want of a lock and not of memory: the calling thread runs in a signal handler on top of
+/// a holder, or is late. For code that holds no lock itself.
 pub fn is_barred() -> bool {
     Rank::is_any_held() || WaitBudget::is_spent()
 }
@@ -102,7 +102,7 @@ fn word() -> u32 {
     arch::held_rank().load(Ordering::Relaxed)
 }
 
-/// Replaces the marks; those before.
+/// Replaces the marks and returns those from before.
 #[inline]
 fn replace(marks: u32) -> u32 {
     let before = word();

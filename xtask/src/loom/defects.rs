@@ -118,7 +118,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "unlock-relaxed",
         model: "lock-futex",
-        file: "sync/mod.rs",
+        file: "sync/lock.rs",
         changes: &[(
             "self.word.swap(0, Ordering::Release)",
             "self.word.swap(0, if BAD { Ordering::Relaxed } else { Ordering::Release })",
@@ -127,19 +127,19 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "sleeper-forgotten",
         model: "lock-futex",
-        file: "sync/mod.rs",
+        file: "sync/lock.rs",
         changes: &[("self.take(me | SLEEPERS)", "self.take(if BAD { me } else { me | SLEEPERS })")],
     },
     Defect {
         name: "rank-ignored",
         model: "lock-handlers",
-        file: "sync/mod.rs",
+        file: "sync/lock.rs",
         changes: &[("if rank <= before ||", "if !BAD && rank <= before ||")],
     },
     Defect {
         name: "fork-waited-for",
         model: "lock-forking",
-        file: "sync/mod.rs",
+        file: "sync/lock.rs",
         changes: &[(
             "if before.is_any() && seen & STATE",
             "if !BAD && before.is_any() && seen & STATE",
@@ -148,16 +148,16 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "fork-unheard",
         model: "lock-forking",
-        file: "sync/mod.rs",
+        file: "sync/lock.rs",
         changes: &[(
-            "os::futex_wake_all(self.low_half());",
-            "if !BAD { os::futex_wake_all(self.low_half()); }",
+            "os::futex_wake_all(&self.word);",
+            "if !BAD { os::futex_wake_all(&self.word); }",
         )],
     },
     Defect {
         name: "unlock-order",
         model: "lock-reentry",
-        file: "sync/mod.rs",
+        file: "sync/lock.rs",
         changes: &[(
             "After::Free => self.lock.release(),",
             "After::Free => {\n if BAD { self.before.restore(); }\n self.lock.release()\n }",
@@ -166,7 +166,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "late-unmarked",
         model: "lock-late",
-        file: "sync/mod.rs",
+        file: "sync/lock.rs",
         changes: &[(
             "if waited >= limit {",
             "if waited >= limit {\n if BAD { self.word.fetch_and(!SLEEPERS, Ordering::Relaxed); }",
@@ -175,7 +175,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "again-unmarked",
         model: "lock-again",
-        file: "sync/mod.rs",
+        file: "sync/lock.rs",
         changes: &[(
             "let used = seen & !FORGOTTEN;",
             "let used = if BAD { seen } else { seen & !FORGOTTEN };",

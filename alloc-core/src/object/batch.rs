@@ -1,88 +1,11 @@
-//! Ownership of objects on their way through the tiers: one object, a fresh one, a batch of them.
-//!
-//! An object that is neither kept, passed on nor freed is a compiler warning ([`Object`]) or a failed assertion of a
-//! debug build ([`Batch`]).
+//! A batch of objects on their way between two tiers.
 //!
 //! Invariants:
-//! I1. The memory of an [`Object`] belongs to its holder alone. A tier makes the value when it hands the memory out,
-//!     and a holder gives the value up when the memory goes elsewhere: to the program, into a slot, into a bitmap.
-//! I2. The objects of a [`Batch`] are `addresses[start..end]`. They belong to the batch (I1), and none is null.
+//! I1. The objects of a [`Batch`] are `addresses[start..end]`. They belong to the batch, and none is null.
 
+use super::Object;
 use crate::units::MAGAZINE_MAX;
 use core::mem::MaybeUninit;
-use core::ptr::NonNull;
-
-/// Memory that the holder of this value alone may use. A slot for an object, where a sized free of null may have left a
-/// null, is an `Option<Object>` of one word.
-#[derive(PartialEq, Eq, Debug)]
-#[must_use = "an object that is not passed on is lost"]
-#[repr(transparent)]
-pub struct Object(NonNull<u8>);
-
-impl Object {
-    /// The object at `address`, or none for a null.
-    ///
-    /// # Safety
-    /// 1. `address` is 0, or the caller holds the object there (I1) and gives up any other name of it.
-    #[inline(always)]
-    pub unsafe fn from_address(address: usize) -> Option<Object> {
-        NonNull::new(core::ptr::with_exposed_provenance_mut(address)).map(Object)
-    }
-
-    /// The object at `pointer`.
-    ///
-    /// # Safety
-    /// 1. The caller holds the object there (I1) and gives up any other name of it.
-    #[inline(always)]
-    pub const unsafe fn from_raw(pointer: NonNull<u8>) -> Object {
-        Object(pointer)
-    }
-
-    /// Its address.
-    #[inline(always)]
-    pub fn address(&self) -> usize {
-        self.0.as_ptr().expose_provenance()
-    }
-
-    /// The memory, which belongs to whatever the caller passes the pointer to.
-    #[inline(always)]
-    pub const fn into_raw(self) -> *mut u8 {
-        self.0.as_ptr()
-    }
-}
-
-/// What memory holds when it is handed out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Contents {
-    /// Zeroes.
-    Zero,
-    /// Whatever its last use left.
-    Any,
-}
-
-/// An object as an allocation brings it.
-#[derive(PartialEq, Eq, Debug)]
-#[must_use = "an object that is not passed on is lost"]
-pub struct Fresh {
-    /// The object.
-    pub object: Object,
-    /// What is in it.
-    pub contents: Contents,
-}
-
-impl Fresh {
-    /// An object that was used before.
-    #[inline(always)]
-    pub const fn used(object: Object) -> Fresh {
-        Fresh { object, contents: Contents::Any }
-    }
-
-    /// An object of memory that reads as zero.
-    #[inline(always)]
-    pub const fn zero(object: Object) -> Fresh {
-        Fresh { object, contents: Contents::Zero }
-    }
-}
 
 /// Objects on their way between two tiers, at most a magazine of them. What a tier can't place stays in the batch.
 #[must_use = "the objects of a batch that is not passed on are lost"]
@@ -118,7 +41,7 @@ impl Batch {
     /// The objects at `slots` (at most a magazine of them), without nulls.
     ///
     /// # Safety
-    /// 1. The caller holds the objects (I1), which belong to the batch from now on.
+    /// 1. The caller holds the objects, which belong to the batch from now on.
     pub unsafe fn from_slots(slots: &[usize]) -> Batch {
         let mut batch = Batch::new();
         // SAFETY: duty 1.
@@ -152,7 +75,7 @@ impl Batch {
     /// The addresses of the objects, to look at.
     #[inline(always)]
     pub fn addresses(&self) -> &[usize] {
-        // SAFETY: I2: initialised.
+        // SAFETY: I1: initialised.
         unsafe {
             let first = self.addresses.as_ptr().add(self.start).cast();
             core::slice::from_raw_parts(first, self.len())
@@ -171,14 +94,14 @@ impl Batch {
     pub fn pop_first(&mut self) -> Option<Object> {
         let &first = self.addresses().first()?;
         self.forget_first(1);
-        // SAFETY: I2: the batch held it.
+        // SAFETY: I1: the batch held it.
         unsafe { Object::from_address(first) }
     }
 
     /// Adds what `fill` writes to the front of the room for at most `most` objects, and of which it returns the number.
     ///
     /// # Safety
-    /// 1. `fill` writes as many addresses as it says. They are of objects that are the caller's from then on (I1).
+    /// 1. `fill` writes as many addresses as it says. They are of objects that are the caller's from then on.
     #[inline(always)]
     pub unsafe fn receive(
         &mut self,
@@ -193,7 +116,7 @@ impl Batch {
     /// As [`Batch::receive`], of slots, which may have nulls; those are left out.
     ///
     /// # Safety
-    /// 1. What `fill` writes are nulls and addresses of objects that are the caller's from then on (I1); it writes as
+    /// 1. What `fill` writes are nulls and addresses of objects that are the caller's from then on; it writes as
     ///    many as it says.
     #[inline(always)]
     pub unsafe fn receive_slots(&mut self, most: usize, fill: impl FnOnce(&mut [usize]) -> usize) {
@@ -262,13 +185,6 @@ mod tests {
     fn batch_of(slots: &[usize]) -> Batch {
         // SAFETY: numbers that nothing reads or writes.
         unsafe { Batch::from_slots(slots) }
-    }
-
-    #[test]
-    fn a_slot_is_a_word() {
-        assert_eq!(size_of::<Option<Object>>(), size_of::<usize>());
-        // SAFETY: no object.
-        assert_eq!(unsafe { Object::from_address(0) }, None);
     }
 
     #[test]

@@ -1,23 +1,17 @@
-//! Counters of the slow paths: locks, and writes to cache lines that other CPUs write too.
+//! The counters, where the feature is on.
 //!
-//! Exists with the feature `counters` only, which no shipped library has: `cargo lab vm --scale` builds one
-//! and runs it on machines with more CPUs than there are here. Promises to note every write that the
-//! engine's Rust code makes through `atomic` (and magazines' contents); the sections of `asm` write to their
-//! CPU's region and are not seen. The lowest leaf, called by `atomic`, `sync` and `depot`; `sources` reads it.
-//!
-//! A line is *shared* from the second CPU that writes to it on. A write to it *moves* it if the CPU that
-//! wrote to it last was another: that is a cache miss for certain. Which thread is where when is the
-//! scheduler's: the numbers are statistics, races between two notes included.
+//! A line is *shared* from the second CPU on that writes to it. A write to it *moves* it if another CPU wrote to it
+//! last: that is a certain cache miss. The numbers are statistics; two counts that race may lose one.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const LINE_SHIFT: usize = 6;
 const LINES: usize = 1 << 17;
-/// How many slots are looked at for a line.
+/// Slots of the table that are searched for a line.
 const PROBES: usize = 64;
 /// In `owner`: more than one CPU has written to the line.
 const SHARED: u64 = 1 << 32;
-/// Around the thread pointer lie words that are the thread's own, wherever it runs.
+/// The words around the thread pointer belong to the thread, on whatever CPU it runs.
 const OWN_BYTES: usize = 4096;
 
 /// A cache line that was written to.
@@ -44,18 +38,18 @@ static LOCKED: AtomicU64 = AtomicU64::new(0);
 static CONTENDED: AtomicU64 = AtomicU64::new(0);
 static UNTRACKED: AtomicU64 = AtomicU64::new(0);
 
-/// What was counted of locks, and writes that found no room in the table.
+/// What was counted of locks, and writes for which the table had no slot.
 #[derive(Clone, Copy, Debug)]
 pub struct Totals {
     /// Locks that were taken.
     pub locked: u64,
-    /// Of these, those that were taken already when they were wanted; a try that failed counts.
+    /// Locks that another thread held when they were wanted; a failed try counts.
     pub contended: u64,
-    /// Writes to lines that are not known.
+    /// Writes to lines that are not in the table.
     pub untracked: u64,
 }
 
-/// Begins to count: all is zero but which lines are shared.
+/// Sets all counts to zero and begins to count. Which lines are shared stays.
 pub fn begin() {
     for line in &TABLE {
         line.writes.store(0, RELAXED);
@@ -65,7 +59,7 @@ pub fn begin() {
     IS_ON.store(true, RELAXED);
 }
 
-/// Ends that.
+/// Stops counting.
 pub fn end() -> Totals {
     IS_ON.store(false, RELAXED);
     Totals {
@@ -89,7 +83,7 @@ pub fn lock_taken() {
     count(&LOCKED);
 }
 
-/// A lock was taken by another when it was wanted.
+/// A lock was wanted that another thread held.
 pub fn lock_contended() {
     count(&CONTENDED);
 }
@@ -118,9 +112,10 @@ pub fn wrote(address: usize) {
     }
 }
 
-/// All lines of `bytes` from `address` on are written to.
-pub fn wrote_all(address: usize, bytes: usize) {
-    (address..address + bytes).step_by(1 << LINE_SHIFT).for_each(wrote);
+/// All lines of these words are written to.
+pub fn wrote_all(words: &[usize]) {
+    let range = words.as_ptr_range();
+    (range.start as usize..range.end as usize).step_by(1 << LINE_SHIFT).for_each(wrote);
 }
 
 fn line_at(address: usize) -> Option<&'static Line> {
@@ -132,7 +127,7 @@ fn line_at(address: usize) -> Option<&'static Line> {
             0 => line.address.compare_exchange(0, wanted, RELAXED, RELAXED).unwrap_or_else(|f| f),
             found => found,
         };
-        // 0: it was free, and is this line's now.
+        // 0: the slot was free; this exchange took it.
         if found == wanted || found == 0 {
             return Some(line);
         }
@@ -155,7 +150,7 @@ mod tests {
     use super::*;
 
     #[repr(align(64))]
-    struct Own([u8; 64]);
+    struct Own([usize; 8]);
 
     fn pin(cpu: usize) {
         // SAFETY: a set of zeroes is an empty one; both calls get live memory of the right size.
@@ -172,7 +167,7 @@ mod tests {
             std::eprintln!("NOT TESTED: one CPU");
             return;
         }
-        let line = std::boxed::Box::leak(std::boxed::Box::new(Own([0; 64])));
+        let line = std::boxed::Box::leak(std::boxed::Box::new(Own([0; 8])));
         let address = line.0.as_ptr() as usize;
         let seen =
             || shared().find(|(at, ..)| *at == address).map(|(_, writes, moves)| (writes, moves));
@@ -185,7 +180,7 @@ mod tests {
         wrote(address + 63);
         assert_eq!(seen(), Some((2, 1)));
         pin(0);
-        wrote_all(address, 64);
+        wrote_all(&line.0);
         assert_eq!(seen(), Some((3, 2)));
         end();
         wrote(address);
