@@ -1,7 +1,7 @@
 //! The published block: mode and statistics of this process, readable from outside.
 //!
 //! Promises that another process which may read this one's memory finds the block without help:
-//! it lies alone in the ELF section `.rsalloc_report` (which survives `strip`, deleted files and
+//! it is alone in the ELF section `.rsalloc_report` (which survives `strip`, deleted files and
 //! static linking) under the name `rsalloc_report`, and starts with a magic, a version and a size.
 //! Written by the engine ([`publish_report`] when the mode is settled, [`publish_stats`] from slow
 //! paths when [`stats_wanted`]); read by the `rsalloc` command, with [`Snapshot::parse`].
@@ -81,7 +81,7 @@ pub fn publish_stats(stats: &Stats) {
     for (word, (_, value)) in block.stats.iter().zip(stats.entries()) {
         word.store(value as u64, Ordering::Relaxed); // Ordering: Relaxed, as above.
     }
-    // Ordering: Release, so that whoever sees the sign finds the words behind it.
+    // Ordering: Release, so that a reader that sees the new generation finds the words.
     block.generation.fetch_add(1, Ordering::Release);
 }
 

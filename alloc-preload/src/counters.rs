@@ -1,6 +1,4 @@
 //! What was counted between two calls of the program, as a line of JSON; with the feature `counters` only.
-//!
-//! Called by the loads of benches; calls `rsalloc_core::internals::counters` and `sources`.
 
 use core::fmt::Write;
 use core::sync::atomic::{AtomicUsize, Ordering};

@@ -1,7 +1,6 @@
 //! errno as the C functions promise it: set to ENOMEM or EINVAL on failure, kept by every free.
 //!
-//! Called by the C interface. The naked `malloc` and `free` do not come here: their slow paths
-//! keep the same promise inside the engine.
+//! The naked `malloc` and `free` do not use this module: their slow paths keep the same promise inside the engine.
 
 use core::ffi::c_int;
 

@@ -1,8 +1,7 @@
 //! librsalloc.so: rsalloc as the C library's allocator, for `LD_PRELOAD`.
 //!
 //! Promises what glibc 2.36 documents for each function (limits, errno, corner cases), from before
-//! the first constructor until after the last destructor. Called by the program, its libraries and
-//! libc itself; calls `rsalloc_core` and, outside the hot path, libc.
+//! the first constructor until after the last destructor.
 //!
 //! I1. `DT_NEEDED` is `libc.so.6` and nothing else.
 //! I2. No function here calls another *exported* one by name: the program may have replaced that.

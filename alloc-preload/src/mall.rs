@@ -1,7 +1,6 @@
 //! glibc's own additions: mallopt(3), mallinfo(3), malloc_trim(3); and one of ours, the validator.
 //!
-//! Called by programs that watch or tune their heap. Reads `rsalloc_core::stats`; the printing ones
-//! are in `print`.
+//! The functions that print are in `print`.
 
 use core::ffi::c_int;
 
@@ -27,7 +26,7 @@ pub extern "C" fn malloc_trim(_pad: usize) -> c_int {
     crate::errno::keeping(|| (rsalloc_core::release() > 0) as c_int)
 }
 
-/// See mallopt(3): 1, for parameters that nobody knows too, as glibc does; 0 for what its manual calls out of range.
+/// See mallopt(3): 1, also for unknown parameters, as glibc does; 0 for values that its manual calls out of range.
 ///
 /// * `M_TRIM_THRESHOLD` sets what `dirty` of `RSALLOC_CONF` sets, which comes first: how much free memory stays
 ///   resident. A negative value, which turns trimming off in glibc, sets no limit.

@@ -1,6 +1,6 @@
 //! Forks while other threads hold locks under which they allocate: libc's own, which its fork takes after the
 //! allocator's handler, and those of libraries whose fork handlers were registered first. glibc's malloc is locked
-//! last of all; the allocator can't be, so nobody may wait for a fork for good.
+//! last of all; the allocator can't be, so no thread may wait for a fork for ever.
 
 mod common;
 

@@ -59,7 +59,7 @@ in_each_mode! {
             (M_MXFAST, 0), (M_MXFAST, 64), (M_TRIM_THRESHOLD, 128 << 10), (M_TRIM_THRESHOLD, -1),
             (M_TOP_PAD, 64 << 10), (M_MMAP_THRESHOLD, 64 << 10), (M_MMAP_MAX, 64 << 10), (M_MMAP_MAX, 0),
             (M_CHECK_ACTION, 1), (M_PERTURB, 0), (M_ARENA_TEST, 1), (M_ARENA_MAX, 1), (M_ARENA_MAX, 0),
-            // Known to nobody.
+            // Unknown parameters.
             (77, 1), (c_int::MAX, -1), (-99, 5),
         ];
         for (parameter, value) in accepted {

@@ -1,7 +1,7 @@
 //! Misuse, found and named: one small program for each, in the default mode, hardened, and with guard pages.
 //!
 //! Each program says what comes next before it does it, so the last thing said is when the misuse was found.
-//! `docs/misuse.md` holds the table of [`CASES`]; `RSALLOC_WRITE_TABLE=1 cargo test -p alloc-preload --test
+//! `docs/misuse.md` holds the table of [`CASES`]; `RSALLOC_WRITE_TABLE=1 cargo test -p rsalloc-preload --test
 //! misuse` rewrites it.
 
 mod common;

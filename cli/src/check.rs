@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::process::{Child, ExitCode, Stdio};
 
-/// Name of the hidden subcommand that is looked at.
+/// Name of the hidden subcommand whose process is examined.
 pub const PROBE: &str = "check-probe";
 
-/// Looks at process `pid`, or at a child started for it.
+/// Examines process `pid`, or a child that is started for it.
 pub fn check(pid: Option<u32>, json: bool, how: &How) -> Result<ExitCode> {
     let child = if pid.is_none() { Some(Probe::start(how)?) } else { None };
-    let pid = pid.or(child.as_ref().map(|c| c.0.id())).context("no process to look at")?;
+    let pid = pid.or(child.as_ref().map(|c| c.0.id())).context("no process to examine")?;
     let found = match inspect::find(pid)? {
         Some(block) => Some((block.read()?, block)),
         None => None,
@@ -57,7 +57,7 @@ fn is_active(seen: &Snapshot) -> bool {
     seen.report.mode != Mode::Unset
 }
 
-/// The child: says that it has allocated, and waits until nobody holds its stdin any more.
+/// The child: writes a byte, for which it allocates, and waits until its stdin is closed.
 pub fn probe() -> Result<ExitCode> {
     std::io::stdout().write_all(b"!")?;
     std::io::stdout().flush()?;
@@ -72,7 +72,7 @@ impl Probe {
     fn start(how: &How) -> Result<Self> {
         let mut command = launch::probe(how, PROBE)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut probe = Self(command.spawn().context("cannot start a child to look at")?);
+        let mut probe = Self(command.spawn().context("cannot start a child to examine")?);
         let mut sign = [0];
         match probe.0.stdout.as_mut().map(|out| out.read_exact(&mut sign)) {
             Some(Ok(())) => Ok(probe),

@@ -1,20 +1,20 @@
-//! `rsalloc conf`: the effective settings and where each came from, as the library itself sees
-//! them in a process started from here.
+//! `rsalloc conf`: the effective settings and where each comes from, as the library prints them in a
+//! process started from here.
 
 use crate::launch::{self, How};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::process::{ExitCode, Stdio};
 
-/// Name of the hidden subcommand that asks the library in its own process.
+/// Name of the hidden subcommand whose process prints the library's settings.
 pub const PROBE: &str = "conf-probe";
 
 /// Prints the settings, a line or a JSON object each.
 pub fn conf(as_json: bool, how: &How) -> Result<ExitCode> {
     let child = launch::probe(how, PROBE)?.stderr(Stdio::inherit()).output();
-    let output = child.context("cannot start a child to ask")?;
+    let output = child.context("cannot start a child that prints the settings")?;
     if !output.status.success() {
-        bail!("the child that was asked ended with {}", output.status);
+        bail!("the child that prints the settings ended with {}", output.status);
     }
     let lines = String::from_utf8(output.stdout).context("the settings are not UTF-8")?;
     let settings = lines.lines().filter_map(|line| {

@@ -1,6 +1,6 @@
-//! ELF files, mapped and read: which dynamic linker a program asks for, where a section lies.
+//! ELF files: which dynamic linker a program asks for, where a section is.
 //!
-//! Called by `program` and `inspect`. Only native files (this machine's class and byte order).
+//! Only native files (this machine's class and byte order).
 
 use memmap2::Mmap;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
@@ -23,7 +23,7 @@ pub enum Kind {
     Unknown,
 }
 
-/// Looks at a program file.
+/// The kind of a program file.
 pub fn kind(path: &Path) -> Kind {
     File::open(path).ok().and_then(|file| map(&file).ok()).map_or(Kind::Unknown, |b| kind_of(&b))
 }
@@ -51,7 +51,7 @@ const MACHINE: u16 = elf::EM_X86_64;
 #[cfg(target_arch = "aarch64")]
 const MACHINE: u16 = elf::EM_AARCH64;
 
-/// Where a section lies, counted from where the file's first byte is mapped.
+/// Offset of a section from where the file's first byte is mapped.
 pub fn section_offset(file: &File, section: &str) -> Option<u64> {
     let bytes = map(file).ok()?;
     let elf = ElfFile64::<Endianness>::parse(&*bytes).ok()?;

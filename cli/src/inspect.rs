@@ -1,8 +1,7 @@
 //! A running process, read from outside: finds rsalloc's published block in it.
 //!
-//! Promises to find the block in librsalloc.so (wherever it lies, deleted or in another mount
-//! namespace) and in programs that have rsalloc built in, stripped or not. Called by `check` and
-//! `stats`; the block's layout is `rsalloc_core::internals::publish`'s.
+//! Promises to find the block in librsalloc.so (in any folder, deleted, or in another mount namespace) and in
+//! programs that have rsalloc built in, stripped or not. `rsalloc_core::internals::publish` defines the block's layout.
 
 use crate::elf;
 use anyhow::{Context, Result, bail};

@@ -1,7 +1,7 @@
-//! Starting a program on librsalloc.so: finds the library, sets the environment.
+//! The start of a program on librsalloc.so: finds the library, sets the environment.
 //!
 //! Promises to keep what the environment holds already (LD_PRELOAD, RSALLOC_CONF, GLIBC_TUNABLES)
-//! and to start nothing that the library would not reach. Called by every subcommand.
+//! and to start no program that the library would not be loaded into.
 
 use crate::program;
 use anyhow::{Context, Result, bail};
@@ -87,14 +87,14 @@ pub fn preload(command: &mut Command, library: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The library asked for, or the first of `names` that lies beside this command. In cargo's target folder `deps` holds
-/// the library that was built with the command; the one above it may be older.
+/// The library asked for, or the first of `names` in the folder of this command, or in `../lib`. In cargo's target
+/// folder `deps` holds the library that was built with the command; the one above it may be older.
 pub fn library(names: &[&str], asked: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = asked {
         return path.canonicalize().with_context(|| format!("no library {}", path.display()));
     }
     let own = std::env::current_exe().context("cannot find this command's own folder")?;
-    let folder = own.parent().context("this command lies in no folder")?;
+    let folder = own.parent().context("this command is in no folder")?;
     ["deps", "", "../lib"]
         .iter()
         .flat_map(|place| names.iter().map(move |name| folder.join(place).join(name)))

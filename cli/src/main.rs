@@ -1,6 +1,6 @@
 //! The `rsalloc` command: runs programs on rsalloc and says how a process is served.
 //!
-//! Promises one clear line on stderr for every error. Each subcommand is a room; they share
+//! Promises one clear line on stderr for every error. Each subcommand is a module; they share
 //! `launch` (how a program is started on the library) and `inspect` (how a process is read).
 
 mod check;
@@ -38,7 +38,7 @@ enum Command {
     #[command(after_help = "Without PID: how a program run from here would be served.\n\
         Exit code: 0 active per CPU, 1 active on the atomic path, 2 not active, 3 cannot tell.")]
     Check {
-        /// The process; without it, a child is started on rsalloc and looked at
+        /// The process; without it, a child is started on rsalloc and examined
         pid: Option<u32>,
         /// Answer in JSON
         #[arg(long)]
@@ -79,7 +79,7 @@ enum Command {
         #[command(flatten)]
         how: launch::How,
     },
-    /// The child of `check`: waits to be looked at
+    /// The child of `check`: waits to be examined
     #[command(name = check::PROBE, hide = true)]
     CheckProbe,
     /// The child of `conf`: prints what the library in it says
@@ -114,5 +114,5 @@ fn main() -> ExitCode {
     })
 }
 
-/// Exit code of a command that could not do its work; apart from the answers of `check`.
+/// Exit code of a command that could not do its work, distinct from the answers of `check`.
 const CANNOT: u8 = 3;

@@ -1,7 +1,7 @@
-//! The program to be run: found as `execvp` would, and looked at before LD_PRELOAD is tried on it.
+//! The program to be run: found as `execvp` would, and examined before LD_PRELOAD is tried on it.
 //!
 //! Promises that a program which the dynamic linker would not load librsalloc.so into is named as
-//! such, instead of running on another allocator unnoticed. Called by `launch`.
+//! such, instead of running on another allocator unnoticed.
 
 use crate::elf::{self, Kind};
 use std::ffi::{OsStr, OsString};

@@ -54,7 +54,7 @@ pub fn record(what: &What, program: &[OsString]) -> Result<ExitCode> {
     if is_many {
         eprintln!("rsalloc: one trace for each process: {}", output.display());
     } else {
-        say(&output, what.only.as_deref())?;
+        summarize(&output, what.only.as_deref())?;
     }
     Ok(launch::exit_code(status))
 }
@@ -65,8 +65,8 @@ fn name_of(program: &Path) -> PathBuf {
     name.into()
 }
 
-/// Says how much there is, or that there is nothing.
-fn say(output: &Path, only: Option<&OsStr>) -> Result<()> {
+/// Prints how much was recorded, or fails if nothing was.
+fn summarize(output: &Path, only: Option<&OsStr>) -> Result<()> {
     let mut header = [0; HEADER_BYTES];
     let opened = std::fs::File::open(output).and_then(|mut file| file.read_exact(&mut header));
     if opened.is_err() || !header.starts_with(MAGIC) {

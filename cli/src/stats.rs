@@ -12,17 +12,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// How long a process is given to come through a slow path.
-const BACKOFF_YIELDS: Duration = Duration::from_millis(500);
+/// How long a process has to reach a slow path and answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Statistics of a running process, asked for anew.
+/// Statistics of a running process, which publishes them anew.
 pub fn of_process(pid: u32, json: bool, output: Option<PathBuf>) -> Result<ExitCode> {
     let Some(block) = inspect::find(pid)? else { bail!("rsalloc is not active in process {pid}") };
     let before = block.read()?.generation;
     block.request_stats()?;
     let start = Instant::now();
     let mut seen = block.read()?;
-    while seen.generation == before && start.elapsed() < BACKOFF_YIELDS {
+    while seen.generation == before && start.elapsed() < ANSWER_TIMEOUT {
         std::thread::sleep(Duration::from_millis(5));
         seen = block.read()?;
     }

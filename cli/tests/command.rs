@@ -148,7 +148,7 @@ fn run_says_why_a_program_cannot_be_served() {
 fn run_names_a_setuid_program() {
     let source = "int main(void) { return 0; }";
     let program = common::compile("cc", "setuid-program", source, &[]).unwrap();
-    // Somebody else's and setuid: only root can make such a file.
+    // Another user's, and setuid: only root can make such a file.
     if std::os::unix::fs::chown(&program, Some(12345), None).is_err() {
         return common::note("run of a setuid program: only root can make one");
     }

@@ -1,9 +1,9 @@
-//! What the tests of the C interface share: the library under test, and running one test's body in
+//! What the tests of the C interface share: the library under test, and the run of one test's body in
 //! child processes, on plain glibc and on librsalloc.so in each mode.
 //!
 //! The body runs on plain glibc too, so that an assertion which glibc itself does not meet is a
 //! wrong assertion, not a wrong allocator.
-#![allow(dead_code)] // each test file uses a part
+#![allow(dead_code)] // Each test file uses a part.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-/// Says to a child which mode it runs in.
+/// Tells a child which mode it runs in.
 const MODE_VARIABLE: &str = "RSALLOC_TEST_MODE";
 
 /// What serves a child's allocations.
@@ -63,8 +63,8 @@ pub fn in_each_mode(test: &str, body: impl FnOnce()) {
     }
 }
 
-/// For a body that ends its process: in the parent runs it in a child in `mode` and gives what
-/// came out; in the child runs it and gives `None`.
+/// For a body that ends its process. In the parent: runs it in a child in `mode` and returns the child's output. In the
+/// child: runs it and returns `None`.
 pub fn outcome(mode: Mode, test: &str, body: impl FnOnce()) -> Option<Output> {
     if self::mode().is_some() {
         body();
@@ -79,7 +79,7 @@ pub fn mode() -> Option<Mode> {
     ALL.into_iter().find(|m| format!("{m:?}") == name)
 }
 
-/// True in a child on librsalloc.so.
+/// Whether this is a child on librsalloc.so.
 pub fn on_rsalloc() -> bool {
     mode().is_some_and(|m| m != Mode::Glibc)
 }
@@ -116,8 +116,8 @@ pub fn in_mode(command: &mut Command, mode: Mode) {
     }
 }
 
-/// librsalloc.so as users get it. What cargo builds beside a test is another one: tests are built
-/// with unwinding and so with std. `RSALLOC_TEST_PROFILE=dev` builds it with debug assertions.
+/// librsalloc.so as users get it. Cargo builds another one beside a test, with unwinding and so with std.
+/// `RSALLOC_TEST_PROFILE=dev` builds it with debug assertions.
 pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| library_with(&[]))
@@ -130,7 +130,7 @@ pub fn library_with(features: &[&str]) -> PathBuf {
     let status = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--package", "rsalloc-preload", "--lib", "--profile", &profile])
         .args(["--features", &features.join(",")])
-        // Tests make cargo build with unwinding whatever the profile says; this is not a test.
+        // Cargo builds tests with unwinding, whatever the profile says; this is no test.
         .args(["--config", &format!("profile.{profile}.panic='abort'"), "--target-dir"])
         .arg(&target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -147,12 +147,12 @@ fn install(folder: &Path) -> PathBuf {
     let library = folder.join("librsalloc.so");
     let copy = folder.join(format!("librsalloc.so.{}", std::process::id()));
     std::fs::copy(folder.join("librsalloc_preload.so"), &copy).unwrap();
-    // Another test may be loading the one that is there.
+    // A rename: another test may be loading the old file.
     std::fs::rename(copy, &library).unwrap();
     library
 }
 
-/// A folder for what tests make.
+/// A folder for the files of tests.
 pub fn scratch() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
@@ -177,13 +177,13 @@ pub fn compile(compiler: &str, name: &str, source: &str, arguments: &[&str]) -> 
     }
 }
 
-/// For what a missing tool keeps from being tested: a [`note`], and on a CI machine a failure.
+/// For a test that needs a missing tool: a [`note`], and on a CI machine a failure.
 pub fn skip(what: &str) {
     note(what);
     assert!(std::env::var_os("CI").is_none(), "not tested: {what}");
 }
 
-/// Says past the test harness's capture that something was not tested.
+/// Writes past the test harness's capture that something was not tested.
 pub fn note(what: &str) {
     // The harness captures only the print macros.
     std::io::stderr().write_all(format!("{NOTE} {}\n", what.trim()).as_bytes()).unwrap();

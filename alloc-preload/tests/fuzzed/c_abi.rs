@@ -234,8 +234,8 @@ impl Program {
             return;
         }
         let c = self.c;
-        let nobody = UNTOUCHED as usize as *mut c_void;
-        let mut out = nobody;
+        let untouched = UNTOUCHED as usize as *mut c_void;
+        let mut out = untouched;
         // SAFETY: see above.
         let call = || unsafe { (c.posix_memalign)(&mut out, align, size) };
         let result =
@@ -250,7 +250,7 @@ impl Program {
         assert_eq!(result, expected, "posix_memalign({align}, {size})");
         match result {
             0 => self.receive(out, size, align, Home::Plain),
-            _ => assert_eq!(out, nobody, "posix_memalign failed and wrote its result"),
+            _ => assert_eq!(out, untouched, "posix_memalign failed and wrote its result"),
         }
     }
 

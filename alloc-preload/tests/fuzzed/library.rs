@@ -1,6 +1,6 @@
 //! The functions of a librsalloc.so that is opened beside libc's own malloc.
 //!
-//! Called by `c_abi`; where the file is, the crate that includes this says.
+//! The crate that includes this module defines the path of the file.
 
 use libc::{c_int, c_void};
 use std::ffi::CString;
