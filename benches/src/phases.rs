@@ -44,8 +44,6 @@ const LOOKS: usize = 8;
 /// One look.
 #[derive(Clone, Copy, Serialize)]
 pub struct Look {
-    /// Objects made so far.
-    pub made: u64,
     /// Bytes that were asked for and are live.
     pub live_bytes: u64,
     /// Resident bytes, without this program's tables.
@@ -181,9 +179,9 @@ impl Heap {
     }
 
     fn look(&mut self) {
-        let (made, live_bytes) = (self.made, self.live_bytes as u64);
+        let live_bytes = self.live_bytes as u64;
         let rss_bytes = self.rss_bytes();
-        self.looks.push(Look { made, live_bytes, rss_bytes });
+        self.looks.push(Look { live_bytes, rss_bytes });
     }
 
     fn rss_bytes(&self) -> u64 {

@@ -73,7 +73,7 @@ pub struct Run {
     /// Write plots into this folder
     #[arg(long)]
     plots: Option<PathBuf>,
-    /// Write tables, samples and plots to docs/benchmarks/tables.md and a folder below docs/benchmarks/
+    /// Write tables and plots to docs/benchmarks/tables.md and a folder below docs/benchmarks/
     #[arg(long)]
     write: bool,
 }
@@ -137,7 +137,6 @@ impl Run {
         }
         if self.write {
             let folder = part.folder_in(&docs);
-            results.write_csv(&folder.join("compare.csv"))?;
             let pictures = draw(&results, &folder)?;
             let text = tables::document(&results, part, &pictures)?;
             part.write(&docs.join("benchmarks/tables.md"), &text)?;

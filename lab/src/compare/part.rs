@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub struct Part {
     /// What its marks say.
     mark: &'static str,
-    /// Where its plots and samples lie, below docs/benchmarks.
+    /// Where its plots lie, below docs/benchmarks.
     pub folder: &'static str,
     /// The heading that a new part gets.
     heading: &'static str,
@@ -84,7 +84,7 @@ impl Part {
             .with_context(|| format!("write {}", path.display()))
     }
 
-    /// Where the plots and samples go.
+    /// Where the plots go.
     pub fn folder_in(&self, docs: &Path) -> PathBuf {
         docs.join("benchmarks").join(self.folder)
     }

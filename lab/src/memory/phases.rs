@@ -24,7 +24,6 @@ struct Course {
 
 #[derive(Deserialize)]
 struct Look {
-    made: u64,
     live_bytes: u64,
     rss_bytes: u64,
 }
@@ -121,19 +120,7 @@ fn draw(peers: &[Peer], courses: &[Option<Course>], path: &Path) -> anyhow::Resu
         chart.draw_series(LineSeries::new(points, style))?;
     }
     area.present()?;
-    write_csv(peers, courses, &path.with_extension("csv"))
-}
-
-fn write_csv(peers: &[Peer], courses: &[Option<Course>], path: &Path) -> anyhow::Result<()> {
-    let mut csv =
-        csv::Writer::from_path(path).with_context(|| format!("write {}", path.display()))?;
-    csv.write_record(["peer", "made", "live_bytes", "rss_bytes"])?;
-    for (peer, course) in peers.iter().zip(courses) {
-        for look in course.iter().flat_map(|course| &course.looks) {
-            csv.serialize((peer.name, look.made, look.live_bytes, look.rss_bytes))?;
-        }
-    }
-    Ok(csv.flush()?)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -142,7 +129,7 @@ mod tests {
 
     #[test]
     fn ratios_leave_out_small_heaps() {
-        let look = |live_bytes, rss_bytes| Look { made: 0, live_bytes, rss_bytes };
+        let look = |live_bytes, rss_bytes| Look { live_bytes, rss_bytes };
         let looks = vec![look(1, 100 << 20), look(10 << 20, 20 << 20), look(30 << 20, 40 << 20)];
         let course = Course { start_rss_bytes: 1, looks, idle_rss_bytes: 1 };
         assert_eq!(mean_ratio(&course), 1.5);

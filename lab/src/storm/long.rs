@@ -1,6 +1,6 @@
 //! The row of hours: memory must stay flat under a load that stays the same.
 //!
-//! Called by the command; samples the victim each time it says where it is.
+//! The victim is sampled each time it says where it is.
 
 use anyhow::{Result, ensure};
 
@@ -15,6 +15,9 @@ const GROWTH_MAX: f64 = 0.05;
 const GROWTH_MAX_SHORT: f64 = 0.25;
 const SHORT_SECONDS: u64 = 600;
 
+/// The picture that docs/lab/storms.md shows.
+const PICTURE: &str = "docs/lab/storms/rss.svg";
+
 /// Runs the victim and fits a line to its memory.
 pub fn judge(trial: &Trial) -> Result<String> {
     let mut samples = Vec::new();
@@ -26,7 +29,7 @@ pub fn judge(trial: &Trial) -> Result<String> {
         Ok(())
     });
     if trial.write {
-        rss::write(&samples, &tools::root().join("docs/storm"), "rss")?;
+        rss::draw(&samples, &tools::root().join(PICTURE))?;
     }
     let text = result?;
     let trend = rss::trend(&samples, (trial.amount / 3).min(60))?;

@@ -48,7 +48,7 @@ pub struct Args {
     /// Load deliberate defects before the library; succeed if every one is seen
     #[arg(long, conflicts_with_all = ["long", "amount", "mode"])]
     control: bool,
-    /// Put what was measured over time into docs/storm
+    /// Draw what was measured over time into docs/lab/storms
     #[arg(long)]
     write: bool,
 }

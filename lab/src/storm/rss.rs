@@ -1,6 +1,4 @@
-//! Resident memory over time: sampled, fitted by a straight line, written as CSV and drawn as SVG.
-//!
-//! Called by the long row and the row of many threads.
+//! Resident memory over time: sampled, fitted by a straight line and drawn.
 
 use std::path::Path;
 
@@ -55,20 +53,19 @@ pub fn trend(samples: &[Sample], from: u64) -> Result<Trend> {
     Ok(Trend { mean: y, growth: slope * span, error: (rest / (n - 2.0) / xx).sqrt() * span })
 }
 
-/// Writes the samples as `NAME.csv` and draws them as `NAME.svg` in `folder`.
-pub fn write(samples: &[Sample], folder: &Path, name: &str) -> Result<()> {
+/// Points of a drawing: more are not told apart.
+const POINTS: usize = 300;
+
+/// Draws the samples, thinned, into the file at `path`.
+pub fn draw(samples: &[Sample], path: &Path) -> Result<()> {
+    let folder = path.parent().context("a file in a folder")?;
     std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let path = folder.join(name).with_extension("csv");
-    let mut csv = csv::Writer::from_path(&path).with_context(|| path.display().to_string())?;
-    csv.write_record(["second", "rss_bytes", "live_bytes"])?;
-    for sample in samples {
-        csv.serialize((sample.second, sample.rss, sample.live))?;
-    }
-    csv.flush()?;
-    draw(samples, &folder.join(name).with_extension("svg")).context("draw the memory")
+    let step = samples.len().div_ceil(POINTS).max(1);
+    let samples: Vec<_> = samples.iter().step_by(step).copied().collect();
+    plot(&samples, path).with_context(|| format!("draw {}", path.display()))
 }
 
-fn draw(samples: &[Sample], path: &Path) -> Result<()> {
+fn plot(samples: &[Sample], path: &Path) -> Result<()> {
     const MIB: f64 = (1 << 20) as f64;
     let end = samples.last().map_or(1.0, |sample| sample.second as f64);
     let top = samples.iter().map(|s| s.rss.max(s.live)).max().unwrap_or(1) as f64 / MIB;
