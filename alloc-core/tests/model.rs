@@ -151,6 +151,10 @@ proptest! {
 }
 
 #[test]
+#[cfg_attr(
+    not(all(target_arch = "x86_64", not(feature = "portable"))),
+    ignore = "this build has no sections"
+)]
 fn sections_match_the_reference_implementation() {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     assert!(!rsalloc_core::allocate(1).is_null());

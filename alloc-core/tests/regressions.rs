@@ -52,6 +52,10 @@ proptest! {
 
     /// Whatever the state: the assembly does what its plain twin does, to the last word.
     #[test]
+    #[cfg_attr(
+        not(all(target_arch = "x86_64", not(feature = "portable"))),
+        ignore = "this build has no sections"
+    )]
     fn sections_and_their_references_do_the_same(ops in prop::collection::vec(twin_op(), 1..200)) {
         twin::replay(&ops, None);
     }
@@ -260,6 +264,10 @@ mod controls {
     }
 
     #[test]
+    #[cfg_attr(
+        not(all(target_arch = "x86_64", not(feature = "portable"))),
+        ignore = "this build has no sections"
+    )]
     fn a_reference_that_differs_is_found() {
         use twin::{Op::*, replay};
         let ops = [State { class: 3, objects: 1, slots: 2 }, Push { class: 3, object: 16 }];

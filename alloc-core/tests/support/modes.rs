@@ -1,6 +1,7 @@
 //! A test program that starts itself again in each mode the engine can run in.
 
 use rsalloc_core::Mode;
+use rsalloc_core::internals::arch::HAS_SECTIONS;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -11,53 +12,84 @@ pub struct ModeCase {
     environment: &'static [(&'static str, &'static str)],
     mode: Mode,
     mm_cid: bool,
+    about: About,
 }
+
+/// Whether a mode is there without sections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// It is about them.
+    Sections,
+    /// It is about all paths: then it is on the atomic one.
+    AllPaths,
+}
+use About::{AllPaths, Sections};
 
 const NO_RSEQ: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
 
 /// All of them.
 pub const MODES: [ModeCase; 6] = [
-    ModeCase { name: "libc", environment: &[], mode: Mode::RseqLibc, mm_cid: false },
-    ModeCase { name: "own", environment: &[NO_RSEQ], mode: Mode::RseqOwn, mm_cid: false },
+    ModeCase {
+        name: "libc",
+        environment: &[],
+        mode: Mode::RseqLibc,
+        mm_cid: false,
+        about: Sections,
+    },
+    ModeCase {
+        name: "own",
+        environment: &[NO_RSEQ],
+        mode: Mode::RseqOwn,
+        mm_cid: false,
+        about: Sections,
+    },
     ModeCase {
         name: "mm_cid",
         environment: &[("RSALLOC_CONF", "index:mm_cid")],
         mode: Mode::RseqLibc,
         mm_cid: true,
+        about: Sections,
     },
     ModeCase {
         name: "atomic",
         environment: &[("RSALLOC_CONF", "mode:atomic")],
         mode: Mode::Atomic,
         mm_cid: false,
+        about: AllPaths,
     },
     ModeCase {
         name: "hardened",
         environment: &[("RSALLOC_CONF", "hardened:1,guard:64")],
         mode: Mode::RseqLibc,
         mm_cid: true,
+        about: AllPaths,
     },
     ModeCase {
         name: "guard",
         environment: &[("RSALLOC_CONF", "guard:4")],
         mode: Mode::RseqLibc,
         mm_cid: false,
+        about: AllPaths,
     },
 ];
 
 impl ModeCase {
     /// Whether threads run sections in this mode.
     pub fn has_sections(&self) -> bool {
-        self.mode != Mode::Atomic
+        self.expected_mode() != Mode::Atomic
+    }
+
+    fn expected_mode(&self) -> Mode {
+        if HAS_SECTIONS { self.mode } else { Mode::Atomic }
     }
 
     /// Panics unless the engine runs in this mode.
     pub fn confirm(&self) {
         let report = rsalloc_core::report();
-        assert_eq!(report.mode, self.mode, "asked for {}", self.name);
+        assert_eq!(report.mode, self.expected_mode(), "asked for {}", self.name);
         assert_eq!(
             report.shard_index == rsalloc_core::ShardIndex::MmCid,
-            self.mm_cid,
+            self.mm_cid && HAS_SECTIONS,
             "asked for {}",
             self.name
         );
@@ -82,6 +114,10 @@ pub fn in_modes(cases: &[ModeCase], limit: Duration, body: fn(&ModeCase)) {
     }
     let mut failed = 0;
     for case in cases {
+        if case.about == Sections && !HAS_SECTIONS {
+            println!("{:<8} skipped: this build has no sections", case.name);
+            continue;
+        }
         let begin = Instant::now();
         let outcome = run(case, limit);
         let seconds = begin.elapsed().as_secs_f64();

@@ -16,13 +16,17 @@
 //!     with its identity finds the words as they were left, which is as if it had come before: it holds no
 //!     lock, and a biased shard that was left so has no other user.
 //!
-//! A thread gives its slot back when it ends, by a destructor of thread-specific data, which waits as long as the thread
-//! has a biased shard.
+//! A thread gives its slot back when it ends, by a destructor of thread-specific data, in libc's last round of
+//! destructors: until then others may allocate, and what the words say of them must last (that a thread which has left its
+//! biased shard asks for no other).
 
 use crate::arch::ThreadWords;
 use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
 use libc::{c_void, pthread_key_t};
 
+/// Rounds that libc makes over the destructors (PTHREAD_DESTRUCTOR_ITERATIONS of glibc and musl). Below 8: a round's number
+/// stands in the low bits of an identity.
+const ROUNDS: usize = 4;
 /// Threads beyond three quarters of this many may have to share words.
 const SLOTS: usize = 4096;
 /// Slots in which a thread's may lie.
@@ -86,20 +90,21 @@ fn claim(id: usize) -> Option<&'static Slot> {
     probes(id).find(|slot| {
         slot.owner.compare_exchange(0, id, Ordering::Acquire, Ordering::Relaxed).is_ok()
     })?;
-    give_back_at_end(id);
+    run_at_end(id);
     // Not the slot above: a handler may have claimed an earlier one (I2).
     find(id)
 }
 
-/// Has the calling thread's slots given back when it ends. libc may call malloc for it, which finds the slot claimed.
-fn give_back_at_end(id: usize) {
+/// Has [`end`] called with `value` when the calling thread ends, or in the next round of its destructors. libc may call
+/// malloc for it, which finds the slot claimed.
+fn run_at_end(value: usize) {
     // SAFETY: libc's thread-local, valid in every thread.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let before = unsafe { *errno };
     if let Some(key) = key() {
         // SAFETY: the key exists. Failure leaves the slot to the next thread with this identity (I3).
-        unsafe { libc::pthread_setspecific(key, id as *const c_void) };
+        unsafe { libc::pthread_setspecific(key, value as *const c_void) };
     }
     // SAFETY: as above.
     unsafe { *errno = before };
@@ -130,15 +135,14 @@ fn key() -> Option<pthread_key_t> {
     }
 }
 
-/// The calling thread, of identity `id`, ends.
-unsafe extern "C" fn end(id: *mut c_void) {
-    let id = id as usize;
-    // Ordering: Relaxed, this thread's own words.
-    if find(id).is_some_and(|slot| slot.words.biased_shard.load(Ordering::Relaxed) != 0) {
-        // The destructor that gives the biased shard back has not run yet: in the next round it has.
-        return give_back_at_end(id);
+/// The calling thread ends. `value`: its identity plus the number of the round.
+unsafe extern "C" fn end(value: *mut c_void) {
+    let round = value as usize % 8;
+    if round + 1 < ROUNDS {
+        return run_at_end(value as usize + 1);
     }
-    // Ordering: Relaxed, as above.
+    let id = value as usize - round;
+    // Ordering: Relaxed, this thread's own slots.
     probes(id).filter(|slot| slot.owner.load(Ordering::Relaxed) == id).for_each(Slot::free);
 }
 
@@ -205,10 +209,13 @@ mod tests {
 
     #[test]
     fn a_thread_without_a_slot_shares_words_and_asks_for_no_biased_shard() {
-        // No thread's: errno is not there.
-        let id = 16;
-        let taken: Vec<_> =
-            probes(id).filter(|slot| slot.owner.swap(8, Ordering::Relaxed) == 0).collect();
+        // Identities of no threads: errno is not there.
+        let (id, other) = (16, 8);
+        let take = |slot: &&Slot| {
+            let owner = &slot.owner;
+            owner.compare_exchange(0, other, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        };
+        let taken: Vec<_> = probes(id).filter(take).collect();
         assert!(core::ptr::eq(words_of(id), &SHARED));
         assert_eq!(SHARED.lease_countdown.load(Ordering::Relaxed), u32::MAX);
         taken.into_iter().for_each(Slot::free);
