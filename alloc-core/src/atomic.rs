@@ -31,6 +31,6 @@ pub const BACKOFF_YIELDS: u32 = 300;
 /// Slots of the first table of huge spans, and places for spans that handlers make beside it.
 pub const HUGE_SLOTS: usize = 256;
 /// See [`HUGE_SLOTS`].
-pub const ASIDE_PLACES: usize = 1024;
+pub const DEFERRED_PLACES: usize = 1024;
 /// Children on the process' memory whose end the kernel can tell at once, see `rseq::vfork`.
 pub const CHILDREN_WATCHED: usize = 256;

@@ -21,7 +21,7 @@ use crate::region::Region;
 use crate::size_class::{MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
 /// See `units`.
 pub use crate::units::SHARDS_MAX as SHARD_BOUND;
-use crate::units::{SHARDS_MAX, WINDOW_PAGES};
+use crate::units::{PAGE_MAP_PAGES, SHARDS_MAX};
 
 /// Words at the start of a region that sections may touch whatever `top` is: heads and counters.
 const CLOSED_WORDS: usize = core::mem::offset_of!(Region, references) / size_of::<usize>();
@@ -40,8 +40,8 @@ pub struct Hot {
     pub closed: [AtomicUsize; CLOSED_WORDS],
     /// Aborts of the entries' sections, counted on the way to the slow twins.
     pub aborts: AtomicUsize,
-    /// Start of the window; 0 until it is chosen.
-    pub window: AtomicUsize,
+    /// Start of the page-map range; 0 until it is chosen.
+    pub page_map_base: AtomicUsize,
     /// The class of sizes up to `TINY_MAX_BYTES`.
     pub tiny: [AtomicU8; TINY_MAX_BYTES + 8],
     /// The class of sizes up to `MEDIUM_MAX_BYTES`, by `(size + 127) >> 7`.
@@ -54,8 +54,8 @@ pub struct Hot {
     pub unregistered: [AtomicIsize; INDICES],
     /// By `cpu_id`: the region of each shard, in bytes from the start of this struct; 0 if it is closed.
     pub table: [AtomicIsize; INDICES],
-    /// The class of the slab at each page of the window, 0 if it is no slab; see page_map.
-    pub pages: [AtomicU8; WINDOW_PAGES],
+    /// The class of the slab at each page of the page-map range, 0 if it is no slab; see page_map.
+    pub pages: [AtomicU8; PAGE_MAP_PAGES],
 }
 
 /// The one `Hot` of the process.

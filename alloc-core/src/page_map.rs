@@ -1,6 +1,6 @@
 //! The page map: from an address to the size class of its slab in one load.
 //!
-//! Promises: lock-free look-up for any address, foreign ones included; pages outside the window are
+//! Promises: lock-free look-up for any address, foreign ones included; pages outside the page-map range are
 //! found by their segment's entry instead. Written by slab, read by the entries and by the slow free.
 //!
 //! Invariants:
@@ -12,13 +12,13 @@ use crate::hot::HOT;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::entry::Kind;
 use crate::size_class::Class;
-use crate::units::{PAGE_SHIFT, WINDOW_PAGES};
+use crate::units::{PAGE_MAP_PAGES, PAGE_SHIFT};
 
 #[inline]
-fn window_page(address: usize) -> Option<usize> {
+fn page_map_page(address: usize) -> Option<usize> {
     // Ordering: Relaxed, written once before any object exists.
-    let page = address.wrapping_sub(HOT.window.load(Ordering::Relaxed)) >> PAGE_SHIFT;
-    (page < WINDOW_PAGES).then_some(page)
+    let page = address.wrapping_sub(HOT.page_map_base.load(Ordering::Relaxed)) >> PAGE_SHIFT;
+    (page < PAGE_MAP_PAGES).then_some(page)
 }
 
 #[inline]
@@ -30,16 +30,16 @@ fn class_of_page(page: usize) -> Class {
 /// The class of the slab that starts at the page of `address`; 0 if none does.
 #[inline]
 pub fn class_at(address: usize) -> Class {
-    match window_page(address) {
+    match page_map_page(address) {
         Some(page) => class_of_page(page),
         None => outside_class_at(address),
     }
 }
 
-/// As [`class_at`], but 0 for all addresses outside the window, and without a call.
+/// As [`class_at`], but 0 for all addresses outside the page-map range, and without a call.
 #[inline]
-pub fn window_class_at(address: usize) -> Class {
-    window_page(address).map_or(0, class_of_page)
+pub fn class_in_page_map(address: usize) -> Class {
+    page_map_page(address).map_or(0, class_of_page)
 }
 
 #[cold]
@@ -52,7 +52,7 @@ fn outside_class_at(address: usize) -> Class {
 
 /// Says that a slab of `class` starts at `page_address`, or none does (0).
 pub fn set_class_at(page_address: usize, class: Class) {
-    if let Some(page) = window_page(page_address) {
+    if let Some(page) = page_map_page(page_address) {
         // Ordering: Relaxed, see `class_at`.
         HOT.pages[page].store(class as u8, Ordering::Relaxed);
     }

@@ -1,20 +1,20 @@
-//! Numbers out of the kernel's random bytes that tell nothing of the bytes.
+//! Numbers derived from the kernel's random bytes that reveal nothing of the bytes.
 //!
-//! libc makes the stack protector and the pointer guard of the same 16 bytes. What is derived here shows outside, in
-//! each address of the heap, so it goes through a hash: SipHash-2-4 (Aumasson and Bernstein, 2012) with a constant key.
-//! All 16 bytes go in, so even a reader who computes it backwards has 64 unknown bits for each guess of the others.
+//! libc makes the stack protector and the pointer guard from the same 16 bytes. The derived numbers are visible, in each
+//! address of the heap, so they go through a hash: SipHash-2-4 (Aumasson and Bernstein, 2012) with a constant key. All 16 bytes
+//! go in, so an attacker who inverts the hash still has 64 unknown bits for each guess of the others.
 
-/// What a number is for: two purposes have unrelated numbers.
+/// What a number is for; numbers for two purposes are unrelated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Purpose {
-    /// Where the window lies.
-    Window = 1,
+    /// Where the page-map range lies.
+    PageMap = 1,
     /// The key of the canaries.
     Canary = 2,
 }
 
-/// The number for `purpose` that comes of `random`.
+/// The number for `purpose`, derived from `random`.
 pub fn derive(random: [u8; 16], purpose: Purpose) -> u64 {
     let (low, high) = random.split_at(8);
     let word = |half: &[u8]| half.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
@@ -68,11 +68,11 @@ mod tests {
     #[test]
     fn each_bit_of_the_bytes_counts_and_each_purpose_is_its_own() {
         let mut random: [u8; 16] = core::array::from_fn(|i| (i as u8).wrapping_mul(29));
-        let before = derive(random, Purpose::Window);
+        let before = derive(random, Purpose::PageMap);
         assert_ne!(before, derive(random, Purpose::Canary));
         for bit in 0..128 {
             random[bit / 8] ^= 1 << (bit % 8);
-            let changed = (derive(random, Purpose::Window) ^ before).count_ones();
+            let changed = (derive(random, Purpose::PageMap) ^ before).count_ones();
             assert!((10..55).contains(&changed), "bit {bit} changes {changed}");
             random[bit / 8] ^= 1 << (bit % 8);
         }

@@ -17,14 +17,14 @@ pub const SEGMENT_BYTES: usize = 1 << SEGMENT_SHIFT;
 /// Pages of a segment, those of its own metadata included.
 pub const SEGMENT_PAGES: usize = SEGMENT_BYTES / PAGE_BYTES;
 
-/// log2 of the window: the address range that the page map covers with one byte per page.
-pub const WINDOW_SHIFT: u32 = 36;
-/// Bytes of the window.
-pub const WINDOW_BYTES: usize = 1 << WINDOW_SHIFT;
-/// Pages of the window.
-pub const WINDOW_PAGES: usize = 1 << (WINDOW_SHIFT - PAGE_SHIFT);
-/// Segments of the window.
-pub const WINDOW_SEGMENTS: usize = 1 << (WINDOW_SHIFT - SEGMENT_SHIFT);
+/// log2 of the page-map range: the address range that the page map covers with one byte per page.
+pub const PAGE_MAP_SHIFT: u32 = 36;
+/// Bytes of the page-map range.
+pub const PAGE_MAP_BYTES: usize = 1 << PAGE_MAP_SHIFT;
+/// Pages of the page-map range.
+pub const PAGE_MAP_PAGES: usize = 1 << (PAGE_MAP_SHIFT - PAGE_SHIFT);
+/// Segments of the page-map range.
+pub const PAGE_MAP_SEGMENTS: usize = 1 << (PAGE_MAP_SHIFT - SEGMENT_SHIFT);
 
 /// The largest size class in bytes.
 pub const OBJECT_MAX_BYTES: usize = 256 << 10;

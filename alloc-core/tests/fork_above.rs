@@ -6,8 +6,8 @@
 
 use rsalloc_core::internals::object::Batch;
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
+use rsalloc_core::internals::page_heap::density::Density;
 use rsalloc_core::internals::page_heap::entry::Kind;
-use rsalloc_core::internals::page_heap::filling::Filling;
 use rsalloc_core::internals::page_heap::segment::Segment;
 use rsalloc_core::internals::size_class::{CLASSES, Class, object_size};
 use rsalloc_core::internals::slab::{self, SLABS};
@@ -162,7 +162,7 @@ fn a_holder_of_a_class_gives_way_to_a_fork_in_a_handler() {
 #[test]
 fn a_thread_that_takes_pages_continues_after_a_fork() {
     let _alone = alone();
-    let span = PAGE_HEAP.acquire(1, 1, Kind::Large, Filling::Whole).expect("memory");
+    let span = PAGE_HEAP.acquire(1, 1, Kind::Large, Density::Dense).expect("memory");
     // SAFETY: just acquired. Without a purge, unlike `free`.
     unsafe { PAGE_HEAP.release(span.address) };
     let dirty = || rsalloc_core::stats().dirty_bytes;

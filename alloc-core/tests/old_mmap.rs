@@ -38,7 +38,7 @@ fn a_mapping_at_another_address_is_unmapped() {
     assert!(CALLS.load(Ordering::Relaxed) > 2, "the heap never asked for a place");
 }
 
-/// Its first segment has a place in the window, and a foreign mapping has the next one.
+/// Its first segment has a place in the page-map range, and a foreign mapping has the next one.
 fn the_heap_is_whole() {
     let first = rsalloc_core::allocate(BYTES);
     assert!(!first.is_null());

@@ -3,8 +3,8 @@
 
 use rsalloc_core::internals::os::faults;
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
+use rsalloc_core::internals::page_heap::density::Density;
 use rsalloc_core::internals::page_heap::entry::Kind;
-use rsalloc_core::internals::page_heap::filling::Filling;
 use rsalloc_core::internals::page_heap::huge::HUGE;
 use rsalloc_core::internals::sync::Rank;
 
@@ -334,7 +334,7 @@ fn address_space() -> usize {
 #[test]
 fn a_refused_growth_leaves_what_is_mapped_as_it_was() {
     in_child(u64::MAX, 0, || {
-        let acquire = |pages| PAGE_HEAP.acquire(pages, 1, Kind::Large, Filling::Whole);
+        let acquire = |pages| PAGE_HEAP.acquire(pages, 1, Kind::Large, Density::Dense);
         assert!(acquire(1).is_some());
         let before = (address_space(), PAGE_HEAP.metadata_bytes(), PAGE_HEAP.totals().0);
         for made in [0, 1] {

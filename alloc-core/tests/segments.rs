@@ -1,8 +1,8 @@
 //! The list of segments: full, and beside foreign mappings; and how much of the address space they take.
 
 use rsalloc_core::internals::hot::HOT;
+use rsalloc_core::internals::page_heap::density::Density;
 use rsalloc_core::internals::page_heap::entry::Kind;
-use rsalloc_core::internals::page_heap::filling::Filling;
 use rsalloc_core::internals::page_heap::segment::HEADER_PAGES;
 use rsalloc_core::internals::page_heap::{PAGE_HEAP, SEGMENTS_MAX};
 use rsalloc_core::internals::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES, SPAN_MAX_PAGES};
@@ -26,7 +26,7 @@ fn in_child(life: fn()) {
 }
 
 fn acquire(pages: usize) -> Option<usize> {
-    PAGE_HEAP.acquire(pages, 1, Kind::Large, Filling::Whole).map(|span| span.address)
+    PAGE_HEAP.acquire(pages, 1, Kind::Large, Density::Dense).map(|span| span.address)
 }
 
 /// Bytes of address space, and the number of areas.
@@ -83,7 +83,7 @@ fn map_foreign(address: usize) {
 fn a_foreign_mapping_in_the_range_does_not_slow_look_ups_down() {
     in_child(|| {
         assert_eq!(rsalloc_core::check(), Ok(()));
-        map_foreign(HOT.window.load(Ordering::Relaxed));
+        map_foreign(HOT.page_map_base.load(Ordering::Relaxed));
         let spans: Vec<usize> = (0..400).map(|_| acquire(SPAN_MAX_PAGES).unwrap()).collect();
         let (first, last) = (look_up(spans[0]), look_up(spans[spans.len() - 1]));
         assert!(last < 10.0 * first, "{first} s for the first segment, {last} s for the last");

@@ -3,8 +3,8 @@
 
 use rsalloc_core::internals::hot::HOT;
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
+use rsalloc_core::internals::page_heap::density::{Density, SparseSpans};
 use rsalloc_core::internals::page_heap::entry::Kind;
-use rsalloc_core::internals::page_heap::filling::{Filling, SparseSpans};
 use rsalloc_core::internals::units::SEGMENT_SHIFT;
 use std::collections::HashSet;
 use std::fs;
@@ -113,14 +113,14 @@ fn with_the_switch_off_all_spans_share_a_segment_without_advice() {
     });
 }
 
-/// Outside the window pages are reserved first and made accessible as they are needed.
+/// Outside the page-map range pages are reserved first and made accessible as they are needed.
 #[test]
 fn sparse_spans_outside_the_range_have_segments_of_their_own() {
     in_child(Some(SparseSpans::Separate), || {
-        HOT.window.store(0, Ordering::Relaxed);
-        let acquire = |filling| PAGE_HEAP.acquire(1, 1, Kind::Large, filling).unwrap().address;
+        HOT.page_map_base.store(0, Ordering::Relaxed);
+        let acquire = |density| PAGE_HEAP.acquire(1, 1, Kind::Large, density).unwrap().address;
         for _ in 0..COUNT {
-            let (whole, sparse) = (acquire(Filling::Whole), acquire(Filling::Sparse));
+            let (whole, sparse) = (acquire(Density::Dense), acquire(Density::Sparse));
             assert_ne!(whole >> SEGMENT_SHIFT, sparse >> SEGMENT_SHIFT);
             assert!(is_small(sparse) && !is_small(whole));
         }
@@ -132,16 +132,16 @@ fn sparse_spans_outside_the_range_have_segments_of_their_own() {
 fn out_of_memory_each_kind_takes_pages_of_the_other() {
     in_child(Some(SparseSpans::Separate), || {
         let acquire =
-            |filling| PAGE_HEAP.acquire(1, 1, Kind::Large, filling).map(|span| span.address);
-        let (whole, sparse) = (acquire(Filling::Whole).unwrap(), acquire(Filling::Sparse).unwrap());
+            |density| PAGE_HEAP.acquire(1, 1, Kind::Large, density).map(|span| span.address);
+        let (whole, sparse) = (acquire(Density::Dense).unwrap(), acquire(Density::Sparse).unwrap());
         let limit_mappings = |rlim_cur| {
             let limit = libc::rlimit { rlim_cur, rlim_max: libc::RLIM_INFINITY };
             // SAFETY: a plain call on a live value.
             assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
         };
         limit_mappings(0);
-        while acquire(Filling::Whole).is_some() {}
-        for (given_up, wanted) in [(whole, Filling::Sparse), (sparse, Filling::Whole)] {
+        while acquire(Density::Dense).is_some() {}
+        for (given_up, wanted) in [(whole, Density::Sparse), (sparse, Density::Dense)] {
             assert_eq!(acquire(wanted), None);
             // SAFETY: a span from above.
             unsafe { PAGE_HEAP.release(given_up) };

@@ -14,7 +14,7 @@ pub use core::sync::atomic::{Ordering, compiler_fence};
 pub const SPINS: u32 = 1;
 pub const BACKOFF_YIELDS: u32 = 2;
 pub const HUGE_SLOTS: usize = 8;
-pub const ASIDE_PLACES: usize = 2;
+pub const DEFERRED_PLACES: usize = 2;
 pub const CHILDREN_WATCHED: usize = 1;
 
 /// Lets the others run, as a spinning processor does.

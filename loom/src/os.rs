@@ -4,7 +4,7 @@
 
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::machine;
-use crate::units::{SEGMENT_BYTES, WINDOW_SEGMENTS};
+use crate::units::{SEGMENT_BYTES, PAGE_MAP_SEGMENTS};
 use crate::world;
 use std::cell::{Cell, RefCell};
 
@@ -94,7 +94,7 @@ pub unsafe fn seal(_address: usize, _len: usize) -> Result<(), Errno> {
     Ok(())
 }
 
-const _: () = assert!(WINDOW_SEGMENTS >= SEGMENTS);
+const _: () = assert!(PAGE_MAP_SEGMENTS >= SEGMENTS);
 
 /// # Safety
 /// 1. None here: addresses are not used again.

@@ -13,7 +13,7 @@ use crate::fail::Line;
 use crate::hot::{HOT, TINY_CLASSES};
 use crate::os::{self, Zeroing};
 use crate::page_heap::PAGE_HEAP;
-use crate::page_heap::filling::SparseSpans;
+use crate::page_heap::density::SparseSpans;
 use crate::publish::publish_report;
 use crate::report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
 use crate::rseq::Index;
@@ -21,7 +21,7 @@ use crate::rseq::registration::{self, Adoption};
 use crate::sanitizer;
 use crate::secret::{Purpose, derive};
 use crate::size_class::{CLASS, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
-use crate::units::{PAGE_BYTES, SEGMENT_SHIFT, WINDOW_BYTES};
+use crate::units::{PAGE_BYTES, PAGE_MAP_BYTES, SEGMENT_SHIFT};
 use core::cell::UnsafeCell;
 
 const READY: usize = 1;
@@ -69,7 +69,7 @@ fn run() {
         os::abort();
     }
     fill_tables();
-    choose_window();
+    choose_page_map_base();
     PAGE_HEAP.set_dirty_limit(config::number(Key::Dirty) / PAGE_BYTES);
     // Now, since a program may later refuse itself to open files, by a filter that kills.
     if os::gives_huge_pages_unasked() {
@@ -106,21 +106,21 @@ fn fill_tables() {
     }
 }
 
-/// Picks the address range for segments: from 16 TiB up, spread over 32 TiB, so the whole window lies in the user half of
-/// a 47-bit space; in a smaller range where a sanitizer restricts addresses. The place comes of the kernel's random
-/// bytes, but is the same in each run if the user wants all addresses so. Nothing is mapped; a range that is
-/// taken costs its slots, and a smaller address space all of them, see page_heap.
-fn choose_window() {
+/// Picks the page-map range, in which segments lie: from 16 TiB up, spread over 32 TiB, so it lies in the user half of a 47-bit
+/// address space; in a smaller range where a sanitizer restricts addresses. The place is derived from the kernel's random
+/// bytes, unless the user has switched address randomization off. Nothing is mapped; where other mappings lie in the range, or
+/// the address space is smaller, segments lie elsewhere (see page_heap).
+fn choose_page_map_base() {
     let places = match sanitizer::restricts_addresses() {
         true => SANITIZED_ADDRESSES,
-        false => 16 << 40..(48 << 40) + WINDOW_BYTES,
+        false => 16 << 40..(48 << 40) + PAGE_MAP_BYTES,
     };
     let random = if os::has_fixed_addresses() { [0; 16] } else { random_bytes() };
-    let number = derive(random, Purpose::Window) as usize;
-    let count = (places.end - places.start - WINDOW_BYTES) >> SEGMENT_SHIFT;
+    let number = derive(random, Purpose::PageMap) as usize;
+    let count = (places.end - places.start - PAGE_MAP_BYTES) >> SEGMENT_SHIFT;
     let base = places.start + ((number % count) << SEGMENT_SHIFT);
     // Ordering: Relaxed, published by READY.
-    HOT.window.store(base, Ordering::Relaxed);
+    HOT.page_map_base.store(base, Ordering::Relaxed);
 }
 
 fn random_bytes() -> [u8; 16] {

@@ -8,8 +8,8 @@ use crate::fail::{Misuse, deny, fail};
 use crate::guard;
 use crate::object::{Fresh, Object};
 use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::density::Density;
 use crate::page_heap::entry::{Kind, PageEntry};
-use crate::page_heap::filling::Filling;
 use crate::page_heap::huge::HUGE;
 use crate::size_class::{Class, natural_align, object_size};
 use crate::units::{PAGE_BYTES, SPAN_MAX_PAGES, pages_of};
@@ -36,7 +36,7 @@ pub fn allocate(size: usize, align: usize) -> Option<Fresh> {
     if has_own_mapping(size, align) {
         return acquire_huge(size.max(1), align);
     }
-    let span = PAGE_HEAP.acquire(pages, align_pages, Kind::Large, Filling::Whole)?;
+    let span = PAGE_HEAP.acquire(pages, align_pages, Kind::Large, Density::Dense)?;
     account(0, pages);
     // SAFETY: the span was handed out to this call.
     let object = unsafe { Object::from_address(span.address) }?;

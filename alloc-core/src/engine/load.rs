@@ -20,7 +20,7 @@ use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::sanitizer;
-use crate::units::WINDOW_BYTES;
+use crate::units::PAGE_MAP_BYTES;
 
 #[used]
 #[unsafe(link_section = ".init_array")]
@@ -39,10 +39,10 @@ extern "C" fn at_load() {
     }
 }
 
-/// What the heap has so far. The window is one root, whatever is mapped of it.
+/// Names what the heap has so far. The page-map range is one root, whatever is mapped of it.
 fn name_roots() {
     // Ordering: Relaxed, written once by init.
-    sanitizer::add_root(HOT.window.load(Ordering::Relaxed), WINDOW_BYTES);
+    sanitizer::add_root(HOT.page_map_base.load(Ordering::Relaxed), PAGE_MAP_BYTES);
     PAGE_HEAP.name_roots();
     HUGE.name_roots();
     guard::name_root();

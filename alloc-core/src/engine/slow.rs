@@ -83,7 +83,7 @@ fn free_slow(address: usize) {
 /// `free_sized`: null, full class, large size or an aborted section; or an object of a smaller class than the
 /// size's, which ends the process here and on the way home elsewhere (docs/misuse.md).
 pub extern "C" fn free_sized(ptr: *mut u8, size: usize) {
-    let is_smaller = page_map::window_class_at(ptr as usize) < small_class_of(size);
+    let is_smaller = page_map::class_in_page_map(ptr as usize) < small_class_of(size);
     if is_smaller || push(ptr as usize) != 0 {
         dealloc_slow(ptr as usize, size, 1);
     }
@@ -91,7 +91,7 @@ pub extern "C" fn free_sized(ptr: *mut u8, size: usize) {
 
 /// `dealloc`: as [`free_sized`], or a larger alignment.
 pub extern "C" fn dealloc(ptr: *mut u8, size: usize, align: usize) {
-    let is_smaller = page_map::window_class_at(ptr as usize) < class_of_aligned(size, align);
+    let is_smaller = page_map::class_in_page_map(ptr as usize) < class_of_aligned(size, align);
     if is_smaller || push(ptr as usize) != 0 {
         dealloc_slow(ptr as usize, size, align);
     }
@@ -133,7 +133,8 @@ fn pop(class: Class) -> isize {
 /// Pushes to the thread's own shard: 0 or a status.
 #[inline(always)]
 fn push(address: usize) -> isize {
-    leases::own_shard().map_or(-1, |shard| shard.push(page_map::window_class_at(address), address))
+    leases::own_shard()
+        .map_or(-1, |shard| shard.push(page_map::class_in_page_map(address), address))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 //!     before it is cleared here.
 
 // While a thread holds all locks, for a fork or the validator, handlers above holders have nothing else.
-use crate::atomic::ASIDE_PLACES as PLACES;
+use crate::atomic::DEFERRED_PLACES as PLACES;
 use crate::atomic::{AtomicUsize, Ordering};
 
 const BUSY: usize = 1;

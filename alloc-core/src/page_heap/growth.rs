@@ -6,7 +6,7 @@
 //! logarithmic. What is refused leaves everything as it was.
 //!
 //! ```text
-//! in the window:  | metadata | unmapped      | pages | unmapped ...          |     mapped by MAP_FIXED_NOREPLACE
+//! in the page-map range:  | metadata | unmapped      | pages | unmapped ...          |     mapped by MAP_FIXED_NOREPLACE
 //! outside:        | metadata | inaccessible  | pages | inaccessible ...      |     reserved, then made accessible
 //! complete:       | metadata                 | pages                         |
 //! ```
@@ -14,8 +14,8 @@
 //! Invariants:
 //! I1. All fields of a segment's `Extent` change under the lock of growth. What it says is mapped, is.
 
+use super::density::Density;
 use super::entry::Kind;
-use super::filling::Filling;
 use super::segment::{Extent, HEADER_PAGES, Segment, metadata_bytes};
 use super::{OUTSIDE_SLOTS, PageHeap, SEGMENTS_MAX, Span, outside_slot};
 use crate::atomic::{AtomicPtr, Ordering};
@@ -23,7 +23,7 @@ use crate::hot::HOT;
 use crate::os::{self, Errno, Place};
 use crate::sanitizer;
 use crate::sync::{Guard, Guarded, Lock, Rank, WaitBudget};
-use crate::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES, SEGMENT_SHIFT, WINDOW_SEGMENTS};
+use crate::units::{PAGE_BYTES, PAGE_MAP_SEGMENTS, SEGMENT_BYTES, SEGMENT_PAGES, SEGMENT_SHIFT};
 
 /// The least number of pages that are mapped at once, if the OS has them.
 const STEP_MIN_PAGES: usize = (1 << 20) / PAGE_BYTES;
@@ -50,7 +50,7 @@ impl PageHeap {
         pages: usize,
         align_pages: usize,
         kind: Kind,
-        home: Filling,
+        home: Density,
     ) -> Option<Span> {
         // Ordering: Relaxed, the lock orders it: whether another thread has grown the heap meanwhile.
         let seen = self.mapped.load(Ordering::Relaxed);
@@ -78,14 +78,14 @@ impl PageHeap {
 
     /// Adds room for `pages` in the segments of `home` (the lock `growth` is held): to one that can still grow, else with a new
     /// one.
-    fn grow(&self, pages: usize, home: Filling, growth: &Guard<'_>) -> Option<&'static Segment> {
+    fn grow(&self, pages: usize, home: Density, growth: &Guard<'_>) -> Option<&'static Segment> {
         for index in self.first_growing.get()..self.segment_count() {
             let Some(segment) = self.segment(index) else { continue };
             let is_complete = segment.mapped_pages() * PAGE_BYTES >= segment.extent().limit.get();
             if is_complete && index == self.first_growing.get() {
                 self.first_growing.set(index + 1);
             }
-            if segment.filling() != home || is_complete {
+            if segment.density() != home || is_complete {
                 continue;
             }
             // What is free at its end is the span's first part. Where the lock can't be had, `add_pages` will say so.
@@ -122,7 +122,7 @@ impl PageHeap {
         let mut outcome = Growth::NoRoom;
         for step in self.steps(end.saturating_sub(mapped), room) {
             let before = extent.metadata.get();
-            let result = map_to(segment.base(), extent, segment.filling(), mapped + step);
+            let result = map_to(segment.base(), extent, segment.density(), mapped + step);
             // Ordering: Relaxed, a statistic.
             self.metadata.fetch_add(extent.metadata.get() - before, Ordering::Relaxed);
             match result {
@@ -153,19 +153,19 @@ impl PageHeap {
         Growth::Done
     }
 
-    /// Maps one more segment of `home` with room for `pages` (the lock `growth` is held): in the window if it has
+    /// Maps one more segment of `home` with room for `pages` (the lock `growth` is held): in the page-map range if it has
     /// room, else anywhere.
     fn create_segment(
         &self,
         pages: usize,
-        home: Filling,
+        home: Density,
         growth: &Guard<'_>,
     ) -> Option<&'static Segment> {
         // Before anything is mapped: a segment without a place in the list could not be given back.
         if self.segment_count() == SEGMENTS_MAX {
             return None;
         }
-        let (base, extent, in_window) = match self.map_in_window(pages, home) {
+        let (base, extent, in_page_map) = match self.map_in_page_map(pages, home) {
             Some((base, extent)) => (base, extent, true),
             None => {
                 let (base, extent) = self.map_outside(pages, home)?;
@@ -175,25 +175,25 @@ impl PageHeap {
         // SAFETY: fresh, aligned, ours for ever.
         let segment = unsafe { Segment::create(base) };
         segment.extent().set_to(&extent);
-        segment.set_filling(home);
+        segment.set_density(home);
         // SAFETY: as `extent` says, they are mapped; no other thread knows the segment.
         unsafe { segment.add_pages(extent.pages.get() / PAGE_BYTES) };
-        self.publish(segment, in_window, growth);
+        self.publish(segment, in_page_map, growth);
         Some(segment)
     }
 
-    fn map_in_window(&self, pages: usize, home: Filling) -> Option<(usize, Extent)> {
+    fn map_in_page_map(&self, pages: usize, home: Density) -> Option<(usize, Extent)> {
         // Ordering: Relaxed, written once by init before the first growth.
-        let window = HOT.window.load(Ordering::Relaxed);
-        while window != 0 && self.window_next.get() < WINDOW_SEGMENTS {
-            let base = window + (self.window_next.get() << SEGMENT_SHIFT);
+        let start = HOT.page_map_base.load(Ordering::Relaxed);
+        while start != 0 && self.next_slot.get() < PAGE_MAP_SEGMENTS {
+            let base = start + (self.next_slot.get() << SEGMENT_SHIFT);
             let extent = Extent::empty(SEGMENT_BYTES);
             match self.map_first(base, &extent, pages, home) {
                 Ok(()) => {
-                    self.window_next.set(self.window_next.get() + 1);
+                    self.next_slot.set(self.next_slot.get() + 1);
                     return Some((base, extent));
                 }
-                Err(libc::EEXIST) => self.window_next.set(self.window_next.get() + 1),
+                Err(libc::EEXIST) => self.next_slot.set(self.next_slot.get() + 1),
                 // No memory, or no such address on this machine: what anywhere gives will tell.
                 Err(_) => return None,
             }
@@ -201,7 +201,7 @@ impl PageHeap {
         None
     }
 
-    fn map_outside(&self, pages: usize, home: Filling) -> Option<(usize, Extent)> {
+    fn map_outside(&self, pages: usize, home: Density) -> Option<(usize, Extent)> {
         self.make_outside_table()?;
         let fitting = OUTSIDE_LENGTHS.into_iter();
         for len in fitting.take_while(|&len| len >= (HEADER_PAGES + pages) * PAGE_BYTES) {
@@ -223,7 +223,7 @@ impl PageHeap {
         base: usize,
         extent: &Extent,
         pages: usize,
-        home: Filling,
+        home: Density,
     ) -> Result<(), Errno> {
         let mut refused = libc::ENOMEM;
         for step in self.steps(pages, extent.limit.get() / PAGE_BYTES - HEADER_PAGES) {
@@ -236,8 +236,8 @@ impl PageHeap {
         Err(refused)
     }
 
-    /// There is a place in the list, and outside the window in the table.
-    fn publish(&self, segment: &'static Segment, in_window: bool, growth: &Guard<'_>) {
+    /// There is a place in the list, and outside the page-map range in the table.
+    fn publish(&self, segment: &'static Segment, in_page_map: bool, growth: &Guard<'_>) {
         let count = self.segment_count();
         segment.set_index(count);
         if growth.is_of_fork() {
@@ -245,11 +245,12 @@ impl PageHeap {
             segment.try_lock().into_iter().for_each(Lock::forget);
         }
         let pointer = core::ptr::from_ref(segment).cast_mut();
-        if in_window {
+        if in_page_map {
             // Ordering: Relaxed, written once before any object exists.
-            let slot = (segment.base() - HOT.window.load(Ordering::Relaxed)) >> SEGMENT_SHIFT;
+            let slot =
+                (segment.base() - HOT.page_map_base.load(Ordering::Relaxed)) >> SEGMENT_SHIFT;
             // Ordering: Release publishes the segment's metadata to `segment_at`.
-            self.window[slot].store(pointer, Ordering::Release);
+            self.in_page_map[slot].store(pointer, Ordering::Release);
         } else if let Some(table) = self.outside_table() {
             let mut slot = outside_slot(segment.base());
             // Ordering: Relaxed, only growth writes, under its lock.
@@ -271,7 +272,7 @@ impl PageHeap {
         self.count.store(count + 1, Ordering::Release);
     }
 
-    /// Tells a leak checker of the segments outside the window that there are.
+    /// Tells a leak checker of the segments outside the page-map range that there are.
     pub fn name_roots(&self) {
         let Ok(_growth) = self.growth.acquire(Rank::GROWTH) else { return };
         let outside = |segment: &&Segment| self.outside_segment(segment.base()).is_some();
@@ -294,13 +295,13 @@ impl PageHeap {
 
 /// Maps what is missing of the pages up to number `end`, and of what describes all pages that are mapped. Nothing new
 /// stays mapped if a part is refused, but for pages that can't be sealed again; the next attempt finds those.
-fn map_to(base: usize, extent: &Extent, home: Filling, end: usize) -> Result<(), Errno> {
+fn map_to(base: usize, extent: &Extent, home: Density, end: usize) -> Result<(), Errno> {
     // Of pages the OS has the least: what describes them is small.
     let before = extent.pages.get();
     map_between(base, extent, &extent.pages, end * PAGE_BYTES)?;
     let (start, len) = (base + before, extent.pages.get() - before);
     let Err(refused) = map_metadata(base, extent) else {
-        if home == Filling::Sparse && len > 0 {
+        if home == Density::Sparse && len > 0 {
             os::no_huge_pages(start, len);
         }
         return Ok(());

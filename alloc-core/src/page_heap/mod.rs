@@ -11,8 +11,8 @@
 //!     given back.
 
 mod aside;
+pub mod density;
 pub mod entry;
-pub mod filling;
 mod growth;
 pub mod huge;
 mod purging;
@@ -23,14 +23,14 @@ use crate::hot::HOT;
 use crate::object::Contents;
 use crate::sanitizer;
 use crate::sync::{Guard, Guarded, Lock, Rank, WaitBudget};
-use crate::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES, SEGMENT_SHIFT, WINDOW_SEGMENTS};
+use crate::units::{PAGE_BYTES, PAGE_MAP_SEGMENTS, SEGMENT_BYTES, SEGMENT_PAGES, SEGMENT_SHIFT};
+use density::{Density, Missing};
 use entry::{Kind, PageEntry};
-use filling::{Filling, Missing};
 use segment::{HEADER_PAGES, Run, Segment};
 
 /// The most segments of a process: 1 TiB.
 pub const SEGMENTS_MAX: usize = 16_384;
-/// Slots of the hash table of segments outside the window.
+/// Slots of the hash table of segments outside the page-map range.
 const OUTSIDE_SLOTS: usize = 2 * SEGMENTS_MAX;
 
 /// A span of pages that the caller holds.
@@ -68,9 +68,9 @@ pub struct PageHeap {
     faded_at: AtomicUsize,
     count: AtomicUsize,
     segments: [AtomicPtr<Segment>; SEGMENTS_MAX],
-    /// By slot of the window.
-    window: [AtomicPtr<Segment>; WINDOW_SEGMENTS],
-    /// A hash table of the segments outside the window; null until there is one.
+    /// The segments in the page-map range, by place.
+    in_page_map: [AtomicPtr<Segment>; PAGE_MAP_SEGMENTS],
+    /// A hash table of the segments outside the page-map range; null until there is one.
     outside: AtomicPtr<[AtomicPtr<Segment>; OUTSIDE_SLOTS]>,
     purged_total: AtomicUsize,
     /// Bytes of pages that are mapped.
@@ -78,7 +78,7 @@ pub struct PageHeap {
     /// Bytes of metadata that are mapped.
     metadata: AtomicUsize,
     growth: Lock,
-    window_next: Guarded,
+    next_slot: Guarded,
     /// No segment before this one can grow.
     first_growing: Guarded,
     /// Whether sparse spans have segments of their own.
@@ -100,10 +100,10 @@ impl PageHeap {
         pages: usize,
         align_pages: usize,
         kind: Kind,
-        filling: Filling,
+        density: Density,
     ) -> Option<Span> {
         self.collect_deferred();
-        let home = self.home_of(filling);
+        let home = self.home_of(density);
         match self.acquire_free(pages, align_pages, kind, home) {
             Ok(span) => Some(span),
             // What is missing is no page: there are other ways, none of which maps a segment.
@@ -120,14 +120,14 @@ impl PageHeap {
         pages: usize,
         align_pages: usize,
         kind: Kind,
-        home: Filling,
+        home: Density,
     ) -> Result<Span, Missing> {
         let mut is_left_out = false;
         for patient in [false, true] {
             // Ordering: Relaxed, a hint.
             let first = self.first_free.load(Ordering::Relaxed);
             for (index, segment) in self.segments().enumerate().skip(first) {
-                if segment.longest() < pages || segment.filling() != home {
+                if segment.longest() < pages || segment.density() != home {
                     if segment.longest() == 0 && index == first {
                         self.advance_first_free(first);
                     }
@@ -327,12 +327,12 @@ impl PageHeap {
     #[inline]
     pub fn segment_at(&self, address: usize) -> Option<&'static Segment> {
         // Ordering: Relaxed, written once before any object exists.
-        let slot = address.wrapping_sub(HOT.window.load(Ordering::Relaxed)) >> SEGMENT_SHIFT;
-        let Some(in_window) = self.window.get(slot) else {
+        let slot = address.wrapping_sub(HOT.page_map_base.load(Ordering::Relaxed)) >> SEGMENT_SHIFT;
+        let Some(link) = self.in_page_map.get(slot) else {
             return self.outside_segment(address & !(SEGMENT_BYTES - 1));
         };
         // Ordering: Acquire pairs with the Release in `publish`.
-        let segment = in_window.load(Ordering::Acquire);
+        let segment = link.load(Ordering::Acquire);
         // SAFETY: published segments live for ever (segment I4).
         unsafe { segment.as_ref() }
     }

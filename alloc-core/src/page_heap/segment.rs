@@ -20,8 +20,8 @@
 //!     `None`, or is being purged.
 //! I6. The entries and bitmaps of all pages below `mapped_pages` are mapped.
 
+use super::density::Density;
 use super::entry::{BITMAP_BYTES, Kind, PageEntry};
-use super::filling::Filling;
 use crate::arch::{self, thread_id};
 use crate::atomic::{AtomicU32, Ordering};
 use crate::sync::{Guard, Guarded, Guarded32, Guarded64, Lock, Rank, Reentered};
@@ -45,7 +45,7 @@ struct Header {
     mapped_pages: AtomicU32,
     longest: Guarded32,
     index: Guarded32,
-    /// 1 if its filling is sparse.
+    /// 1 if its density is sparse.
     sparse: Guarded32,
     free: [Guarded64; WORDS],
     dirty: [Guarded64; WORDS],
@@ -165,13 +165,13 @@ impl Segment {
     }
 
     /// What the spans are like that come from here first.
-    pub fn filling(&self) -> Filling {
-        if self.header().sparse.get() == 0 { Filling::Whole } else { Filling::Sparse }
+    pub fn density(&self) -> Density {
+        if self.header().sparse.get() == 0 { Density::Dense } else { Density::Sparse }
     }
 
-    /// Sets [`Segment::filling`], before the segment is published.
-    pub fn set_filling(&self, filling: Filling) {
-        self.header().sparse.set(u32::from(filling == Filling::Sparse));
+    /// Sets [`Segment::density`], before the segment is published.
+    pub fn set_density(&self, density: Density) {
+        self.header().sparse.set(u32::from(density == Density::Sparse));
     }
 
     /// An upper bound on the run that the segment has.

@@ -17,8 +17,8 @@ use crate::fail::{Misuse, deny, fail};
 use crate::guard;
 use crate::object::{Batch, Contents, Memory};
 use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::density::Density;
 use crate::page_heap::entry::{self, Kind, PageEntry};
-use crate::page_heap::filling::Filling;
 use crate::page_heap::huge::HUGE;
 use crate::page_map;
 use crate::sanitizer;
@@ -66,7 +66,7 @@ pub fn take(class: Class, batch: &mut Batch, wanted: usize) -> Result<Contents, 
 /// A slab of `class`, in no list yet, and what its first object holds. None when out of memory.
 fn new_slab(slabs: &SlabClass, class: Class) -> Option<(&'static PageEntry, Contents)> {
     let info = &CLASS[class];
-    let span = PAGE_HEAP.acquire(info.pages, 1, Kind::Slab, filling_of(info))?;
+    let span = PAGE_HEAP.acquire(info.pages, 1, Kind::Slab, density_of(info))?;
     let entry = PAGE_HEAP.entry_at(span.address)?;
     entry.class.set(class as u32);
     entry.free.set(info.objects as u32);
@@ -86,10 +86,10 @@ fn new_slab(slabs: &SlabClass, class: Class) -> Option<(&'static PageEntry, Cont
 
 /// What the slabs of a class leave untouched. Those of 8 B leave half, but nearly every program has one, and a segment for it
 /// would cost more than that.
-fn filling_of(info: &ClassInfo) -> Filling {
+fn density_of(info: &ClassInfo) -> Density {
     match info.objects {
-        SLAB_OBJECTS_MAX => Filling::Whole,
-        objects => Filling::of(info.pages * PAGE_BYTES, objects * info.size),
+        SLAB_OBJECTS_MAX => Density::Dense,
+        objects => Density::of(info.pages * PAGE_BYTES, objects * info.size),
     }
 }
 

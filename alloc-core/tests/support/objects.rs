@@ -1,9 +1,9 @@
-//! Objects that know their own contents, and a shadow of the window that knows which of them are out.
+//! Objects that know their own contents, and a shadow of the page-map range that knows which of them are out.
 //!
 //! Safe to use from signal handlers: no lock, no allocation but the one under test.
 
 use rsalloc_core::internals::hot::HOT;
-use rsalloc_core::internals::units::WINDOW_SHIFT;
+use rsalloc_core::internals::units::PAGE_MAP_SHIFT;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Sizes and alignments in use; an object carries the number of its own.
@@ -157,9 +157,9 @@ impl Object {
     }
 }
 
-/// A bit for each 8 bytes of the window.
+/// A bit for each 8 bytes of the page-map range.
 static SHADOW: AtomicUsize = AtomicUsize::new(0);
-const SHADOW_BYTES: usize = 1 << (WINDOW_SHIFT - 6);
+const SHADOW_BYTES: usize = 1 << (PAGE_MAP_SHIFT - 6);
 
 /// Starts the engine and maps the shadow.
 pub fn start() {
@@ -177,8 +177,8 @@ pub fn start() {
 }
 
 fn shadow_bit(address: usize) -> Option<(&'static AtomicU64, u64)> {
-    let offset = address.wrapping_sub(HOT.window.load(Ordering::Relaxed));
-    (offset >> WINDOW_SHIFT == 0).then(|| {
+    let offset = address.wrapping_sub(HOT.page_map_base.load(Ordering::Relaxed));
+    (offset >> PAGE_MAP_SHIFT == 0).then(|| {
         let bit = offset / 8;
         let word = (SHADOW.load(Ordering::Relaxed) + bit / 64 * 8) as *const AtomicU64;
         // SAFETY: inside the shadow, which is mapped for ever.

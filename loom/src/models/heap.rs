@@ -8,7 +8,7 @@ use crate::os;
 use crate::page_heap::{PAGE_HEAP, SEGMENTS_MAX};
 use crate::page_heap::{
     entry::Kind,
-    filling::Filling,
+    density::Density,
     segment::{HEADER_PAGES, Segment},
 };
 use crate::page_map;
@@ -25,15 +25,15 @@ const CLASS: usize = 4;
 const PAGES: usize = HEADER_PAGES + 16;
 
 /// What init does; the words of the header of a segment at `base` that no lock guards alone.
-fn start(window: bool, bases: &[usize]) {
-    HOT.window.store(if window { os::arena() } else { 0 }, Ordering::Relaxed);
+fn start(in_page_map: bool, bases: &[usize]) {
+    HOT.page_map_base.store(if in_page_map { os::arena() } else { 0 }, Ordering::Relaxed);
     PAGE_HEAP.set_dirty_limit(1000);
     explore_only(bytes_of(&PAGE_HEAP));
     bases.iter().for_each(|&base| explore_only(base..base + 20));
 }
 
 fn acquire() -> usize {
-    PAGE_HEAP.acquire(1, 1, Kind::Large, Filling::Whole).expect("memory").address
+    PAGE_HEAP.acquire(1, 1, Kind::Large, Density::Dense).expect("memory").address
 }
 
 /// Pages that can be handed out, of all segments.
@@ -83,7 +83,7 @@ fn grow(base: usize) {
     assert_eq!(free, pages());
 }
 
-/// In the window.
+/// In the page-map range.
 pub const SEGMENTS: Model = Model {
     name: "segments",
     preemptions: 2,
@@ -173,7 +173,7 @@ pub const PAGE_MAP: Model = Model {
     name: "page-map",
     preemptions: 3,
     body: || {
-        HOT.window.store(os::arena(), Ordering::Relaxed);
+        HOT.page_map_base.store(os::arena(), Ordering::Relaxed);
         PAGE_HEAP.set_dirty_limit(1000);
         explore_only(bytes_of(&HOT.pages));
         explore_only(bytes_of(&DEPOT));

@@ -24,7 +24,7 @@ const WORD: usize = size_of::<usize>();
 
 /// What init does, without a shard.
 fn start(sections: Sections) {
-    HOT.window.store(os::arena(), Ordering::Relaxed);
+    HOT.page_map_base.store(os::arena(), Ordering::Relaxed);
     registration::adopt(false);
     registration::set_index(sections.index);
     BLOCKS[0].area.mm_cid.store(cid_on(0), Ordering::Relaxed);

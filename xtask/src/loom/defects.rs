@@ -343,8 +343,8 @@ pub const DEFECTS: &[Defect] = &[
         file: "page_heap/growth.rs",
         changes: &[
             (
-                "self.window[slot].store(pointer, Ordering::Release)",
-                "self.window[slot].store(pointer, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+                "self.in_page_map[slot].store(pointer, Ordering::Release)",
+                "self.in_page_map[slot].store(pointer, if BAD { Ordering::Relaxed } else { Ordering::Release })",
             ),
             (
                 "self.segments[count].store(pointer, Ordering::Release)",

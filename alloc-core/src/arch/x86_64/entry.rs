@@ -203,7 +203,7 @@ macro_rules! rust_alloc {
 }
 
 /// Defines the hot path of `free(ptr)`: the page map gives the class; null, foreign and large pointers
-/// have class 0 or lie outside the window.
+/// have class 0 or lie outside the page-map range.
 #[macro_export]
 macro_rules! c_free {
     ($(#[$meta:meta])* $name:ident) => {
@@ -218,9 +218,9 @@ macro_rules! c_free {
                 $crate::__rsalloc_text!(descriptor),
                 "lea r11, [rip + {hot}]",
                 "mov rax, rdi",
-                "sub rax, [r11 + {window}]",
+                "sub rax, [r11 + {base}]",
                 "shr rax, {page_shift}",
-                "cmp rax, {window_pages}",
+                "cmp rax, {page_count}",
                 "jae 40f",
                 "movzx r8d, byte ptr [r11 + rax + {pages}]",
                 $crate::__rsalloc_text!(announce),
@@ -232,10 +232,10 @@ macro_rules! c_free {
                 slow = sym $crate::internals::engine::slow::free,
                 aborts = const ::core::mem::offset_of!($crate::internals::hot::Hot, aborts),
                 table = const ::core::mem::offset_of!($crate::internals::hot::Hot, table),
-                window = const ::core::mem::offset_of!($crate::internals::hot::Hot, window),
+                base = const ::core::mem::offset_of!($crate::internals::hot::Hot, page_map_base),
                 pages = const ::core::mem::offset_of!($crate::internals::hot::Hot, pages),
                 page_shift = const $crate::internals::units::PAGE_SHIFT,
-                window_pages = const $crate::internals::units::WINDOW_PAGES,
+                page_count = const $crate::internals::units::PAGE_MAP_PAGES,
             )
         }
     };

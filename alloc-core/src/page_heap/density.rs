@@ -5,7 +5,7 @@
 //! segments takes free pages of the other kind. Called by init and slab; see `adr/0022`.
 //!
 //! Invariants:
-//! I1. A segment's filling is set before it is published and never changes.
+//! I1. A segment's density is set before it is published and never changes.
 //! I2. Pages of a sparse segment are advised against huge pages before any of them is free.
 
 use super::entry::Kind;
@@ -14,23 +14,23 @@ use crate::atomic::Ordering;
 
 /// How much of a span its holder will touch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Filling {
+pub enum Density {
     /// All of it, or nearly.
-    Whole,
+    Dense,
     /// An eighth of it stays untouched, or more.
     Sparse,
 }
 
-impl Filling {
+impl Density {
     /// That of `pages` bytes in pages of which `used` are touched.
-    pub const fn of(pages: usize, used: usize) -> Filling {
-        if (pages - used) * 8 >= pages { Filling::Sparse } else { Filling::Whole }
+    pub const fn of(pages: usize, used: usize) -> Density {
+        if (pages - used) * 8 >= pages { Density::Sparse } else { Density::Dense }
     }
 
-    fn other(self) -> Filling {
+    fn other(self) -> Density {
         match self {
-            Filling::Whole => Filling::Sparse,
-            Filling::Sparse => Filling::Whole,
+            Density::Dense => Density::Sparse,
+            Density::Sparse => Density::Dense,
         }
     }
 }
@@ -67,11 +67,11 @@ impl PageHeap {
         }
     }
 
-    /// The filling of the segments that a span comes from.
-    pub(super) fn home_of(&self, filling: Filling) -> Filling {
-        match filling {
-            Filling::Sparse if self.sparse_spans() == SparseSpans::Separate => Filling::Sparse,
-            _ => Filling::Whole,
+    /// The density of the segments that a span comes from.
+    pub(super) fn home_of(&self, density: Density) -> Density {
+        match density {
+            Density::Sparse if self.sparse_spans() == SparseSpans::Separate => Density::Sparse,
+            _ => Density::Dense,
         }
     }
 
@@ -82,7 +82,7 @@ impl PageHeap {
         pages: usize,
         align_pages: usize,
         kind: Kind,
-        home: Filling,
+        home: Density,
     ) -> Option<Span> {
         if self.sparse_spans() == SparseSpans::Together {
             return None;
