@@ -50,11 +50,12 @@ mod units;
 
 pub use check::{Defect, DefectKind, check};
 pub use config::{Config, Origin, RequestedMode, Setting, StatsAtExit, Value, settings};
-pub use engine::init::report;
-pub use engine::{
-    allocate, allocate_aligned, allocate_zeroed, free, free_sized, keep_loaded, limit_dirty,
-    reallocate, reallocate_sized, release, usable_size,
+pub use engine::api::{
+    allocate, allocate_aligned, allocate_zeroed, free, free_sized, limit_dirty, reallocate,
+    reallocate_sized, release, usable_size,
 };
+pub use engine::init::report;
+pub use engine::keep_loaded;
 pub use report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
 pub use stats::{Stats, stats};
 

@@ -42,6 +42,15 @@ pub fn class_in_page_map(address: usize) -> Class {
     page_map_page(address).map_or(0, class_of_page)
 }
 
+/// The class at `address`, where [`class_in_page_map`] said `class`.
+#[inline]
+pub fn class_beyond(class: Class, address: usize) -> Class {
+    match page_map_page(address) {
+        None if class == 0 => outside_class_at(address),
+        _ => class,
+    }
+}
+
 #[cold]
 fn outside_class_at(address: usize) -> Class {
     match PAGE_HEAP.entry_at(address) {

@@ -6,7 +6,7 @@
 mod support;
 
 use rsalloc_core::internals::config::{self, Key};
-use rsalloc_core::internals::cpu_cache::{Shard, allocate_on, free_on};
+use rsalloc_core::internals::cpu_cache::allocate_on;
 use rsalloc_core::internals::object::Batch;
 use rsalloc_core::internals::region::Region;
 use rsalloc_core::internals::size_class::{CLASS, CLASSES, Class};
@@ -31,7 +31,7 @@ fn swing(cpus: &FakeCpus, class: Class) {
     let count = CLASS[class].slots_max + CLASS[class].batch + 1;
     let objects: Vec<_> =
         (0..count).map(|_| allocate_on(cpus, class).expect("memory").object.address()).collect();
-    objects.into_iter().for_each(|object| free_on(cpus, class, object));
+    objects.into_iter().for_each(|object| cpus.free(class, object));
 }
 
 /// Pushes until the class is full.

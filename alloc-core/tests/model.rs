@@ -8,7 +8,7 @@ mod support;
 
 use cpus::Cpus;
 use proptest::prelude::*;
-use rsalloc_core::internals::cpu_cache::{Shard, allocate_on, free_on};
+use rsalloc_core::internals::cpu_cache::allocate_on;
 use rsalloc_core::internals::region::Region;
 use rsalloc_core::internals::size_class::{
     CLASS, CLASSES, Class, class_of, class_of_aligned, object_size,
@@ -70,7 +70,7 @@ impl Model {
         let (class, byte) = self.live.remove(&object).unwrap();
         let smallest = if class == 1 { 0 } else { object_size(class - 1) + 1 };
         assert!(holds(object, smallest.min(64), byte), "contents changed");
-        free_on(cpus, class, object);
+        cpus.free(class, object);
     }
 }
 

@@ -1,7 +1,6 @@
 //! What a signal handler meets when it comes on top of a holder of a lock, played without signals: the
 //! test holds the lock and then asks for more. Nothing hangs, is lost, given out twice or misaligned.
 
-use rsalloc_core::internals::cpu_cache::free_on;
 use rsalloc_core::internals::cpu_cache::shard::locked;
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
 use rsalloc_core::internals::page_heap::huge::HUGE;
@@ -74,7 +73,7 @@ fn a_batch_of_which_a_part_returned_is_not_kept_whole() {
     }
     rsalloc_core::release();
     let held = hold_class(high);
-    objects.iter().for_each(|&object| free_on(&cpus, low, object));
+    objects.iter().for_each(|&object| cpus.free(low, object));
     drop(held);
     cpus.empty(low);
     assert_sound();

@@ -20,6 +20,9 @@ pub fn held_rank() -> &'static AtomicU32 {
     &BLOCKS[this_thread()].words.held_rank
 }
 
+/// As on x86-64.
+pub const ADDRESS_SPACE_BYTES: usize = 1 << 47;
+
 pub fn biased_shard() -> &'static AtomicUsize {
     &BLOCKS[this_thread()].words.biased_shard
 }

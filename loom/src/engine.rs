@@ -2,3 +2,5 @@
 
 #[path = "../../alloc-core/src/engine/large.rs"]
 pub mod large;
+#[path = "../../alloc-core/src/engine/request.rs"]
+pub mod request;

@@ -32,7 +32,7 @@ mod fail;
 mod hot;
 #[path = "../../alloc-core/src/link.rs"]
 mod link;
-#[path = "../../alloc-core/src/object.rs"]
+#[path = "../../alloc-core/src/object/mod.rs"]
 mod object;
 #[path = "../../alloc-core/src/page_heap/mod.rs"]
 mod page_heap;

@@ -1,4 +1,5 @@
 //! What the caches hold, for statistics and policy: shards work on while it is read, so numbers are approximate.
+#![forbid(unsafe_code)]
 
 use super::shard::{leases, locked, percpu};
 use crate::depot::DEPOT;

@@ -77,7 +77,7 @@ fn drain_by_ops<S: Shard>(shard: &S) {
 
 fn drain_class_by_ops<S: Shard>(shard: &S, class: Class) {
     let mut batch = Batch::new();
-    while pop_into(shard, class, &mut batch, MAGAZINE_MAX) > 0 {
+    while pop_into(shard, class, &mut batch, MAGAZINE_MAX).is_ok_and(|popped| popped > 0) {
         give_back_to_slab(class, &mut batch);
     }
 }

@@ -27,37 +27,37 @@ mod transfer;
 pub use census::{cached_bytes, regions};
 pub use shard::Shard;
 
-use crate::object::{Fresh, Object};
+use crate::object::{Batch, Fresh, Object};
 use crate::region::Counter;
+use crate::rseq::outcome::{Pop, Push};
 use crate::rseq::registration;
-use crate::rseq::{ABORTED, FULL, NO_SHARD};
 use crate::size_class::Class;
 use crate::slab::SLABS;
 use policy::decay;
 use shard::locked::{self, Locked};
 use shard::{RETRIES, count, leases, percpu};
-use supply::{batch_of, give_back, take_one};
+use supply::{give_back, take_one};
 use transfer::{flush, refill};
 
 /// Allocates an object of `class`; none when the OS has no more memory.
 pub fn allocate(class: Class) -> Option<Fresh> {
     if let Some(sections) = registration::sections() {
         for _ in 0..RETRIES {
-            match sections.pop(class) {
-                0 if percpu::open_or_create(sections) => return refill(&sections, class),
-                0 => return take_one(class),
-                ABORTED => count(&sections, Counter::Aborts),
-                NO_SHARD if registration::ensure_registered(sections) => {}
-                NO_SHARD => break,
-                address => return popped(address),
+            match Shard::pop(&sections, class) {
+                Pop::Object(object) => return Some(Fresh::used(object)),
+                Pop::Empty if percpu::open_or_create(sections) => return refill(&sections, class),
+                Pop::Empty => return take_one(class),
+                Pop::Aborted => count(&sections, Counter::Aborts),
+                Pop::NoShard if registration::ensure_registered(sections) => {}
+                Pop::NoShard => break,
             }
         }
     }
     if let Some(shard) = leases::own_shard() {
         match shard.pop(class) {
-            0 => return refill(shard, class),
-            NO_SHARD => {}
-            address => return popped(address),
+            Pop::Object(object) => return Some(Fresh::used(object)),
+            Pop::Empty => return refill(shard, class),
+            Pop::Aborted | Pop::NoShard => {}
         }
     }
     match Locked::take_any() {
@@ -68,31 +68,23 @@ pub fn allocate(class: Class) -> Option<Fresh> {
 
 /// As [`allocate`], on a shard that the caller has for itself.
 pub fn allocate_on<S: Shard>(shard: &S, class: Class) -> Option<Fresh> {
-    match shard.pop(class) {
-        0 => refill(shard, class),
-        address => popped(address),
+    match shard.pop(class).object() {
+        Some(object) => Some(Fresh::used(object)),
+        None => refill(shard, class),
     }
-}
-
-/// The object that a shard popped.
-#[inline(always)]
-fn popped(address: isize) -> Option<Fresh> {
-    // SAFETY: the pop took the object out of the shard, whose it was.
-    unsafe { Object::from_address(address as usize) }.map(Fresh::used)
 }
 
 /// The short way of the atomic path without a lease: an object of `class`, if the first locked shard tried has one.
 #[inline]
-pub fn try_pop(class: Class) -> Option<usize> {
+pub fn try_pop(class: Class) -> Option<Object> {
     if !locked::serves_process() || leases::ensure_lease() {
         return None;
     }
-    let object = Locked::take_any()?.pop(class);
-    (object != 0).then_some(object as usize)
+    Locked::take_any()?.pop(class).object()
 }
 
 /// Frees an object of `class`.
-pub fn free(class: Class, object: usize) {
+pub fn free(class: Class, object: Object) {
     free_to_shard(class, object);
     // Not before this thread has given up its shard: this may take a while.
     if SLABS[class].has_fallen() {
@@ -100,43 +92,57 @@ pub fn free(class: Class, object: usize) {
     }
 }
 
-fn free_to_shard(class: Class, object: usize) {
+fn free_to_shard(class: Class, mut object: Object) {
     if let Some(sections) = registration::sections() {
         for _ in 0..RETRIES {
-            match sections.push(class, object) {
-                0 => return,
-                FULL if percpu::open_or_create(sections) => return flush(&sections, class, object),
-                FULL => return give_back(class, &mut batch_of(object)),
-                ABORTED => count(&sections, Counter::Aborts),
-                NO_SHARD if registration::ensure_registered(sections) => {}
-                _ => break,
-            }
+            object = match Shard::push(&sections, class, object) {
+                Push::Done => return,
+                Push::Full(object) if percpu::open_or_create(sections) => {
+                    return flush(&sections, class, object);
+                }
+                Push::Full(object) => return give_back(class, &mut Batch::of(object)),
+                Push::Aborted(object) => {
+                    count(&sections, Counter::Aborts);
+                    object
+                }
+                Push::NoShard(left) => {
+                    object = left;
+                    if !registration::ensure_registered(sections) {
+                        break;
+                    }
+                    continue;
+                }
+            };
         }
     }
     if let Some(shard) = leases::own_shard() {
-        match shard.push(class, object) {
-            0 => return,
-            FULL => return flush(shard, class, object),
-            _ => {}
-        }
+        object = match shard.push(class, object) {
+            Push::Done => return,
+            Push::Full(object) => return flush(shard, class, object),
+            Push::Aborted(object) | Push::NoShard(object) => object,
+        };
     }
     match Locked::take_any() {
         Some(locked) => free_on(&locked, class, object),
-        None => give_back(class, &mut batch_of(object)),
+        None => give_back(class, &mut Batch::of(object)),
     }
 }
 
 /// As [`free`], on a shard that the caller has for itself.
-pub fn free_on<S: Shard>(shard: &S, class: Class, object: usize) {
-    if shard.push(class, object) != 0 {
+pub fn free_on<S: Shard>(shard: &S, class: Class, object: Object) {
+    if let Some(object) = shard.push(class, object).left() {
         flush(shard, class, object);
     }
 }
 
-/// The short way of the atomic path without a lease: whether the first locked shard tried took `object`.
+/// The short way of the atomic path without a lease: none if the first locked shard tried took `object`.
 #[inline]
-pub fn try_push(class: Class, object: usize) -> bool {
-    locked::serves_process()
-        && !leases::ensure_lease()
-        && Locked::take_any().is_some_and(|locked| locked.push(class, object) == 0)
+pub fn try_push(class: Class, object: Object) -> Option<Object> {
+    if !locked::serves_process() || leases::ensure_lease() {
+        return Some(object);
+    }
+    match Locked::take_any() {
+        Some(locked) => locked.push(class, object).left(),
+        None => Some(object),
+    }
 }

@@ -3,6 +3,7 @@
 //!
 //! Promises: an object that is given back is in exactly one place afterwards; a handler above its own thread's lock, and a
 //! thread that may wait no longer, find another way or another class.
+#![forbid(unsafe_code)]
 
 use crate::depot::DEPOT;
 use crate::object::{Batch, Contents, Fresh};
@@ -60,12 +61,6 @@ pub(super) fn take_one(class: Class) -> Option<Fresh> {
         }
     }
     None
-}
-
-/// The batch of an object of which the caller gives up the address.
-pub(super) fn batch_of(object: usize) -> Batch {
-    // SAFETY: the object was freed, so it is the caller's.
-    unsafe { Batch::from_slots(&[object]) }
 }
 
 /// Puts objects of `class` that no shard holds into the depot, else into their slabs.

@@ -2,14 +2,15 @@
 //!
 //! Promises: the object asked for is served if there is memory, the object freed is kept; at most one magazine is between
 //! two tiers for each thread (cpu_cache I3).
+#![forbid(unsafe_code)]
 
 use super::policy::capacity;
 use super::shard::{RETRIES, Shard, count, pop_into};
-use super::supply::{batch_of, depot_has_room, give_back, prefetch, supply};
+use super::supply::{depot_has_room, give_back, prefetch, supply};
 use crate::fail::{Misuse, deny};
-use crate::object::{Batch, Fresh};
+use crate::object::{Batch, Fresh, Object};
 use crate::region::Counter;
-use crate::rseq::ABORTED;
+use crate::rseq::outcome::Failure;
 use crate::size_class::{CLASS, Class};
 
 /// The least that [`swing_batch`] makes of a batch.
@@ -38,7 +39,7 @@ pub(super) fn refill<S: Shard>(shard: &S, class: Class) -> Option<Fresh> {
 
 /// Makes room in a full class by moving a magazine out, then pushes `object`.
 #[cold]
-pub(super) fn flush<S: Shard>(shard: &S, class: Class, object: usize) {
+pub(super) fn flush<S: Shard>(shard: &S, class: Class, object: Object) {
     prefetch(class);
     let swings = capacity::ran_empty_last(shard, class);
     count(shard, Counter::Flushes);
@@ -48,14 +49,15 @@ pub(super) fn flush<S: Shard>(shard: &S, class: Class, object: usize) {
             false => CLASS[class].batch,
         };
         let mut batch = Batch::new();
-        if pop_into(shard, class, &mut batch, wanted) > 0 {
+        if pop_into(shard, class, &mut batch, wanted).is_ok_and(|popped| popped > 0) {
             // The last of the batch are what was freed last: the place to look for a double free.
-            deny(batch.addresses().contains(&object), Misuse::DoubleFree, object);
+            let is_there = batch.addresses().contains(&object.address());
+            deny(is_there, Misuse::DoubleFree, object.address());
             give_back(class, &mut batch);
         }
     }
-    if shard.push(class, object) != 0 {
-        give_back(class, &mut batch_of(object));
+    if let Some(object) = shard.push(class, object).left() {
+        give_back(class, &mut Batch::of(object));
     }
 }
 
@@ -71,9 +73,9 @@ fn swing_batch(class: Class) -> usize {
 fn fill<S: Shard>(shard: &S, class: Class, batch: &mut Batch) {
     for _ in 0..RETRIES {
         match shard.push_batch(class, batch.addresses()) {
-            pushed @ 0.. => return batch.forget_last(pushed as usize),
-            ABORTED => count(shard, Counter::Aborts),
-            _ => return,
+            Ok(pushed) => return batch.forget_last(pushed),
+            Err(Failure::Aborted) => count(shard, Counter::Aborts),
+            Err(_) => return,
         }
     }
 }
@@ -83,8 +85,8 @@ fn discard_nulls<S: Shard>(shard: &S, class: Class) {
     let mut batch = Batch::new();
     while shard.region().is_some_and(|region| region.len(class) > 0) {
         match pop_into(shard, class, &mut batch, 1) {
-            1 if batch.is_empty() => {}
-            1 => return give_back(class, &mut batch),
+            Ok(1) if batch.is_empty() => {}
+            Ok(1) => return give_back(class, &mut batch),
             _ => return,
         }
     }

@@ -1,8 +1,9 @@
 //! Objects above the largest size class, or aligned beyond a page: spans of their own.
 //!
 //! Promises: memory fresh from the kernel is known to be zero; growth stays in place where it can and
-//! moves page tables instead of bytes where it must. Called by engine; calls page_heap and huge.
+//! moves page tables instead of bytes where it must.
 
+use super::request::Request;
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::fail::{Misuse, deny, fail};
 use crate::guard;
@@ -11,7 +12,7 @@ use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::density::Density;
 use crate::page_heap::entry::{Kind, PageEntry};
 use crate::page_heap::huge::HUGE;
-use crate::size_class::{Class, natural_align, object_size};
+use crate::size_class::{natural_align, object_size};
 use crate::units::{PAGE_BYTES, SPAN_MAX_PAGES, pages_of};
 
 /// Bytes and number of live large spans in segments.
@@ -25,18 +26,18 @@ const SLACK_PARTS: usize = 16;
 const MOVE_MIN_BYTES: usize = 512 << 10;
 
 /// Whether a large object of this layout gets a mapping of its own.
-pub fn has_own_mapping(size: usize, align: usize) -> bool {
-    pages_of(size) > SPAN_MAX_PAGES || pages_of(align) > SPAN_MAX_PAGES / 2
+pub fn has_own_mapping(request: Request) -> bool {
+    pages_of(request.size) > SPAN_MAX_PAGES || pages_of(request.align) > SPAN_MAX_PAGES / 2
 }
 
-/// Allocates `size` bytes at `align` (a power of two); none when out of memory.
-pub fn allocate(size: usize, align: usize) -> Option<Fresh> {
-    let pages = pages_of(size.max(1));
-    let align_pages = pages_of(align);
-    if has_own_mapping(size, align) {
-        return acquire_huge(size.max(1), align);
+/// Serves a request without a class; none when out of memory.
+pub fn allocate(request: Request) -> Option<Fresh> {
+    let bytes = request.size.max(1);
+    if has_own_mapping(request) {
+        return acquire_huge(bytes, request.align);
     }
-    let span = PAGE_HEAP.acquire(pages, align_pages, Kind::Large, Density::Dense)?;
+    let pages = pages_of(bytes);
+    let span = PAGE_HEAP.acquire(pages, pages_of(request.align), Kind::Large, Density::Dense)?;
     account(0, pages);
     // SAFETY: the span was handed out to this call.
     let object = unsafe { Object::from_address(span.address) }?;
@@ -48,23 +49,25 @@ fn acquire_huge(bytes: usize, align: usize) -> Option<Fresh> {
     unsafe { Object::from_address(HUGE.acquire(bytes, align)?) }.map(Fresh::zero)
 }
 
-/// Allocates an object of `class` in a mapping of its own: a last resort that needs no other tier. It
+/// Serves a request of any class by a standalone mapping: a last resort that needs no other tier. The object
 /// may be freed by its class, so it has the size and the alignment of its kind.
-pub fn allocate_apart(class: Class, size: usize, align: usize) -> Option<Fresh> {
+pub fn allocate_standalone(request: Request) -> Option<Fresh> {
+    let Request { class, size, align } = request;
     let natural = if class == 0 { 1 } else { natural_align(class) };
     let bytes = size.max(object_size(class)).max(1);
     acquire_huge(bytes, align.max(natural))
 }
 
-/// Frees the large or guarded object at `address`, or ends the process if there is none.
-pub fn free(address: usize) {
+/// Frees a large or guarded object, or ends the process if it is none.
+pub fn free(object: Object) {
+    let address = object.address();
     if guard::owns(address) {
         // SAFETY: the program gives the object up.
         return unsafe { guard::free(address) };
     }
     if let Some(entry) = entry_of(address) {
         account(entry.pages.get() as usize, 0);
-        // SAFETY: the span was live and its owner gave it up.
+        // SAFETY: the span was live, and `object` was its owner.
         unsafe { PAGE_HEAP.release(address) };
         PAGE_HEAP.trim();
         return;
@@ -87,7 +90,10 @@ pub fn bytes_at(address: usize, of_freed: Misuse) -> usize {
 }
 
 /// Resizes without copying, if that can be done: in place, or by moving page tables. The new address.
-pub fn resize(address: usize, size: usize) -> Option<usize> {
+///
+/// # Safety
+/// 1. A live large object is at `address`; if it moves, the caller gives the old address up.
+pub unsafe fn resize(address: usize, size: usize) -> Option<usize> {
     let Some(entry) = entry_of(address) else {
         return (size >= MOVE_MIN_BYTES).then(|| HUGE.resize(address, size)).flatten();
     };
@@ -120,9 +126,10 @@ fn move_pages(address: usize, old: usize, size: usize) -> Option<usize> {
     if len < MOVE_MIN_BYTES {
         return None;
     }
-    // SAFETY: the caller holds the span.
-    let moved = unsafe { HUGE.take_over(address, len, size) }?;
-    free(address);
+    // SAFETY: the caller holds the span, of which only the addresses are left then.
+    let (moved, left) =
+        unsafe { (HUGE.take_over(address, len, size)?, Object::from_address(address)?) };
+    free(left);
     Some(moved)
 }
 

@@ -1,11 +1,11 @@
 //! A request that no tier could serve: whether giving idle memory back may help, and one more try.
 //!
 //! Promises: what a release can bring back is tried before a request is refused; a program that asks again and
-//! again for what is not to be had keeps its caches. Called by the engine; calls cpu_cache and slab.
+//! again for what is not to be had keeps its caches.
+#![forbid(unsafe_code)]
 
-use super::release;
 use crate::atomic::{AtomicUsize, Ordering};
-use crate::cpu_cache;
+use crate::cpu_cache::{self, drain};
 use crate::object::Fresh;
 use crate::os;
 use crate::slab;
@@ -34,7 +34,7 @@ pub(super) fn retry(allocate_once: impl FnOnce() -> Option<Fresh>) -> Option<Fre
     if in_vain >= VAIN_MAX {
         return None;
     }
-    release();
+    drain::drain_all();
     let object = allocate_once();
     VAIN_AT.store(now, Ordering::Relaxed); // Ordering: Relaxed, as above.
     // Ordering: Relaxed, as above.

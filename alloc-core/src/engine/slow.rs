@@ -1,36 +1,38 @@
-//! The slow twins of the entries, by the names the assembly jumps to.
+//! The slow twins of the entries, by the names the assembly jumps to: here a request is resolved.
 //!
 //! Promises: the same contract as the entry, whatever made the hot path leave; C twins set errno on
-//! failure and frees leave it alone. Called by `arch::entry` only, with the arguments untouched.
+//! failure and frees leave it alone.
 //!
-//! Each first tries the biased shard of the thread: on the atomic path this is the hot path.
+//! Each first tries the biased shard of the thread: on the atomic path this is the hot path. Its class comes from the
+//! tables, or from the page map, and goes on to the cold half.
 
+use super::api;
+use super::request::Request;
 use crate::atomic::Ordering;
 use crate::cpu_cache::shard::leases;
 use crate::cpu_cache::{self, Shard};
-use crate::engine;
 use crate::hot::HOT;
+use crate::object::Object;
 use crate::os;
 use crate::page_map;
 use crate::size_class::{
-    CLASSES, Class, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of, class_of_aligned,
+    CLASSES, Class, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of_aligned,
 };
+use core::ptr;
 
 /// `malloc`: empty class, large size or an aborted section.
 pub extern "C" fn malloc(size: usize) -> *mut u8 {
-    match pop(small_class_of(size)) {
-        object @ 1.. => object as *mut u8,
-        _ => malloc_slow(size),
+    let class = small_class_of(size);
+    match pop(class) {
+        Some(object) => object.into_raw(),
+        None => malloc_slow(size, class),
     }
 }
 
 #[cold]
 #[inline(never)]
-fn malloc_slow(size: usize) -> *mut u8 {
-    if let Some(object) = cpu_cache::try_pop(class_of(size)) {
-        return object as *mut u8;
-    }
-    let object = engine::allocate_slow(size);
+fn malloc_slow(size: usize, class: Class) -> *mut u8 {
+    let object = serve(Request::with_class(class, size, 1));
     if object.is_null() {
         os::set_errno(libc::ENOMEM);
     }
@@ -41,7 +43,7 @@ fn malloc_slow(size: usize) -> *mut u8 {
 /// for.
 pub extern "C" fn calloc(count: usize, size: usize) -> *mut u8 {
     let len = count.checked_mul(size).filter(|&len| len <= isize::MAX as usize);
-    let object = len.map_or(core::ptr::null_mut(), engine::allocate_cleared);
+    let object = len.map_or(ptr::null_mut(), api::allocate_cleared);
     if object.is_null() {
         os::set_errno(libc::ENOMEM);
     }
@@ -50,64 +52,106 @@ pub extern "C" fn calloc(count: usize, size: usize) -> *mut u8 {
 
 /// `alloc`: as [`malloc`], or a larger alignment.
 pub extern "C" fn alloc(size: usize, align: usize) -> *mut u8 {
-    match pop(class_of_aligned(size, align)) {
-        object @ 1.. => object as *mut u8,
-        _ => alloc_slow(size, align),
+    let class = class_of_aligned(size, align);
+    match pop(class) {
+        Some(object) => object.into_raw(),
+        None => alloc_slow(size, align, class),
     }
 }
 
 #[cold]
 #[inline(never)]
-fn alloc_slow(size: usize, align: usize) -> *mut u8 {
-    if let Some(object) = cpu_cache::try_pop(class_of_aligned(size, align)) {
-        return object as *mut u8;
+fn alloc_slow(size: usize, align: usize, class: Class) -> *mut u8 {
+    serve(Request { class, size, align })
+}
+
+/// Serves a request: by a locked shard, if that is short, else by the engine.
+#[inline]
+fn serve(request: Request) -> *mut u8 {
+    match cpu_cache::try_pop(request.class) {
+        Some(object) => object.into_raw(),
+        None => super::allocate(request).map_or(ptr::null_mut(), |fresh| fresh.object.into_raw()),
     }
-    engine::allocate_aligned_slow(size, align)
 }
 
 /// `free`: null, full class, large or foreign pointer, or an aborted section.
-pub extern "C" fn free(ptr: *mut u8) {
-    if push(ptr as usize) != 0 {
-        free_slow(ptr as usize);
+///
+/// # Safety
+/// 1. `ptr` is null or a live object; one that the engine does not know ends the process.
+pub unsafe extern "C" fn free(ptr: *mut u8) {
+    let class = page_map::class_in_page_map(ptr as usize);
+    // SAFETY: duty 1.
+    unsafe {
+        if !push(class, ptr) {
+            free_slow(ptr, class);
+        }
     }
 }
 
+/// # Safety
+/// 1. `ptr` is null or a live object. 2. `class` is what the page map says of it.
 #[cold]
 #[inline(never)]
-fn free_slow(address: usize) {
-    if !cpu_cache::try_push(page_map::class_at(address), address) {
-        engine::free_slow(address);
+unsafe fn free_slow(ptr: *mut u8, class: Class) {
+    let class = page_map::class_beyond(class, ptr as usize);
+    // SAFETY: duty 1: the program gives the object up.
+    if let Some(object) = unsafe { Object::from_address(ptr as usize) }
+        && let Some(object) = cpu_cache::try_push(class, object)
+    {
+        super::free(object, class, None);
     }
 }
 
 /// `free_sized`: null, full class, large size or an aborted section; or an object of a smaller class than the
 /// size's, which ends the process here and on the way home elsewhere (docs/misuse.md).
-pub extern "C" fn free_sized(ptr: *mut u8, size: usize) {
-    let is_smaller = page_map::class_in_page_map(ptr as usize) < small_class_of(size);
-    if is_smaller || push(ptr as usize) != 0 {
-        dealloc_slow(ptr as usize, size, 1);
+///
+/// # Safety
+/// 1. `ptr` is null or a live object of that size.
+pub unsafe extern "C" fn free_sized(ptr: *mut u8, size: usize) {
+    let class = page_map::class_in_page_map(ptr as usize);
+    let is_smaller = class < small_class_of(size);
+    // SAFETY: duty 1.
+    unsafe {
+        if is_smaller || !push(class, ptr) {
+            dealloc_slow(ptr, size, 1, class);
+        }
     }
 }
 
 /// `dealloc`: as [`free_sized`], or a larger alignment.
-pub extern "C" fn dealloc(ptr: *mut u8, size: usize, align: usize) {
-    let is_smaller = page_map::class_in_page_map(ptr as usize) < class_of_aligned(size, align);
-    if is_smaller || push(ptr as usize) != 0 {
-        dealloc_slow(ptr as usize, size, align);
+///
+/// # Safety
+/// 1. `ptr` is null or a live object of that size and alignment.
+pub unsafe extern "C" fn dealloc(ptr: *mut u8, size: usize, align: usize) {
+    let class = page_map::class_in_page_map(ptr as usize);
+    let is_smaller = class < class_of_aligned(size, align);
+    // SAFETY: duty 1.
+    unsafe {
+        if is_smaller || !push(class, ptr) {
+            dealloc_slow(ptr, size, align, class);
+        }
     }
 }
 
+/// # Safety
+/// 1. `ptr` is null or a live object of that size and alignment. 2. `class` is what the page map says of it.
 #[cold]
 #[inline(never)]
-fn dealloc_slow(address: usize, size: usize, align: usize) {
-    let class = page_map::class_at(address);
-    let is_smaller = class < class_of_aligned(size, align);
-    if is_smaller || !cpu_cache::try_push(class, address) {
-        engine::free_sized_slow(address, size, align);
+unsafe fn dealloc_slow(ptr: *mut u8, size: usize, align: usize, class: Class) {
+    let named = Request::new(size, align);
+    let class = page_map::class_beyond(class, ptr as usize);
+    // SAFETY: duty 1: the program gives the object up.
+    let Some(object) = (unsafe { Object::from_address(ptr as usize) }) else { return };
+    let left = match class < named.class {
+        true => Some(object),
+        false => cpu_cache::try_push(class, object),
+    };
+    if let Some(object) = left {
+        super::free(object, class, Some(named));
     }
 }
 
-/// As [`class_of`], by the tables of the entries; 0 for larger sizes, and before they are filled.
+/// As `class_of`, by the tables of the entries; 0 for larger sizes, and before they are filled.
 #[inline(always)]
 fn small_class_of(size: usize) -> Class {
     let class = if size <= TINY_MAX_BYTES {
@@ -117,33 +161,39 @@ fn small_class_of(size: usize) -> Class {
     } else {
         return 0;
     };
-    // Ordering: Relaxed: a thread with a biased shard has come past READY.
+    // Ordering: Relaxed: a thread with a biased shard has come past READY; without one, 0 is computed again.
     let class = usize::from(class.load(Ordering::Relaxed));
     // SAFETY: the tables hold classes.
     unsafe { core::hint::assert_unchecked(class < CLASSES) };
     class
 }
 
-/// Pops from the thread's own shard: an object, 0 or a status.
+/// Pops from the thread's own shard.
 #[inline(always)]
-fn pop(class: Class) -> isize {
-    leases::own_shard().map_or(0, |shard| shard.pop(class))
+fn pop(class: Class) -> Option<Object> {
+    leases::own_shard().and_then(|shard| shard.pop(class).object())
 }
 
-/// Pushes to the thread's own shard: 0 or a status.
+/// Pushes to the thread's own shard; whether it has the object now.
+///
+/// # Safety
+/// 1. `ptr` is null or a live object of `class`, which the caller gives up if this is true.
 #[inline(always)]
-fn push(address: usize) -> isize {
-    leases::own_shard()
-        .map_or(-1, |shard| shard.push(page_map::class_in_page_map(address), address))
+unsafe fn push(class: Class, ptr: *mut u8) -> bool {
+    // SAFETY: duty 1.
+    let slot = unsafe { Object::from_address(ptr as usize) };
+    // A null has class 0, which is full.
+    leases::own_shard().is_some_and(|shard| shard.push_slot(class, slot))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::size_class::class_of;
 
     #[test]
     fn the_tables_have_the_classes_that_are_computed() {
-        assert!(engine::init::ensure());
+        assert!(crate::engine::init::ensure());
         for size in 0..=MEDIUM_MAX_BYTES {
             assert_eq!(small_class_of(size), class_of(size), "{size} B");
         }

@@ -6,6 +6,7 @@
 
 pub mod abi;
 mod keys;
+pub mod outcome;
 pub mod reference;
 pub mod registration;
 pub mod vfork;

@@ -166,7 +166,12 @@ pub fn put_cached(class: Class, batch: &mut Batch) {
 /// Whether `object` is smaller than those of `class`: the trace of a sized free with a wrong size, while a
 /// larger one serves as well.
 pub fn is_smaller(object: usize, class: Class) -> bool {
-    match page_map::class_at(object) {
+    is_smaller_than(page_map::class_at(object), object, class)
+}
+
+/// As [`is_smaller`], of an object whose class in the page map is known.
+pub fn is_smaller_than(real: Class, object: usize, class: Class) -> bool {
+    match real {
         0 if guard::owns(object) => guard::size_of(object, Misuse::DoubleFree) < CLASS[class].size,
         0 => false,
         real => real < class,

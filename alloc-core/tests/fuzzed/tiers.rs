@@ -8,7 +8,7 @@ use crate::heap::{self, Census, Refusals};
 use crate::objects::{Defect, Objects, alone};
 use crate::support::FakeCpus;
 use rsalloc_core::internals::config::{self, Key};
-use rsalloc_core::internals::cpu_cache::{allocate_on, free_on};
+use rsalloc_core::internals::cpu_cache::allocate_on;
 use rsalloc_core::internals::depot::DEPOT;
 use rsalloc_core::internals::region::Region;
 use rsalloc_core::internals::size_class::{CLASS, CLASSES, class_of, object_size};
@@ -140,7 +140,7 @@ impl Program<'_> {
     fn free_many(&mut self, pick: usize, count: usize) {
         for _ in 0..count.min(self.objects.count()) {
             if let Some(object) = self.objects.remove(pick) {
-                free_on(self.cpus, class_of(object.usable), object.address);
+                self.cpus.free(class_of(object.usable), object.address);
             }
         }
     }

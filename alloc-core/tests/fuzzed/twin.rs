@@ -8,7 +8,7 @@ use crate::cpus::Cpus;
 use crate::objects::{Defect, alone};
 use crate::support::FakeCpus;
 use rsalloc_core::internals::cpu_cache::exclusive;
-use rsalloc_core::internals::cpu_cache::shard::{Shard, percpu};
+use rsalloc_core::internals::cpu_cache::shard::percpu;
 use rsalloc_core::internals::region::{COUNTERS, Counter, Region};
 use rsalloc_core::internals::rseq::{ABORTED, CHANGED, FULL, Sections, registration};
 use rsalloc_core::internals::size_class::{CLASS, CLASSES};

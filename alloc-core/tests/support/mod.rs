@@ -1,8 +1,10 @@
 //! A shard whose CPU is a number that the test chooses: migration is a method call.
 
+use rsalloc_core::internals::cpu_cache::free_on;
 use rsalloc_core::internals::cpu_cache::shard::{self, Shard};
-use rsalloc_core::internals::object::Batch;
+use rsalloc_core::internals::object::{Batch, Object};
 use rsalloc_core::internals::region::{Counter, Region};
+use rsalloc_core::internals::rseq::outcome::{Failure, Pop, Push, number};
 use rsalloc_core::internals::rseq::reference;
 use rsalloc_core::internals::size_class::Class;
 use rsalloc_core::internals::slab;
@@ -33,6 +35,14 @@ impl FakeCpus {
         &self.regions
     }
 
+    /// Frees an object of `class`.
+    #[allow(dead_code, reason = "not every test frees")]
+    pub fn free(&self, class: Class, address: usize) {
+        // SAFETY: the tests free what they hold.
+        let object = unsafe { Object::from_address(address) }.expect("not null");
+        free_on(self, class, object);
+    }
+
     /// Puts the objects of `class` that the CPU's shard has back into their slabs.
     #[allow(dead_code, reason = "not every test has something to put back")]
     pub fn empty(&self, class: Class) {
@@ -50,31 +60,61 @@ impl FakeCpus {
     }
 }
 
+/// The operations by their status, as `Sections` has them.
 // SAFETY, for each block: the regions are the test's own, and one thread runs.
-impl Shard for FakeCpus {
-    fn pop(&self, class: Class) -> isize {
+#[allow(dead_code, reason = "not every test compares statuses")]
+impl FakeCpus {
+    pub fn pop(&self, class: Class) -> isize {
         // SAFETY: see above.
         unsafe { reference::pop(self.here(), class) }
     }
-    fn push(&self, class: Class, object: usize) -> isize {
+    pub fn push(&self, class: Class, object: usize) -> isize {
         // SAFETY: see above.
         unsafe { reference::push(self.here(), class, object) }
     }
-    fn pop_batch(&self, class: Class, out: &mut [usize]) -> isize {
+    pub fn pop_batch(&self, class: Class, out: &mut [usize]) -> isize {
         // SAFETY: see above.
         unsafe { reference::pop_batch(self.here(), class, out) }
     }
-    fn push_batch(&self, class: Class, objects: &[usize]) -> isize {
+    pub fn push_batch(&self, class: Class, objects: &[usize]) -> isize {
         // SAFETY: see above.
         unsafe { reference::push_batch(self.here(), class, objects) }
     }
-    fn set_end(&self, class: Class, _region: &Region, expected: usize, end: usize) -> isize {
+    pub fn set_end(&self, class: Class, _region: &Region, expected: usize, end: usize) -> isize {
         // SAFETY: see above; the policy computes `end`.
         unsafe { reference::set_end(self.here(), class, expected, end) }
     }
-    fn add(&self, counter: Counter, delta: usize) -> isize {
+    pub fn add(&self, counter: Counter, delta: usize) -> isize {
         // SAFETY: see above.
         unsafe { reference::add(self.here(), counter as usize, delta) }
+    }
+}
+
+impl Shard for FakeCpus {
+    fn pop(&self, class: Class) -> Pop {
+        // SAFETY: just popped.
+        unsafe { Pop::of(self.pop(class)) }
+    }
+    fn push(&self, class: Class, object: Object) -> Push {
+        Push::of(object, |address| self.push(class, address))
+    }
+    fn pop_batch(&self, class: Class, out: &mut [usize]) -> Result<usize, Failure> {
+        number(self.pop_batch(class, out))
+    }
+    fn push_batch(&self, class: Class, objects: &[usize]) -> Result<usize, Failure> {
+        number(self.push_batch(class, objects))
+    }
+    fn set_end(
+        &self,
+        class: Class,
+        region: &Region,
+        expected: usize,
+        end: usize,
+    ) -> Result<(), Failure> {
+        number(self.set_end(class, region, expected, end)).map(drop)
+    }
+    fn add(&self, counter: Counter, delta: usize) -> Result<(), Failure> {
+        number(self.add(counter, delta)).map(drop)
     }
     fn region(&self) -> Option<&'static Region> {
         Some(self.here())

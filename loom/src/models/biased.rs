@@ -1,7 +1,7 @@
 //! The biased shards: an owner's operations while other threads stop its shard, take its region, or a handler
 //! comes on top.
 
-use super::{Found, Model, on, shards, threads};
+use super::{Found, Model, object, on, shards, threads};
 use crate::atomic::Ordering;
 use crate::cpu_cache::exclusive;
 use crate::cpu_cache::shard::{Shard, biased::BiasedShard, leases};
@@ -24,8 +24,8 @@ fn start() -> &'static BiasedShard {
     BLOCKS[OWNER].words.biased_shard.store(word, Ordering::Relaxed);
     let region = shard.region().expect("a region");
     let end = Region::bottom_offset(CLASS) + 3 * size_of::<usize>();
-    assert_eq!(shard.set_end(CLASS, region, 0, end), 0);
-    assert_eq!(shard.push(CLASS, 1), 0);
+    assert!(shard.set_end(CLASS, region, 0, end).is_ok());
+    assert!(shard.push(CLASS, object(1)).left().is_none());
     explore_only(bytes_of(shard));
     explore_only(bytes_of(&region.heads[CLASS]));
     shards::watch_slots(region, CLASS);
@@ -33,14 +33,16 @@ fn start() -> &'static BiasedShard {
 }
 
 fn pop(found: &Found) {
-    let popped = leases::own_shard().map_or(0, |shard| shard.pop(CLASS));
-    found.add((popped > 0).then_some(popped as usize));
+    let popped = leases::own_shard().and_then(|shard| shard.pop(CLASS).object());
+    found.add(popped.map(|object| object.address()));
 }
 
-fn push(object: usize, found: &Found) {
-    if leases::own_shard().is_none_or(|shard| shard.push(CLASS, object) != 0) {
-        found.add([object]);
-    }
+fn push(number: usize, found: &Found) {
+    let left = match leases::own_shard() {
+        Some(shard) => shard.push(CLASS, object(number)).left(),
+        None => Some(object(number)),
+    };
+    found.add(left.map(|object| object.address()));
 }
 
 /// Takes what is left.

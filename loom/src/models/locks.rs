@@ -1,7 +1,7 @@
 //! The locks: mutual exclusion, sleeping and waking, signal handlers on top of holders, and the shards of
 //! the atomic path.
 
-use super::{Found, Model, on, threads};
+use super::{Found, Model, object, on, threads};
 use crate::atomic::UnsafeCell;
 use crate::cpu_cache::shard::Shard;
 use crate::cpu_cache::shard::locked::{self, Locked};
@@ -175,25 +175,26 @@ pub const TRIED: Model = Model {
             let shard = Locked::take_any().expect("a shard");
             let region = shard.region().expect("a region");
             let end = Region::bottom_offset(CLASS) + 4 * size_of::<usize>();
-            assert_eq!(shard.set_end(CLASS, region, 0, end), 0);
-            assert_eq!(shard.push(CLASS, 1), 0);
+            assert!(shard.set_end(CLASS, region, 0, end).is_ok());
+            assert!(shard.push(CLASS, object(1)).left().is_none());
         }
         let found = Found::default();
-        let work = |object: usize, found: Found| {
+        let work = |number: usize, found: Found| {
             move || {
-                let pushed = Locked::take_any().is_some_and(|shard| shard.push(CLASS, object) == 0);
-                if !pushed {
-                    found.add([object]);
-                }
-                let popped = Locked::take_any().map_or(0, |shard| shard.pop(CLASS));
-                found.add((popped != 0).then_some(popped as usize));
+                let left = match Locked::take_any() {
+                    Some(shard) => shard.push(CLASS, object(number)).left(),
+                    None => Some(object(number)),
+                };
+                found.add(left.map(|object| object.address()));
+                let popped = Locked::take_any().and_then(|shard| shard.pop(CLASS).object());
+                found.add(popped.map(|object| object.address()));
             }
         };
         threads(vec![on(0, work(2, found.clone())), on(1, work(3, found.clone()))]);
         // A thread that found it busy has made more of them.
         locked::for_each(&mut Backoff::none(), |shard| {
-            while let object @ 1.. = shard.pop(CLASS) {
-                found.add([object as usize]);
+            while let Some(object) = shard.pop(CLASS).object() {
+                found.add([object.address()]);
             }
         });
         assert_eq!(found.sorted(), [1, 2, 3]);

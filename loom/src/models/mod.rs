@@ -4,14 +4,15 @@
 //! one starts with it. Promises that the last run went through every order within the bound, or that the
 //! program ends with an error.
 
+mod biased;
 mod children;
 mod depot;
 mod heap;
 mod huge;
 mod locks;
-mod biased;
 mod shards;
 
+use crate::object::Object;
 use crate::{machine, os, world};
 use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
@@ -84,6 +85,12 @@ impl Found {
         all.sort();
         all
     }
+}
+
+/// A number in the place of an object.
+pub fn object(number: usize) -> Object {
+    // SAFETY: nothing reads or writes there.
+    unsafe { Object::from_address(number) }.expect("not null")
 }
 
 /// Runs threads, numbered from 1, from the memory as it is now to their end; then the caller judges.

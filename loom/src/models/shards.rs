@@ -7,7 +7,7 @@ use crate::cpu_cache::shard::{percpu, regions_created};
 use crate::cpu_cache::{self, drain, exclusive};
 use crate::depot::DEPOT;
 use crate::machine::{self, BLOCKS, cid_on};
-use crate::object::Batch;
+use crate::object::{Batch, Object};
 use crate::rseq::registration;
 use crate::rseq::{Index, Sections};
 use crate::hot::HOT;
@@ -140,7 +140,9 @@ pub const RELEASE: Model = Model {
         let kept = found.clone();
         threads(vec![
             on(0, move || {
-                cpu_cache::free(CLASS, objects[0]);
+                // SAFETY: the model holds it.
+                let object = unsafe { Object::from_address(objects[0]) };
+                cpu_cache::free(CLASS, object.expect("not null"));
                 kept.add([cpu_cache::allocate(CLASS).expect("memory").object.address()]);
             }),
             on(1, || {

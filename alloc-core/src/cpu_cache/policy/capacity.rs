@@ -13,7 +13,8 @@ use crate::cpu_cache::shard::{RETRIES, Shard, locked, pop_into, regions_created}
 use crate::cpu_cache::supply::{give_back, in_use_bytes};
 use crate::object::Batch;
 use crate::region::Region;
-use crate::rseq::{ABORTED, registration};
+use crate::rseq::outcome::Failure;
+use crate::rseq::registration;
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::slab::SLABS;
 use crate::units::MAGAZINE_MAX;
@@ -83,10 +84,7 @@ fn set_capacity<S: Shard>(shard: &S, region: &Region, class: Class, capacity: us
     // Ordering: Relaxed, the section compares it again.
     let expected = region.heads[class].end.load(Ordering::Relaxed) as usize;
     let end = if capacity == 0 { 0 } else { Region::bottom_offset(class) + capacity * WORD };
-    if shard.set_end(class, region, expected, end) != 0 {
-        return false;
-    }
-    true
+    shard.set_end(class, region, expected, end).is_ok()
 }
 
 /// Bytes that a shard may cache now: its setting, else its part of a quarter of what is in use. So a small
@@ -178,8 +176,8 @@ pub(in crate::cpu_cache) fn shrink<S: Shard>(
             return true;
         }
         match pop_into(shard, class, &mut batch, excess) {
-            1.. => give(class, &mut batch),
-            ABORTED if aborts < RETRIES => aborts += 1,
+            Ok(1..) => give(class, &mut batch),
+            Err(Failure::Aborted) if aborts < RETRIES => aborts += 1,
             _ => return false,
         }
     }

@@ -21,7 +21,9 @@
 
 use super::{Shard, count_atomic_operation};
 use crate::atomic::{AtomicPtr, AtomicU32, Ordering, light_fence};
+use crate::object::Object;
 use crate::region::{Counter, Region};
+use crate::rseq::outcome::{Failure, Pop, Push, number};
 use crate::rseq::{CHANGED, NO_SHARD, reference};
 use crate::size_class::Class;
 use core::ptr;
@@ -67,6 +69,14 @@ impl BiasedShard {
         result
     }
 
+    /// Puts an object on top, or the null of a sized free; whether there was room, and a region.
+    #[inline(always)]
+    pub fn push_slot(&self, class: Class, slot: Option<Object>) -> bool {
+        let word = slot.map_or(0, |object| object.address());
+        // SAFETY: the region is granted, so no other thread works on it until the operation is over (I2).
+        self.operate(|region| unsafe { reference::push(region, class, word) }) == 0
+    }
+
     /// Lets the owner work on a region that no other thread uses; with none, the shard stays without.
     pub(super) fn grant(&self, region: Option<&'static Region>) {
         let region = region.map_or(ptr::null_mut(), |region| ptr::from_ref(region).cast_mut());
@@ -104,34 +114,44 @@ impl BiasedShard {
 // (I2); handlers on top are refused.
 impl Shard for BiasedShard {
     #[inline(always)]
-    fn pop(&self, class: Class) -> isize {
+    fn pop(&self, class: Class) -> Pop {
         // SAFETY: see above.
-        self.operate(|region| unsafe { reference::pop(region, class) })
+        unsafe { Pop::of(self.operate(|region| reference::pop(region, class))) }
     }
     #[inline(always)]
-    fn push(&self, class: Class, object: usize) -> isize {
-        // SAFETY: see above.
-        self.operate(|region| unsafe { reference::push(region, class, object) })
+    fn push(&self, class: Class, object: Object) -> Push {
+        Push::of(object, |address| {
+            // SAFETY: see above.
+            self.operate(|region| unsafe { reference::push(region, class, address) })
+        })
     }
-    fn pop_batch(&self, class: Class, out: &mut [usize]) -> isize {
+    fn pop_batch(&self, class: Class, out: &mut [usize]) -> Result<usize, Failure> {
         // SAFETY: see above.
-        self.operate(|region| unsafe { reference::pop_batch(region, class, out) })
+        number(self.operate(|region| unsafe { reference::pop_batch(region, class, out) }))
     }
-    fn push_batch(&self, class: Class, objects: &[usize]) -> isize {
+    fn push_batch(&self, class: Class, objects: &[usize]) -> Result<usize, Failure> {
         // SAFETY: see above.
-        self.operate(|region| unsafe { reference::push_batch(region, class, objects) })
+        number(self.operate(|region| unsafe { reference::push_batch(region, class, objects) }))
     }
-    fn set_end(&self, class: Class, region: &Region, expected: usize, end: usize) -> isize {
-        self.operate(|own| match ptr::eq(own, region) {
+    fn set_end(
+        &self,
+        class: Class,
+        region: &Region,
+        expected: usize,
+        end: usize,
+    ) -> Result<(), Failure> {
+        let set = |own: &'static Region| match ptr::eq(own, region) {
             // SAFETY: see above; the caller computes `end` in the stack of `class`.
             true => unsafe { reference::set_end(own, class, expected, end) },
             false => CHANGED,
-        })
+        };
+        number(self.operate(set)).map(drop)
     }
-    fn add(&self, counter: Counter, delta: usize) -> isize {
+    fn add(&self, counter: Counter, delta: usize) -> Result<(), Failure> {
         count_atomic_operation();
         // SAFETY: see above.
-        self.operate(|region| unsafe { reference::add(region, counter as usize, delta) })
+        let add = |region| unsafe { reference::add(region, counter as usize, delta) };
+        number(self.operate(add)).map(drop)
     }
     fn region(&self) -> Option<&'static Region> {
         // Ordering: Acquire, as in `operate`.

@@ -9,7 +9,9 @@
 use super::{Shard, count_atomic_operation, cpus, create_region};
 use crate::arch::thread_id;
 use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use crate::object::Object;
 use crate::region::{Counter, Region};
+use crate::rseq::outcome::{Failure, Pop, Push, number};
 use crate::rseq::reference;
 use crate::size_class::Class;
 use crate::sync::{Backoff, TryGuard, TryLock};
@@ -194,32 +196,38 @@ pub fn locks() -> impl Iterator<Item = &'static TryLock> {
     LOCKED.iter().map(|shard| &shard.lock)
 }
 
+// SAFETY, for each block: the lock is held, so no other thread works on the region (I1).
 impl Shard for Locked {
-    // SAFETY, for each block: the lock is held, so no other thread works on the region (I1).
-    fn pop(&self, class: Class) -> isize {
+    fn pop(&self, class: Class) -> Pop {
         // SAFETY: the lock is held.
-        unsafe { reference::pop(self.region, class) }
+        unsafe { Pop::of(reference::pop(self.region, class)) }
     }
-    fn push(&self, class: Class, object: usize) -> isize {
+    fn push(&self, class: Class, object: Object) -> Push {
         // SAFETY: the lock is held.
-        unsafe { reference::push(self.region, class, object) }
+        Push::of(object, |address| unsafe { reference::push(self.region, class, address) })
     }
-    fn pop_batch(&self, class: Class, out: &mut [usize]) -> isize {
+    fn pop_batch(&self, class: Class, out: &mut [usize]) -> Result<usize, Failure> {
         // SAFETY: the lock is held.
-        unsafe { reference::pop_batch(self.region, class, out) }
+        number(unsafe { reference::pop_batch(self.region, class, out) })
     }
-    fn push_batch(&self, class: Class, objects: &[usize]) -> isize {
+    fn push_batch(&self, class: Class, objects: &[usize]) -> Result<usize, Failure> {
         // SAFETY: the lock is held.
-        unsafe { reference::push_batch(self.region, class, objects) }
+        number(unsafe { reference::push_batch(self.region, class, objects) })
     }
-    fn set_end(&self, class: Class, _region: &Region, expected: usize, end: usize) -> isize {
+    fn set_end(
+        &self,
+        class: Class,
+        _region: &Region,
+        expected: usize,
+        end: usize,
+    ) -> Result<(), Failure> {
         // SAFETY: the lock is held; the caller computes `end` in the stack of `class`.
-        unsafe { reference::set_end(self.region, class, expected, end) }
+        number(unsafe { reference::set_end(self.region, class, expected, end) }).map(drop)
     }
-    fn add(&self, counter: Counter, delta: usize) -> isize {
+    fn add(&self, counter: Counter, delta: usize) -> Result<(), Failure> {
         count_atomic_operation();
         // SAFETY: the lock is held.
-        unsafe { reference::add(self.region, counter as usize, delta) }
+        number(unsafe { reference::add(self.region, counter as usize, delta) }).map(drop)
     }
     fn region(&self) -> Option<&'static Region> {
         Some(self.region)

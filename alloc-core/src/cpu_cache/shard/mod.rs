@@ -19,9 +19,10 @@ pub mod locked;
 pub mod percpu;
 
 use crate::atomic::{AtomicUsize, Ordering};
-use crate::object::Batch;
+use crate::object::{Batch, Object};
 use crate::os::{self, Place};
 use crate::region::{Counter, Region};
+use crate::rseq::outcome::{Failure, Pop, Push};
 use crate::size_class::Class;
 
 /// How often an operation that a section aborted is tried again before the caller takes another way.
@@ -29,18 +30,24 @@ pub const RETRIES: usize = 4;
 
 /// The operations of a shard, by sections, under a lease or under a lock; see `rseq::reference` for what they do.
 pub trait Shard {
-    /// The object on top, 0 if empty, or a status.
-    fn pop(&self, class: Class) -> isize;
-    /// 0 or a status.
-    fn push(&self, class: Class, object: usize) -> isize;
-    /// How many were popped, or a status.
-    fn pop_batch(&self, class: Class, out: &mut [usize]) -> isize;
-    /// How many were pushed, the last ones first, or a status.
-    fn push_batch(&self, class: Class, objects: &[usize]) -> isize;
-    /// 0 or a status.
-    fn set_end(&self, class: Class, region: &Region, expected: usize, end: usize) -> isize;
-    /// 0 or a status.
-    fn add(&self, counter: Counter, delta: usize) -> isize;
+    /// Takes the object on top.
+    fn pop(&self, class: Class) -> Pop;
+    /// Puts an object on top.
+    fn push(&self, class: Class, object: Object) -> Push;
+    /// Takes the topmost slots, which may hold nulls; see [`pop_into`]. How many.
+    fn pop_batch(&self, class: Class, out: &mut [usize]) -> Result<usize, Failure>;
+    /// Pushes as many of the objects as there is room for, the last ones first. How many.
+    fn push_batch(&self, class: Class, objects: &[usize]) -> Result<usize, Failure>;
+    /// Moves the end of `class` from `expected` to `end`, if the shard still works on `region`.
+    fn set_end(
+        &self,
+        class: Class,
+        region: &Region,
+        expected: usize,
+        end: usize,
+    ) -> Result<(), Failure>;
+    /// Adds to a counter.
+    fn add(&self, counter: Counter, delta: usize) -> Result<(), Failure>;
     /// The region that the shard works on now, if it has one; for sections only a hint.
     fn region(&self) -> Option<&'static Region>;
 }
@@ -50,15 +57,19 @@ pub fn count<S: Shard>(shard: &S, counter: Counter) {
     let _ = shard.add(counter, 1);
 }
 
-/// Adds up to `most` objects from the shard to `batch`: how many slots there were, with an object or with a null, or a
-/// status.
-pub fn pop_into<S: Shard>(shard: &S, class: Class, batch: &mut Batch, most: usize) -> isize {
-    let mut popped = 0;
+/// Adds up to `most` objects from the shard to `batch`: how many slots there were, with an object or with a null.
+pub fn pop_into<S: Shard>(
+    shard: &S,
+    class: Class,
+    batch: &mut Batch,
+    most: usize,
+) -> Result<usize, Failure> {
+    let mut popped = Ok(0);
     // SAFETY: what the shard pops was the shard's.
     unsafe {
         batch.receive_slots(most, |out| {
             popped = shard.pop_batch(class, out);
-            popped.max(0) as usize
+            popped.unwrap_or(0)
         });
     }
     popped

@@ -10,7 +10,9 @@
 use super::{Shard, create_region};
 use crate::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering};
 use crate::hot::{HOT, entry_of, region_of};
+use crate::object::Object;
 use crate::region::{Counter, Region};
+use crate::rseq::outcome::{Failure, Pop, Push, number};
 use crate::rseq::registration;
 use crate::rseq::{Index, Sections};
 use crate::size_class::Class;
@@ -108,23 +110,30 @@ pub fn raw_lock() -> &'static Lock {
 }
 
 impl Shard for Sections {
-    fn pop(&self, class: Class) -> isize {
-        Sections::pop(*self, class)
+    fn pop(&self, class: Class) -> Pop {
+        // SAFETY: the section has just popped it.
+        unsafe { Pop::of(Sections::pop(*self, class)) }
     }
-    fn push(&self, class: Class, object: usize) -> isize {
-        Sections::push(*self, class, object)
+    fn push(&self, class: Class, object: Object) -> Push {
+        Push::of(object, |address| Sections::push(*self, class, address))
     }
-    fn pop_batch(&self, class: Class, out: &mut [usize]) -> isize {
-        Sections::pop_batch(*self, class, out)
+    fn pop_batch(&self, class: Class, out: &mut [usize]) -> Result<usize, Failure> {
+        number(Sections::pop_batch(*self, class, out))
     }
-    fn push_batch(&self, class: Class, objects: &[usize]) -> isize {
-        Sections::push_batch(*self, class, objects)
+    fn push_batch(&self, class: Class, objects: &[usize]) -> Result<usize, Failure> {
+        number(Sections::push_batch(*self, class, objects))
     }
-    fn set_end(&self, class: Class, region: &Region, expected: usize, end: usize) -> isize {
-        Sections::set_end(*self, class, region, expected, end)
+    fn set_end(
+        &self,
+        class: Class,
+        region: &Region,
+        expected: usize,
+        end: usize,
+    ) -> Result<(), Failure> {
+        number(Sections::set_end(*self, class, region, expected, end)).map(drop)
     }
-    fn add(&self, counter: Counter, delta: usize) -> isize {
-        Sections::add(*self, counter as usize, delta)
+    fn add(&self, counter: Counter, delta: usize) -> Result<(), Failure> {
+        number(Sections::add(*self, counter as usize, delta)).map(drop)
     }
     fn region(&self) -> Option<&'static Region> {
         current(*self)

@@ -1,0 +1,170 @@
+//! The functions of the crate's page: what the fronts call.
+//!
+//! Promises: the contract of each. The hot paths are the entries of `arch`; what they cannot do goes to
+//! [`slow`](super::slow).
+
+use super::request::Request;
+use super::{fit, hardened, init, large};
+use crate::canary;
+use crate::config::{self, Key};
+use crate::cpu_cache::drain;
+use crate::fail::Misuse;
+use crate::object::{Contents, Fresh, Object};
+use crate::page_heap::PAGE_HEAP;
+use crate::page_map;
+use crate::size_class::{CLASS, Class, class_of};
+use crate::units::PAGE_BYTES;
+use core::ptr::{self, NonNull};
+
+crate::rust_alloc! {
+    /// Allocates `size` bytes aligned to `align`, a power of two. Null when out of memory.
+    allocate_aligned
+}
+
+crate::rust_dealloc! {
+    /// Frees an object whose size and alignment at allocation are known: no look-up.
+    free_sized
+}
+
+/// Allocates `size` bytes aligned to 16 (to 8 if `size <= 8`). A size of 0 gives a unique object. Null
+/// when out of memory.
+pub fn allocate(size: usize) -> *mut u8 {
+    allocate_aligned(size, 8)
+}
+
+/// As [`allocate_aligned`], of which the `size` bytes are cleared.
+pub fn allocate_zeroed(size: usize, align: usize) -> *mut u8 {
+    allocate_and_clear(size, align, |_| size)
+}
+
+/// As [`allocate`], of which all that may be used is cleared: a program of C may grow an object by
+/// `malloc_usable_size`, or by a `realloc` that leaves it in place.
+pub fn allocate_cleared(size: usize) -> *mut u8 {
+    allocate_and_clear(size, 8, |object| match class_of(size) {
+        // Nearly always: the length is known before the object's page is looked up.
+        class if class == page_map::class_at(object as usize) && is_plain(class) => {
+            CLASS[class].size
+        }
+        // SAFETY: the object is fresh, so live.
+        _ => unsafe { usable_size(object) },
+    })
+}
+
+/// Whether all of an object of `class` may be used.
+fn is_plain(class: Class) -> bool {
+    class != 0 && !canary::is_on()
+}
+
+#[inline]
+fn allocate_and_clear(size: usize, align: usize, bytes: impl Fn(*const u8) -> usize) -> *mut u8 {
+    if size <= PAGE_BYTES / 2 {
+        let object = allocate_aligned(size, align);
+        if !object.is_null() {
+            // SAFETY: a fresh object of at least so many bytes.
+            unsafe { object.write_bytes(0, bytes(object)) };
+        }
+        return object;
+    }
+    let Some(Fresh { object, contents }) = super::allocate(Request::new(size, align)) else {
+        return ptr::null_mut();
+    };
+    let pointer = object.into_raw();
+    if contents != Contents::Zero {
+        // SAFETY: a fresh object of at least so many bytes.
+        unsafe { pointer.write_bytes(0, bytes(pointer)) };
+    }
+    pointer
+}
+
+/// Frees an object of any front; null is ignored; a pointer of another allocator ends the process with
+/// one line.
+///
+/// # Safety
+/// 1. `ptr` is null or a live object of this allocator.
+#[inline]
+pub unsafe fn free(ptr: *mut u8) {
+    // SAFETY: duty 1: the caller gives the object up.
+    if let Some(object) = NonNull::new(ptr).map(|ptr| unsafe { Object::from_raw(ptr) }) {
+        let class = page_map::class_at(ptr as usize);
+        super::free(object, class, None);
+    }
+}
+
+/// Bytes that the program may use at `ptr`, at least what it asked for; 0 for null.
+///
+/// # Safety
+/// 1. `ptr` is null or a live object of this allocator.
+pub unsafe fn usable_size(ptr: *const u8) -> usize {
+    match page_map::class_at(ptr as usize) {
+        class if is_plain(class) => CLASS[class].size,
+        class => usable_size_slow(ptr as usize, class),
+    }
+}
+
+#[cold]
+fn usable_size_slow(address: usize, class: Class) -> usize {
+    match address {
+        0 => 0,
+        _ if canary::is_on() => hardened::usable_size(address, class),
+        _ => large::bytes_at(address, Misuse::SizeOfFreed),
+    }
+}
+
+/// Resizes `ptr` (null: allocates). Null when out of memory; `ptr` is untouched then. The alignment of
+/// the result is that of [`allocate`].
+///
+/// # Safety
+/// 1. `ptr` is null or a live object of this allocator.
+#[inline]
+pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
+    if fit::may_stay(ptr, size) {
+        return ptr;
+    }
+    match NonNull::new(ptr) {
+        // SAFETY: duty 1.
+        Some(ptr) => unsafe { super::resize(ptr, None, Request::new(size, 1)) },
+        None => allocate(size),
+    }
+}
+
+/// Resizes an object whose layout is known.
+///
+/// # Safety
+/// 1. `ptr` is a live object that was allocated with `old_size` and `align`.
+pub unsafe fn reallocate_sized(
+    ptr: *mut u8,
+    old_size: usize,
+    align: usize,
+    size: usize,
+) -> *mut u8 {
+    let named = Some(Request::new(old_size, align));
+    // SAFETY: duty 1.
+    unsafe { super::resize(NonNull::new_unchecked(ptr), named, Request::new(size, align)) }
+}
+
+/// Sets how many bytes of free pages may stay resident at least: the setting `dirty`. Returns whether it was set;
+/// what `RSALLOC_CONF` says stays.
+///
+/// ```
+/// if !rsalloc::limit_dirty(32 << 20) {
+///     eprintln!("RSALLOC_CONF sets another limit");
+/// }
+/// ```
+pub fn limit_dirty(bytes: usize) -> bool {
+    let is_set = init::ensure() && config::set_number_if_unset(Key::Dirty, bytes);
+    if is_set {
+        PAGE_HEAP.set_dirty_limit(bytes / PAGE_BYTES);
+    }
+    is_set
+}
+
+/// Gives all cached and free memory back to the OS: that of each CPU's cache, of the tiers behind them, and free pages.
+/// Returns the number of bytes.
+///
+/// ```
+/// drop(vec![1u8; 100 << 20]);
+/// println!("{} bytes given back", rsalloc::release());
+/// ```
+pub fn release() -> usize {
+    drain::drain_all()
+}

@@ -1,0 +1,113 @@
+//! Allocate, free and resize, unchecked: what [`hardened`](super::hardened) wraps.
+//!
+//! Promises: what an object holds stays, up to the smaller size; a refused resize changes nothing.
+
+use super::api::allocate_aligned;
+use super::request::Request;
+use super::{fit, large, scarce};
+use crate::cpu_cache;
+use crate::fail::Misuse;
+use crate::object::{Fresh, Object};
+use crate::os;
+use crate::page_map;
+use crate::size_class::{CLASS, Class};
+use crate::units::OBJECT_MAX_BYTES;
+use core::ptr::{self, NonNull};
+
+/// Serves a request: by the caches or a span, else by what idles elsewhere. None when out of memory.
+pub(super) fn allocate(request: Request) -> Option<Fresh> {
+    let allocate_once = || match request.class {
+        0 => large::allocate(request),
+        class => cpu_cache::allocate(class),
+    };
+    allocate_once().or_else(|| {
+        if request.class == 0 && large::has_own_mapping(request) {
+            // What idles here is in segments, which stay mapped: nothing of it makes such a mapping possible.
+            return None;
+        }
+        scarce::retry(allocate_once)
+            .or_else(|| large::allocate_standalone(request))
+            .or_else(|| scarce::wait_and_retry(allocate_once))
+    })
+}
+
+/// Frees an object of `class`, as the page map says.
+#[inline]
+pub(super) fn free(object: Object, class: Class) {
+    match class {
+        0 => large::free(object),
+        class => cpu_cache::free(class, object),
+    }
+}
+
+/// Resizes the object at `ptr`, which the program names as `named`, if it does. Null when out of memory.
+///
+/// # Safety
+/// 1. `ptr` is a live object. 2. It was allocated as `named`, if there is such a request.
+pub(super) unsafe fn resize(ptr: NonNull<u8>, named: Option<Request>, request: Request) -> *mut u8 {
+    let class = named.map_or_else(|| page_map::class_at(address(ptr)), |named| named.class);
+    if class == 0 {
+        // SAFETY: duty 1.
+        return unsafe { resize_large(ptr, request) };
+    }
+    if let Some(named) = named {
+        if request.class == class {
+            return ptr.as_ptr();
+        }
+        // SAFETY: duties 1 and 2; a sized free of the request finds the class again.
+        return unsafe { relocate(ptr, named.size, request) };
+    }
+    let old = CLASS[class].size;
+    let roomy = fit::with_room(old, request);
+    // SAFETY: duty 1; the object has `old` bytes.
+    let moved = unsafe { relocate(ptr, old, roomy) };
+    if !moved.is_null() || roomy == request {
+        return moved;
+    }
+    // SAFETY: as above; a failed move left it alone.
+    unsafe { relocate(ptr, old, request) }
+}
+
+/// # Safety
+/// 1. `ptr` is a live large object, or the process ends.
+unsafe fn resize_large(ptr: NonNull<u8>, request: Request) -> *mut u8 {
+    let old = large::bytes_at(address(ptr), Misuse::ResizeOfFreed);
+    if request.is_impossible() {
+        return ptr::null_mut();
+    }
+    // SAFETY: duty 1; the object has `old` bytes.
+    unsafe { resize_span(ptr, request).unwrap_or_else(|| relocate(ptr, old, request)) }
+}
+
+/// Resizes a large object without copying, if that can be done.
+///
+/// # Safety
+/// 1. `ptr` is a live large object.
+pub(super) unsafe fn resize_span(ptr: NonNull<u8>, request: Request) -> Option<*mut u8> {
+    // In place the alignment stays; a move by page tables keeps that of a page only.
+    if request.size <= OBJECT_MAX_BYTES || request.align > os::page_bytes() {
+        return None;
+    }
+    // SAFETY: duty 1.
+    unsafe { large::resize(address(ptr), request.size) }.map(|moved| moved as *mut u8)
+}
+
+/// Moves an object by a copy. Null when out of memory.
+///
+/// # Safety
+/// 1. `ptr` is a live object of at least `old` bytes.
+pub(super) unsafe fn relocate(ptr: NonNull<u8>, old: usize, request: Request) -> *mut u8 {
+    let fresh = allocate_aligned(request.size, request.align);
+    if !fresh.is_null() {
+        // SAFETY: duty 1; two live objects don't overlap, and the old one is given up.
+        unsafe {
+            fresh.copy_from_nonoverlapping(ptr.as_ptr(), old.min(request.size));
+            super::free(Object::from_raw(ptr), page_map::class_at(address(ptr)), None);
+        }
+    }
+    fresh
+}
+
+fn address(ptr: NonNull<u8>) -> usize {
+    ptr.as_ptr().expose_provenance()
+}
