@@ -12,8 +12,8 @@
 //! * else, if the program uses that word itself or too many children live, the child when `start` returns. If it
 //!   does not return, the process stays on the atomic path.
 
+use crate::arch::enter;
 use crate::errno;
-use core::arch::naked_asm;
 use core::ffi::{c_int, c_void};
 use rsalloc_core::internals::engine::init;
 use rsalloc_core::internals::rseq::abi::membarrier::expect_uncounted_tasks;
@@ -22,23 +22,11 @@ use rsalloc_core::internals::rseq::vfork::{begin, begin_watched, end, end_watche
 /// What a child begins with.
 pub type Start = extern "C" fn(*mut c_void) -> c_int;
 
-/// See clone(2).
-#[unsafe(no_mangle)]
-#[unsafe(naked)]
-pub extern "C" fn clone() -> c_int {
-    naked_asm!(".cfi_startproc", "jmp {start_child}", ".cfi_endproc", start_child = sym start_child)
-}
-
-/// See clone(2); glibc's other name.
-#[unsafe(no_mangle)]
-#[unsafe(naked)]
-pub extern "C" fn __clone() -> c_int {
-    naked_asm!(".cfi_startproc", "jmp {start_child}", ".cfi_endproc", start_child = sym start_child)
-}
-
+/// What `clone` and `__clone` do, which are in `arch`.
+///
 /// # Safety
 /// 1. As in clone(2): `stack` is the end of a stack of the child's own; the rest is what `flags` asks for.
-unsafe extern "C" fn start_child(
+pub unsafe extern "C" fn start_child(
     start: Option<Start>,
     stack: *mut c_void,
     flags: c_int,
@@ -109,54 +97,4 @@ extern "C" fn leave_for_c() {
     // SAFETY: `all` is a signal set of 8 bytes.
     unsafe { rsalloc_core::internals::arch::syscall(libc::SYS_rt_sigprocmask as usize, arguments) };
     leave();
-}
-
-/// The system call, and what the child does: `start(argument)`, `behind()`, exit. A negative errno on failure.
-#[unsafe(naked)]
-unsafe extern "C" fn enter(
-    start: Start,
-    stack: *mut c_void,
-    flags: c_int,
-    argument: *mut c_void,
-    parent_tid: *mut c_int,
-    tls: *mut c_void,
-    child_tid: *mut u32,
-    behind: Option<extern "C" fn()>,
-) -> isize {
-    naked_asm!(
-        ".cfi_startproc",
-        "and rsi, -16",
-        "sub rsi, 32", // the child's: start, argument, behind
-        "mov [rsi], rdi",
-        "mov [rsi + 8], rcx",
-        "mov rax, [rsp + 16]",
-        "mov [rsi + 16], rax",
-        "movsxd rdi, edx", // flags
-        "mov rdx, r8",     // parent_tid
-        "mov r10, [rsp + 8]", // child_tid
-        "mov r8, r9",      // tls
-        "mov eax, {clone}",
-        "syscall",
-        "test rax, rax",
-        "jz 20f",
-        "ret",
-        "20:",
-        ".cfi_undefined rip",
-        "xor ebp, ebp", // the end for those that follow frames
-        "pop rax",
-        "pop rdi",
-        "mov rbx, [rsp]",
-        "call rax",
-        "mov r12d, eax",
-        "test rbx, rbx",
-        "jz 21f",
-        "call rbx",
-        "21: mov edi, r12d",
-        "mov eax, {exit}",
-        "syscall",
-        "ud2",
-        ".cfi_endproc",
-        clone = const libc::SYS_clone,
-        exit = const libc::SYS_exit,
-    )
 }

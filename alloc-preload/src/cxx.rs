@@ -9,27 +9,24 @@
 //! Why `new` is here and not just `delete`: a plugin that brings its own operators into a C program
 //! must get both from us or both from itself. With only `delete` exported it would get a mixture.
 //!
-//! Called by C++ code; calls `rsalloc_core` and the C++ runtime (`runtime`). Only where the entries below are
-//! written (x86-64): elsewhere the runtime's operators call `malloc` and `free`, which is right too, only
-//! slower.
-//!
 //! I1. An object of `new(size[, align])` is freed without a look-up only if every operator in use
 //!     is ours ([`all_ours`]); else the sized forms call the unsized ones, as the standard says.
-//! I2. A slot holds an address that may be jumped to at any time: at first the finder, for ever
-//!     after what it found.
-//! I3. The verdict of I1 is the same at each time: the dynamic linker binds these names before any code of
+//! I2. The verdict of I1 is the same at each time: the dynamic linker binds these names before any code of
 //!     this library runs, and a library loaded later cannot replace what is bound. So it needs no look-up,
 //!     only a look at what was bound.
-//! I4. No path but that of a failed allocation asks the dynamic linker anything (`runtime`).
+//! I3. No path but that of a failed allocation asks the dynamic linker anything (`runtime`).
 
 #![allow(non_snake_case)] // the names are C++'s
 
 mod global;
 mod runtime;
 
+use crate::arch::{
+    call_or_jump, jump_to_found, jump_to_slot, jump_to_symbol, jump_to_symbol_without_second,
+    weak_address_of,
+};
 use crate::posix;
 use core::fmt::Write;
-use core::sync::atomic::{AtomicPtr, Ordering};
 use global::{all_ours, is_ours};
 use rsalloc_core::internals::print::to_fd;
 use runtime::Operator;
@@ -43,51 +40,12 @@ rsalloc_core::c_malloc! {
     _Znwm, new_slow
 }
 
-/// The slow twin of `operator new(size_t)`.
-#[unsafe(naked)]
-unsafe extern "C" fn new_slow(size: usize) -> *mut u8 {
-    core::arch::naked_asm!(
-        ".cfi_startproc",
-        "push rdi", // kept for a failure; aligns the stack
-        ".cfi_adjust_cfa_offset 8",
-        "call {new}",
-        "pop rdi",
-        ".cfi_adjust_cfa_offset -8",
-        "test rax, rax",
-        "jz {failed}",
-        "ret",
-        ".cfi_endproc",
-        new = sym new,
-        failed = sym new_failed,
-    )
-}
-
-/// `operator new(size_t, align_val_t)`.
-#[unsafe(naked)]
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn _ZnwmSt11align_val_t(size: usize, align: usize) -> *mut u8 {
-    core::arch::naked_asm!(
-        ".cfi_startproc",
-        "push rdi", // both kept for a failure
-        ".cfi_adjust_cfa_offset 8",
-        "push rsi",
-        ".cfi_adjust_cfa_offset 8",
-        "push rax", // aligns the stack
-        ".cfi_adjust_cfa_offset 8",
-        "call {new}",
-        "pop rcx",
-        ".cfi_adjust_cfa_offset -8",
-        "pop rsi",
-        ".cfi_adjust_cfa_offset -8",
-        "pop rdi",
-        ".cfi_adjust_cfa_offset -8",
-        "test rax, rax",
-        "jz {failed}",
-        "ret",
-        ".cfi_endproc",
-        new = sym new_aligned,
-        failed = sym new_aligned_failed,
-    )
+call_or_jump! {
+    /// The slow twin of `operator new(size_t)`.
+    new_slow = new, new_failed;
+    /// `operator new(size_t, align_val_t)`.
+    #[unsafe(no_mangle)]
+    _ZnwmSt11align_val_t = new_aligned, new_aligned_failed;
 }
 
 /// `operator delete(void*, align_val_t)`: the object knows its alignment.
@@ -97,23 +55,7 @@ pub unsafe extern "C" fn _ZdlPvSt11align_val_t(ptr: *mut u8, _align: usize) {
     unsafe { rsalloc_core::free(ptr) }
 }
 
-/// Exports a function that jumps to another form, as the whole program sees that form.
-macro_rules! same_as {
-    ($($name:ident = $other:literal;)*) => { $(
-        /// The standard's default for this form: the same as another.
-        #[unsafe(naked)]
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name() {
-            core::arch::naked_asm!(
-                ".cfi_startproc",
-                concat!("jmp qword ptr [rip + ", $other, "@GOTPCREL]"),
-                ".cfi_endproc",
-            )
-        }
-    )* };
-}
-
-same_as! {
+jump_to_symbol! {
     _Znam = "_Znwm";
     _ZnamSt11align_val_t = "_ZnwmSt11align_val_t";
     _ZdaPv = "_ZdlPv";
@@ -124,67 +66,7 @@ same_as! {
     _ZdaPvSt11align_val_tRKSt9nothrow_t = "_ZdaPvSt11align_val_t";
 }
 
-/// Defines a function that jumps to an address that is looked for at each call. Its arguments, at most
-/// three words, pass through.
-macro_rules! found_each_time {
-    ($($name:ident = $find:expr;)*) => { $(
-        #[unsafe(naked)]
-        unsafe extern "C" fn $name() {
-            extern "C" fn find() -> *mut () {
-                $find
-            }
-
-            core::arch::naked_asm!(
-                ".cfi_startproc",
-                "push rdi", // the arguments; aligns the stack
-                ".cfi_adjust_cfa_offset 8",
-                "push rsi",
-                ".cfi_adjust_cfa_offset 8",
-                "push rdx",
-                ".cfi_adjust_cfa_offset 8",
-                "call {find}",
-                "pop rdx",
-                ".cfi_adjust_cfa_offset -8",
-                "pop rsi",
-                ".cfi_adjust_cfa_offset -8",
-                "pop rdi",
-                ".cfi_adjust_cfa_offset -8",
-                "jmp rax",
-                ".cfi_endproc",
-                find = sym find,
-            )
-        }
-    )* };
-}
-
-/// As [`found_each_time`], of an address that is found at the first call and kept (I2).
-macro_rules! found_once {
-    ($($(#[$attr:meta])* $name:ident = $find:expr;)*) => { $(
-        #[unsafe(naked)]
-        $(#[$attr])*
-        unsafe extern "C" fn $name() {
-            static SLOT: AtomicPtr<()> = AtomicPtr::new(finder as *mut ());
-
-            found_each_time! {
-                finder = {
-                    let found: *mut () = $find;
-                    // Ordering: Relaxed; the address is all there is, and every thread finds the same.
-                    SLOT.store(found, Ordering::Relaxed);
-                    found
-                };
-            }
-
-            core::arch::naked_asm!(
-                ".cfi_startproc",
-                "jmp qword ptr [rip + {slot}]",
-                ".cfi_endproc",
-                slot = sym SLOT,
-            )
-        }
-    )* };
-}
-
-found_once! {
+jump_to_slot! {
     #[unsafe(no_mangle)]
     _ZdlPvm = if all_ours() { rsalloc_delete_sized as *mut () } else { global::_ZdlPv() };
     #[unsafe(no_mangle)]
@@ -230,7 +112,7 @@ found_once! {
     };
 }
 
-found_each_time! {
+jump_to_found! {
     // After a failure: the runtime's `new` tries `malloc` again, then the new-handler, then throws.
     new_failed = thrower(Operator::New);
     new_aligned_failed = thrower(Operator::NewAligned);
@@ -290,18 +172,9 @@ fn failed_nothrow(operator: Operator, call: impl FnOnce(*mut ()) -> *mut u8) -> 
 /// Whether the runtime in the global scope has no new-handler; false if there is no such runtime.
 fn has_no_handler() -> bool {
     type GetHandler = extern "C" fn() -> *const ();
-    let get: usize;
-    // SAFETY: reads this library's own GOT entry, null if nobody defines std::get_new_handler.
-    unsafe {
-        core::arch::asm!(
-            ".weak _ZSt15get_new_handlerv",
-            "mov {}, [rip + _ZSt15get_new_handlerv@GOTPCREL]",
-            out(reg) get,
-            options(nostack, pure, readonly, preserves_flags),
-        )
-    }
+    let get = weak_address_of!("_ZSt15get_new_handlerv");
     // SAFETY: not null, so the runtime's function of that name and type.
-    get != 0 && unsafe { core::mem::transmute::<usize, GetHandler>(get) }().is_null()
+    !get.is_null() && unsafe { core::mem::transmute::<*mut (), GetHandler>(get) }().is_null()
 }
 
 /// Where a failed `new` goes on.
@@ -337,24 +210,9 @@ unsafe extern "C" fn delete_sized_aligned(ptr: *mut u8, size: usize, align: usiz
     unsafe { posix::free_aligned(ptr, align, size) }
 }
 
-#[unsafe(naked)]
-unsafe extern "C" fn delete_dropping_size() {
-    core::arch::naked_asm!(
-        ".cfi_startproc",
-        "mov rsi, rdx",
-        "jmp qword ptr [rip + _ZdlPvSt11align_val_t@GOTPCREL]",
-        ".cfi_endproc",
-    )
-}
-
-#[unsafe(naked)]
-unsafe extern "C" fn delete_array_dropping_size() {
-    core::arch::naked_asm!(
-        ".cfi_startproc",
-        "mov rsi, rdx",
-        "jmp qword ptr [rip + _ZdaPvSt11align_val_t@GOTPCREL]",
-        ".cfi_endproc",
-    )
+jump_to_symbol_without_second! {
+    delete_dropping_size = "_ZdlPvSt11align_val_t";
+    delete_array_dropping_size = "_ZdaPvSt11align_val_t";
 }
 
 /// Stands in for a runtime that cannot be found, where nothing can be thrown.

@@ -13,19 +13,27 @@
 #[cfg(panic = "unwind")]
 extern crate std;
 
+#[cfg(sections)]
+mod arch;
 mod c_abi;
-#[cfg(target_arch = "x86_64")]
+#[cfg(sections)]
 mod clone;
 #[cfg(feature = "counters")]
 mod counters;
-#[cfg(target_arch = "x86_64")]
+#[cfg(sections)]
 mod cxx;
 mod errno;
 mod mall;
 mod posix;
 mod print;
-#[cfg(target_arch = "x86_64")]
+#[cfg(sections)]
 mod vfork;
+
+#[cfg(not(sections))]
+const _: () = assert!(
+    !rsalloc_core::internals::arch::HAS_SECTIONS,
+    "rsalloc-core has sections: this library needs a folder for the architecture in `arch`"
+);
 
 // I1. The libc crate links libc only while no other crate of the build asks for its `std` feature;
 // without this line the command's dependencies would leave the library with unversioned symbols.

@@ -40,7 +40,7 @@ const EXPORTS: &[&str] = &[
     "valloc",
 ];
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(sections)]
 const OPERATORS: &[&str] = &[
     "_ZdaPv",
     "_ZdaPvRKSt9nothrow_t",
@@ -69,7 +69,7 @@ const OPERATORS: &[&str] = &[
     "clone",
     "vfork",
 ];
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(sections))]
 const OPERATORS: &[&str] = &[];
 
 /// Thread-local bytes that glibc always has left for libraries loaded late (TLS_STATIC_SURPLUS is

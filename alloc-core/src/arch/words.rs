@@ -24,7 +24,7 @@ pub struct ThreadWords {
 
 impl ThreadWords {
     /// As a thread finds them first.
-    pub const fn new() -> Self {
+    pub const fn zeroed() -> Self {
         ThreadWords {
             biased_shard: AtomicUsize::new(0),
             lease_countdown: AtomicU32::new(0),

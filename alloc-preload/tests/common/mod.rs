@@ -130,6 +130,7 @@ pub fn library_with(features: &[&str]) -> PathBuf {
     let status = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--package", "rsalloc-preload", "--lib", "--profile", &profile])
         .args(["--features", &features.join(",")])
+        .args(["--features", if cfg!(feature = "portable") { "portable" } else { "" }])
         // Cargo builds tests with unwinding, whatever the profile says; this is no test.
         .args(["--config", &format!("profile.{profile}.panic='abort'"), "--target-dir"])
         .arg(&target)

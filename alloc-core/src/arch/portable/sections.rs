@@ -12,7 +12,7 @@ pub const SIGNATURE: u32 = 0;
 static AREA_OFFSET: AtomicIsize = AtomicIsize::new(0);
 static BLOCK: ThreadBlock = ThreadBlock {
     area: unregistered(),
-    words: ThreadWords::new(),
+    words: ThreadWords::zeroed(),
     registration: AtomicU32::new(0),
     never_registered: [unregistered(), unregistered()],
 };

@@ -40,12 +40,12 @@ struct Slot {
 }
 
 static TABLE: [Slot; SLOTS] =
-    [const { Slot { owner: AtomicUsize::new(0), words: ThreadWords::new() } }; SLOTS];
+    [const { Slot { owner: AtomicUsize::new(0), words: ThreadWords::zeroed() } }; SLOTS];
 
 /// Words of the threads that find no slot. What they say of held locks may be wrong; a wait is bounded all the same
 /// (`sync::WaitBudget`). None of these threads asks for a biased shard.
 static SHARED: ThreadWords =
-    ThreadWords { lease_countdown: AtomicU32::new(u32::MAX), ..ThreadWords::new() };
+    ThreadWords { lease_countdown: AtomicU32::new(u32::MAX), ..ThreadWords::zeroed() };
 
 #[inline]
 pub fn thread_id() -> usize {
