@@ -1,8 +1,7 @@
 //! One thread of a program that uses the C heap.
 //!
-//! Promises that no call is optimised away, and that an object which two owners hold at once, or
-//! whose first byte was lost, is noticed. Called by every load; calls libc's allocation functions
-//! through the dynamic linker.
+//! Promises that no call is optimised away, and that an object which two owners hold at once, or whose first byte was
+//! lost, is noticed.
 //!
 //! * I1: each allocation writes its tag into the object's first byte and adds it to `written`; each
 //!   free adds the byte it finds there to `read`. Once all is freed the two are equal.

@@ -1,8 +1,8 @@
 //! Runs one row and says what it cost.
 //!
-//! Called by the `workload` program. Promises: the clock covers steps only, not building the load,
-//! nor the warm-up (a tenth of the budget), nor freeing what is left; a row with one thread runs on
-//! the main thread, so a C library that is faster in single-threaded programs stays so.
+//! Promises: the clock covers steps only, not building the load, nor the warm-up (a tenth of the budget), nor freeing
+//! what is left; a row with one thread runs on the main thread, so a C library that is faster in single-threaded
+//! programs stays so.
 
 use crate::client::Client;
 use crate::loads::Load;

@@ -1,8 +1,7 @@
 //! A long load whose sizes and live bytes change by phases, and what memory it takes at each step: what
 //! the survivors of one phase keep resident in the next.
 //!
-//! Called by the `memory` program. The steps are counted in operations, so every allocator is looked at
-//! with the same objects live.
+//! The steps are counted in operations, so every allocator is looked at with the same objects live.
 #![allow(unsafe_code)]
 
 use crate::client::{Client, Object};

@@ -1,7 +1,7 @@
 //! What the kernel and the dynamic linker say about this process: time, memory, faults, the allocator
 //! and its mode.
 //!
-//! Called by `measure`. Nothing here allocates but [`allocator`], which is called last.
+//! Nothing here allocates but [`allocator`], which is called last.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;

@@ -1,6 +1,6 @@
 //! The rows of the comparison: name, unit, what happens, and the loads that do it, one a thread.
 //!
-//! Called by the `workload` program. Adding a line here adds a row to `cargo lab compare`.
+//! Adding a line here adds a row to `cargo lab compare`.
 
 use crate::loads::Load;
 use crate::loads::mixed::{Server, ShortLived, Stress};

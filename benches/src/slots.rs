@@ -1,8 +1,7 @@
 //! Tables of objects that lie outside the measured heap.
 //!
-//! [`Slots`] belongs to one load; an [`Exchange`] is shared by threads that hand objects to each
-//! other. Called by the loads; both map their memory themselves, so that the allocator under test
-//! sees the loads' objects only.
+//! [`Slots`] belongs to one load; an [`Exchange`] is shared by threads that hand objects to each other. Both map their
+//! memory themselves, so that the allocator under test sees the loads' objects only.
 #![allow(unsafe_code)]
 
 use crate::client::Object;

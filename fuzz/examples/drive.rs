@@ -1,9 +1,8 @@
 //! Random sequences for the fuzz targets' replays, without a fuzzer: what coverage costs goes into more
 //! operations.
 //!
-//! `drive TARGET SEED OPERATIONS`: at least so many objects come or go, each looked at by the oracle of
-//! the target. A failure is printed as a test to paste, also when the allocator ends the process. Called
-//! by `cargo xtask fuzz --operations`.
+//! `drive TARGET SEED OPERATIONS`: at least so many objects come or go, each looked at by the oracle of the target. A
+//! failure is printed as a test to paste, also when the allocator ends the process.
 
 use arbitrary::{Arbitrary, Unstructured};
 use rsalloc_fuzz::objects::Defect;

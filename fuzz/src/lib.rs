@@ -1,7 +1,7 @@
 //! What the fuzz targets share: how bytes become sequences, and how a sequence becomes a test.
 //!
-//! Called by the targets and by the example `drive`; `cargo xtask fuzz` runs them. What replays a
-//! sequence and judges it lies with the tests of alloc-core and alloc-preload.
+//! `cargo xtask fuzz` runs them. What replays a sequence and judges it lies with the tests of alloc-core and
+//! alloc-preload.
 
 #[path = "../../alloc-preload/tests/fuzzed/c_abi.rs"]
 pub mod c_abi;

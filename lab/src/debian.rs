@@ -1,8 +1,7 @@
 //! Packages of Debian's suites, unpacked into folders of their own.
 //!
-//! Fetched by apt with its own sources, state and cache, so the machine's packages and settings stay
-//! as they are, and no root is needed. A folder comes into being complete or not at all. Called by
-//! the commands that need programs or kernels other than the machine's.
+//! Fetched by apt with its own sources, state and cache, so the machine's packages and settings stay as they are, and
+//! no root is needed. A folder comes into being complete or not at all.
 
 use std::fs;
 use std::path::{Path, PathBuf};

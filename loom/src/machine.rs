@@ -1,9 +1,9 @@
 //! The machine under the engine: processors, threads on them, the kernel's fence, signals.
 //!
-//! Promises that on one processor one section runs at a time, and that a section whose processor is taken
-//! away from it, by another thread or by a fence, changes nothing more: it is left by unwinding before its
-//! next store, as the kernel sends a thread to the abort handler. Whoever takes it away waits until that
-//! has happened or the section was over first, as an interrupt does. Called by `atomic`, `os` and `asm`.
+//! Promises that on one processor one section runs at a time, and that a section whose processor is taken away from it,
+//! by another thread or by a fence, changes nothing more: it is left by unwinding before its next store, as the kernel
+//! sends a thread to the abort handler. Whoever takes it away waits until that has happened or the section was over
+//! first, as an interrupt does.
 
 use crate::arch::words::ThreadBlock;
 use crate::world;

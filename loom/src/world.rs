@@ -5,9 +5,9 @@
 //! threads run ([`explore`]). Before and after, the memory itself is used: preparing a model and judging
 //! its outcome cost no orders.
 //!
-//! Promises that every execution begins with the same memory ([`restore`]), and that a twin exists before
-//! threads do, as if the memory had always been there: an address that is met for the first time ends the
-//! run ([`Word::New`]), and it starts again with one more twin. Called by `atomic`, `os`, `asm` and the models.
+//! Promises that every execution begins with the same memory ([`restore`]), and that a twin exists before threads do,
+//! as if the memory had always been there: an address that is met for the first time ends the run ([`Word::New`]), and
+//! it starts again with one more twin.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};

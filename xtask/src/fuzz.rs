@@ -1,10 +1,8 @@
 //! `cargo xtask fuzz`: runs the fuzz targets of `fuzz/` for a while each.
 //!
-//! Promises that a crash fails the command and is shown as a test to paste into the tests, after
-//! libFuzzer has made it smaller; that a target which ran nothing fails too; and, with
-//! `--check-control`, that a defect made on purpose is found. As many runs go on at once as there are
-//! CPUs. The long run of `--operations` is in `long`. Called by hand and by `preflight`; calls cargo-fuzz,
-//! which it installs where it is missing.
+//! Promises that a crash fails the command and is shown as a test to paste into the tests, after libFuzzer has made it
+//! smaller; that a target which ran nothing fails too; and, with `--check-control`, that a defect made on purpose is
+//! found. As many runs go on at once as there are CPUs. The long run of `--operations` is in `long`.
 
 mod long;
 

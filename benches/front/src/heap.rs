@@ -1,6 +1,6 @@
 //! Calls of the front one by one: `alloc` and `dealloc` with a layout, and a growing vector.
 //!
-//! Built by `rows`. Each object is written when it is made and read before it goes.
+//! Each object is written when it is made and read before it goes.
 
 use benches::client::Client;
 use benches::loads::Load;

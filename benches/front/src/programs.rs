@@ -1,6 +1,6 @@
 //! Rust programs in small: a JSON parser, a map under churn, a tree of boxes, a parallel sort, a server.
 //!
-//! Built by `rows`. Each checks what it computed, so that a lost object is noticed.
+//! Each checks what it computed, so that a lost object is noticed.
 
 use benches::client::Client;
 use benches::loads::Load;

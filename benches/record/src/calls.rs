@@ -1,7 +1,7 @@
 //! The functions that are recorded: malloc(3) and its family, posix_memalign(3) and C23's sized frees.
 //!
-//! Promises what the allocator below promises. `malloc_usable_size` and the operators of C++ are not
-//! here: the former changes nothing, the latter call these. Calls `next` and `writer`.
+//! Promises what the allocator below promises. `malloc_usable_size` and the operators of C++ are not here: the former
+//! changes nothing, the latter call these.
 
 use crate::format::{ALIGNED, CALLOC, FREE, FREE_SIZED, MALLOC, RESIZE};
 use crate::next::{self, Ptr};

@@ -1,8 +1,8 @@
 //! The trace as a file: its header, and chunks of it given to threads.
 //!
-//! Both are shared mappings of the file, so what is written there is in it at once, whatever ends the
-//! process. Called by `writer`. A page that fork wipes says whether this process records: zero in a child,
-//! however it was made; children of vfork share it, as they share the heap.
+//! Both are shared mappings of the file, so what is written there is in it at once, whatever ends the process. A page
+//! that fork wipes says whether this process records: zero in a child, however it was made; children of vfork share it,
+//! as they share the heap.
 
 use crate::format::{CHUNK_BYTES, ChunkHeader, HEADER_BYTES, Header, MAGIC, NAME_MAX, VERSION};
 use core::cell::UnsafeCell;

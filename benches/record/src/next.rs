@@ -1,7 +1,7 @@
 //! The allocator below: the functions of the next library in the search order.
 //!
-//! Promises an answer at any time: while the dynamic linker looks them up it may allocate, and gets
-//! memory of a small arena, whose objects are never freed. Called by `calls`.
+//! Promises an answer at any time: while the dynamic linker looks them up it may allocate, and gets memory of a small
+//! arena, whose objects are never freed.
 
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_int, c_void};

@@ -1,7 +1,6 @@
 //! What each thread keeps while it is recorded.
 //!
-//! In static TLS, so that reaching it never calls the dynamic linker, which might allocate. Zeroes at
-//! first. Called by `writer`.
+//! In static TLS, so that reaching it never calls the dynamic linker, which might allocate. Zeroes at first.
 
 use core::arch::{asm, global_asm};
 

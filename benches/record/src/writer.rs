@@ -1,7 +1,7 @@
 //! Events: numbered, packed, and put into the calling thread's chunk.
 //!
-//! Promises that an event is in the file whole or not at all: its first byte, without which the rest is
-//! not read, is written last. Called by `calls`; calls `file` and `thread`.
+//! Promises that an event is in the file whole or not at all: its first byte, without which the rest is not read, is
+//! written last.
 
 use crate::file;
 use crate::format::{

@@ -1,7 +1,7 @@
 //! The processor's time stamp counter around one call.
 //!
-//! Called by `client`. Fences keep the call between the two readings; what they and the readings
-//! cost is part of every figure, the same for each allocator, and is measured by timing nothing.
+//! Fences keep the call between the two readings; what they and the readings cost is part of every figure, the same for
+//! each allocator, and is measured by timing nothing.
 #![allow(unsafe_code)]
 
 use anyhow::ensure;

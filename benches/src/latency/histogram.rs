@@ -1,7 +1,7 @@
 //! Counts of durations in buckets that grow with them.
 //!
-//! Called by `latency`. Promises that a bucket is at most 1/32 as wide as its values, that the largest
-//! value is kept as it is, and that recording allocates nothing and touches no new page.
+//! Promises that a bucket is at most 1/32 as wide as its values, that the largest value is kept as it is, and that
+//! recording allocates nothing and touches no new page.
 
 use memmap2::MmapMut;
 

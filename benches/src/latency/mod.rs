@@ -1,9 +1,9 @@
 //! How long single calls take: not the mean, but how the times are spread.
 //!
-//! Called by the `latency` program. Each thread replaces random objects of its table; the clock runs
-//! around each `free`, around each `malloc`, and around nothing, one after the other, so that what
-//! the machine does to any short piece of code (interrupts, preemption, other threads) shows in
-//! the third as it does in the first two. The first touch of an object is not in the figures.
+//! Each thread replaces random objects of its table; the clock runs around each `free`, around each `malloc`, and
+//! around nothing, one after the other, so that what the machine does to any short piece of code (interrupts,
+//! preemption, other threads) shows in the third as it does in the first two. The first touch of an object is not in
+//! the figures.
 
 pub mod clock;
 pub mod histogram;

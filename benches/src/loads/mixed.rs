@@ -1,7 +1,5 @@
 //! Programs in small: a server whose threads hand their state on, a mixed stress, threads that come
 //! and go. Written from the descriptions of the published loads named below, not from their code.
-//!
-//! Built by `rows`.
 
 use super::Load;
 use super::single::{free_all, replace};

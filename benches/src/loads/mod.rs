@@ -1,8 +1,8 @@
 //! What the rows do, in rooms: `single` (one thread), `passing` (objects freed on another thread),
 //! `mixed` (programs in small).
 //!
-//! Called by `measure` through [`Load`] and built by `rows`. A step is a fixed piece of work of some
-//! ten thousand operations, so that reading the clock between steps costs nothing.
+//! A step is a fixed piece of work of some ten thousand operations, so that reading the clock between steps costs
+//! nothing.
 
 pub mod mixed;
 pub mod passing;

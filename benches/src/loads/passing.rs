@@ -1,7 +1,7 @@
 //! Loads whose objects are freed on another thread than the one that allocated them.
 //!
-//! Built by `rows`. The queues are bounded arrays of batches made before the clock starts; a batch
-//! travels by value, so passing one on allocates nothing.
+//! The queues are bounded arrays of batches made before the clock starts; a batch travels by value, so passing one on
+//! allocates nothing.
 
 use super::Load;
 use super::single::free_all;

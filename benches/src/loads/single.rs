@@ -1,6 +1,4 @@
 //! Loads of one thread on its own: one object, batches, random churn, growth, alignment.
-//!
-//! Built by `rows`, several at once for the rows with many threads.
 
 use super::Load;
 use crate::client::{Client, Object};

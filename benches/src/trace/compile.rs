@@ -1,8 +1,8 @@
 //! A trace made into a program: addresses become places, and the calls of all threads are put in order.
 //!
-//! Promises that the program does what the trace says, object for object: the operations of a place come in
-//! the order of the trace's numbers. A thread is started where the trace first has a call of it: by the
-//! thread that made the call before. Called by the `replay` program.
+//! Promises that the program does what the trace says, object for object: the operations of a place come in the order
+//! of the trace's numbers. A thread is started where the trace first has a call of it: by the thread that made the call
+//! before.
 
 use super::flat::{Operation, Verb};
 use super::load::{Call, Event, Make, Sized, Trace};

@@ -1,7 +1,7 @@
 //! A trace file, read: the events of each thread, in the thread's order.
 //!
-//! Promises that a file which is no trace, of another version or cut short is an error of one line.
-//! Called by the `replay` program; the layout is `format`'s.
+//! Promises that a file which is no trace, of another version or cut short is an error of one line. The layout is
+//! `format`'s.
 
 use super::format::{
     ALIGNED, CALLOC, CHUNK_BYTES, CHUNK_HEADER_BYTES, FREE, FREE_SIZED, HEADER_BYTES, LONG, MAGIC,

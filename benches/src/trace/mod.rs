@@ -4,8 +4,8 @@
 //! trace --load--> events of each thread --compile--> program (flat file) --replay--> what it cost
 //! ```
 //!
-//! Used by the `replay` program; `cargo lab replay` runs that on every peer. The recorder is
-//! benches/record; docs/trace.md has the format and what a replay does.
+//! `cargo lab replay` runs that on every peer. The recorder is benches/record; docs/trace.md has the format and what a
+//! replay does.
 
 pub mod compile;
 pub mod flat;

@@ -1,9 +1,8 @@
 //! The objects of a replay: a table of places outside the measured heap, and what is written to objects.
 //!
-//! Promises that an object which lost a byte, was given out twice, was not clear or not aligned is
-//! noticed. What is written: the first byte of each cache line of the first 4 KiB, then one in each 4 KiB, the
-//! last byte, and a mark in the first eight. Called by `replay`; calls C's functions through the dynamic
-//! linker.
+//! Promises that an object which lost a byte, was given out twice, was not clear or not aligned is noticed. What is
+//! written: the first byte of each cache line of the first 4 KiB, then one in each 4 KiB, the last byte, and a mark in
+//! the first eight.
 //!
 //! I1. The object of a place belongs to the thread whose operation has the place's turn.
 #![allow(unsafe_code)]

@@ -1,9 +1,9 @@
 //! Runs a program on the allocator of this process and says what it cost.
 //!
-//! Promises that a program of one thread runs on the main thread in exactly its order; that of several each
-//! runs on a thread of its own, which waits (spinning, then yielding) where an object's operation before is
-//! another thread's. The clock covers the operations with what they write to objects, reading the
-//! program block by block, and starting threads; not freeing what is left. Called by the `replay` program.
+//! Promises that a program of one thread runs on the main thread in exactly its order; that of several each runs on a
+//! thread of its own, which waits (spinning, then yielding) where an object's operation before is another thread's. The
+//! clock covers the operations with what they write to objects, reading the program block by block, and starting
+//! threads; not freeing what is left.
 
 use super::flat::{BLOCK, Operation, Program, Verb, WORDS};
 use super::objects::{Fault, Places, argument, start_thread};

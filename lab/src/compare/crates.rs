@@ -1,8 +1,8 @@
 //! Peers that come as crates, made into libraries for `LD_PRELOAD`.
 //!
-//! Cargo fetches and pins the sources (benches/peers/Cargo.lock); the library is then made as the
-//! project's own build makes its shared one, because a Rust cdylib exports no C symbols and would
-//! put a jump of its own before each of them. Called by `peers`; calls cargo and the C++ compiler.
+//! Cargo fetches and pins the sources (benches/peers/Cargo.lock); the library is then made as the project's own build
+//! makes its shared one, because a Rust cdylib exports no C symbols and would put a jump of its own before each of
+//! them.
 
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;

@@ -1,6 +1,6 @@
 //! What is measured: the figures of a sample, each of which gets a table.
 //!
-//! Called by `report`, `tables` and `plot`; each suite's sample implements [`Figures`].
+//! Each suite's sample implements [`Figures`].
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

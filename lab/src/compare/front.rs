@@ -1,7 +1,6 @@
 //! The peers of the Rust front: benches/front, built once for each allocator.
 //!
-//! Called by `compare` in place of `peers`; installs what the crates' C and C++ is built with. A program
-//! says by itself who serves it.
+//! Installs what the crates' C and C++ is built with. A program says by itself who serves it.
 
 use super::peers::{Caches, Peer};
 use super::sample;

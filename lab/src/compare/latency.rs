@@ -1,7 +1,7 @@
 //! How long single calls take: `cargo lab compare --latency`.
 //!
-//! Called by `compare`; runs the program `latency` of benches, which times each call. One run gives
-//! three rows: malloc, free, and nothing, which is what the clock and the machine add.
+//! Runs the program `latency` of benches, which times each call. One run gives three rows: malloc, free, and nothing,
+//! which is what the clock and the machine add.
 
 use super::figures::{Figures, Metric, Row, Summary};
 use super::peers::Peer;

@@ -1,11 +1,9 @@
 //! `cargo lab compare`: every row on every peer, in one run.
 //!
-//! Four suites of rows: the C functions, Rust programs (`--front`), whole programs (`--programs`),
-//! single calls (`--latency`). Promises that the samples of one row and round lie next to each
-//! other in time (interleaved), each in a process of its own, and that the allocator meant is the
-//! one that served it. Calls `peers` or `front` (who), `suite` (the order), the suites (`sample`,
-//! `programs`, `latency`), `tables`, `plot` and `part` (what is shown and written). `replay`, a suite of its
-//! own, and `memory` use these rooms too.
+//! Four suites of rows: the C functions, Rust programs (`--front`), whole programs (`--programs`), single calls
+//! (`--latency`). Promises that the samples of one row and round lie next to each other in time (interleaved), each in
+//! a process of its own, and that the allocator meant is the one that served it. `replay`, a suite of its own, and
+//! `memory` use these rooms too.
 
 mod crates;
 pub mod figures;

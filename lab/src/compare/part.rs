@@ -1,6 +1,6 @@
 //! The parts of docs/benchmarks/tables.md (and of docs/scale.md) that commands write.
 //!
-//! Called by `compare`, `replay`, `memory` and `vm --scale`. A part stands between two marks; what is outside of them is left alone.
+//! A part stands between two marks; what is outside of them is left alone.
 
 use anyhow::Context;
 use std::path::{Path, PathBuf};

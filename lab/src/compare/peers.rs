@@ -1,8 +1,7 @@
 //! The allocators of the comparison and where each one's library is found.
 //!
-//! A peer is a name, a library for `LD_PRELOAD` and an environment; a new one is a new line in
-//! [`ALL`]. Called by `compare`; installs Debian packages, and has `crates` build the peers that come as
-//! crates.
+//! A peer is a name, a library for `LD_PRELOAD` and an environment; a new one is a new line in [`ALL`]. Installs Debian
+//! packages, and has `crates` build the peers that come as crates.
 
 use super::crates::{self, Recipe};
 use super::sample;

@@ -1,6 +1,6 @@
 //! The comparison drawn: for each row a dot for each allocator, at its multiple of the best peer.
 //!
-//! Called by `compare`; writes SVG, which needs no font on this machine.
+//! Writes SVG, which needs no font on this machine.
 
 use super::figures::{Figures, Metric};
 use super::peers::Peer;

@@ -1,9 +1,8 @@
 //! Whole programs as rows: `cargo lab compare --programs`.
 //!
-//! Called by `compare`; the exercises are `programs::rows::loads`. Promises that the output of each
-//! sample equals that of a run on what the program brings, and that the peer's library was seen in
-//! the process under test: ours in its mode, by what it publishes; one that must run per CPU by
-//! the kernel's word on rseq; the others by the process's maps.
+//! The exercises are `programs::rows::loads`. Promises that the output of each sample equals that of a run on what the
+//! program brings, and that the peer's library was seen in the process under test: ours in its mode, by what it
+//! publishes; one that must run per CPU by the kernel's word on rseq; the others by the process's maps.
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,7 +1,6 @@
 //! Samples turned into medians, ratios, means, and the CSV file.
 //!
-//! Called by `compare` and read by `tables` and `plot`. "Best peer" leaves out our own variants; a
-//! peer that failed in a row has no figure there, and the failure is kept.
+//! "Best peer" leaves out our own variants; a peer that failed in a row has no figure there, and the failure is kept.
 
 use super::figures::{Figures, Metric, Row};
 use super::part;

@@ -1,7 +1,7 @@
 //! One run of the workload program: one row on one peer.
 //!
-//! Called by `compare`, by `latency`, `replay` and `memory` for the programs beside it. Promises that a sample was served
-//! by the allocator it is named after, with caches per CPU where the peer is said to have them.
+//! Promises that a sample was served by the allocator it is named after, with caches per CPU where the peer is said to
+//! have them.
 
 use super::figures::{Figures, Metric, Row, Summary};
 use super::peers::{Caches, Peer};

@@ -1,7 +1,6 @@
 //! A set of rows, and how the samples of all allocators are taken side by side.
 //!
-//! Called by `compare`. Promises that the samples of one row and round lie next to each other in
-//! time. Calls the suite for each sample and `report` with it.
+//! Promises that the samples of one row and round lie next to each other in time.
 
 use super::figures::{Figures, Row};
 use super::peers::Peer;

@@ -1,6 +1,4 @@
 //! The results as Markdown: a table for each figure, what failed, and where it all comes from.
-//!
-//! Called by `compare`, and by `memory` and `vm --scale` for tables and origins of their own; judges nothing.
 
 use super::figures::{Figures, Metric, Row, Summary};
 use super::part::Part;

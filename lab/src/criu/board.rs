@@ -1,7 +1,7 @@
 //! What the victim tells the harness: a page of a file that both have mapped.
 //!
-//! The file outlives every dump, so a restored victim counts on where the killed one stopped. Made
-//! by the harness (`process`), opened by the victim; nothing else is in the file.
+//! The file outlives every dump, so a restored victim counts on where the killed one stopped. Nothing else is in the
+//! file.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

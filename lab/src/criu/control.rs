@@ -1,7 +1,6 @@
 //! Proof that a cycle can fail: `cargo lab criu --control`.
 //!
-//! Each defect must turn a cycle red, for its own reason. Called by the command instead of its
-//! cycles, after a cycle without a hand in it was green.
+//! Each defect must turn a cycle red, for its own reason.
 
 use std::path::Path;
 use std::time::Duration;

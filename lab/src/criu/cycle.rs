@@ -1,6 +1,6 @@
 //! One cycle: the victim is dumped, dies, is restored, and must go on as if nothing had happened.
 //!
-//! Called by `rounds` and, with a hand in it, by `control`; `redis` restores as it does.
+//! `redis` restores as it does.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

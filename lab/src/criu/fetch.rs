@@ -1,7 +1,6 @@
 //! A CRIU that works, from Debian's packages, in a folder of its own.
 //!
-//! Debian 12's own is too old for newer kernels. It is run through its own loader with its own
-//! libraries. Called by the command.
+//! Debian 12's own is too old for newer kernels. It is run through its own loader with its own libraries.
 
 use std::path::PathBuf;
 

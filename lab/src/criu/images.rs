@@ -1,6 +1,6 @@
 //! CRIU's commands, and the folders of images they leave.
 //!
-//! Promises that a failure says what CRIU's log says. Made by `fetch`; called by `cycle`, `redis` and `control`.
+//! Promises that a failure says what CRIU's log says.
 
 use std::ffi::OsString;
 use std::fs;

@@ -1,6 +1,4 @@
 //! What the victim runs on: glibc's malloc, or the library in one of its modes.
-//!
-//! Used by `process` for the environment and for what must then be seen from outside.
 
 use anyhow::Result;
 

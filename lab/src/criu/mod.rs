@@ -1,10 +1,8 @@
 //! Checkpoint and restore of a process that hammers the allocator: `cargo lab criu`.
 //!
-//! Dumps, kills and restores a victim again and again, in each mode of the library; after each
-//! restore every thread must go on, every object hold what was written to it, and mode and rseq
-//! registrations be the same. Dump time and image size are compared with those on glibc's malloc.
-//! With `--redis` a real server is the victim. Called by hand and by `preflight`; calls `fetch` (CRIU),
-//! `rounds`, `redis` and `control`.
+//! Dumps, kills and restores a victim again and again, in each mode of the library; after each restore every thread
+//! must go on, every object hold what was written to it, and mode and rseq registrations be the same. Dump time and
+//! image size are compared with those on glibc's malloc. With `--redis` a real server is the victim.
 //!
 //! I1: what can't be had or done ends the command with an error, never with a pass.
 

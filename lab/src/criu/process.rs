@@ -1,6 +1,6 @@
 //! The victim as the harness sees it: started, watched, and asked what it runs on.
 //!
-//! Called by `cycle`, `control` and `rounds`; its lives are `child`'s.
+//! Its lives are `child`'s.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,7 +1,6 @@
 //! What the cycles showed so far: sums and measurements by kind, in a file if one is wanted.
 //!
 //! Promises that an interrupted run can be taken up again, on the same build of the library only.
-//! Called by the command and by `rounds`.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,9 +1,8 @@
 //! redis-server with a known data set, dumped and restored again and again: `cargo lab criu --redis`.
 //!
-//! After each restore every value is read back and compared with a model outside of the server, then
-//! some are replaced or deleted, so that the heap moves on. The server's freeing thread is given a
-//! database to free right before the dump. Over a unix socket, no connection of which is open during
-//! a dump. Called by the command and by `control`.
+//! After each restore every value is read back and compared with a model outside of the server, then some are replaced
+//! or deleted, so that the heap moves on. The server's freeing thread is given a database to free right before the
+//! dump. Over a unix socket, no connection of which is open during a dump.
 //!
 //! I1: every thread has rseq registered from its start. With own registration a thread has none before
 //! it allocates, so that mode is not for this.

@@ -1,8 +1,7 @@
 //! The rseq areas of another process, as its kernel knows them.
 //!
-//! What `rsalloc check` reads is memory, which a restore copies; whether the restored threads are
-//! registered with the new kernel objects, only the kernel can say (`PTRACE_GET_RSEQ_CONFIGURATION`,
-//! Linux 5.13). Called by `process`.
+//! What `rsalloc check` reads is memory, which a restore copies; whether the restored threads are registered with the
+//! new kernel objects, only the kernel can say (`PTRACE_GET_RSEQ_CONFIGURATION`, Linux 5.13).
 
 use anyhow::{Result, ensure};
 

@@ -1,7 +1,7 @@
 //! The cycles of all kinds, interleaved: each round is one cycle of each kind.
 //!
-//! So a machine that is busy for a while is busy for all of them, and the ratios hold. Whoever is not
-//! in turn is stopped. Called by the command; calls `cycle`, fills a `record`.
+//! So a machine that is busy for a while is busy for all of them, and the ratios hold. Whoever is not in turn is
+//! stopped.
 
 use std::io::IsTerminal;
 

@@ -1,10 +1,9 @@
 //! What a snapshot does to threads inside a section: `cargo lab criu --snapshot`.
 //!
-//! A process without the allocator: its first thread and another spin inside a section of their own, so
-//! that every dump catches both. A thread there is protected while its `rseq_cs` names the section; one
-//! that goes on in the middle with `rseq_cs` empty is not aborted by anything any more. Looked at before
-//! a `--leave-running` dump, after it, and after a restore of its image; and the same with the pre-dumps of a
-//! chain and its last dump. Called by the command and in guests; the section is in `section`.
+//! A process without the allocator: its first thread and another spin inside a section of their own, so that every dump
+//! catches both. A thread there is protected while its `rseq_cs` names the section; one that goes on in the middle with
+//! `rseq_cs` empty is not aborted by anything any more. Looked at before a `--leave-running` dump, after it, and after
+//! a restore of its image; and the same with the pre-dumps of a chain and its last dump. The section is in `section`.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;

@@ -1,7 +1,6 @@
 //! What is left: resident bytes some seconds after everything was freed, over those at the start.
 //!
-//! Called by the command; runs rows of the `workload` program. An idle process needs no CPU, so the peers of a
-//! row are idle at the same time.
+//! Runs rows of the `workload` program. An idle process needs no CPU, so the peers of a row are idle at the same time.
 
 use super::{Failed, by_peer, cell};
 use crate::compare::peers::Peer;

@@ -1,7 +1,6 @@
 //! `cargo lab memory`: what memory every peer takes over time, when all was freed, and with many threads.
 //!
-//! Promises that each figure is of a process of its own, served by the allocator that is meant. Calls
-//! `phases`, `idle`, `threads` (a table each) and `compare`'s rooms.
+//! Promises that each figure is of a process of its own, served by the allocator that is meant.
 
 mod idle;
 mod phases;

@@ -1,6 +1,6 @@
 //! Fragmentation over time: live bytes against resident ones under a load whose sizes change by phases.
 //!
-//! Called by the command; runs the `memory` program of benches, draws one line for each allocator.
+//! Runs the `memory` program of benches, draws one line for each allocator.
 
 use super::{Failed, MIB, by_peer, cell};
 use crate::compare::peers::Peer;

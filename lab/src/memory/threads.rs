@@ -1,7 +1,7 @@
 //! Memory with 1 to 10,000 threads that have allocated and freed.
 //!
-//! Called by the command; runs the storm's victim of many threads. What the threads themselves take (stacks,
-//! the kernel's tables) is left out by taking off a run whose threads never allocated.
+//! Runs the storm's victim of many threads. What the threads themselves take (stacks, the kernel's tables) is left out
+//! by taking off a run whose threads never allocated.
 
 use super::{Failed, MIB, by_peer, cell};
 use crate::compare::peers::Peer;

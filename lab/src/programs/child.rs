@@ -1,7 +1,7 @@
 //! A started program: its own process group, a deadline, and what it used.
 //!
-//! Made by `trial`. A child that is dropped before it has ended is killed with its descendants, and
-//! all die with this process, so that nothing is left behind whatever fails.
+//! A child that is dropped before it has ended is killed with its descendants, and all die with this process, so that
+//! nothing is left behind whatever fails.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

@@ -1,10 +1,9 @@
 //! Proof that the rows can fail: `cargo lab programs --check-control`.
 //!
-//! Called by the command instead of a normal run. Builds stand-in libraries with rustc: glibc's
-//! malloc unharmed (every row must stay green, so that a red row is due to the defect), with each
-//! of two defects (every row must turn red on one of them at least: a program that asks for memory
-//! a few times may not come across the other), and the unharmed one under a name that no process
-//! shows (every row must miss it).
+//! Builds stand-in libraries with rustc: glibc's malloc unharmed (every row must stay green, so that a red row is due
+//! to the defect), with each of two defects (every row must turn red on one of them at least: a program that asks for
+//! memory a few times may not come across the other), and the unharmed one under a name that no process shows (every
+//! row must miss it).
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;

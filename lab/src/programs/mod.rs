@@ -1,10 +1,7 @@
 //! Real programs on the allocator: `cargo lab programs`.
 //!
-//! Runs each program of the catalogue once without and once with the library (LD_PRELOAD) in each
-//! mode, and calls a row ok only if the program's own checks hold, its output equals the run
-//! without, and the library was seen at work in it. Called by `main` and by the CI gates; calls
-//! `tools` (apt, cargo), `trial` (one run), `rows` (the programs), `control` (proof that rows can fail)
-//! and `table` (what is shown and written).
+//! Runs each program of the catalogue once without and once with the library (LD_PRELOAD) in each mode, and calls a row
+//! ok only if the program's own checks hold, its output equals the run without, and the library was seen at work in it.
 //!
 //! I1: no row is left out in silence: what cannot be installed or built ends the command.
 //! I2: servers listen on loopback or a unix socket; files live in one folder that is removed.

@@ -1,6 +1,6 @@
 //! The ways the library is made to run, as environment variables.
 //!
-//! Used by `trial` for each program it starts; knows nothing of the programs.
+//! Knows nothing of the programs.
 
 use std::fmt;
 use std::path::Path;

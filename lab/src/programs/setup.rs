@@ -1,7 +1,5 @@
 //! The allocator that a trial's programs run on: the environment that puts it in place, and how it
 //! is seen to be there.
-//!
-//! Made by this command for our library, and by `compare --programs` for each peer.
 
 use std::path::Path;
 

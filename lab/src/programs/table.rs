@@ -1,6 +1,6 @@
 //! The results as lines on the terminal and as docs/programs.md.
 //!
-//! Called by the command with finished rows; judges nothing.
+//! Judges nothing.
 
 use std::fmt::Write;
 use std::fs;

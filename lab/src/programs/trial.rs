@@ -1,8 +1,7 @@
 //! One run of one program of the catalogue, with or without the library.
 //!
-//! Made by the command; handed to the program's `run` function, which starts its processes through
-//! it. Two kinds: `run` and `serve` start what is under test, with the library, measured and
-//! watched; `tool` starts helpers without the library.
+//! Handed to the program's `run` function, which starts its processes through it. Two kinds: `run` and `serve` start
+//! what is under test, with the library, measured and watched; `tool` starts helpers without the library.
 //!
 //! I1: every process started here is gone when the trial is.
 //! I2: a trial with the library fails if a program under test was never seen with it.

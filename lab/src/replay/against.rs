@@ -1,7 +1,6 @@
 //! librsalloc.so of another commit, as a peer.
 //!
-//! Built once for each commit, in a worktree below the build folder that is gone afterwards. Called by the
-//! command.
+//! Built once for each commit, in a worktree below the build folder that is gone afterwards.
 
 use super::starts_with_ours;
 use crate::compare::peers::{Caches, Peer};

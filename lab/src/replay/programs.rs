@@ -1,7 +1,6 @@
 //! Traces to start with: programs at work for a second or so, recorded where they are installed.
 //!
-//! Kept in the build folder, so that later runs replay the same. Called by the command; installs Debian
-//! packages.
+//! Kept in the build folder, so that later runs replay the same. Installs Debian packages.
 
 use anyhow::{Context, ensure};
 use std::os::unix::net::UnixStream;

@@ -1,7 +1,7 @@
 //! The positive control: deliberate defects in front of the allocator, each of which its row must see.
 //!
-//! The library under test is the one that is shipped; a defect is a second one that is loaded before it
-//! and replaces a function. A row must be green without the defect. Called by `storm --control`.
+//! The library under test is the one that is shipped; a defect is a second one that is loaded before it and replaces a
+//! function. A row must be green without the defect.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Where the threads of a hung process stand, told by /proc, without a debugger.
 //!
-//! Called by `victim` for its message; what can't be read is left out.
+//! What can't be read is left out.
 
 use std::fmt::Write;
 use std::fs;

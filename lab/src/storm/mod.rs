@@ -1,9 +1,8 @@
 //! The process in a storm: `cargo lab storm`.
 //!
-//! Each row is a small C program that does to the library what a hard life does to a process: forks,
-//! signals, crashes, refusals, threads, hours. It checks every object it has by marks and the heap by
-//! the validator; a row runs it in the modes of the library, and hears when it falls silent. Called by
-//! hand, with long forms, and by `preflight` with short ones; calls `victim` and the files of rows.
+//! Each row is a small C program that does to the library what a hard life does to a process: forks, signals, crashes,
+//! refusals, threads, hours. It checks every object it has by marks and the heap by the validator; a row runs it in the
+//! modes of the library, and hears when it falls silent.
 //!
 //! I1: what can't be run is an error or is printed as NOT RUN, never a pass.
 

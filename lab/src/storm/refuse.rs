@@ -1,7 +1,7 @@
 //! The row of refusals: limits, areas, cgroup, filters, and a system without /proc and /sys.
 //!
-//! Called by the command; each case is a setup between fork and exec, and what the victim must then
-//! find. What this machine does not offer is named in the result as NOT RUN.
+//! Each case is a setup between fork and exec, and what the victim must then find. What this machine does not offer is
+//! named in the result as NOT RUN.
 
 use std::ffi::CStr;
 use std::fs;

@@ -1,7 +1,7 @@
 //! A victim as the harness sees it: a small C program, built once, run in a mode, watched, and heard.
 //!
-//! Promises that a victim which says nothing for too long counts as hung: where its threads stand is
-//! in the error, and the whole process group is dead afterwards. Called by the rows; calls `hang`.
+//! Promises that a victim which says nothing for too long counts as hung: where its threads stand is in the error, and
+//! the whole process group is dead afterwards.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;

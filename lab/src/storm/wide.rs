@@ -1,8 +1,8 @@
 //! The row of many threads: those that have allocated and freed cost no more than those that never did.
 //!
-//! Called by the command. What a thread costs is the difference between many and a tenth of them, so
-//! that what the process has once is not in it; what the allocator costs is the difference between
-//! threads that have allocated and idle ones, on the same allocator.
+//! What a thread costs is the difference between many and a tenth of them, so that what the process has once is not in
+//! it; what the allocator costs is the difference between threads that have allocated and idle ones, on the same
+//! allocator.
 
 use anyhow::{Context, Result, ensure};
 

@@ -1,7 +1,7 @@
 //! The matrix: which machines are booted with what, and what is run and demanded in each.
 //!
-//! Promises that each cell says of itself what it demands; [`Step`] pairs a task for the guest with
-//! what the host must see of it. Used by the command; judged by `judge`.
+//! Promises that each cell says of itself what it demands; [`Step`] pairs a task for the guest with what the host must
+//! see of it.
 
 use super::fetch::{GLIBC_36, GLIBC_41, Glibc, KERNELS, Kernel};
 use super::guest::ENOUGH;

@@ -1,8 +1,7 @@
 //! Proof that a cell can be red: `cargo lab vm --control`.
 //!
-//! Each defect must turn its step red, for its own reason; a machine that panics, one that stops and
-//! one that is not what it is called, too. The same machine without a defect goes first and must be
-//! green. Called by the command instead of its cells.
+//! Each defect must turn its step red, for its own reason; a machine that panics, one that stops and one that is not
+//! what it is called, too. The same machine without a defect goes first and must be green.
 
 use std::fs;
 use std::path::{Path, PathBuf};

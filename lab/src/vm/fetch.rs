@@ -1,7 +1,6 @@
 //! What a virtual machine is made of: QEMU, kernels, C libraries and busybox, all from Debian.
 //!
-//! Promises that everything lies under `vm` beside the builds and is fetched once. Called by the
-//! command and by `cell`; calls `debian`.
+//! Promises that everything lies under `vm` beside the builds and is fetched once.
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! The instructions of the hot entries, executed and counted: `cargo lab vm --icount`.
 //!
-//! Promises that they are those of docs/golden.md, which are read from the code, or an error. Called by
-//! the command; the guest's side is `guest::ticks`.
+//! Promises that they are those of docs/golden.md, which are read from the code, or an error. The guest's side is
+//! `guest::ticks`.
 
 use std::fs;
 

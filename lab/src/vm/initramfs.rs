@@ -1,8 +1,7 @@
 //! The files of a guest, as the kernel wants them: a cpio archive in the "newc" form.
 //!
-//! Promises that a program comes with every library that `ldd` names, those of the C library from
-//! the folders given. Made by `cell`. Source of the form: the kernel's
-//! `driver-api/early-userspace/buffer-format`.
+//! Promises that a program comes with every library that `ldd` names, those of the C library from the folders given.
+//! Source of the form: the kernel's `driver-api/early-userspace/buffer-format`.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,7 +1,7 @@
 //! What is demanded of a task, and whether what the guest saw fulfils it.
 //!
-//! Promises that a task without an answer is a fault, and that each fault is one line that says what
-//! was seen and what was demanded. Called by the command with the guest's answers.
+//! Promises that a task without an answer is a fault, and that each fault is one line that says what was seen and what
+//! was demanded.
 
 use serde_json::Value;
 

@@ -1,11 +1,8 @@
 //! `cargo lab vm`: the tests on other kernels, with other CPUs, in virtual machines.
 //!
-//! Promises for each cell of the matrix that the machine was the one it is called, that every program
-//! ended well and in the mode that it had to run in, and that the kernel did abort sections; a hang
-//! and a missing answer are red. Nothing but Debian's packages and this repository's programs is in
-//! the guests. Called by hand and, with `--quick`, by `preflight`; calls `cell` for what to do,
-//! `fetch`, `programs` and `qemu` for the machines, `judge` for the verdict, `control` to show that
-//! it can be red.
+//! Promises for each cell of the matrix that the machine was the one it is called, that every program ended well and in
+//! the mode that it had to run in, and that the kernel did abort sections; a hang and a missing answer are red. Nothing
+//! but Debian's packages and this repository's programs is in the guests.
 
 mod cell;
 mod checkpoint;

@@ -1,7 +1,7 @@
 //! Modules of a kernel, for a guest that has no modprobe.
 //!
-//! Promises the modules asked for with all that they depend on, each after those it needs; what is
-//! built into the kernel is left out. Called by `checkpoint`.
+//! Promises the modules asked for with all that they depend on, each after those it needs; what is built into the
+//! kernel is left out.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! What a guest is to do, and what it says it saw: the words that cross the machine's border.
 //!
-//! The host puts a [`Plan`] into the initramfs; the guest answers with a line for each task, which
-//! begins with [`MARK`]. The guest judges nothing. Used by both sides.
+//! The host puts a [`Plan`] into the initramfs; the guest answers with a line for each task, which begins with
+//! [`MARK`]. The guest judges nothing.
 
 use serde::{Deserialize, Serialize};
 

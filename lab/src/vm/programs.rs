@@ -1,6 +1,4 @@
 //! The programs that travel to the guests, built once, and the initramfs that holds them.
-//!
-//! Called by the command.
 
 use std::fs;
 use std::path::PathBuf;

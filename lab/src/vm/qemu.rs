@@ -1,8 +1,7 @@
 //! One boot of a virtual machine, from its start to its end.
 //!
-//! Promises to end it, whatever happens in it, and to give every line that the guest wrote on its
-//! second serial port. The first is the kernel's console, kept in a file for people. Called by the
-//! command; its files come from `fetch`.
+//! Promises to end it, whatever happens in it, and to give every line that the guest wrote on its second serial port.
+//! The first is the kernel's console, kept in a file for people. Its files come from `fetch`.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

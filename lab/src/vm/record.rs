@@ -1,7 +1,7 @@
 //! Cells that have been run, kept in a folder: a file for each, with its commit and its day.
 //!
-//! Promises that a matrix which was interrupted goes on where it stopped, by several commands side by side
-//! too, and that a cell that failed or had few steps only is run again. Called by the command.
+//! Promises that a matrix which was interrupted goes on where it stopped, by several commands side by side too, and
+//! that a cell that failed or had few steps only is run again.
 
 use std::fs;
 use std::path::PathBuf;

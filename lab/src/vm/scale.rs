@@ -1,9 +1,8 @@
 //! How the slow paths grow with CPUs: `cargo lab vm --scale`.
 //!
-//! Promises, for machines of 2, 8 and 64 CPUs and loads with twice as many threads, the numbers of refills,
-//! flushes, locks and writes to shared cache lines per million operations, as a library with the feature
-//! `counters` counts them between the clock's ends. Times mean nothing there. Called by the command; the
-//! loads are those of the `scale` program of benches.
+//! Promises, for machines of 2, 8 and 64 CPUs and loads with twice as many threads, the numbers of refills, flushes,
+//! locks and writes to shared cache lines per million operations, as a library with the feature `counters` counts them
+//! between the clock's ends. Times mean nothing there. The loads are those of the `scale` program of benches.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,8 +1,7 @@
 //! The long run: the fuzz targets' replays on random sequences, without the fuzzer.
 //!
-//! Promises that every round is a process of its own that counted its operations itself, that the ways
-//! are taken in turn, and that a failure ends the run with the sequence as a test to paste. Called by
-//! `fuzz`; calls the example `drive` of the fuzz crate.
+//! Promises that every round is a process of its own that counted its operations itself, that the ways are taken in
+//! turn, and that a failure ends the run with the sequence as a test to paste.
 
 use anyhow::{Context, bail};
 use std::path::Path;

@@ -5,7 +5,6 @@
 //! 3. Each `Ordering::` has a comment that says what it pairs with.
 //!
 //! Code under `#[cfg(test)]` is exempt from 1 to 3: a test may build the tiers above.
-//! Called by hand and by `preflight`; calls `order` (the document) and `source` (one file).
 
 mod order;
 mod source;

@@ -1,6 +1,6 @@
 //! The order of the rooms, as docs/layers.txt says it.
 //!
-//! Called by `layers`. Its grammar stands at the head of that document.
+//! Its grammar stands at the head of that document.
 
 use anyhow::bail;
 use std::collections::{HashMap, HashSet};

@@ -1,6 +1,4 @@
 //! What one Rust file uses, read from its tokens: comments and strings do not count, macros do.
-//!
-//! Called by `layers`.
 
 use anyhow::anyhow;
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};

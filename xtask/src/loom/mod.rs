@@ -1,8 +1,7 @@
 //! `cargo xtask loom`: the models of `loom/`, each in every order of its operations within its bound.
 //!
-//! Promises that a model which finds a broken order, or does not come to its end in time, fails the
-//! command; and, with `--control`, that each defect of [`defects::DEFECTS`], put into a copy of the engine,
-//! is found by its model. Called by hand and by `preflight`; calls cargo and the built models.
+//! Promises that a model which finds a broken order, or does not come to its end in time, fails the command; and, with
+//! `--control`, that each defect of [`defects::DEFECTS`], put into a copy of the engine, is found by its model.
 
 mod defects;
 

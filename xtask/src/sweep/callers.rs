@@ -1,9 +1,9 @@
 //! What an unwinder finds from each instruction of each entry and section of the running library.
 //!
-//! Promises: a thread is stopped at the start of each function with a section, where the return address is known;
-//! then at each of its instructions in turn, and, on whole calls, at every instruction between the start and the
-//! return, the slow path's included. At each stop the caller is computed from the library's `.eh_frame` as a
-//! profiler does, frame by frame, and must be that return address. Called by `sweep`; calls `tracer` and `frames`.
+//! Promises: a thread is stopped at the start of each function with a section, where the return address is known; then
+//! at each of its instructions in turn, and, on whole calls, at every instruction between the start and the return, the
+//! slow path's included. At each stop the caller is computed from the library's `.eh_frame` as a profiler does, frame
+//! by frame, and must be that return address.
 
 use super::frames::{Frames, Place, RETURN, RSP, is_run};
 use super::tracer::{Event, Victim};

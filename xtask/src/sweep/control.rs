@@ -1,8 +1,7 @@
 //! The positive control: deliberate defects in the victim's copy of the descriptors, and in what unwinders read.
 //!
-//! Promises to fail unless every defect of every section is seen, by the check that is there for it.
-//! Those of the descriptors are written into the running victim, so the library that is tested is the one that is
-//! shipped. Called by `sweep --control`; calls `tracer`.
+//! Promises to fail unless every defect of every section is seen, by the check that is there for it. Those of the
+//! descriptors are written into the running victim, so the library that is tested is the one that is shipped.
 
 use super::frames::Frames;
 use super::tracer::{self, Outcome, Patch, Trap, Word};

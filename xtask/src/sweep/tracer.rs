@@ -1,8 +1,7 @@
 //! One run of the victim under ptrace, with a trap at one address of one section.
 //!
-//! Promises to say of every hit where the thread went on: at `abort_ip` with all registers as they
-//! were, at the address after the commit, or neither. Called by `sweep`; calls ptrace through nix and
-//! starts this program again as the victim.
+//! Promises to say of every hit where the thread went on: at `abort_ip` with all registers as they were, at the address
+//! after the commit, or neither.
 //!
 //! The trap is an int3. Its SIGTRAP is itself an event that aborts a section (kernel/rseq.c: signal
 //! delivery and preemption set the thread's event mask), so after the instruction is put back and the

@@ -1,8 +1,6 @@
 //! Proof that a journey can be red: `cargo lab vm --checkpoint --control`.
 //!
-//! Each defect must turn its machine red, for its own reason, and the same journey without one is green. Called by
-//! the command instead of its journeys, with those that were chosen: the first that leaves in one dump and the
-//! first that leaves as a chain.
+//! Each defect must turn its machine red, for its own reason, and the same journey without one is green.
 
 use std::fs;
 use std::path::Path;

@@ -1,10 +1,10 @@
 //! Processes dumped in one machine and restored in others: `cargo lab vm --checkpoint`.
 //!
-//! Promises for each journey that the process came up in the other machine as what it was (see
-//! `guest::carry`, which looks at it), and that both machines were the ones they are called. Some leave as an
-//! incremental chain, after lives in the first machine that ended in chains too: most of their pages must come
-//! from the images before the last. The machines' disk is a file without a filesystem: a tar archive of what
-//! is carried. Called by the command; CRIU is that of `criu`, `control` shows that a journey can be red.
+//! Promises for each journey that the process came up in the other machine as what it was (see `guest::carry`, which
+//! looks at it), and that both machines were the ones they are called. Some leave as an incremental chain, after lives
+//! in the first machine that ended in chains too: most of their pages must come from the images before the last. The
+//! machines' disk is a file without a filesystem: a tar archive of what is carried. CRIU is that of `criu`, `control`
+//! shows that a journey can be red.
 
 mod control;
 
