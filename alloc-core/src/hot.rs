@@ -16,7 +16,7 @@
 //! I2. The table has an entry for every 16-bit value with its sign, so no bounds check is needed. Only entries of
 //!     real CPUs below `SHARDS_MAX` are ever other than 0.
 
-use crate::atomic::{AtomicIsize, AtomicU8, AtomicU32, AtomicUsize};
+use crate::atomic::{AtomicIsize, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::region::Region;
 use crate::size_class::{MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
 /// See `units`.
@@ -35,8 +35,8 @@ const INDICES: usize = 1 << 15;
 /// Everything that the entries read, reachable by one address.
 #[repr(C, align(64))]
 pub struct Hot {
-    /// Where table entries of 0 lead (I3): the start of a region without a slot. The sections that count
-    /// events write to its counters, which nobody reads.
+    /// Where table entries of 0 lead (I1): the start of a region without a slot. The sections that count
+    /// events write to its counters, which are never read.
     pub closed: [AtomicUsize; CLOSED_WORDS],
     /// Aborts of the entries' sections, counted on the way to the slow twins.
     pub aborts: AtomicUsize,
@@ -49,11 +49,11 @@ pub struct Hot {
     /// The size of objects by class, for classes of sizes up to `TINY_MAX_BYTES`; 0 of others.
     pub object_bytes: [AtomicU32; TINY_CLASSES.next_multiple_of(2)],
     /// By `mm_cid`: the region of each shard, in the mode of that name; as `table`.
-    pub table_cid: [AtomicIsize; SHARDS_MAX],
-    /// What negative indices (no registration) find; always 0 (I5).
-    pub unregistered: [AtomicIsize; INDICES],
-    /// By `cpu_id`: the region of each shard, in bytes from the start of this struct; 0 if it is closed.
-    pub table: [AtomicIsize; INDICES],
+    pub table_cid: [ShardEntry; SHARDS_MAX],
+    /// What negative indices (no registration) find; always 0 (I2).
+    pub unregistered: [ShardEntry; INDICES],
+    /// By `cpu_id`: the region of each shard.
+    pub table: [ShardEntry; INDICES],
     /// The class of the slab at each page of the page-map range, 0 if it is no slab; see page_map.
     pub pages: [AtomicU8; PAGE_MAP_PAGES],
 }
@@ -64,16 +64,26 @@ pub static HOT: Hot = const {
     unsafe { core::mem::MaybeUninit::<Hot>::zeroed().assume_init() }
 };
 
-/// What a table entry says that leads to `region`, or to none.
-pub fn entry_of(region: Option<&Region>) -> isize {
-    region.map_or(0, |region| region.at(0).wrapping_sub(&raw const HOT as usize) as isize)
-}
+/// An entry of the shard table: the distance of a region from [`HOT`] in bytes; 0, which leads to the closed heads, if
+/// the shard is stopped or does not exist (I1).
+#[repr(transparent)]
+pub struct ShardEntry(AtomicIsize);
 
-/// The region that a table entry leads to, if it is open.
-pub fn region_of(entry: isize) -> Option<&'static Region> {
-    let region = (&raw const HOT).wrapping_byte_offset(entry).cast::<Region>();
-    // SAFETY: I3: regions are never unmapped.
-    (entry != 0).then(|| unsafe { &*region })
+impl ShardEntry {
+    /// The region that sections work on, if the shard is not stopped.
+    #[inline]
+    pub fn load(&self, order: Ordering) -> Option<&'static Region> {
+        let distance = self.0.load(order);
+        let region = (&raw const HOT).wrapping_byte_offset(distance).cast::<Region>();
+        // SAFETY: I1: `store` alone writes entries.
+        (distance != 0).then(|| unsafe { &*region })
+    }
+
+    /// Has sections work on `region`, or on none.
+    pub fn store(&self, region: Option<&'static Region>, order: Ordering) {
+        let distance = |region: &Region| region.at(0).wrapping_sub(&raw const HOT as usize);
+        self.0.store(region.map_or(0, distance) as isize, order);
+    }
 }
 
 const _: () = assert!(SHARDS_MAX <= INDICES);

@@ -38,7 +38,7 @@ pub fn is_single_threaded() -> bool {
 pub mod sections {
     pub use super::words::ThreadBlock;
     use crate::atomic::{AtomicIsize, Ordering};
-    use crate::hot::{HOT, region_of};
+    use crate::hot::HOT;
     use crate::machine::{self, BLOCKS, this_thread};
     use crate::region::Region;
     use crate::rseq::abi::Area;
@@ -87,7 +87,7 @@ pub mod sections {
                 Index::MmCid => &HOT.table_cid[shard],
             };
             // Acquire: plain loads of x86-64; see docs/ordering.md for other machines.
-            match region_of(entry.load(Ordering::Acquire)) {
+            match entry.load(Ordering::Acquire) {
                 Some(region) => body(region),
                 None => closed,
             }

@@ -87,6 +87,8 @@ fn drain_depot() {
 }
 
 /// Puts the depot's objects of `class` back into their slabs.
+// Not once for each class in `drain_depot`.
+#[inline(never)]
 pub(super) fn drain_depot_of(class: Class) {
     let mut batch = Batch::new();
     for _ in 0..DEPOT.magazines(class) {

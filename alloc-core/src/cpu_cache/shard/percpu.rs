@@ -8,8 +8,8 @@
 //! I2. Entries of created shards change under `LOCK` only: `exclusive` stops shards and starts them again.
 
 use super::{Shard, create_region};
-use crate::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering};
-use crate::hot::{HOT, entry_of, region_of};
+use crate::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::hot::{HOT, ShardEntry};
 use crate::object::Object;
 use crate::region::{Counter, Region};
 use crate::rseq::outcome::{Failure, Pop, Push, number};
@@ -33,12 +33,12 @@ static LOCK: Lock = Lock::new();
 pub fn current(sections: Sections) -> Option<&'static Region> {
     let shard = registration::current_index(sections.index).filter(|&shard| shard < SHARDS_MAX)?;
     // Ordering: Acquire pairs with the Release in `start`.
-    region_of(entry(sections.index, shard).load(Ordering::Acquire))
+    entry(sections.index, shard).load(Ordering::Acquire)
 }
 
 /// Where sections look for the region of a shard. The entries know `cpu_id` only, so under `mm_cid` their
 /// table stays 0.
-fn entry(index: Index, shard: usize) -> &'static AtomicIsize {
+fn entry(index: Index, shard: usize) -> &'static ShardEntry {
     match index {
         Index::CpuId => &HOT.table[shard],
         Index::MmCid => &HOT.table_cid[shard],
@@ -72,15 +72,15 @@ pub fn open_or_create(sections: Sections) -> bool {
 }
 
 /// Lets sections use the region of the shard. The lock is held.
-pub(in crate::cpu_cache) fn start(index: Index, shard: usize, region: &Region) {
+pub(in crate::cpu_cache) fn start(index: Index, shard: usize, region: &'static Region) {
     // Ordering: Release publishes the region, as it was left, to the sections.
-    entry(index, shard).store(entry_of(Some(region)), Ordering::Release);
+    entry(index, shard).store(Some(region), Ordering::Release);
 }
 
 /// Keeps sections that start from now on from using the region of the shard; a fence completes it. The lock is held.
 pub(in crate::cpu_cache) fn begin_stop(index: Index, shard: usize) {
     // Ordering: SeqCst with the fence: a section that starts after it sees the closed region.
-    entry(index, shard).store(entry_of(None), Ordering::SeqCst);
+    entry(index, shard).store(None, Ordering::SeqCst);
 }
 
 /// The shards up to the highest one that was ever created.
