@@ -1,11 +1,13 @@
 //! `cargo xtask layers`: the rules about which code stands where.
 //!
-//! 1. A room of alloc-core uses only the rooms that docs/layers.txt lets it use.
-//! 2. `unsafe` and assembly stand only in the rooms named there.
+//! 1. A module of alloc-core uses only the modules that docs/layers.txt lets it use.
+//!    Where the document has an order inside a module (`inside`), its files keep that too.
+//! 2. `unsafe` and assembly stand only in the modules named there.
 //! 3. Each `Ordering::` has a comment that says what it pairs with.
 //!
 //! Code under `#[cfg(test)]` is exempt from 1 to 3: a test may build the tiers above.
 
+mod inside;
 mod order;
 mod source;
 
@@ -34,7 +36,12 @@ pub fn main() -> anyhow::Result<()> {
             let text = std::fs::read_to_string(&path).with_context(|| format!("read {shown}"))?;
             let found = if path.extension().is_some_and(|extension| extension == "rs") {
                 let source = Source::parse(relative, &text).with_context(|| shown.clone())?;
-                examine(&order, name, &source)
+                let mut found = examine(&order, name, &source);
+                if let Some(inside) = order.inside(source.module()).filter(|_| name == "alloc-core")
+                {
+                    found.extend(inside.faults(source.module(), relative, &text)?);
+                }
+                found
             } else {
                 foreign_assembly(&order, name, relative)
             };
@@ -56,23 +63,24 @@ pub fn main() -> anyhow::Result<()> {
 fn examine(order: &Order, crate_name: &str, source: &Source) -> Vec<String> {
     let mut faults = Vec::new();
     let core = crate_name == "alloc-core";
-    let room = source.room();
-    if core && !order.knows(room) {
-        faults.push(format!(": room {room} is not in docs/layers.txt"));
+    let module = source.module();
+    if core && !order.knows(module) {
+        faults.push(format!(": module {module} is not in docs/layers.txt"));
     }
     if core {
         for (line, used) in source.uses() {
-            if let Err(reason) = order.may_use(room, used) {
+            if let Err(reason) = order.may_use(module, used) {
                 faults.push(format!(":{line}: {reason}"));
             }
         }
-        for line in source.unsafe_lines().iter().filter(|_| !order.may_be_unsafe(room)) {
-            faults
-                .push(format!(":{line}: unsafe in room {room}, which docs/layers.txt keeps safe"));
+        for line in source.unsafe_lines().iter().filter(|_| !order.may_be_unsafe(module)) {
+            faults.push(format!(
+                ":{line}: unsafe in module {module}, which docs/layers.txt keeps safe"
+            ));
         }
     }
-    for line in source.asm_lines().iter().filter(|_| !order.may_have_asm(crate_name, room)) {
-        faults.push(format!(":{line}: assembly outside the rooms docs/layers.txt names for it"));
+    for line in source.asm_lines().iter().filter(|_| !order.may_have_asm(crate_name, module)) {
+        faults.push(format!(":{line}: assembly outside the modules docs/layers.txt names for it"));
     }
     for line in source.orderings_without_comment(COMMENT_REACH) {
         faults.push(format!(
@@ -84,8 +92,8 @@ fn examine(order: &Order, crate_name: &str, source: &Source) -> Vec<String> {
 
 /// What is wrong with an assembly file: the place, or nothing.
 fn foreign_assembly(order: &Order, crate_name: &str, relative: &Path) -> Vec<String> {
-    let inside = order.may_have_asm(crate_name, source::room_of(relative));
-    let fault = ": assembly outside the rooms docs/layers.txt names for it".to_owned();
+    let inside = order.may_have_asm(crate_name, source::module_of(relative));
+    let fault = ": assembly outside the modules docs/layers.txt names for it".to_owned();
     if inside { vec![] } else { vec![fault] }
 }
 
@@ -160,7 +168,7 @@ mod tests {
         for text in ["unsafe { f() }", "unsafe fn f() {}", "#[unsafe(no_mangle)] fn f() {}"] {
             assert_eq!(
                 faults("stats.rs", text),
-                [":1: unsafe in room stats, which docs/layers.txt keeps safe"]
+                [":1: unsafe in module stats, which docs/layers.txt keeps safe"]
             );
         }
     }
@@ -197,8 +205,8 @@ mod tests {
     }
 
     #[test]
-    fn a_room_that_nobody_listed_fails() {
-        assert_eq!(faults("attic.rs", ""), [": room attic is not in docs/layers.txt"]);
+    fn a_module_without_a_place_fails() {
+        assert_eq!(faults("attic.rs", ""), [": module attic is not in docs/layers.txt"]);
     }
 
     #[test]

@@ -1,17 +1,19 @@
-//! The order of the rooms, as docs/layers.txt says it.
+//! The order of the modules, as docs/layers.txt says it.
 //!
 //! Its grammar stands at the head of that document.
 
+use super::inside::Inside;
 use anyhow::bail;
 use std::collections::{HashMap, HashSet};
 
-/// Who may use whom.
+/// What may use what.
 #[derive(Default)]
 pub struct Order {
-    rooms: HashMap<String, Place>,
+    modules: HashMap<String, Place>,
     also: HashSet<(String, String)>,
     may_be_unsafe: HashSet<String>,
     asm: HashSet<String>,
+    inside: HashMap<String, Inside>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -45,58 +47,74 @@ impl Order {
                     order.asm.extend(names.iter().map(ToString::to_string));
                     continue;
                 }
+                "inside" => {
+                    let Some((module, files)) = names.split_first() else {
+                        bail!("`inside` names a module and its files: {line}");
+                    };
+                    let inside = order.inside.entry(module.to_string()).or_default();
+                    if !inside.add(number, files) {
+                        bail!("docs/layers.txt names a file of {module} twice: {line}");
+                    }
+                    continue;
+                }
                 "also" => {
-                    let [from, to] = names else { bail!("`also` names two rooms: {line}") };
+                    let [from, to] = names else { bail!("`also` names two modules: {line}") };
                     order.also.insert((from.to_string(), to.to_string()));
                     continue;
                 }
                 _ => bail!("docs/layers.txt: unknown word {kind}"),
             };
             for name in names {
-                if order.rooms.insert(name.to_string(), place).is_some() {
-                    bail!("docs/layers.txt names room {name} twice");
+                if order.modules.insert(name.to_string(), place).is_some() {
+                    bail!("docs/layers.txt names module {name} twice");
                 }
             }
         }
         let also = order.also.iter().flat_map(|(from, to)| [from, to]);
         let asm = order.asm.iter().filter(|name| !name.contains('/'));
-        for name in order.may_be_unsafe.iter().chain(asm).chain(also) {
+        let inside = order.inside.keys();
+        for name in order.may_be_unsafe.iter().chain(asm).chain(also).chain(inside) {
             if !order.knows(name) {
-                bail!("docs/layers.txt gives room {name} a right but no place");
+                bail!("docs/layers.txt gives module {name} a right but no place");
             }
         }
         Ok(order)
     }
 
-    /// Whether the document has the room.
-    pub fn knows(&self, room: &str) -> bool {
-        self.rooms.contains_key(room)
+    /// Whether the document has the module.
+    pub fn knows(&self, module: &str) -> bool {
+        self.modules.contains_key(module)
     }
 
-    /// Whether `unsafe` may stand in the room.
-    pub fn may_be_unsafe(&self, room: &str) -> bool {
-        self.may_be_unsafe.contains(room)
+    /// The order inside a module, if the document has one.
+    pub fn inside(&self, module: &str) -> Option<&Inside> {
+        self.inside.get(module)
     }
 
-    /// Whether assembly may stand in the room of that crate.
-    pub fn may_have_asm(&self, crate_name: &str, room: &str) -> bool {
+    /// Whether `unsafe` may stand in the module.
+    pub fn may_be_unsafe(&self, module: &str) -> bool {
+        self.may_be_unsafe.contains(module)
+    }
+
+    /// Whether assembly may stand in the module of that crate.
+    pub fn may_have_asm(&self, crate_name: &str, module: &str) -> bool {
         match crate_name {
-            "alloc-core" => self.asm.contains(room),
-            _ => self.asm.contains(&format!("{crate_name}/{room}")),
+            "alloc-core" => self.asm.contains(module),
+            _ => self.asm.contains(&format!("{crate_name}/{module}")),
         }
     }
 
-    /// Whether room `from` may use `to`; the error says why not.
+    /// Whether module `from` may use `to`; the error says why not.
     pub fn may_use(&self, from: &str, to: &str) -> Result<(), String> {
         if from == to || self.also.contains(&(from.to_owned(), to.to_owned())) {
             return Ok(());
         }
-        let Some(&own) = self.rooms.get(from) else { return Ok(()) }; // Reported as unlisted.
-        let Some(&other) = self.rooms.get(to) else {
+        let Some(&own) = self.modules.get(from) else { return Ok(()) }; // Reported as unlisted.
+        let Some(&other) = self.modules.get(to) else {
             return if own == Place::Top {
                 Ok(()) // Its own items.
             } else {
-                Err(format!("{from} uses crate::{to}, which is no room below it"))
+                Err(format!("{from} uses crate::{to}, which is no module below it"))
             };
         };
         let allowed = match (own, other) {
@@ -119,7 +137,7 @@ mod tests {
     const TEXT: &str = "top lib # the crate\ntier a b\ntier c\nleaf x y\nleaf z\nobserver o p\nalso x c\nasm x w/y";
 
     #[test]
-    fn who_may_use_whom() {
+    fn what_may_use_what() {
         let order = Order::parse(TEXT).unwrap();
         for (from, to) in [
             "a b", "b a", "a c", "a x", "c y", "x y", "y z", "o a", "o p", "o x", "lib a", "lib o",
@@ -138,7 +156,16 @@ mod tests {
 
     #[test]
     fn a_broken_document_is_an_error() {
-        for text in ["tier a\nleaf a", "floor a", "unsafe a", "also a", "tier a\nalso a b"] {
+        for text in [
+            "tier a\nleaf a",
+            "floor a",
+            "unsafe a",
+            "also a",
+            "tier a\nalso a b",
+            "tier a\ninside",
+            "tier a\ninside a b\ninside a b",
+            "inside a b",
+        ] {
             assert!(Order::parse(text).is_err(), "{text}");
         }
     }

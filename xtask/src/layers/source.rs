@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// One file.
 pub struct Source<'a> {
-    room: &'a str,
+    module: &'a str,
     lines: Vec<&'a str>,
     uses: Vec<(usize, String)>,
     unsafe_lines: Vec<usize>,
@@ -15,8 +15,8 @@ pub struct Source<'a> {
     orderings: Vec<(usize, usize)>,
 }
 
-/// The room of the file at `path` below `src`: its folder, or its own name.
-pub fn room_of(path: &Path) -> &str {
+/// The module of the file at `path` below `src`: its folder, or its own name.
+pub fn module_of(path: &Path) -> &str {
     let first = path.components().next().and_then(|first| first.as_os_str().to_str());
     let first = first.unwrap_or_default();
     first.split_once('.').map_or(first, |(stem, _)| stem)
@@ -27,10 +27,10 @@ impl<'a> Source<'a> {
     pub fn parse(path: &'a Path, text: &'a str) -> anyhow::Result<Self> {
         let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
         let folders = path.components().count() - 1;
-        // lib.rs is the crate itself; room.rs and room/mod.rs lie one below it.
+        // lib.rs is the crate itself; module.rs and module/mod.rs lie one below it.
         let depth = folders + usize::from(!matches!(stem, "lib" | "main" | "mod"));
         let mut source = Source {
-            room: room_of(path),
+            module: module_of(path),
             lines: text.lines().collect(),
             uses: vec![],
             unsafe_lines: vec![],
@@ -42,9 +42,9 @@ impl<'a> Source<'a> {
         Ok(source)
     }
 
-    /// The room it belongs to.
-    pub fn room(&self) -> &str {
-        self.room
+    /// The module it belongs to.
+    pub fn module(&self) -> &str {
+        self.module
     }
 
     /// Lines and names of the crate's items that it names by `crate::` or `super::`.
@@ -133,7 +133,7 @@ impl<'a> Source<'a> {
             }
         }
         if depth > 0 {
-            return; // It stays inside the room.
+            return; // It stays inside the module.
         }
         match after_colons(tokens) {
             // An exported macro lives at the root wherever it stands: its text counts, not its name.
@@ -163,7 +163,7 @@ impl<'a> Source<'a> {
 }
 
 /// How many tokens an item under `#[cfg(test)]` has, if one begins here.
-fn test_item(tokens: &[TokenTree]) -> Option<usize> {
+pub fn test_item(tokens: &[TokenTree]) -> Option<usize> {
     let [TokenTree::Punct(hash), TokenTree::Group(attribute), ..] = tokens else { return None };
     let text = attribute.stream().to_string().replace(' ', "");
     if hash.as_char() != '#' || text != "cfg(test)" {
@@ -197,6 +197,7 @@ fn next_is(tokens: &[TokenTree], i: usize, sign: char) -> bool {
     matches!(tokens.get(i + 1), Some(TokenTree::Punct(punct)) if punct.as_char() == sign)
 }
 
-fn is(token: &TokenTree, name: &str) -> bool {
+/// Whether the token is this word.
+pub fn is(token: &TokenTree, name: &str) -> bool {
     matches!(token, TokenTree::Ident(ident) if ident == name)
 }
