@@ -174,7 +174,7 @@ fn a_trim_threshold_is_a_dirty_limit_unless_the_environment_has_one() {
         }
     "#;
     let program = common::compile("cc", "glibc-trim", source, &["-w", "-ldl"]).unwrap();
-    for (conf, value) in [("", "3145728\tprogram"), ("dirty:5000000", "5000000\tRSALLOC_CONF")] {
+    for (conf, value) in [("", "3145728\tcall"), ("dirty:5000000", "5000000\tRSALLOC_CONF")] {
         let mut command = std::process::Command::new(&program);
         common::in_mode(&mut command, common::Mode::Rseq);
         let output = command.env("RSALLOC_CONF", conf).output().unwrap();
