@@ -88,7 +88,7 @@ fn the_library_exports_the_expected_symbols() {
     with_library(|file, _| {
         let exported: BTreeSet<_> = file
             .dynamic_symbols()
-            .filter(|s| s.is_definition() && s.is_global())
+            .filter(|s| !s.is_undefined() && s.is_global())
             .map(|s| s.name().unwrap().to_owned())
             .collect();
         let expected: BTreeSet<_> =
