@@ -13,6 +13,7 @@
 //!     their last spare word says how much that is: a reader that does not know it reads on as before.
 
 use crate::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::config::{self, KEYS};
 use crate::report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
 use crate::stats::Stats;
 
@@ -24,7 +25,10 @@ const VERSION: u32 = 2;
 const REPORT_WORDS: usize = 11;
 /// Words of the report that version 2 began with; the others are appended to the block (I3).
 const FIRST_WORDS: usize = 10;
-const MORE_WORDS: usize = REPORT_WORDS - FIRST_WORDS;
+/// Words of one setting: its value, the low half first, and its origin.
+const SETTING_WORDS: usize = 3;
+/// The words that are appended to the block: the rest of the report, and the settings in the order of their keys.
+const MORE_WORDS: usize = REPORT_WORDS - FIRST_WORDS + SETTING_WORDS * KEYS;
 const STATS_WORDS: usize = size_of::<Stats>() / size_of::<usize>();
 
 /// Bytes of the block that all of its version have.
@@ -85,11 +89,14 @@ pub fn publish_stats(stats: &Stats) {
     block.generation.fetch_add(1, Ordering::Release);
 }
 
-/// Publishes how allocations are served: once at the start, and whenever that changes.
+/// Publishes how allocations are served, and the settings: once at the start, and whenever they change.
 pub fn publish_report(report: &Report) {
     // Ordering: Relaxed, as in `publish_stats`.
     let words = rsalloc_report.report.iter().chain(&rsalloc_report.more);
-    for (word, value) in words.zip(words_of(report)) {
+    let settings = config::raw().into_iter();
+    let settings = settings
+        .flat_map(|(value, origin)| [value as u32, (value >> 32) as u32, u32::from(origin)]);
+    for (word, value) in words.zip(words_of(report).into_iter().chain(settings)) {
         word.store(value, Ordering::Relaxed);
     }
 }
@@ -99,6 +106,8 @@ pub fn publish_report(report: &Report) {
 pub struct Snapshot {
     /// How allocations are served there.
     pub report: Report,
+    /// Values and origins of the settings, see [`config::settings_of`]; none if the process does not publish them.
+    pub settings: Option<[(usize, u8); KEYS]>,
     /// The statistics as last published.
     pub stats: Stats,
     /// Times that they were published; 0: never, `stats` is empty.
@@ -122,13 +131,20 @@ impl Snapshot {
             return Err("its report is of another rsalloc version");
         }
         let appended = u32::from_ne_bytes(u32_at(core::mem::offset_of!(Block, appended))) as usize;
+        let more = |i| {
+            let is_there = i < appended && BLOCK_BYTES + 4 * (i + 1) <= bytes.len();
+            is_there.then(|| u32::from_ne_bytes(u32_at(BLOCK_BYTES + 4 * i)))
+        };
         let report = core::array::from_fn(|i| match i.checked_sub(FIRST_WORDS) {
             None => u32::from_ne_bytes(u32_at(core::mem::offset_of!(Block, report) + 4 * i)),
-            Some(i) if i < appended && BLOCK_BYTES + 4 * (i + 1) <= bytes.len() => {
-                u32::from_ne_bytes(u32_at(BLOCK_BYTES + 4 * i))
-            }
-            Some(_) => 0,
+            Some(i) => more(i).unwrap_or(0),
         });
+        let setting = |key| {
+            let at = REPORT_WORDS - FIRST_WORDS + SETTING_WORDS * key;
+            let [low, high, origin] = core::array::from_fn(|i| more(at + i).unwrap_or(0));
+            (low as usize | (high as usize) << 32, origin as u8)
+        };
+        let has_settings = more(MORE_WORDS - 1).is_some();
         let mut stats = Stats::default();
         for (i, value) in stats.values_mut().enumerate() {
             let at = core::mem::offset_of!(Block, stats) + 8 * i;
@@ -136,6 +152,7 @@ impl Snapshot {
         }
         Ok(Self {
             report: report_of(report).ok_or("its report names an unknown mode")?,
+            settings: has_settings.then(|| core::array::from_fn(setting)),
             stats,
             generation: u64::from_ne_bytes(u64_at(core::mem::offset_of!(Block, generation))),
         })
@@ -254,6 +271,7 @@ mod tests {
         publish_stats(&stats);
         let seen = Snapshot::parse(&block_bytes()).unwrap();
         assert_eq!((seen.report, seen.stats), (report, stats));
+        assert!(seen.settings.unwrap().into_iter().eq(config::raw()));
         assert!(seen.generation >= 1 && !stats_wanted());
     }
 
@@ -267,7 +285,8 @@ mod tests {
         let mut old = new;
         old[20..24].fill(0);
         for bytes in [&new[..BLOCK_BYTES], &old] {
-            assert_eq!(Snapshot::parse(bytes).unwrap().report.purge_method, None, "not known");
+            let seen = Snapshot::parse(bytes).unwrap();
+            assert_eq!((seen.report.purge_method, seen.settings), (None, None), "not known");
         }
     }
 

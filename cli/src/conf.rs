@@ -1,22 +1,46 @@
-//! `rsalloc conf`: the effective settings and where each comes from, as the library prints them in a
-//! process started from here.
+//! `rsalloc conf`: the effective settings and where each comes from, of a running process or as the library prints
+//! them in a process started from here.
 
+use crate::inspect;
 use crate::launch::{self, How};
 use anyhow::{Context, Result, bail};
+use rsalloc_core::internals::{config, describe};
 use serde_json::json;
 use std::process::{ExitCode, Stdio};
 
 /// Name of the hidden subcommand whose process prints the library's settings.
 pub const PROBE: &str = "conf-probe";
 
-/// Prints the settings, a line or a JSON object each.
-pub fn conf(as_json: bool, how: &How) -> Result<ExitCode> {
+/// Prints the settings of process `pid`, or of a child that is started for it: a line or a JSON object each.
+pub fn conf(pid: Option<u32>, as_json: bool, how: &How) -> Result<ExitCode> {
+    let lines = match pid {
+        Some(pid) => of_process(pid)?,
+        None => of_child(how)?,
+    };
+    print(&lines, as_json);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn of_process(pid: u32) -> Result<String> {
+    let Some(block) = inspect::find(pid)? else { bail!("rsalloc is not active in process {pid}") };
+    let Some(raw) = block.read()?.settings else {
+        bail!("process {pid} has an older rsalloc, which does not publish its settings")
+    };
+    let mut lines = String::new();
+    describe::settings_lines(&mut lines, config::settings_of(raw))?;
+    Ok(lines)
+}
+
+fn of_child(how: &How) -> Result<String> {
     let child = launch::probe(how, PROBE)?.stderr(Stdio::inherit()).output();
     let output = child.context("cannot start a child that prints the settings")?;
     if !output.status.success() {
         bail!("the child that prints the settings ended with {}", output.status);
     }
-    let lines = String::from_utf8(output.stdout).context("the settings are not UTF-8")?;
+    String::from_utf8(output.stdout).context("the settings are not UTF-8")
+}
+
+fn print(lines: &str, as_json: bool) {
     let settings = lines.lines().filter_map(|line| {
         let mut fields = line.split('\t');
         Some((fields.next()?, fields.next()?, fields.next()?, fields.next()?))
@@ -33,7 +57,6 @@ pub fn conf(as_json: bool, how: &How) -> Result<ExitCode> {
             println!("{key:<16}{value:<12}{origin:<14}{help}");
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The child: has the library print its settings.

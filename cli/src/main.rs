@@ -71,8 +71,10 @@ enum Command {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         program: Vec<OsString>,
     },
-    /// Print the effective settings and where each came from
+    /// Print the effective settings and where each comes from
     Conf {
+        /// The process; without it, a child is started on rsalloc and asked
+        pid: Option<u32>,
         /// Answer in JSON
         #[arg(long)]
         json: bool,
@@ -103,7 +105,7 @@ fn main() -> ExitCode {
             stats::of_program(&how, &program, json, output)
         }
         Command::Record { what, program } => record::record(&what, &program),
-        Command::Conf { json, how } => conf::conf(json, &how),
+        Command::Conf { pid, json, how } => conf::conf(pid, json, &how),
         Command::CheckProbe => check::probe(),
         Command::ConfProbe => conf::probe(),
     };

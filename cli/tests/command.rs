@@ -315,6 +315,23 @@ fn conf_lists_values_and_their_origin() {
 }
 
 #[test]
+fn conf_of_a_process() {
+    let settings = "dirty:5000000000,hardened:yes,stats_at_exit:/dev/null";
+    let served = Running::cat(&mut with_library("run", &["--conf", settings, "cat"]));
+    let text = answer(&mut rsalloc(&["conf", &served.pid()]));
+    let fields: Vec<Vec<_>> =
+        text.lines().map(|line| line.split_ascii_whitespace().take(4).collect()).collect();
+    let has = |wanted: &[&str]| fields.iter().any(|line| line.starts_with(wanted));
+    assert!(has(&["dirty", "5000000000", "RSALLOC_CONF"]), "{text}");
+    assert!(has(&["hardened", "on", "RSALLOC_CONF"]), "{text}");
+    assert!(has(&["stats_at_exit", "(a", "file)", "RSALLOC_CONF"]), "{text}");
+    assert!(has(&["guard", "1000", "default"]), "brought along by hardened: {text}");
+    let plain = Running::cat(clean(&mut Command::new("cat")));
+    let line = error(&mut rsalloc(&["conf", &plain.pid()]), 3);
+    assert_eq!(line, format!("rsalloc: rsalloc is not active in process {}", plain.pid()));
+}
+
+#[test]
 fn unknown_keys_are_named() {
     let output = with_library("run", &["--conf", "no_such_key:1", "true"]).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();

@@ -169,7 +169,8 @@ impl Key {
     ];
 }
 
-const KEYS: usize = 9;
+/// Number of keys.
+pub const KEYS: usize = 9;
 
 /// How a key's value is written, and kept in a `usize`.
 enum Shape {
@@ -324,26 +325,44 @@ pub fn stats_at_exit() -> StatsAtExit {
 /// }
 /// ```
 pub fn settings() -> impl ExactSizeIterator<Item = Setting> + Clone {
-    INFO.iter().enumerate().map(|(index, info)| {
-        // Ordering: Relaxed, words that stand alone.
-        let value = VALUES[index].load(Ordering::Relaxed);
-        let origin = match ORIGINS[index].load(Ordering::Relaxed) {
-            origin if origin == Origin::Program as u8 => Origin::Program,
-            origin if origin == Origin::Environment as u8 => Origin::Environment,
-            origin if origin == Origin::Call as u8 => Origin::Call,
-            _ => Origin::Default,
-        };
-        let value = match info.shape {
-            Shape::Switch => Value::Switch(value != 0),
-            Shape::Words(words) => Value::Word(words[value]),
-            Shape::Number | Shape::NumberOrOff => Value::Number(value),
-            Shape::Exit => match stats_at_exit() {
-                StatsAtExit::JsonFile(name) => Value::Text(name),
-                _ => Value::Word(EXIT_WORDS[value.min(EXIT_WORDS.len() - 1)]),
+    raw().into_iter().zip(Key::ALL).map(|((value, origin), key)| {
+        setting_of(
+            key,
+            value,
+            origin,
+            match stats_at_exit() {
+                StatsAtExit::JsonFile(name) => name,
+                _ => "",
             },
-        };
-        Setting { key: info.name, value, origin, help: info.help }
+        )
     })
+}
+
+/// The value and the origin of each key, as numbers.
+pub fn raw() -> [(usize, u8); KEYS] {
+    // Ordering: Relaxed, words that stand alone.
+    Key::ALL.map(|key| (number(key), ORIGINS[key as usize].load(Ordering::Relaxed)))
+}
+
+/// The settings that another process has, by its [`raw`] numbers. The name of its file for statistics is not among them.
+pub fn settings_of(raw: [(usize, u8); KEYS]) -> impl ExactSizeIterator<Item = Setting> + Clone {
+    let settings = raw.into_iter().zip(Key::ALL);
+    settings.map(|((value, origin), key)| setting_of(key, value, origin, "(a file)"))
+}
+
+fn setting_of(key: Key, value: usize, origin: u8, exit_file: &'static str) -> Setting {
+    let info = &INFO[key as usize];
+    let origins = [Origin::Default, Origin::Program, Origin::Environment, Origin::Call];
+    let value = match info.shape {
+        Shape::Switch => Value::Switch(value != 0),
+        Shape::Words(words) => Value::Word(words.get(value).unwrap_or(&"(unknown)")),
+        Shape::Number | Shape::NumberOrOff => Value::Number(value),
+        Shape::Exit => {
+            EXIT_WORDS.get(value).map_or(Value::Text(exit_file), |word| Value::Word(word))
+        }
+    };
+    let origin = origins.into_iter().find(|&known| known as u8 == origin);
+    Setting { key: info.name, value, origin: origin.unwrap_or(Origin::Default), help: info.help }
 }
 
 /// Sets the default of a number that init finds out, unless the number was set.

@@ -12,6 +12,7 @@ use crate::fail::Misuse;
 use crate::object::{Contents, Fresh, Object};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_map;
+use crate::publish::publish_report;
 use crate::size_class::{CLASS, Class, class_of};
 use crate::units::PAGE_BYTES;
 use core::ptr::{self, NonNull};
@@ -154,6 +155,7 @@ pub fn limit_dirty(bytes: usize) -> bool {
     let is_set = init::ensure() && config::set_number_if_unset(Key::Dirty, bytes);
     if is_set {
         PAGE_HEAP.set_dirty_limit(bytes / PAGE_BYTES);
+        publish_report(&init::report());
     }
     is_set
 }
