@@ -60,7 +60,8 @@ macro_rules! c_free {
         /// 1. `ptr` is null or a live object of this allocator.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(ptr: *mut u8) {
-            $crate::internals::engine::slow::free(ptr);
+            // SAFETY: duty 1.
+            unsafe { $crate::internals::engine::slow::free(ptr) };
         }
     };
 }
@@ -74,7 +75,8 @@ macro_rules! c_free_sized {
         /// 1. `ptr` is null or a live object of this allocator that was allocated with this size.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(ptr: *mut u8, size: usize) {
-            $crate::internals::engine::slow::free_sized(ptr, size);
+            // SAFETY: duty 1.
+            unsafe { $crate::internals::engine::slow::free_sized(ptr, size) };
         }
     };
 }
@@ -87,7 +89,8 @@ macro_rules! rust_dealloc {
         /// # Safety
         /// 1. `ptr` is a live object of this allocator that was allocated with this size and alignment.
         pub unsafe extern "C" fn $name(ptr: *mut u8, size: usize, align: usize) {
-            $crate::internals::engine::slow::dealloc(ptr, size, align);
+            // SAFETY: duty 1.
+            unsafe { $crate::internals::engine::slow::dealloc(ptr, size, align) };
         }
     };
 }
