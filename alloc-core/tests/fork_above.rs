@@ -4,6 +4,9 @@
 //! Played without signals, as in `reentry`: the test holds the lock and forks. And one of a handler on top of its
 //! own thread's purge, which holds no lock: a filter makes the kernel send SIGSYS in the place of the purge.
 
+#[path = "support/trapped.rs"]
+mod trapped;
+
 use rsalloc_core::internals::object::Batch;
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
 use rsalloc_core::internals::page_heap::density::Density;
@@ -17,6 +20,7 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
+use trapped::do_trapped;
 
 /// For what comes at once or, with locks left taken, never.
 const SECONDS: u32 = 20;
@@ -277,11 +281,10 @@ extern "C" fn on_trap(_signal: i32, _info: *mut libc::siginfo_t, context: *mut l
     // SAFETY: the context of the call that was trapped: done here with a last argument that lets it pass, its
     // outcome told as the kernel tells it.
     unsafe {
-        let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
-        let argument = |register: i32| registers[register as usize];
-        let [address, len, advice] = [libc::REG_RDI, libc::REG_RSI, libc::REG_RDX].map(argument);
-        let failed = libc::syscall(libc::SYS_madvise, address, len, advice, 0, 0, PASS) != 0;
-        registers[libc::REG_RAX as usize] = if failed { -i64::from(libc::EINVAL) } else { 0 };
+        do_trapped(context, |[address, len, advice, ..]| {
+            let failed = libc::syscall(libc::SYS_madvise, address, len, advice, 0, 0, PASS) != 0;
+            if failed { -i64::from(libc::EINVAL) } else { 0 }
+        });
     }
 }
 

@@ -3,8 +3,12 @@
 //!
 //! Played by a filter (seccomp(2)): SIGSYS in the place of such a call, whose handler does it without the flag.
 
+#[path = "support/trapped.rs"]
+mod trapped;
+
 use rsalloc_core::internals::os::{self, Place};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use trapped::do_trapped;
 
 const BYTES: usize = 1 << 20;
 
@@ -78,16 +82,13 @@ extern "C" fn on_trap(_signal: i32, _info: *mut libc::siginfo_t, context: *mut l
     // SAFETY: the context of the call that was trapped: done here without the flag, its outcome told as the kernel
     // tells it.
     unsafe {
-        let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
-        let argument = |register: i32| registers[register as usize];
-        let flags = argument(libc::REG_R10) & !i64::from(libc::MAP_FIXED_NOREPLACE);
-        let [address, len, prot, file, offset] =
-            [libc::REG_RDI, libc::REG_RSI, libc::REG_RDX, libc::REG_R8, libc::REG_R9].map(argument);
-        let mapped = libc::syscall(libc::SYS_mmap, address, len, prot, flags, file, offset);
-        registers[libc::REG_RAX as usize] =
-            if mapped == -1 { -i64::from(*libc::__errno_location()) } else { mapped };
-        MAPPED.store(mapped as usize, Ordering::Relaxed);
-        CALLS.fetch_add(1, Ordering::Relaxed);
+        do_trapped(context, |[address, len, prot, flags, file, offset]| {
+            let flags = flags & !i64::from(libc::MAP_FIXED_NOREPLACE);
+            let mapped = libc::syscall(libc::SYS_mmap, address, len, prot, flags, file, offset);
+            MAPPED.store(mapped as usize, Ordering::Relaxed);
+            CALLS.fetch_add(1, Ordering::Relaxed);
+            if mapped == -1 { -i64::from(*libc::__errno_location()) } else { mapped }
+        });
     }
 }
 
