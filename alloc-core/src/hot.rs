@@ -38,7 +38,7 @@ pub struct Hot {
     /// Where table entries of 0 lead (I1): the start of a region without a slot. The sections that count
     /// events write to its counters, which are never read.
     pub closed: [AtomicUsize; CLOSED_WORDS],
-    /// Aborts of the entries' sections, counted on the way to the slow twins.
+    /// Aborts of the entries' sections, counted on the way to the slow functions.
     pub aborts: AtomicUsize,
     /// Start of the page-map range; 0 until it is chosen.
     pub page_map_base: AtomicUsize,

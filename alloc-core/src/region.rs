@@ -100,7 +100,7 @@ impl Region {
         end.saturating_sub(Self::bottom_offset(class)) / size_of::<usize>()
     }
 
-    /// Makes every class empty, with no capacity. Nobody else may use the region meanwhile (I4). Class 0
+    /// Makes every class empty, with no capacity. No other thread may use the region meanwhile (I3). Class 0
     /// keeps its zeroes, as in the closed heads.
     pub fn reset(&self) {
         (1..CLASSES).for_each(|class| self.reset_class(class));
@@ -114,8 +114,8 @@ impl Region {
         head.end.store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
     }
 
-    /// Leaves the `count` objects on top of `class`, with no capacity for more. Nobody else may use the region
-    /// meanwhile (I4).
+    /// Leaves the `count` objects on top of `class`, with no capacity for more. No other thread may use the
+    /// region meanwhile (I3).
     pub fn keep_last(&self, class: Class, count: usize) {
         let bottom = SLOT_START[class];
         let first = bottom + 1 + self.len(class) - count;

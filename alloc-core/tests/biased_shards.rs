@@ -46,7 +46,7 @@ fn work(calls: usize) {
 fn work_until_leased() {
     let begin = Instant::now();
     while !leases::ensure_lease() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "nobody gives way");
+        assert!(begin.elapsed() < Duration::from_secs(20), "no thread gets a lease");
         work(1);
     }
 }

@@ -64,7 +64,7 @@ fn a_stack_gets_all_of_its_slots_and_no_more() {
         for _ in 0..SWINGS {
             swing(&cpus, class);
             let (capacity, len) = (region.capacity(class), region.len(class));
-            assert!(capacity <= info.slots_max, "class {class}: room for {capacity}");
+            assert!(capacity <= info.slots_max, "class {class}: capacity {capacity}");
             assert!(len <= info.slots_max, "class {class}: {len} objects");
         }
         assert_eq!(region.capacity(class), info.slots_max, "class {class} grew");

@@ -1,4 +1,4 @@
-//! What a program leaves behind that has freed everything, without anybody asking for it.
+//! What a program leaves behind that has freed everything, without a call of release.
 
 #[path = "support/modes.rs"]
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
@@ -112,7 +112,7 @@ fn objects_cached_by_other_threads_return_as_well() {
     assert_little_is_left(held);
 }
 
-/// Whoever has them may be waiting for what is freed, here he does.
+/// The thread that has shards stopped may wait for a free of another thread; here it does.
 fn a_free_does_not_wait_for_the_stopper() {
     rest();
     let mut objects = make((0..1000).map(|_| 1500));

@@ -94,7 +94,7 @@ fn live_in_child(depth: u32) {
     expect(rsalloc_core::check() == Ok(()), "check before\n");
     let is_purging =
         |segment: &Segment| (HEADER_PAGES..SEGMENT_PAGES).any(|page| segment.is_purging(page));
-    expect(!PAGE_HEAP.segments().any(is_purging), "pages that nobody will put back\n");
+    expect(!PAGE_HEAP.segments().any(is_purging), "pages whose purge never ends\n");
     let mut rounds = 0;
     work(Random(u64::from(depth) + 99), || {
         rounds += 1;

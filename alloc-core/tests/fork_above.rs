@@ -131,7 +131,7 @@ fn a_fork_gives_way_to_a_fork_in_a_handler() {
         let took = begin.elapsed();
         await_child(child);
         drop(held);
-        assert!(took < Duration::from_secs(1), "gave way to nobody for {took:?}");
+        assert!(took < Duration::from_secs(1), "gave way to no fork for {took:?}");
     });
     use_all_classes();
 }
@@ -162,7 +162,7 @@ fn a_holder_of_a_class_gives_way_to_a_fork_in_a_handler() {
     use_all_classes();
 }
 
-/// Who is interrupted while it takes pages goes on in the child, where nobody has counted them meanwhile.
+/// A thread that is interrupted while it takes pages goes on in the child, where they are not counted yet.
 #[test]
 fn a_thread_that_takes_pages_continues_after_a_fork() {
     let _alone = alone();

@@ -128,7 +128,7 @@ fn any_number_is_served_and_freed_in_a_handler_above_any_lock() {
     drop(growth);
     assert!(!below.contains(&0) && !above.contains(&0), "refused");
     free_all(&above);
-    // The next one who takes the lock releases what was given up.
+    // The next thread that takes the lock releases what was given up.
     free_all(&[huge(0)]);
     assert_sound();
     let after = rsalloc_core::stats();
@@ -151,7 +151,7 @@ fn objects_freed_in_a_handler_above_the_locks_return_later() {
         _segments.into_iter().rev().for_each(drop);
     }
     assert_eq!(rsalloc_core::check(), Ok(()));
-    // The next one who takes the locks releases them.
+    // The next thread that takes the locks releases them.
     rsalloc_core::release();
     assert_sound();
     let after = rsalloc_core::stats();
@@ -182,7 +182,7 @@ fn huge_objects_are_measured_and_resized_in_a_handler_above_their_lock() {
         assert!(rsalloc_core::usable_size(moved) >= grown, "moved into the table, or not");
         rsalloc_core::free(moved);
     }
-    // The next one who takes the lock releases what was given up above it.
+    // The next thread that takes the lock releases what was given up above it.
     free_all(&[rsalloc_core::allocate(len) as usize]);
     assert_sound();
     assert_eq!(before.live_bytes, rsalloc_core::stats().live_bytes);
@@ -190,7 +190,7 @@ fn huge_objects_are_measured_and_resized_in_a_handler_above_their_lock() {
 
 /// What handlers make aside must not stay there: the places are few.
 #[test]
-fn huge_objects_made_in_a_handler_leave_room_for_the_next() {
+fn huge_objects_made_in_a_handler_leave_the_table_usable() {
     let _alone = alone();
     let mut objects = Vec::new();
     for _ in 0..10 {
@@ -284,7 +284,7 @@ fn forks_at_once_leave_every_lock_free() {
         }
     });
     let busy = locked::locks().filter(|lock| lock.try_acquire().is_none()).count();
-    assert_eq!(busy, 0, "locked shards that nobody will give up");
+    assert_eq!(busy, 0, "locked shards that stay held");
     assert_sound();
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(150);
 /// Calls that wait are not over then; no other one takes so long.
 const LATE: Duration = Duration::from_secs(60);
-/// Of each size: more than a shard has room for.
+/// Of each size: more than the capacity of a shard.
 const OBJECTS: usize = 300;
 const SIZES: [usize; 6] = [16, 64, 1500, 20_000, 60_000, 300_000];
 
@@ -83,7 +83,7 @@ fn nothing_waits_where_no_shard_exists_yet(case: &ModeCase) {
     });
     assert_eq!(percpu::highest_created(), 0, "created without the lock");
     free_all(objects);
-    // Hardened, too: its slow twins use the shards.
+    // Hardened, too: its slow path uses the shards.
     assert_eq!(percpu::highest_created() > 0, case.has_sections(), "found the lock free");
 }
 

@@ -1,4 +1,4 @@
-//! The one room of the engine's top that the observers look at.
+//! What the models' files use of the engine's top.
 
 #[path = "../../alloc-core/src/engine/large.rs"]
 pub mod large;

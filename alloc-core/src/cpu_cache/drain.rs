@@ -48,7 +48,7 @@ pub(super) fn drain_caches(backoff: &mut Backoff) {
 /// to 0. False if a shard was left out: the caller can still drain its own shard.
 pub(super) fn drain_class(class: Class) -> bool {
     let mut backoff = Backoff::none();
-    // What has room would cache what comes next.
+    // A shard with capacity would cache the next frees.
     let wanted = |region: &Region| region.capacity(class) > 0 || region.len(class) > 0;
     let drain = |stopped| drain_class_stopped(stopped, class);
     let all = stop_each(&mut backoff, wanted, drain);

@@ -66,7 +66,7 @@ pub(super) fn take_one(class: Class) -> Option<Fresh> {
 /// Puts objects of `class` that no shard holds into the depot, else into their slabs.
 pub(super) fn give_back(class: Class, batch: &mut Batch) {
     let whole = batch.len() == CLASS[class].batch;
-    let wanted = whole && !SLABS[class].has_declined() && depot_has_room(class);
+    let wanted = whole && !SLABS[class].has_declined() && depot_may_grow(class);
     if wanted && DEPOT.put(class, batch) {
         return;
     }
@@ -86,6 +86,6 @@ pub(super) fn give_back_to_slab(class: Class, batch: &mut Batch) {
 
 /// Whether one magazine more lies within what the depot may hold: an eighth of what is in use, and one
 /// magazine of each class of small objects.
-pub(super) fn depot_has_room(class: Class) -> bool {
+pub(super) fn depot_may_grow(class: Class) -> bool {
     DEPOT.bytes() < in_use_bytes() / 8 || CLASS[class].batch > 1 && DEPOT.magazines(class) == 0
 }

@@ -6,7 +6,7 @@
 
 use super::policy::capacity;
 use super::shard::{RETRIES, Shard, count, pop_into};
-use super::supply::{depot_has_room, give_back, prefetch, supply};
+use super::supply::{depot_may_grow, give_back, prefetch, supply};
 use crate::fail::{Misuse, deny};
 use crate::object::{Batch, Fresh, Object};
 use crate::region::Counter;
@@ -37,14 +37,14 @@ pub(super) fn refill<S: Shard>(shard: &S, class: Class) -> Option<Fresh> {
     Some(Fresh { object, contents })
 }
 
-/// Makes room in a full class by moving a magazine out, then pushes `object`.
+/// Moves a magazine out of a full class, or raises its capacity, then pushes `object`.
 #[cold]
 pub(super) fn flush<S: Shard>(shard: &S, class: Class, object: Object) {
     prefetch(class);
     let swings = capacity::ran_empty_last(shard, class);
     count(shard, Counter::Flushes);
     if !capacity::grow_on_flush(shard, class) {
-        let wanted = match swings && !depot_has_room(class) {
+        let wanted = match swings && !depot_may_grow(class) {
             true => swing_batch(class),
             false => CLASS[class].batch,
         };

@@ -43,9 +43,9 @@ fn may_be_freed_as(class: Class, size: usize) -> bool {
     class == 0 || natural_align(class) >= natural_align(class_of(size))
 }
 
-/// The request with room for more growth: an object that grows by a little will do so again, and a quarter more saves
+/// The request, enlarged for more growth: an object that grows by a little will do so again, and a quarter more saves
 /// the next copies. Of the smallest such class whose objects may be freed as one of the request's size.
-pub(super) fn with_room(old: usize, request: Request) -> Request {
+pub(super) fn enlarged(old: usize, request: Request) -> Request {
     let size = request.size;
     let generous = old + old / 4;
     if size <= old || size >= generous {

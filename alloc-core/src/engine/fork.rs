@@ -1,17 +1,16 @@
 //! fork: the child gets a complete, working heap.
 //!
-//! Promises: at the instant of fork no tier is half way: every lock is held by the forking thread, in
-//! rank order, and given up on both sides; of a handler on top of a holder, all but that thread's own and those
-//! that another such handler lies upon. Sections need nothing: what the child sees of another
-//! thread's section is a state before or after its commit store. Cost: one uncontended atomic for each
-//! lock. What other threads had in hand is lost to the child: one magazine each (cpu_cache I3), and spans that
-//! had been given up in handlers, if one was just about to collect them; and huge spans that one was just mapping or unmapping.
+//! Promises: at the instant of fork no tier is half way, since the forking thread holds every lock, taken in rank order
+//! and given up on both sides. A handler that forks on top of a holder takes all locks but those of its own thread, and
+//! those whose holders another forking handler lies upon. Cost: one uncontended atomic for each lock.
 //!
-//! From `prepare` on, on both sides until `release`, the forking thread itself allocates and frees as ever: fork handlers
-//! of others run then. What it forgot it may take again, and what it makes is locked as all else. Other threads wait
-//! for a fork for a bounded time only: libc's fork takes locks of its own after `prepare`, under which others call
-//! malloc (docs/adr/0019).
-//! Called by libc's fork; calls every tier that has a lock.
+//! * Sections need nothing: the child sees another thread's section before or after its commit store.
+//! * Lost to the child is what other threads hold between two tiers: one magazine each (cpu_cache I3), spans given up in
+//!   handlers if a thread was just collecting them, and huge spans that a thread was just mapping or unmapping.
+//! * From `prepare` to `release`, on both sides, the forking thread itself allocates and frees as ever, since other
+//!   libraries' fork handlers run then: it may take its forgotten locks again, and what it makes is locked as all else.
+//! * Other threads wait for a fork for a bounded time only: libc's fork takes locks of its own after `prepare`, under
+//!   which other threads call malloc (docs/adr/0019).
 
 use crate::arch;
 use crate::atomic::{AtomicU64, Ordering};
@@ -55,7 +54,7 @@ unsafe extern "C" fn prepare() {
     // In a handler on top of an operation, which would wait for less.
     let _budget = WaitBudget::unbounded();
     while !take_all() {
-        // Holding nothing, whoever it is that forks on top of a holder can be waited for.
+        // This thread holds nothing, so it can wait for any thread that forks on top of a holder.
         for_each_lock(|lock, rank| {
             if lock.is_forking() {
                 drop(lock.acquire(rank));
@@ -80,7 +79,7 @@ fn take_all() -> bool {
             Ok(fork) => break fork,
             // Another fork, for which this thread may wait.
             Err(_) if !before.is_any() => {}
-            // Whoever forks gives way to what was announced, or will be done.
+            // The other fork sees the announcement and gives way, or comes to its end.
             Err(_) if backoff.spend() => {}
             Err(_) => return true,
         }
@@ -98,7 +97,7 @@ fn take_all() -> bool {
             match lock.acquire(rank) {
                 Ok(guard) => return Lock::forget(guard),
                 Err(_) if lock.is_held_here() => return,
-                // Its holder waits for FORK, and can't give it up before. Who holds a lock himself goes without.
+                // Its holder waits for FORK and can't give the lock up before. A thread that holds a lock goes without.
                 Err(_) if lock.is_forking() && before.is_any() => return,
                 Err(_) if lock.is_forking() => gives_way = true,
                 // What this thread may wait for, it waits for.
@@ -110,7 +109,7 @@ fn take_all() -> bool {
     if gives_way {
         give_back();
     } else if !before.is_any() {
-        // All locks are this thread's, and nothing is half way in it.
+        // This thread holds all locks, and no operation is half way.
         before.restore();
     }
     !gives_way

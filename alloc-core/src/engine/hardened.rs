@@ -6,7 +6,7 @@
 //! in a hardened process (`hardened:1`), so every call is checked.
 //!
 //! Invariants:
-//! I1. A hardened object has room for its canary, which is at the end of its class or span; its address leads
+//! I1. A hardened object holds its canary, which is at the end of its class or span; its address leads
 //!     to that end (`canary_at`), not what the program says.
 
 use super::request::Request;
@@ -23,7 +23,7 @@ use crate::size_class::{CLASS, Class};
 use crate::slab;
 use core::ptr::{self, NonNull};
 
-/// `guard` in a hardened process that does not say otherwise: dear calls, and all calls are slow ones.
+/// `guard` in a hardened process that does not set it: guarded objects cost much, and all calls are slow ones.
 const GUARD_EVERY: usize = 1000;
 
 static WATCHING: AtomicBool = AtomicBool::new(false);

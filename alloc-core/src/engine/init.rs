@@ -1,8 +1,7 @@
 //! Start: everything that is decided once, when the library is loaded or on a slow call before that.
 //!
-//! Promises: runs once, whoever comes first; until it is done others wait and a handler of the thread
-//! that runs it is told "not yet". Leaves errno alone. Called by engine; calls config, rseq, cpu_cache,
-//! page_heap, os.
+//! Promises: runs once, in the thread that comes first; until it is done other threads wait and a handler of the thread
+//! that runs it is told "not yet". Leaves errno alone.
 
 use crate::arch::{SANITIZED_ADDRESSES, thread_id};
 use crate::atomic::{AtomicUsize, Ordering};
@@ -25,7 +24,7 @@ use crate::units::{PAGE_BYTES, PAGE_MAP_BYTES, SEGMENT_SHIFT};
 use core::cell::UnsafeCell;
 
 const READY: usize = 1;
-/// 0: not begun; READY; else the thread pointer of who is at it.
+/// 0: not begun; READY; else the id of the thread that runs it.
 static STATE: AtomicUsize = AtomicUsize::new(0);
 
 /// All metadata and each cleared object stand on it.
@@ -132,7 +131,7 @@ fn random_bytes() -> [u8; 16] {
 fn open_shards(adoption: Adoption) -> Report {
     locked::set_each(locked::EACH_CPU);
     let has_cid = registration::has_mm_cid(&adoption);
-    // Hardened, or under ThreadSanitizer, every call comes to the slow twins: the entries stay closed, as they are under mm_cid.
+    // Hardened, or under ThreadSanitizer, every call takes the slow path: the entries stay closed, as they are under mm_cid.
     let hardened = canary::is_on();
     let is_closed = hardened || sanitizer::wants_each_call();
     let wants_cid = (is_closed || config::requested_index() == ShardIndex::MmCid) && has_cid;
@@ -187,7 +186,7 @@ fn purge_method() -> PurgeMethod {
 pub fn report() -> Report {
     // Ordering: Acquire pairs with the Release in `run`.
     let ready = STATE.load(Ordering::Acquire) == READY;
-    // SAFETY: after READY nobody writes; before, the initial value is not being read.
+    // SAFETY: after READY it is only read; before, the initial value is not being read.
     let mut report = if ready { unsafe { *REPORT.0.get() } } else { Report::UNSET };
     report.shards = report.shards.max(percpu::highest_created());
     if ready {

@@ -1,14 +1,10 @@
-//! What happens when the program, or the library that the engine is part of, is loaded.
+//! Loading: the engine starts with the program, or with the library that it is part of, and stays in memory.
 //!
-//! The engine starts, without an entry: so no thread of a program that loads a plugin later can be on
-//! its way through one while init runs (docs/adr/0003), and a wrong RSALLOC_CONF is named, `rsalloc
-//! check` finds a mode and `stats_at_exit` is obeyed in programs that never allocate too.
-//!
-//! And the library stays in memory for ever: a thread's rseq area names a descriptor in it until the
-//! kernel looks at it, libc keeps the addresses of fork handlers and of a key's destructor, and objects
-//! outlive whoever asked for them. So a plugin that was built with this allocator must not be unmapped by
-//! `dlclose`: a line on standard error says so where it cannot be kept. Called by the dynamic linker; calls init,
-//! asm, fail and os.
+//! Promises: init has run before a program that loads the library as a plugin can be inside an entry (docs/adr/0003);
+//! a wrong `RSALLOC_CONF` is named, `rsalloc check` finds a mode and `stats_at_exit` is obeyed also in programs that never
+//! allocate. The library is never unmapped by `dlclose`, since a thread's rseq area names a descriptor in it until the
+//! kernel clears that, libc keeps the addresses of fork handlers and of a key's destructor, and objects outlive the
+//! plugin that allocated them. Where it cannot be kept, a line on standard error says so.
 
 use super::init;
 use crate::arch;

@@ -58,10 +58,10 @@ pub(super) unsafe fn resize(ptr: NonNull<u8>, named: Option<Request>, request: R
         return unsafe { relocate(ptr, named.size, request) };
     }
     let old = CLASS[class].size;
-    let roomy = fit::with_room(old, request);
+    let larger = fit::enlarged(old, request);
     // SAFETY: duty 1; the object has `old` bytes.
-    let moved = unsafe { relocate(ptr, old, roomy) };
-    if !moved.is_null() || roomy == request {
+    let moved = unsafe { relocate(ptr, old, larger) };
+    if !moved.is_null() || larger == request {
         return moved;
     }
     // SAFETY: as above; a failed move left it alone.

@@ -1,7 +1,7 @@
-//! The slow twins of the entries, by the names the assembly jumps to: here a request is resolved.
+//! The slow functions of the entries, by the names that the assembly jumps to: here a request is resolved.
 //!
-//! Promises: the same contract as the entry, whatever made the hot path leave; C twins set errno on
-//! failure and frees leave it alone.
+//! Promises: the same contract as the entry, whatever made the hot path leave; C functions set errno on
+//! failure, and frees leave it alone.
 //!
 //! Each first tries the biased shard of the thread: on the atomic path this is the hot path. Its class comes from the
 //! tables, or from the page map, and goes on to the cold half.

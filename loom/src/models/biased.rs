@@ -14,7 +14,7 @@ use crate::world::{bytes_of, explore_only};
 const CLASS: Class = 4;
 const OWNER: usize = 1;
 
-/// Gives thread `OWNER` the only lease, with one object and room for another two.
+/// Gives thread `OWNER` the only lease, with one object and a capacity of three.
 fn start() -> &'static BiasedShard {
     assert!(leases::enable(1));
     let shard = leases::own_shard().expect("a biased shard");

@@ -166,7 +166,7 @@ pub const AGAIN: Model = Model {
 
 const CLASS: usize = 4;
 
-/// The atomic path: two threads on one locked shard, who go elsewhere when it is busy.
+/// The atomic path: two threads on one locked shard, which take another way when it is busy.
 pub const TRIED: Model = Model {
     name: "locked-shard",
     preemptions: 3,

@@ -35,7 +35,7 @@ fn start(sections: Sections) {
     explore_only(bytes_of(percpu::raw_lock()));
 }
 
-/// The shard of processor 0, with room for two objects.
+/// The shard of processor 0, with a capacity of two objects.
 fn open(sections: Sections) -> &'static Region {
     assert!(percpu::open_or_create(sections));
     let region = percpu::current(sections).expect("it is open");
@@ -200,7 +200,7 @@ pub const CREATION: Model = Model {
         start(SECTIONS);
         // Where the arena's next mapping will lie.
         let next = os::map(os::Place::Anywhere, 0).expect("an address");
-        // SAFETY: memory that nobody writes but the model.
+        // SAFETY: memory that only the model writes.
         let region = unsafe { &*(next as *const Region) };
         explore_only(bytes_of(&region.heads[CLASS]));
         threads(vec![

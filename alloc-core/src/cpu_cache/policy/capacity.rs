@@ -64,8 +64,8 @@ pub(in crate::cpu_cache) fn grow_on_flush<S: Shard>(shard: &S, class: Class) -> 
     (first || references & REFILLED != 0) && grow(shard, region, class)
 }
 
-/// The reference count after a miss: 1 to 7. A miss costs about the same whatever the size, and room for a large
-/// object is that for a hundred small ones.
+/// The reference count after a miss: 1 to 7. A miss costs about the same whatever the size, and a large
+/// object takes the bytes of a hundred small ones.
 fn first_count(class: Class) -> u8 {
     (CLASS[class].batch.ilog2() as u8 + 1) << COUNT_SHIFT
 }
@@ -104,7 +104,7 @@ fn budget_min() -> usize {
     }
 }
 
-/// Makes room for `bytes` more in the budget: a clock hand passes a few classes and takes half of what
+/// Frees `bytes` of the budget: a clock hand passes a few classes and takes half of what
 /// those have whose reference count has fallen to 0.
 fn reclaim_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize) -> bool {
     // Added up each time: a sum kept in the region would be corrected in another one by a thread that

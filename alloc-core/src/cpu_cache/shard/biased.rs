@@ -69,7 +69,7 @@ impl BiasedShard {
         result
     }
 
-    /// Puts an object on top, or the null of a sized free; whether there was room, and a region.
+    /// Puts an object on top, or the null of a sized free; whether the class was not full, and there was a region.
     #[inline(always)]
     pub fn push_slot(&self, class: Class, slot: Option<Object>) -> bool {
         let word = slot.map_or(0, |object| object.address());

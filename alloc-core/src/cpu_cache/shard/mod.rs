@@ -36,7 +36,7 @@ pub trait Shard {
     fn push(&self, class: Class, object: Object) -> Push;
     /// Takes the topmost slots, which may hold nulls; see [`pop_into`]. How many.
     fn pop_batch(&self, class: Class, out: &mut [usize]) -> Result<usize, Failure>;
-    /// Pushes as many of the objects as there is room for, the last ones first. How many.
+    /// Pushes as many of the objects as the capacity allows, the last ones first. How many.
     fn push_batch(&self, class: Class, objects: &[usize]) -> Result<usize, Failure>;
     /// Moves the end of `class` from `expected` to `end`, if the shard still works on `region`.
     fn set_end(
