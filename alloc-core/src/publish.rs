@@ -97,7 +97,7 @@ pub fn publish_report(report: &Report) {
     let settings = settings
         .flat_map(|(value, origin)| [value as u32, (value >> 32) as u32, u32::from(origin)]);
     for (word, value) in words.zip(words_of(report).into_iter().chain(settings)) {
-        word.store(value, Ordering::Relaxed);
+        word.store(value, Ordering::Relaxed); // Ordering: Relaxed, as above.
     }
 }
 
