@@ -68,8 +68,7 @@ static rsalloc_report: Block = Block {
     more: [const { AtomicU32::new(0) }; MORE_WORDS],
 };
 
-/// True if someone outside waits for statistics. One load: for the start of a slow path, before
-/// any lock is taken, as in `if stats_wanted() { publish_stats(&stats()) }`.
+/// Whether another process waits for statistics. One load: for the start of a slow path, before any lock is taken, as in `if stats_wanted() { publish_stats(&stats()) }`.
 #[inline]
 pub fn stats_wanted() -> bool {
     // Ordering: Relaxed; a request seen late is answered late.

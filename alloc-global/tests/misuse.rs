@@ -61,7 +61,7 @@ fn dealloc_of_another_size() {
 fn dealloc_of_another_alignment() {
     let text = "aligned free with another alignment than allocated";
     is_named("dealloc_of_another_alignment", text, || {
-        // SAFETY: none: this is the misuse. The class of the wrong layout has room, so the free is not a slow
+        // SAFETY: none: this is the misuse. The cache of the wrong layout's class is not full, so the free is not a slow
         // call, which would be named by default too.
         unsafe {
             let _warm = GLOBAL.alloc(layout(1000, 4096));

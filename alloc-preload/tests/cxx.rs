@@ -241,7 +241,7 @@ void operator delete(void *p) noexcept {
 void *operator new(std::size_t n) { ++made; if (refuses) throw std::bad_alloc(); return malloc(4 * n + 1000); }
 #endif
 int main() {
-    // Makes the cache of this size large and empty, or a wrong object would find no room and go home.
+    // Makes the cache of this size large and empty, or a wrong object would not fit and go back to its slab.
     for (int i = 0; i < 2000; i++) if (!malloc(100)) return 1;
     for (int round = 0; round < 1000; round++) {
         void *p;

@@ -342,7 +342,7 @@ fn names() {
         let mut entry: libc::passwd = std::mem::zeroed();
         let (mut buffer, mut found) = ([0; 4096], ptr::null_mut());
         let (at, len) = (buffer.as_mut_ptr(), buffer.len());
-        libc::getpwnam_r(c"nobody".as_ptr(), &mut entry, at, len, &mut found);
+        libc::getpwnam_r(c"daemon".as_ptr(), &mut entry, at, len, &mut found);
         let mut hints: libc::addrinfo = std::mem::zeroed();
         hints.ai_flags = libc::AI_NUMERICHOST;
         let mut list = ptr::null_mut();

@@ -193,7 +193,7 @@ fn filters_that_kill_for_more_than_malloc_needs() {
 }
 
 /// A user that owns nothing.
-const NOBODY: u32 = 65_534;
+const UNPRIVILEGED_USER: u32 = 65_534;
 
 /// A setuid copy of a program that has the library built in, run by another user: the setting is ignored. A
 /// copy that is not setuid obeys it.
@@ -223,7 +223,11 @@ fn a_setuid_program_ignores_the_environment() {
         chown(&program, Some(owner), None).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(mode)).unwrap();
         let mut command = Command::new(&program);
-        command.env_clear().env("RSALLOC_CONF", "verbose:1,mode:atomic").uid(NOBODY).gid(NOBODY);
+        command
+            .env_clear()
+            .env("RSALLOC_CONF", "verbose:1,mode:atomic")
+            .uid(UNPRIVILEGED_USER)
+            .gid(UNPRIVILEGED_USER);
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };

@@ -143,7 +143,7 @@ in_each_mode! {
     }
 
     fn out_of_memory_by_a_limit_and_back() {
-        // SAFETY: live objects of its own, each with room for the link that is kept in it; the limit is a local.
+        // SAFETY: live objects of its own, each large enough for the link that is kept in it; the limit is a local.
         unsafe {
             let limit = libc::rlimit { rlim_cur: address_space() + (200 << 20), rlim_max: libc::RLIM_INFINITY };
             assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &limit), 0);
@@ -255,7 +255,7 @@ fn constructors_and_destructors_around_ours() {
     }
 }
 
-/// The library can also be loaded late: its thread-local words fit the room that is left.
+/// The library can also be loaded late: its thread-local words fit the space that is left.
 #[test]
 fn dlopen_of_the_library_itself() {
     let path = std::ffi::CString::new(library().to_str().unwrap()).unwrap();

@@ -38,16 +38,16 @@ fn foreign() -> usize {
 fn keep_foreign(size: usize) {
     static KEEPERS: [AtomicPtr<Vec<Vec<usize>>>; SIZES.len()] =
         [const { AtomicPtr::new(null_mut()) }; SIZES.len()];
-    let room = size / size_of::<usize>();
+    let slots = size / size_of::<usize>();
     let mut keepers: Vec<Vec<usize>> = Vec::new();
     for number in 0..FOREIGN {
-        if number % room == 0 {
-            keepers.push(vec![0; room]);
+        if number % slots == 0 {
+            keepers.push(vec![0; slots]);
         }
         // From the end, which is not where other memory begins.
-        keepers.last_mut().unwrap()[room - 1 - number % room] = foreign();
+        keepers.last_mut().unwrap()[slots - 1 - number % slots] = foreign();
     }
-    keepers.iter_mut().for_each(|keeper| keeper.reserve_exact(room));
+    keepers.iter_mut().for_each(|keeper| keeper.reserve_exact(slots));
     let place = SIZES.iter().position(|&other| other == size).unwrap();
     KEEPERS[place].store(Box::into_raw(Box::new(keepers)), Ordering::Release);
 }

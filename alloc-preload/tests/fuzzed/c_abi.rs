@@ -3,7 +3,7 @@
 //! The library is opened beside libc's own malloc and called through its exported functions alone, so
 //! what is tested is what ships. Promises that null comes only with its reason in errno, that what keeps
 //! errno does, that alignments and sizes are those of the manual pages, and that at the end as much is in
-//! use as at the start. Called by the fuzz target of this name and by `sequences.rs`.
+//! use as at the start.
 
 use crate::library::{Library, errno, library, set_errno};
 use crate::objects::{Defect, Object, Objects, alone, is_zero};
@@ -204,7 +204,7 @@ impl Program {
         call: impl FnOnce() -> *mut c_void,
     ) {
         let size = size.unwrap_or(usize::MAX);
-        if !self.has_room(size) {
+        if !self.is_within_limits(size) {
             return;
         }
         set_errno(UNTOUCHED);
@@ -230,7 +230,7 @@ impl Program {
     }
 
     fn posix_memalign(&mut self, align: usize, size: usize) {
-        if !self.has_room(size) {
+        if !self.is_within_limits(size) {
             return;
         }
         let c = self.c;
@@ -275,7 +275,9 @@ impl Program {
                 assert!(gone.is_null(), "an object from a reallocation to 0 bytes");
             });
         }
-        let Some(old) = self.objects.pick(pick).filter(|_| self.has_room(size)) else { return };
+        let Some(old) = self.objects.pick(pick).filter(|_| self.is_within_limits(size)) else {
+            return;
+        };
         set_errno(UNTOUCHED);
         let object = call(old.address as *mut c_void);
         if !judged(object, size >= IMPOSSIBLE, errno(), ENOMEM) {
@@ -362,7 +364,7 @@ impl Program {
         result
     }
 
-    fn has_room(&self, size: usize) -> bool {
+    fn is_within_limits(&self, size: usize) -> bool {
         let bytes = self.objects.bytes.saturating_add(size);
         size >= IMPOSSIBLE || (bytes <= BYTES_MAX && self.objects.count() < OBJECTS_MAX)
     }
