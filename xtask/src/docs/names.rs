@@ -79,6 +79,10 @@ fn words_of(file: &File) -> Vec<&str> {
 impl Code<'_> {
     fn fault_of(&self, file: &File, span: &Span) -> Option<String> {
         let text = span.text.as_str();
+        // A place for a name in a recipe.
+        if text.contains("NAME") {
+            return None;
+        }
         if let Some(rest) = text.strip_prefix("cargo ") {
             return self.command(rest);
         }
@@ -163,6 +167,9 @@ impl Code<'_> {
     fn command(&self, text: &str) -> Option<String> {
         let words: Vec<_> = text.split_whitespace().collect();
         match words.first() {
+            Some(&("xtask" | "lab")) if words.get(1).is_some_and(|word| word.starts_with('-')) => {
+                None
+            }
             Some(&"xtask") => self.own("xtask/src/", &words[1..]),
             Some(&"lab") => self.own("lab/src/", &words[1..]),
             Some(&"test") => self.test(&words[1..]),
