@@ -15,19 +15,19 @@ mod objects;
 #[allow(dead_code, reason = "the kept sequences need not use every step")]
 #[path = "fuzzed/operations.rs"]
 mod operations;
+#[path = "fuzzed/reference.rs"]
+mod reference;
 #[path = "fuzzed/schedules.rs"]
 mod schedules;
 mod support;
 #[allow(dead_code, reason = "as above")]
 #[path = "fuzzed/tiers.rs"]
 mod tiers;
-#[path = "fuzzed/twin.rs"]
-mod twin;
 
 use proptest::prelude::*;
 
-fn twin_op() -> impl Strategy<Value = twin::Op> {
-    use twin::Op::*;
+fn reference_op() -> impl Strategy<Value = reference::Op> {
+    use reference::Op::*;
     // Few classes, small and large, so that operations meet.
     let class = || prop_oneof![3 => 0..4usize, 1 => any::<usize>()];
     let count = || 0..=64usize;
@@ -50,14 +50,14 @@ fn twin_op() -> impl Strategy<Value = twin::Op> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..Default::default() })]
 
-    /// Whatever the state: the assembly does what its plain twin does, to the last word.
+    /// Whatever the state: the assembly does what its reference implementation does, to the last word.
     #[test]
     #[cfg_attr(
         not(all(target_arch = "x86_64", not(feature = "portable"))),
         ignore = "this build has no sections"
     )]
-    fn sections_and_their_references_do_the_same(ops in prop::collection::vec(twin_op(), 1..200)) {
-        twin::replay(&ops, None);
+    fn sections_and_their_references_do_the_same(ops in prop::collection::vec(reference_op(), 1..200)) {
+        reference::replay(&ops, None);
     }
 }
 
@@ -250,7 +250,7 @@ mod faults {
 /// What finds a defect must find one that was made.
 mod controls {
     use crate::objects::Defect;
-    use crate::{conf, operations, schedules, tiers, twin};
+    use crate::{conf, operations, reference, schedules, tiers};
 
     fn turns_red(replay: impl FnOnce() + std::panic::UnwindSafe) -> bool {
         std::panic::catch_unwind(replay).is_err()
@@ -269,7 +269,7 @@ mod controls {
         ignore = "this build has no sections"
     )]
     fn a_reference_that_differs_is_found() {
-        use twin::{Op::*, replay};
+        use reference::{Op::*, replay};
         let ops = [State { class: 3, objects: 1, slots: 2 }, Push { class: 3, object: 16 }];
         replay(&ops, None);
         assert!(turns_red(|| {

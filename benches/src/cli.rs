@@ -26,7 +26,7 @@ struct Arguments {
     rest: f64,
 }
 
-/// Runs the row that the command line asks for; `allocator` says who served it, `per_cpu` how.
+/// Runs the row that the command line asks for; `allocator` says which one served it, `per_cpu` how.
 pub fn main(
     rows: &[Row],
     allocator: fn() -> String,

@@ -30,7 +30,7 @@ pub struct Measurement {
     pub row: &'static str,
     /// What one operation is.
     pub unit: &'static str,
-    /// Who served it; empty until the program says so.
+    /// The allocator that served it; empty until the program says so.
     pub allocator: String,
     /// Whether its caches are per CPU, where it says so.
     pub per_cpu: Option<bool>,

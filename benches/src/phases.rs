@@ -52,7 +52,7 @@ pub struct Look {
 /// What a run showed.
 #[derive(Serialize)]
 pub struct Course {
-    /// Who served it.
+    /// The allocator that served it.
     pub allocator: String,
     /// Whether its caches are per CPU, where it says so.
     pub per_cpu: Option<bool>,

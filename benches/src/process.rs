@@ -38,7 +38,7 @@ pub fn rss_bytes() -> u64 {
 }
 
 /// The most resident bytes since exec. (`ru_maxrss` is no use: it survives exec, so it starts with
-/// the size of whoever started us.)
+/// the size of the process that started us.)
 pub fn peak_rss_bytes() -> u64 {
     kib_line("/proc/self/status", "VmHWM:") * 1024
 }
@@ -67,7 +67,7 @@ pub fn per_cpu() -> Option<bool> {
     if answer.is_null() {
         return None;
     }
-    // SAFETY: tcmalloc declares it so in internal_malloc_extension.h; nobody else has the name.
+    // SAFETY: tcmalloc declares it so in internal_malloc_extension.h; no other library has the name.
     let answer: extern "C" fn() -> bool = unsafe { std::mem::transmute(answer) };
     Some(answer())
 }

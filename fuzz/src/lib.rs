@@ -24,8 +24,8 @@ mod steps;
 pub mod support;
 #[path = "../../alloc-core/tests/fuzzed/tiers.rs"]
 pub mod tiers;
-#[path = "../../alloc-core/tests/fuzzed/twin.rs"]
-pub mod twin;
+#[path = "../../alloc-core/tests/fuzzed/reference.rs"]
+pub mod reference;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use std::fmt;
@@ -128,7 +128,7 @@ pub fn count(u: &mut Unstructured) -> Result<usize> {
     })
 }
 
-/// An alignment, good or bad: none that the address space may or may not have room for.
+/// An alignment, good or bad: none that the address space may or may not hold.
 pub fn alignment(u: &mut Unstructured) -> Result<usize> {
     const TOP: usize = 1 << 63;
     Ok(match u8::arbitrary(u)? % 16 {

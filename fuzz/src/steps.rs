@@ -1,7 +1,7 @@
 //! Which steps the bytes of an input stand for, and how often each comes.
 
 use crate::{Step, alignment, cache, class_size, count, pick, refusal, size};
-use crate::{c_abi, operations, schedules, tiers, twin};
+use crate::{c_abi, operations, schedules, tiers, reference};
 use arbitrary::{Arbitrary, Result, Unstructured};
 
 /// Objects above this size are heavy, see [`Step::is_heavy`].
@@ -147,11 +147,11 @@ impl Step for tiers::Op {
     }
 }
 
-impl Step for twin::Op {
-    const USES: &[&str] = &["twin::{Op::*, replay}"];
+impl Step for reference::Op {
+    const USES: &[&str] = &["reference::{Op::*, replay}"];
 
     fn read(u: &mut Unstructured) -> Result<Self> {
-        use twin::Op;
+        use reference::Op;
         // Few classes, so that operations meet.
         let class = u.int_in_range(0..=7)?;
         let object = |u: &mut Unstructured| u.int_in_range(1..=usize::MAX / 2);
@@ -168,6 +168,6 @@ impl Step for twin::Op {
     }
 
     fn is_heavy(&self) -> bool {
-        matches!(self, twin::Op::Stopped { .. })
+        matches!(self, reference::Op::Stopped { .. })
     }
 }

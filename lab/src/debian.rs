@@ -33,15 +33,15 @@ pub fn provide(suite: &str, wanted: &Wanted, folder: &Path) -> Result<()> {
 fn fetch(suite: &str, wanted: &Wanted, folder: &Path) -> Result<()> {
     let parent = folder.parent().context("a folder of the build")?;
     fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
-    let room = tempfile::tempdir_in(parent).context("no room beside the builds")?;
-    let archives = room.path().join("cache/archives");
+    let scratch = tempfile::tempdir_in(parent).context("no space beside the builds")?;
+    let archives = scratch.path().join("cache/archives");
     for name in ["state/lists/partial", "cache/archives/partial", "sources"] {
-        fs::create_dir_all(room.path().join(name))?;
+        fs::create_dir_all(scratch.path().join(name))?;
     }
-    fs::write(room.path().join("sources/debian.sources"), source(suite))?;
+    fs::write(scratch.path().join("sources/debian.sources"), source(suite))?;
     // Of a machine without any package, so that every library comes along.
-    fs::write(room.path().join("status"), "")?;
-    let get = || apt(room.path(), "apt-get");
+    fs::write(scratch.path().join("status"), "")?;
+    let get = || apt(scratch.path(), "apt-get");
     tools::output(get().arg("update"))?;
     match *wanted {
         Wanted::Complete(package) => {
@@ -51,14 +51,14 @@ fn fetch(suite: &str, wanted: &Wanted, folder: &Path) -> Result<()> {
             tools::output(get().current_dir(&archives).arg("download").args(packages))?;
         }
         Wanted::Parts(package, beginnings) => {
-            let mut depends = apt(room.path(), "apt-cache");
+            let mut depends = apt(scratch.path(), "apt-cache");
             let all =
                 tools::output(depends.args(["depends", "--recurse", "--important", package]))?;
             let parts = all.lines().filter(|name| beginnings.iter().any(|b| name.starts_with(b)));
             tools::output(get().current_dir(&archives).arg("download").args(parts))?;
         }
     }
-    let root = room.path().join("root");
+    let root = scratch.path().join("root");
     for package in packages(&archives)? {
         tools::output(Command::new("dpkg").arg("--extract").args([&package, &root]))?;
     }
@@ -66,7 +66,7 @@ fn fetch(suite: &str, wanted: &Wanted, folder: &Path) -> Result<()> {
 }
 
 fn source(suite: &str) -> String {
-    // An index that nobody renews any more is still signed.
+    // An index that is renewed no more is still signed.
     format!(
         "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: {suite}\nComponents: main\n\
          Targets: Packages\nCheck-Valid-Until: no\n\
@@ -83,15 +83,15 @@ fn packages(archives: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn apt(room: &Path, program: &str) -> Command {
-    let room = room.display();
+fn apt(scratch: &Path, program: &str) -> Command {
+    let scratch = scratch.display();
     let mut apt = Command::new(program);
     apt.arg("-q");
     for setting in [
-        format!("Dir::State={room}/state"),
-        format!("Dir::State::status={room}/status"),
-        format!("Dir::Cache={room}/cache"),
-        format!("Dir::Etc::sourceparts={room}/sources"),
+        format!("Dir::State={scratch}/state"),
+        format!("Dir::State::status={scratch}/status"),
+        format!("Dir::Cache={scratch}/cache"),
+        format!("Dir::Etc::sourceparts={scratch}/sources"),
         "Dir::Etc::sourcelist=/dev/null".into(),
         "Dir::Etc::preferences=/dev/null".into(),
         "Dir::Etc::preferencesparts=/dev/null".into(),

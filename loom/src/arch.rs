@@ -114,7 +114,7 @@ pub mod sections {
             }
 
             /// # Safety
-            /// 1. `class` is a class. 2. `out` has room for `n`.
+            /// 1. `class` is a class. 2. `out` holds `n`.
             pub unsafe fn $pop_batch(
                 class: usize,
                 out: *mut usize,

@@ -1,11 +1,11 @@
-//! The engine's atomics: plain memory with the layout of core's, and a twin of loom's while threads run.
+//! The engine's atomics: plain memory with the layout of core's, and a shadow of loom's while threads run.
 //!
-//! Stands in for the engine's room of this name; see `world`. Every operation is where a thread may be
+//! Stands in for the engine's module of this name; see `world`. Every operation is where a thread may be
 //! interrupted, by another thread, by a signal, or out of a section: see `machine`.
 
 use crate::machine;
 use crate::world::{self, Word};
-use loom::sync::atomic as twins;
+use loom::sync::atomic as shadows;
 use std::any::Any;
 use std::rc::Rc;
 
@@ -25,7 +25,7 @@ pub fn spin_loop() {
 /// Of the look-up of huge spans.
 pub fn fence(order: Ordering) {
     if world::is_explored() {
-        twins::fence(order);
+        shadows::fence(order);
     }
 }
 
@@ -33,12 +33,12 @@ pub fn fence(order: Ordering) {
 /// it is a full barrier (`os::membarrier` has the other one); loom has no way to interrupt a thread for it.
 pub fn light_fence() {
     if crate::world::is_explored() {
-        twins::fence(Ordering::SeqCst);
+        shadows::fence(Ordering::SeqCst);
     }
 }
 
 macro_rules! atomic {
-    ($name:ident, $value:ty, $twin:ty) => {
+    ($name:ident, $value:ty, $shadow:ty) => {
         #[derive(Debug, Default)]
         #[repr(transparent)]
         pub struct $name(core::sync::atomic::$name);
@@ -59,16 +59,16 @@ macro_rules! atomic {
             fn make(address: usize) -> Rc<dyn Any> {
                 // SAFETY: the address of an atomic of this type, which lives as long as the model.
                 let value = unsafe { (*(address as *const core::sync::atomic::$name)).load(SEQ) };
-                Rc::new(<$twin>::new(value as _))
+                Rc::new(<$shadow>::new(value as _))
             }
 
-            fn keep(address: usize, twin: &dyn Any) {
-                let twin = twin.downcast_ref::<$twin>().expect("one type for each address");
+            fn keep(address: usize, shadow: &dyn Any) {
+                let shadow = shadow.downcast_ref::<$shadow>().expect("one type for each address");
                 // SAFETY: as in `make`; no other thread runs.
                 unsafe {
                     let atomic = &*(address as *const Self);
                     atomic.note();
-                    atomic.0.store(twin.unsync_load() as _, SEQ);
+                    atomic.0.store(shadow.unsync_load() as _, SEQ);
                 }
             }
 
@@ -80,7 +80,7 @@ macro_rules! atomic {
                 &self,
                 access: machine::Access,
                 memory: impl FnOnce(&core::sync::atomic::$name) -> R,
-                twin: impl FnOnce(&$twin) -> R,
+                shadow: impl FnOnce(&$shadow) -> R,
             ) -> R {
                 machine::before(access);
                 match world::word(self.at(), Self::make, Self::keep) {
@@ -90,8 +90,8 @@ macro_rules! atomic {
                         }
                         memory(&self.0)
                     }
-                    Word::Twin(word) => {
-                        twin(word.downcast_ref().expect("one type for each address"))
+                    Word::Shadow(word) => {
+                        shadow(word.downcast_ref().expect("one type for each address"))
                     }
                 }
             }
@@ -159,12 +159,12 @@ macro_rules! sums {
 
 const SEQ: Ordering = Ordering::SeqCst;
 
-atomic!(AtomicBool, bool, twins::AtomicBool);
-atomic!(AtomicU8, u8, twins::AtomicU8);
-atomic!(AtomicU32, u32, twins::AtomicU32);
-atomic!(AtomicU64, u64, twins::AtomicU64);
-atomic!(AtomicUsize, usize, twins::AtomicUsize);
-atomic!(AtomicIsize, isize, twins::AtomicIsize);
+atomic!(AtomicBool, bool, shadows::AtomicBool);
+atomic!(AtomicU8, u8, shadows::AtomicU8);
+atomic!(AtomicU32, u32, shadows::AtomicU32);
+atomic!(AtomicU64, u64, shadows::AtomicU64);
+atomic!(AtomicUsize, usize, shadows::AtomicUsize);
+atomic!(AtomicIsize, isize, shadows::AtomicIsize);
 sums!(AtomicU32, u32; fetch_add fetch_sub fetch_max fetch_min fetch_or);
 sums!(AtomicU64, u64; fetch_add fetch_sub fetch_or);
 sums!(AtomicUsize, usize; fetch_add fetch_sub fetch_max fetch_min fetch_or fetch_and);
@@ -208,7 +208,7 @@ impl<T> AtomicPtr<T> {
     }
 }
 
-/// A cell whose holder touches it alone: two who do without an order between them are found.
+/// A cell whose holder touches it alone: two that do so without an order between them are found.
 #[derive(Debug, Default)]
 #[repr(transparent)]
 pub struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
@@ -220,7 +220,7 @@ impl<T> UnsafeCell<T> {
 
     pub fn get(&self) -> *mut T {
         let make = |_| -> Rc<dyn Any> { Rc::new(loom::cell::UnsafeCell::new(())) };
-        if let Word::Twin(cell) = world::word(self.0.get() as usize, make, |_, _| {}) {
+        if let Word::Shadow(cell) = world::word(self.0.get() as usize, make, |_, _| {}) {
             let cell = cell.downcast_ref::<loom::cell::UnsafeCell<()>>();
             cell.expect("one type for each address").with_mut(|_| ());
         }

@@ -2,7 +2,7 @@
 //!
 //! Promises that on one processor one section runs at a time, and that a section whose processor is taken away from it,
 //! by another thread or by a fence, changes nothing more: it is left by unwinding before its next store, as the kernel
-//! sends a thread to the abort handler. Whoever takes it away waits until that has happened or the section was over
+//! sends a thread to the abort handler. The thread that takes it away waits until that has happened or the section was over
 //! first, as an interrupt does.
 
 use crate::arch::words::ThreadBlock;
@@ -54,7 +54,7 @@ fn kernel() -> Rc<Kernel> {
     kernel
 }
 
-/// Boots: no section runs, nobody sleeps, each thread is on processor 0.
+/// Boots: no section runs, no thread sleeps, each thread is on processor 0.
 pub fn boot() {
     KERNEL.set(Some(Rc::new(Kernel {
         processors: (0..PROCESSORS).map(|_| (Mutex::new(None), Condvar::new())).collect(),

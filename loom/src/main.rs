@@ -1,6 +1,6 @@
 //! The engine's own files under loom: every order of a few operations of two or three threads.
 //!
-//! `models NAME` runs one model, `models` lists them. The rooms below the protocols are the models' own: `atomic`
+//! `models NAME` runs one model, `models` lists them. The modules below the protocols are the models' own: `atomic`
 //! (loom's atomics behind the engine's memory), `os` and `arch` (a machine whose sections can be aborted). Everything
 //! else is compiled from `alloc-core/src`.
 

@@ -1,6 +1,6 @@
 //! The operating system of the models: mappings out of one arena, futexes and the fence of `machine`.
 //!
-//! Stands in for the engine's room of this name.
+//! Stands in for the engine's module of this name.
 
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::machine;
@@ -16,7 +16,7 @@ pub enum Place {
     Exactly(usize),
 }
 
-/// Segments that the arena has room for, at its start; other mappings lie behind them.
+/// Segments that the arena holds, at its start; other mappings lie behind them.
 const SEGMENTS: usize = 4;
 /// The longest mapping that is granted: small segments, few pages.
 const LEN_MAX: usize = 1 << 20;
@@ -139,7 +139,7 @@ pub unsafe fn move_away(_from: usize, _len: usize) -> Result<usize, Errno> {
 pub fn futex_wait(word: &AtomicUsize, expected: u32, _longest_us: usize) {
     let at = word.as_ptr() as usize;
     machine::sleep(|| {
-        let lock = world::twin(at).expect("a lock that is waited for has a twin");
+        let lock = world::shadow(at).expect("a lock that is waited for has a shadow");
         let lock = lock.downcast_ref::<loom::sync::atomic::AtomicUsize>().expect("a lock's word");
         lock.load(Ordering::SeqCst) as u32 != expected
     });

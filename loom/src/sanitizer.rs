@@ -1,6 +1,6 @@
 //! No sanitizer.
 //!
-//! Stands in for the engine's room of this name.
+//! Stands in for the engine's module of this name.
 
 pub fn add_root(_address: usize, _len: usize) {}
 pub fn mapping_begins(_address: usize, _len: usize) {}

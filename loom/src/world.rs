@@ -1,13 +1,13 @@
 //! The world of one model: which memory is explored, and what starts afresh in each execution.
 //!
 //! The engine's atomics live in plain memory, in statics, in mappings, wherever a cast finds them, and
-//! loom's do not. So each has a twin of loom's, found by its address ([`cell`]), which takes over while
+//! loom's do not. So each has a shadow of loom's, found by its address ([`cell`]), which takes over while
 //! threads run ([`explore`]). Before and after, the memory itself is used: preparing a model and judging
 //! its outcome cost no orders.
 //!
-//! Promises that every execution begins with the same memory ([`restore`]), and that a twin exists before threads do,
+//! Promises that every execution begins with the same memory ([`restore`]), and that a shadow exists before threads do,
 //! as if the memory had always been there: an address that is met for the first time ends the run ([`Word::New`]), and
-//! it starts again with one more twin.
+//! it starts again with one more shadow.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -15,15 +15,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::rc::Rc;
 
-/// How to make the twin of the word at an address.
+/// How to make the shadow of the word at an address.
 pub type Maker = fn(usize) -> Rc<dyn Any>;
-/// How to write the twin's value back.
+/// How to write the shadow's value back.
 pub type Keeper = fn(usize, &dyn Any);
 
 #[derive(Default)]
 struct World {
     known: BTreeMap<usize, (Maker, Keeper)>,
-    twins: HashMap<usize, Rc<dyn Any>>,
+    shadows: HashMap<usize, Rc<dyn Any>>,
     /// What memory held before it was written: address, bytes, value.
     journal: Vec<(usize, u8, u64)>,
     /// Only these addresses are explored; all if there are none.
@@ -43,7 +43,7 @@ thread_local! {
 /// What an atomic operation works on.
 pub enum Word {
     Memory,
-    Twin(Rc<dyn Any>),
+    Shadow(Rc<dyn Any>),
 }
 
 /// The word at `address` as it is to be used now.
@@ -56,7 +56,7 @@ pub fn word(address: usize, maker: Maker, keeper: Keeper) -> Word {
         if !wanted || lies_in(&world.plain, address) {
             return Some(Word::Memory);
         }
-        world.twins.get(&address).map(|twin| Word::Twin(twin.clone()))
+        world.shadows.get(&address).map(|shadow| Word::Shadow(shadow.clone()))
     });
     word.unwrap_or_else(|| NEW.get().expect("a model runs")(address, maker, keeper))
 }
@@ -65,9 +65,9 @@ fn lies_in(ranges: &[Range<usize>], address: usize) -> bool {
     ranges.iter().any(|range| range.contains(&address))
 }
 
-/// The twin at `address`, if it has one.
-pub fn twin(address: usize) -> Option<Rc<dyn Any>> {
-    WORLD.with_borrow(|world| world.twins.get(&address).cloned())
+/// The shadow at `address`, if it has one.
+pub fn shadow(address: usize) -> Option<Rc<dyn Any>> {
+    WORLD.with_borrow(|world| world.shadows.get(&address).cloned())
 }
 
 /// Remembers what `bytes` bytes at `address` hold, before they are written.
@@ -98,23 +98,23 @@ pub fn is_explored() -> bool {
     EXPLORED.get()
 }
 
-/// Hands memory over to the twins.
+/// Hands memory over to the shadows.
 pub fn explore() {
     WORLD.with_borrow_mut(|world| {
-        let World { known, twins, .. } = world;
-        twins.extend(known.iter().map(|(&address, (maker, _))| (address, maker(address))));
+        let World { known, shadows, .. } = world;
+        shadows.extend(known.iter().map(|(&address, (maker, _))| (address, maker(address))));
     });
     EXPLORED.set(true);
 }
 
-/// Takes memory back from the twins, when no other thread runs.
+/// Takes memory back from the shadows, when no other thread runs.
 pub fn judge() {
     EXPLORED.set(false);
-    let (twins, keepers) = WORLD.with_borrow_mut(|world| {
+    let (shadows, keepers) = WORLD.with_borrow_mut(|world| {
         let keepers: HashMap<_, _> = world.known.iter().map(|(a, (_, k))| (*a, *k)).collect();
-        (std::mem::take(&mut world.twins), keepers)
+        (std::mem::take(&mut world.shadows), keepers)
     });
-    twins.iter().for_each(|(address, twin)| keepers[address](*address, &**twin));
+    shadows.iter().for_each(|(address, shadow)| keepers[address](*address, &**shadow));
 }
 
 /// Begins an execution.
@@ -142,7 +142,7 @@ pub fn restore() {
     }
 }
 
-/// What to do with an address that has no twin yet.
+/// What to do with an address that has no shadow yet.
 pub fn on_new(f: fn(usize, Maker, Keeper) -> !) {
     NEW.set(Some(f));
 }

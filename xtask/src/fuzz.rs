@@ -69,7 +69,7 @@ const TARGETS: &[Target] = &[
         tests: "alloc-preload/tests/sequences.rs",
         ..SEQUENCES
     },
-    Target { name: "twin", defects: &["Contents"], ..SEQUENCES },
+    Target { name: "reference", defects: &["Contents"], ..SEQUENCES },
     Target {
         name: "conf",
         len_max: 600,
@@ -163,16 +163,16 @@ fn install() -> anyhow::Result<()> {
 
 /// Runs a target with a configuration; whether it failed.
 fn search(target: &Target, conf: &str, seconds: u64) -> anyhow::Result<(bool, String)> {
-    let room = tempfile::tempdir()?;
-    let output = run(target, &room, seconds, &[("RSALLOC_CONF", conf)])?;
+    let scratch = tempfile::tempdir()?;
+    let output = run(target, &scratch, seconds, &[("RSALLOC_CONF", conf)])?;
     let text = String::from_utf8_lossy(&output.stderr);
     let name = format!("{} ({conf})", target.name);
     let runs = statistic(&text, "number_of_executed_units").unwrap_or(0);
     if output.status.success() && runs > 0 {
         return Ok((false, format!("{name:<26}{runs:>9} runs in {seconds} s")));
     }
-    let words = match artifact(room.path()) {
-        Some(found) => show(target, &room, &found, conf, &text)?,
+    let words = match artifact(scratch.path()) {
+        Some(found) => show(target, &scratch, &found, conf, &text)?,
         None => last_lines(&text, 20),
     };
     Ok((true, format!("{name:<26}FAILED\n{words}")))
@@ -180,9 +180,9 @@ fn search(target: &Target, conf: &str, seconds: u64) -> anyhow::Result<(bool, St
 
 /// Runs a target with one of its defects; whether it did not find it.
 fn control(target: &Target, defect: &str) -> anyhow::Result<(bool, String)> {
-    let room = tempfile::tempdir()?;
-    let output = run(target, &room, CONTROL_SECONDS, &[("RSALLOC_FUZZ_DEFECT", defect)])?;
-    let found = !output.status.success() && artifact(room.path()).is_some();
+    let scratch = tempfile::tempdir()?;
+    let output = run(target, &scratch, CONTROL_SECONDS, &[("RSALLOC_FUZZ_DEFECT", defect)])?;
+    let found = !output.status.success() && artifact(scratch.path()).is_some();
     let text = String::from_utf8_lossy(&output.stderr);
     // With what it was found by: another fault would look the same.
     let why = reason(&text).lines().nth(1).map_or(String::new(), |line| format!(": {line}"));
@@ -192,17 +192,17 @@ fn control(target: &Target, defect: &str) -> anyhow::Result<(bool, String)> {
 
 fn run(
     target: &Target,
-    room: &tempfile::TempDir,
+    scratch: &tempfile::TempDir,
     seconds: u64,
     env: &[(&str, &str)],
 ) -> anyhow::Result<Output> {
-    let corpus = room.path().join("corpus");
+    let corpus = scratch.path().join("corpus");
     std::fs::create_dir(&corpus).context("create a folder for the corpus")?;
     let mut command = fuzz("run", Some(target.name))?;
     command.arg(corpus).arg("--").envs(env.iter().copied());
     command.args([
         &format!("-max_total_time={seconds}"),
-        &format!("-artifact_prefix={}/", room.path().display()),
+        &format!("-artifact_prefix={}/", scratch.path().display()),
         &format!("-max_len={}", target.len_max),
         // Long sequences from the start.
         "-len_control=0",
@@ -216,12 +216,12 @@ fn run(
 /// What went wrong, and the smallest input that libFuzzer finds for it as a test.
 fn show(
     target: &Target,
-    room: &tempfile::TempDir,
+    scratch: &tempfile::TempDir,
     found: &Path,
     conf: &str,
     text: &str,
 ) -> anyhow::Result<String> {
-    let small = room.path().join("small");
+    let small = scratch.path().join("small");
     let mut shrink = fuzz("run", Some(target.name))?;
     shrink.arg(found).arg("--").env("RSALLOC_CONF", conf).args([
         "-minimize_crash=1",
@@ -253,8 +253,8 @@ fn fuzz(command: &str, target: Option<&str>) -> anyhow::Result<Command> {
 }
 
 /// The file that libFuzzer left for a failure.
-fn artifact(room: &Path) -> Option<PathBuf> {
-    let mut files = std::fs::read_dir(room).ok()?.flatten().map(|entry| entry.path());
+fn artifact(scratch: &Path) -> Option<PathBuf> {
+    let mut files = std::fs::read_dir(scratch).ok()?.flatten().map(|entry| entry.path());
     files.find(|path| path.is_file() && path.file_name().is_some_and(|name| name != "small"))
 }
 

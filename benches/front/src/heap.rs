@@ -40,7 +40,7 @@ impl Object {
             assert_eq!(
                 self.address.read_volatile(),
                 self.tag,
-                "somebody else wrote into an object"
+                "another owner wrote into an object"
             );
             dealloc(self.address, self.layout);
         }

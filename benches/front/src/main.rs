@@ -1,6 +1,6 @@
 //! `front ROW`: as `workload`, for Rust programs on a `#[global_allocator]` chosen by a feature.
 //!
-//! One way down: this (who serves) -> `rows` (the table) -> `heap` (calls one by one) and `programs`.
+//! One way down: this (the allocator) -> `rows` (the table) -> `heap` (calls one by one) and `programs`.
 
 mod heap;
 mod programs;
@@ -13,7 +13,7 @@ macro_rules! serve {
             #[global_allocator]
             static GLOBAL: $allocator = $allocator;
         )*
-        /// Who serves this program.
+        /// The allocator that serves this program.
         const ALLOCATOR: &str = {
             #[allow(unused_mut, unused_assignments)]
             let mut name = "system";

@@ -215,10 +215,10 @@ async fn serve(stream: TcpStream, store: Store) -> std::io::Result<()> {
 }
 
 /// 50 values stored and read back; the number of requests.
-async fn ask(mut stream: BufReader<TcpStream>, who: usize) -> (BufReader<TcpStream>, u64) {
+async fn ask(mut stream: BufReader<TcpStream>, client: usize) -> (BufReader<TcpStream>, u64) {
     let mut answer = String::new();
     for turn in 0..50 {
-        let (key, value) = (format!("key-{who}-{turn}"), "v".repeat(8 * turn + 1));
+        let (key, value) = (format!("key-{client}-{turn}"), "v".repeat(8 * turn + 1));
         for (line, expected) in
             [(format!("{key} {value}\n"), "stored"), (format!("{key}\n"), &value)]
         {
@@ -235,7 +235,7 @@ impl Load for KeyValue {
     fn step(&mut self, _client: &mut Client) -> u64 {
         let asked = std::mem::take(&mut self.connections).into_iter().enumerate();
         let (streams, requests): (Vec<_>, Vec<u64>) = self.runtime.block_on(async {
-            let tasks: Vec<_> = asked.map(|(who, stream)| tokio::spawn(ask(stream, who))).collect();
+            let tasks: Vec<_> = asked.map(|(client, stream)| tokio::spawn(ask(stream, client))).collect();
             let mut done = Vec::new();
             for task in tasks {
                 done.push(task.await.expect("no panic"));

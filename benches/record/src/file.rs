@@ -111,7 +111,7 @@ unsafe fn start(name: &[u8; NAME_MAX + 1]) {
 /// Maps chunk `index` for `thread`, whose events count from there; null if the file can't grow. The chunk
 /// at `old` (0: none) is given up.
 pub fn chunk(index: u64, old: usize, header: ChunkHeader) -> usize {
-    // SAFETY: libc's thread-local, valid in every thread; a mapping of ours that nobody uses any more.
+    // SAFETY: libc's thread-local, valid in every thread; a mapping of ours that is used no more.
     let errno = unsafe { *libc::__errno_location() };
     if old != 0 {
         // SAFETY: as above.
@@ -151,7 +151,7 @@ fn close(file: c_int) {
 fn grow(file: c_int, at: usize, len: usize) -> Option<*mut c_void> {
     // SAFETY: a buffer of one byte; a fresh mapping.
     unsafe {
-        // Real room, not a hole: writing to a hole on a full disk would be a SIGBUS.
+        // Real blocks, not a hole: writing to a hole on a full disk would be a SIGBUS.
         if libc::syscall(libc::SYS_fallocate, file, 0, at, len) != 0 {
             let zero = [0u8];
             let full = *libc::__errno_location() != libc::EOPNOTSUPP;
@@ -185,7 +185,7 @@ fn is_same(name: &[u8; NAME_MAX + 1], wanted: &CStr) -> bool {
     name.get(wanted.len()) == Some(&0) && name.starts_with(wanted)
 }
 
-/// Puts `path` into `to` with `%p` replaced by the process id; whether it has room.
+/// Puts `path` into `to` with `%p` replaced by the process id; whether it fits.
 fn expand(path: &[u8], to: &mut [u8; PATH_MAX]) -> bool {
     let mut at = 0;
     let mut put = |byte| {

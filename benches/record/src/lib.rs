@@ -2,7 +2,7 @@
 //!
 //! Promises that the program's calls are served by whatever allocator it has below, with the same
 //! results and errno; that a free is numbered before it happens and an allocation after it happened,
-//! so that the numbers tell who had an address when; that what was written is in the file however the
+//! so that the numbers tell which thread had an address when; that what was written is in the file however the
 //! process ends; that a child of fork writes nothing. Started by `rsalloc record`; read by
 //! `benches::trace`. The file is described in docs/trace.md.
 //!

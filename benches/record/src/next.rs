@@ -36,7 +36,7 @@ static STATE: AtomicU32 = AtomicU32::new(UNKNOWN);
 
 struct Slot(UnsafeCell<Option<Next>>);
 
-// SAFETY: written once, between ASKING and KNOWN, by whoever moved the state; read after KNOWN.
+// SAFETY: written once, between ASKING and KNOWN, by the thread that moved the state; read after KNOWN.
 unsafe impl Sync for Slot {}
 
 static NEXT: Slot = Slot(UnsafeCell::new(None));
@@ -114,7 +114,7 @@ pub fn arena(size: usize) -> Ptr {
     if at.checked_add(len).is_none_or(|end| end > ARENA_BYTES) {
         return null_mut();
     }
-    // SAFETY: these bytes lie in the arena and are nobody else's.
+    // SAFETY: these bytes lie in the arena and belong to this call alone.
     unsafe {
         let start = ARENA.0.get().cast::<u8>().add(at);
         start.cast::<usize>().write(size);

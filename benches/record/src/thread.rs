@@ -9,7 +9,7 @@ use core::arch::{asm, global_asm};
 pub struct Thread {
     /// Its number; 0: it has made no event yet.
     pub number: u32,
-    /// It writes an event: whoever comes now is a signal handler on top of it.
+    /// It writes an event: a call that comes now is a signal handler's, on top of it.
     pub is_busy: bool,
     /// The mapping of its chunk; 0: none.
     pub chunk: usize,

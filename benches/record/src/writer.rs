@@ -92,7 +92,7 @@ fn write(kind: u8, number: u64, pack: impl FnOnce(&mut Event)) {
         (&raw mut (*own).is_busy).write_volatile(true);
         &mut *own
     };
-    if has_room(thread) {
+    if longest_event_fits(thread) {
         let since = number.wrapping_sub(thread.sequence);
         let mut event = Event { thread, bytes: [0; EVENT_MAX], len: 1 };
         let short = since.min(u64::from(LONG)) as u8;
@@ -104,7 +104,7 @@ fn write(kind: u8, number: u64, pack: impl FnOnce(&mut Event)) {
         pack(&mut event);
         let Event { thread, bytes, len } = event;
         let at = (thread.chunk + thread.used) as *mut u8;
-        // SAFETY: `has_room`: there is room for the longest event.
+        // SAFETY: `longest_event_fits`: the longest event fits.
         unsafe {
             core::ptr::copy_nonoverlapping(bytes[1..].as_ptr(), at.add(1), len - 1);
             // Ordering: Release, after the rest of the event.
@@ -118,7 +118,7 @@ fn write(kind: u8, number: u64, pack: impl FnOnce(&mut Event)) {
     unsafe { (&raw mut (*own).is_busy).write_volatile(false) };
 }
 
-fn has_room(thread: &mut Thread) -> bool {
+fn longest_event_fits(thread: &mut Thread) -> bool {
     if thread.chunk != 0 && thread.used + EVENT_MAX <= CHUNK_BYTES {
         return true;
     }

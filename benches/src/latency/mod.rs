@@ -57,7 +57,7 @@ pub const CALLS: [&str; 3] = ["malloc", "free", "nothing"];
 pub struct Spread {
     /// The load.
     pub load: &'static str,
-    /// Who served it; empty until the program says so.
+    /// The allocator that served it; empty until the program says so.
     pub allocator: String,
     /// Whether its caches are per CPU, where it says so.
     pub per_cpu: Option<bool>,

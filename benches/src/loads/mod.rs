@@ -1,4 +1,4 @@
-//! What the rows do, in rooms: `single` (one thread), `passing` (objects freed on another thread),
+//! What the rows do, in modules: `single` (one thread), `passing` (objects freed on another thread),
 //! `mixed` (programs in small).
 //!
 //! A step is a fixed piece of work of some ten thousand operations, so that reading the clock between steps costs

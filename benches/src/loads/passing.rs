@@ -18,10 +18,10 @@ type Batch = [Option<Object>; BATCH];
 type Queue = Arc<ArrayQueue<Batch>>;
 
 /// `pairs` threads that allocate objects of up to `max` bytes and `pairs` that free them, around one
-/// queue of `room` batches. (The pattern of a pipeline, and of the xmalloc test of Lever and Boreham,
+/// queue of `capacity` batches. (The pattern of a pipeline, and of the xmalloc test of Lever and Boreham,
 /// "malloc() Performance in a Multithreaded Linux Environment", 2000.)
-pub fn producers_and_consumers(pairs: usize, max: usize, room: usize) -> Vec<Box<dyn Load>> {
-    let queue = Arc::new(ArrayQueue::new(room));
+pub fn producers_and_consumers(pairs: usize, max: usize, capacity: usize) -> Vec<Box<dyn Load>> {
+    let queue = Arc::new(ArrayQueue::new(capacity));
     let producers = (0..pairs).map(|seed| {
         let rng = Rng::new(seed);
         Box::new(Producer { queue: Arc::clone(&queue), waiting: None, rng, max }) as Box<dyn Load>
@@ -33,7 +33,7 @@ pub fn producers_and_consumers(pairs: usize, max: usize, room: usize) -> Vec<Box
 
 struct Producer {
     queue: Queue,
-    /// The batch that found no room.
+    /// The batch that found the queue full.
     waiting: Option<Batch>,
     rng: Rng,
     max: usize,
@@ -84,13 +84,13 @@ impl Load for Consumer {
 pub fn ring(threads: usize, max: usize) -> Vec<Box<dyn Load>> {
     /// Batches that each station starts with.
     const BATCHES: usize = 64;
-    let room = threads * BATCHES; // All batches fit before one station: a push never fails.
-    let inboxes: Vec<Queue> = (0..threads).map(|_| Arc::new(ArrayQueue::new(room))).collect();
+    let capacity = threads * BATCHES; // All batches fit before one station: a push never fails.
+    let inboxes: Vec<Queue> = (0..threads).map(|_| Arc::new(ArrayQueue::new(capacity))).collect();
     (0..threads)
         .map(|i| {
             let (inbox, next) = (&inboxes[i], &inboxes[(i + 1) % threads]);
             for _ in 0..BATCHES {
-                assert!(inbox.push([const { None }; BATCH]).is_ok(), "the ring has room for all");
+                assert!(inbox.push([const { None }; BATCH]).is_ok(), "the ring holds all");
             }
             Box::new(Station {
                 inbox: Arc::clone(inbox),
@@ -118,7 +118,7 @@ impl Load for Station {
             };
             free_all(batch.iter_mut(), client);
             batch.fill_with(|| Some(client.malloc(1 + self.rng.below(self.max))));
-            assert!(self.next.push(batch).is_ok(), "the ring has room for all");
+            assert!(self.next.push(batch).is_ok(), "the ring holds all");
         }
         STEP * BATCH as u64
     }

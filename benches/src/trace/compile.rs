@@ -29,9 +29,9 @@ pub struct Compiled {
     pub peak_objects: u64,
     /// Objects that are live at the end.
     pub left: u64,
-    /// Frees of what nobody had recorded: it was allocated before.
+    /// Frees of what no event had allocated: it was allocated before.
     pub unknown: u64,
-    /// Objects whose end nobody had recorded: their address was given out again.
+    /// Objects whose end is in no event: their address was given out again.
     pub implied: u64,
     /// Numbers after the first one that is missing: threads that ran when the process ended.
     pub cut: u64,

@@ -132,7 +132,7 @@ fn parse(bytes: &[u8]) -> anyhow::Result<Trace> {
     let mut events = Vec::new();
     for thread in 0..threads {
         let mut own = of_thread.remove(&thread).unwrap_or_default();
-        // Chunks are given out in the order of time, but who asked first may have been mapped last.
+        // Chunks are given out in the order of time, but the thread that asked first may have been mapped last.
         own.sort_by_key(|event| event.number);
         events.append(&mut own);
     }

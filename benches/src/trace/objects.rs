@@ -153,7 +153,7 @@ impl Places {
             // Ordering: Relaxed, the end of the threads has ordered it.
             let object = place.load(Ordering::Relaxed) & ((1 << 48) - 1);
             if object != 0 {
-                // SAFETY: live, and nobody else's.
+                // SAFETY: live, and no other thread's.
                 unsafe { libc::free(object as *mut c_void) };
                 count += 1;
             }

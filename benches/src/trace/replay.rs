@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// What a replay cost; the fields are those of a row of the comparison.
 #[derive(Debug, Serialize)]
 pub struct Cost {
-    /// Who served it.
+    /// The allocator that served it.
     pub allocator: String,
     /// Whether its caches are per CPU, where it says so.
     pub per_cpu: Option<bool>,

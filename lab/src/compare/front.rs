@@ -1,6 +1,6 @@
 //! The peers of the Rust front: benches/front, built once for each allocator.
 //!
-//! Installs what the crates' C and C++ is built with. A program says by itself who serves it.
+//! Installs what the crates' C and C++ is built with. A program says by itself which allocator serves it.
 
 use super::peers::{Caches, Peer};
 use super::sample;

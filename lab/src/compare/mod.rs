@@ -3,7 +3,7 @@
 //! Four suites of rows: the C functions, Rust programs (`--front`), whole programs (`--programs`), single calls
 //! (`--latency`). Promises that the samples of one row and round lie next to each other in time (interleaved), each in
 //! a process of its own, and that the allocator meant is the one that served it. `replay`, a suite of its own, and
-//! `memory` use these rooms too.
+//! `memory` use these modules too.
 
 mod crates;
 pub mod figures;

@@ -25,7 +25,7 @@ pub struct Peer {
     pub caches: Caches,
     /// The program that runs the rows.
     pub program: PathBuf,
-    /// What the program says about who served it; none: what `preload` says.
+    /// What the program says about the allocator that served it; none: what `preload` says.
     pub says: Option<&'static str>,
 }
 

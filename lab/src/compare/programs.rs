@@ -21,7 +21,7 @@ use crate::programs::mode::Mode;
 use crate::programs::rows::{Program, loads};
 use crate::programs::setup::Setup;
 use crate::programs::trial::{Scale, first_difference};
-use crate::programs::{Bench, child, room};
+use crate::programs::{Bench, child, scratch};
 
 /// The rows, installed, and what each must print.
 pub struct Programs {
@@ -32,7 +32,7 @@ pub struct Programs {
     /// By peer's name, where programs of other users can read it.
     libraries: HashMap<&'static str, PathBuf>,
     /// Removed with the value.
-    _room: tempfile::TempDir,
+    _scratch: tempfile::TempDir,
 }
 
 /// What one run of a program cost.
@@ -90,11 +90,11 @@ impl Programs {
 
     fn of(rows: Vec<&'static Program>, peers: &[Peer]) -> Result<Programs> {
         child::catch_interrupts();
-        let room = room()?;
+        let scratch = scratch()?;
         let bench = Bench {
             limit: Duration::from_secs(60),
             scale: Scale::Full,
-            room: room.path().to_owned(),
+            scratch: scratch.path().to_owned(),
         };
         let mut libraries = HashMap::new();
         for peer in peers {
@@ -105,7 +105,7 @@ impl Programs {
             libraries.insert(peer.name, bench.adopt(&library, None)?.path);
         }
         let outputs = vec![None; rows.len()];
-        Ok(Programs { bench, rows, outputs, libraries, _room: room })
+        Ok(Programs { bench, rows, outputs, libraries, _scratch: scratch })
     }
 
     /// What row `run` must print: the first time, runs it on what the program brings.
@@ -152,9 +152,10 @@ impl Suite for Programs {
         // SAFETY: malloc_trim has no preconditions.
         unsafe { libc::malloc_trim(0) };
         let trial = self.bench.trial(self.rows[run], self.setup(peer)?);
-        // The room is gone when this is read, and its name is this machine's own.
-        let room = format!("{}/", self.bench.room.display());
-        let measured = trial.map_err(|error| anyhow!(format!("{error:#}").replace(&room, "")))?;
+        // The folder is gone when this is read, and its name is this machine's own.
+        let scratch = format!("{}/", self.bench.scratch.display());
+        let measured =
+            trial.map_err(|error| anyhow!(format!("{error:#}").replace(&scratch, "")))?;
         let expected = self.expected(run)?;
         ensure!(
             measured.output == *expected,
@@ -233,7 +234,7 @@ mod tests {
         let mut lame = peer("glibc");
         lame.caches = Caches::PerCpu;
         lame.environment = &[("GLIBC_TUNABLES", "glibc.pthread.rseq=0")];
-        let error = programs().take(0, &lame).err().expect("nobody registers");
+        let error = programs().take(0, &lame).err().expect("no thread registers");
         assert!(error.to_string().contains("was not seen in sh"), "{error}");
     }
 }

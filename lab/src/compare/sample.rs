@@ -139,7 +139,7 @@ pub fn select<'a>(
     Ok(wanted.map(str::to_owned).collect())
 }
 
-/// Who served a program, and what it measured.
+/// The allocator that served a program, and what it measured.
 #[derive(Deserialize)]
 struct Answer<T> {
     /// The file that `malloc` came from, or the front's name.

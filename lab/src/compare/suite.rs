@@ -42,9 +42,13 @@ pub fn measure<S: Suite>(
             for turn in 0..results.peers.len() {
                 // Each round starts with another peer, so that none always follows the same one.
                 let peer = (turn + round) % results.peers.len();
-                let (row_name, who) = (&results.rows[first].name, &results.peers[peer]);
-                progress.set_message(format!("round {}: {row_name} on {}", round + 1, who.name));
-                let samples = suite.take(run, who);
+                let (row_name, served_by) = (&results.rows[first].name, &results.peers[peer]);
+                progress.set_message(format!(
+                    "round {}: {row_name} on {}",
+                    round + 1,
+                    served_by.name
+                ));
+                let samples = suite.take(run, served_by);
                 ensure!(!child::is_interrupted(), "interrupted");
                 match samples {
                     Ok(samples) => {

@@ -29,9 +29,9 @@ pub fn adopt() -> Result<()> {
 }
 
 impl Child {
-    /// Starts `command` on `kind`, what it says in a file in `room`.
-    pub fn start(command: &mut Command, kind: &Kind, room: &Path) -> Result<Child> {
-        let stderr = room.join("stderr");
+    /// Starts `command` on `kind`, what it says in a file in `scratch`.
+    pub fn start(command: &mut Command, kind: &Kind, scratch: &Path) -> Result<Child> {
+        let stderr = scratch.join("stderr");
         command.current_dir("/").env_clear().envs(kind.environment()?);
         // A session and files of its own: nothing that is dumped leads outside.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&stderr)?);
@@ -51,9 +51,9 @@ impl Child {
         Ok(Child { pid, alive: true, stderr })
     }
 
-    /// One that was dumped elsewhere, what it says in a file in `room`.
-    pub fn dumped(pid: i32, room: &Path) -> Child {
-        Child { pid, alive: false, stderr: room.join("stderr") }
+    /// One that was dumped elsewhere, what it says in a file in `scratch`.
+    pub fn dumped(pid: i32, scratch: &Path) -> Child {
+        Child { pid, alive: false, stderr: scratch.join("stderr") }
     }
 
     /// The process id.

@@ -59,8 +59,8 @@ pub fn check(criu: &Criu) -> Result<()> {
         println!("{:<9} {name}: {said}", if red { "red" } else { "NOT SEEN" });
     }
     // One mode called by another's name.
-    let room = tempfile::tempdir()?;
-    let process = Process::start(&MODES[3], room.path())?;
+    let scratch = tempfile::tempdir()?;
+    let process = Process::start(&MODES[3], scratch.path())?;
     let confused = process.identity(kind);
     missed += usize::from(confused.is_ok());
     let seen = if confused.is_err() { "red" } else { "NOT SEEN" };
@@ -71,8 +71,8 @@ pub fn check(criu: &Criu) -> Result<()> {
 }
 
 fn with(criu: &Criu, kind: &Kind, hand: &Hand) -> Result<()> {
-    let room = tempfile::tempdir()?;
-    let mut process = Process::start(kind, room.path())?;
+    let scratch = tempfile::tempdir()?;
+    let mut process = Process::start(kind, scratch.path())?;
     let identity = process.identity(kind)?;
     cycle::turn(criu, (&mut process, kind, &identity), Way::Once, hand).map(drop)
 }

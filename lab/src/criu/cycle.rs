@@ -47,8 +47,8 @@ pub fn turn(
     way: Way,
     hand: &Hand,
 ) -> Result<Taken> {
-    let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
-    let dump = process.dump(criu, room.path(), way, WAIT_LIMIT).map_err(|error| {
+    let scratch = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
+    let dump = process.dump(criu, scratch.path(), way, WAIT_LIMIT).map_err(|error| {
         // Whose fault is it?
         match process.goes_on(WAIT_LIMIT) {
             Ok(()) => error.context("not dumped, but its threads go on"),

@@ -84,20 +84,20 @@ impl Criu {
 
     /// Dumps what process `pid` has written since the pre-dump before, all if this is the first, number 1. It
     /// goes on.
-    pub fn pre_dump(&self, pid: i32, room: &Path, number: usize) -> Result<()> {
-        let images = folder(room, &link(number))?;
+    pub fn pre_dump(&self, pid: i32, scratch: &Path, number: usize) -> Result<()> {
+        let images = folder(scratch, &link(number))?;
         self.stop("pre-dump", pid, &images, &since(number - 1))
     }
 
-    /// Dumps process `pid` into a folder under `room`. A chain's pre-dumps are there already, and a
+    /// Dumps process `pid` into a folder under `scratch`. A chain's pre-dumps are there already, and a
     /// process that is to be stopped is.
-    pub fn dump(&self, pid: i32, room: &Path, way: Way) -> Result<Dump> {
+    pub fn dump(&self, pid: i32, scratch: &Path, way: Way) -> Result<Dump> {
         let options = match way {
             Way::Once | Way::Stopped => Vec::new(),
             Way::LeaveRunning => vec!["--leave-running".to_owned()],
             Way::Chain => since(PRE_DUMPS),
         };
-        let images = folder(room, "images")?;
+        let images = folder(scratch, "images")?;
         let running = running(pid)?;
         let begin = Instant::now();
         self.stop("dump", pid, &images, &options)?;
@@ -105,7 +105,7 @@ impl Criu {
         let log = fs::read_to_string(images.join("log")).context("CRIU left no log")?;
         let caught = log.lines().filter(|line| line.contains("in rseq critical section")).count();
         let stats = Stats::read(&images.join("stats-dump"))?;
-        Ok(Dump { wall, stats, running, bytes: bytes(room)?, caught, images })
+        Ok(Dump { wall, stats, running, bytes: bytes(scratch)?, caught, images })
     }
 
     /// Restores what `images` holds, as a child of this process.
@@ -142,7 +142,7 @@ impl Criu {
     }
 }
 
-/// The folder of a pre-dump under the room of its chain.
+/// The folder of a pre-dump under the scratch folder of its chain.
 pub fn link(number: usize) -> String {
     format!("pre-dump-{number}")
 }
@@ -156,8 +156,8 @@ fn since(before: usize) -> Vec<String> {
     options
 }
 
-fn folder(room: &Path, name: &str) -> Result<PathBuf> {
-    let folder = room.join(name);
+fn folder(scratch: &Path, name: &str) -> Result<PathBuf> {
+    let folder = scratch.join(name);
     fs::create_dir(&folder).with_context(|| format!("create {}", folder.display()))?;
     Ok(folder)
 }

@@ -28,16 +28,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the victim on `kind`, its files in `room`.
-    pub fn start(kind: &Kind, room: &Path) -> Result<Process> {
-        let process = Process::spawn(kind, room, std::process::id(), Habits::default())?;
+    /// Starts the victim on `kind`, its files in `scratch`.
+    pub fn start(kind: &Kind, scratch: &Path) -> Result<Process> {
+        let process = Process::spawn(kind, scratch, std::process::id(), Habits::default())?;
         process.goes_on(WAIT_LIMIT).context("before the first dump")?;
         Ok(process)
     }
 
     /// As `start`, but waits for nothing; the victim ends when process `watcher` does.
-    pub fn spawn(kind: &Kind, room: &Path, watcher: u32, habits: Habits) -> Result<Process> {
-        let path = room.join("board");
+    pub fn spawn(kind: &Kind, scratch: &Path, watcher: u32, habits: Habits) -> Result<Process> {
+        let path = scratch.join("board");
         let board = Board::create(&path)?;
         let own = std::env::current_exe().context("where is this program?")?;
         let mut command = Command::new(own);
@@ -45,13 +45,13 @@ impl Process {
         command.args(["--shelf", &habits.shelf.to_string()]);
         command.args(habits.first_allocates.then_some("--first-allocates"));
         command.arg("--victim").arg(path);
-        Ok(Process { child: Child::start(&mut command, kind, room)?, board })
+        Ok(Process { child: Child::start(&mut command, kind, scratch)?, board })
     }
 
-    /// One that was dumped elsewhere, its files in `room`.
-    pub fn dumped(pid: i32, room: &Path) -> Result<Process> {
-        let board = Board::open(&room.join("board"))?;
-        Ok(Process { child: Child::dumped(pid, room), board })
+    /// One that was dumped elsewhere, its files in `scratch`.
+    pub fn dumped(pid: i32, scratch: &Path) -> Result<Process> {
+        let board = Board::open(&scratch.join("board"))?;
+        Ok(Process { child: Child::dumped(pid, scratch), board })
     }
 
     /// Waits until every thread has gone through all its objects and found them right.
@@ -73,19 +73,19 @@ impl Process {
         }
     }
 
-    /// Dumps it into folders under `room`. In a chain it goes on after each pre-dump; one that is to be stopped
+    /// Dumps it into folders under `scratch`. In a chain it goes on after each pre-dump; one that is to be stopped
     /// needs a signal to go on after its restore.
-    pub fn dump(&self, criu: &Criu, room: &Path, way: Way, limit: Duration) -> Result<Dump> {
+    pub fn dump(&self, criu: &Criu, scratch: &Path, way: Way, limit: Duration) -> Result<Dump> {
         let before = if way == Way::Chain { PRE_DUMPS } else { 0 };
         for number in 1..=before {
-            criu.pre_dump(self.child.pid(), room, number)?;
+            criu.pre_dump(self.child.pid(), scratch, number)?;
             let goes_on = self.goes_on(limit);
             goes_on.with_context(|| format!("after pre-dump {number}"))?;
         }
         if way == Way::Stopped {
             self.halt(limit)?;
         }
-        criu.dump(self.child.pid(), room, way)
+        criu.dump(self.child.pid(), scratch, way)
     }
 
     /// Stops all its threads.

@@ -81,7 +81,7 @@ struct Server<'a> {
     socket: PathBuf,
     model: Model,
     /// Holds the socket.
-    _room: TempDir,
+    _scratch: TempDir,
 }
 
 /// What a cycle showed.
@@ -95,19 +95,19 @@ impl Server<'_> {
     /// Starts it and fills it.
     fn start(kind: &Kind) -> Result<Server<'_>> {
         tools::apt_install(&["redis-server"])?;
-        let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
-        let socket = room.path().join("redis.sock");
+        let scratch = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
+        let socket = scratch.path().join("redis.sock");
         let mut command = Command::new("redis-server");
         command.args(["--port", "0", "--save", "", "--enable-debug-command", "local"]);
         command.args(["--lazyfree-lazy-user-del", "yes", "--unixsocket"]).arg(&socket);
-        let child = Child::start(&mut command, kind, room.path())?;
+        let child = Child::start(&mut command, kind, scratch.path())?;
         let mut model = Model { versions: vec![None; KEYS as usize], numbers: Rng::with_seed(1) };
         let mut redis = connect(&socket, &child)?;
         for key in 0..KEYS {
             model.store(&mut redis, key)?;
         }
         let identity = identity(&child, kind)?;
-        let server = Server { child, kind, identity, socket, model, _room: room };
+        let server = Server { child, kind, identity, socket, model, _scratch: scratch };
         server.holds_its_data_in_the_library()?;
         Ok(server)
     }

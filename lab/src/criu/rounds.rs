@@ -1,6 +1,6 @@
 //! The cycles of all kinds, interleaved: each round is one cycle of each kind.
 //!
-//! So a machine that is busy for a while is busy for all of them, and the ratios hold. Whoever is not in turn is
+//! So a machine that is busy for a while is busy for all of them, and the ratios hold. A process that is not in turn is
 //! stopped.
 
 use std::io::IsTerminal;
@@ -26,7 +26,7 @@ struct Life {
     identity: Identity,
     verified: u64,
     /// Holds the files of the process.
-    _room: TempDir,
+    _scratch: TempDir,
 }
 
 /// Runs rounds until each of `kinds` has `goal` cycles in `record`.
@@ -70,11 +70,11 @@ pub fn run(
 
 impl Life {
     fn start(kind: &'static Kind) -> Result<Life> {
-        let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
-        let process = Process::start(kind, room.path())?;
+        let scratch = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
+        let process = Process::start(kind, scratch.path())?;
         let identity = process.identity(kind)?;
         process.child.signal(libc::SIGSTOP);
-        Ok(Life { kind, process, identity, verified: 0, _room: room })
+        Ok(Life { kind, process, identity, verified: 0, _scratch: scratch })
     }
 
     fn turn(&mut self, criu: &Criu, way: Way, measured: bool, record: &mut Record) -> Result<()> {

@@ -64,9 +64,9 @@ pub fn show(criu: &Criu) -> Result<()> {
 
 /// False: a thread was just outside of its section, so there was nothing to see.
 fn snapshot(criu: &Criu) -> Result<bool> {
-    let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
-    let victim = Victim::start(room.path())?;
-    let dump = criu.dump(victim.pid.as_raw(), room.path(), Way::LeaveRunning)?;
+    let scratch = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
+    let victim = Victim::start(scratch.path())?;
+    let dump = criu.dump(victim.pid.as_raw(), scratch.path(), Way::LeaveRunning)?;
     if dump.caught != 2 {
         return Ok(false);
     }
@@ -80,14 +80,14 @@ fn snapshot(criu: &Criu) -> Result<bool> {
 }
 
 fn chain(criu: &Criu) -> Result<()> {
-    let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
-    let victim = Victim::start(room.path())?;
+    let scratch = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
+    let victim = Victim::start(scratch.path())?;
     let pid = victim.pid.as_raw();
     for number in 1..=PRE_DUMPS {
-        criu.pre_dump(pid, room.path(), number)?;
+        criu.pre_dump(pid, scratch.path(), number)?;
         victim.say(&format!("after pre-dump {number}"))?;
     }
-    let dump = criu.dump(pid, room.path(), Way::Chain)?;
+    let dump = criu.dump(pid, scratch.path(), Way::Chain)?;
     victim.end();
     criu.restore(&dump.images)?;
     let text = format!("restored from the chain, whose last dump caught {}", dump.caught);
@@ -101,8 +101,8 @@ struct Victim {
 }
 
 impl Victim {
-    fn start(room: &Path) -> Result<Victim> {
-        let path = room.join("section");
+    fn start(scratch: &Path) -> Result<Victim> {
+        let path = scratch.join("section");
         let own = std::env::current_exe().context("where is this program?")?;
         let mut command = Command::new(own);
         command.args(["criu", "--spin"]).current_dir("/").env_clear();

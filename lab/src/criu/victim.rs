@@ -116,7 +116,8 @@ fn hammer(board: &Board, index: usize, shelf: usize) -> ! {
                 _ if object.len == 0 => *object = Object::new(size(&mut random), &mut random),
                 0 => object.resize(board, index, size(&mut random)),
                 1 => {
-                    let other = &mut *EXCHANGE[random.usize(..64)].lock().expect("nobody panics");
+                    let other =
+                        &mut *EXCHANGE[random.usize(..64)].lock().expect("no thread panics");
                     std::mem::swap(object, other);
                 }
                 _ => object.free(),

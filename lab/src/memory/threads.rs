@@ -15,8 +15,8 @@ use std::process::{Child, Command, Stdio};
 
 /// The table.
 pub fn table(peers: &[Peer], counts: &[usize], failed: &mut Failed) -> anyhow::Result<String> {
-    let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
-    let victim = compile(room.path(), "threads", THREADS, &[])?;
+    let scratch = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
+    let victim = compile(scratch.path(), "threads", THREADS, &[])?;
     let mut rows = Vec::new();
     for &count in counts {
         let values = peers.iter().enumerate().map(|(index, peer)| {

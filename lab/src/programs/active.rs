@@ -133,12 +133,12 @@ mod tests {
 
     /// The verdict on this very process, with a stand-in for `rsalloc` that gives `answer`.
     fn verdict(answer: &str) -> String {
-        let room = tempfile::tempdir().expect("a temporary folder");
-        let inspector = room.path().join("rsalloc");
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let inspector = scratch.path().join("rsalloc");
         fs::write(&inspector, format!("#!/bin/sh\necho '{answer}'\n")).expect("a script");
         fs::set_permissions(&inspector, PermissionsExt::from_mode(0o755)).expect("executable");
         let proof = Proof::Published { inspector, mode: Mode::Own };
-        let mut witness = Witness::new(&room.path().join("x.so"), proof);
+        let mut witness = Witness::new(&scratch.path().join("x.so"), proof);
         let name = fs::read_to_string("/proc/self/comm").expect("a name");
         witness.want(name.trim_end());
         witness.look(std::process::id() as i32);

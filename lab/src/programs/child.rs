@@ -177,10 +177,10 @@ mod tests {
     use super::*;
 
     fn ended(line: &str) -> Ended {
-        let room = tempfile::tempdir().expect("a temporary folder");
+        let scratch = tempfile::tempdir().expect("a temporary folder");
         let mut shell = Command::new("sh");
         let mut child =
-            Child::start(shell.args(["-c", line]), line.into(), &room.path().join("x")).unwrap();
+            Child::start(shell.args(["-c", line]), line.into(), &scratch.path().join("x")).unwrap();
         child.wait(Instant::now() + Duration::from_secs(60), |_| ()).unwrap()
     }
 

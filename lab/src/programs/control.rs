@@ -23,7 +23,7 @@ pub fn check(bench: &Bench, programs: &[&'static Program]) -> Result<()> {
     let run = |library: &Library| bench.rows(programs, library, &[Mode::Rseq]);
     let unharmed = library(bench, "none")?;
     // The loader opens the link, /proc shows the file.
-    let hidden = Library { path: bench.room.join("hidden.so"), inspector: None };
+    let hidden = Library { path: bench.scratch.join("hidden.so"), inspector: None };
     symlink(&unharmed.path, &hidden.path)?;
     let green = run(&unharmed)?;
     let broken = [run(&library(bench, "flip")?)?, run(&library(bench, "overlap")?)?];
@@ -56,7 +56,7 @@ fn is_red(row: &Row) -> bool {
 
 fn library(bench: &Bench, defect: &str) -> Result<Library> {
     let (source, library): (PathBuf, PathBuf) =
-        (bench.room.join("broken.rs"), bench.room.join(format!("broken-{defect}.so")));
+        (bench.scratch.join("broken.rs"), bench.scratch.join(format!("broken-{defect}.so")));
     std::fs::write(&source, SOURCE)?;
     let output = Command::new("rustc")
         .args(["--edition=2024", "--crate-type=cdylib", "-O", "-Cpanic=abort", "--cfg"])

@@ -75,15 +75,15 @@ pub fn run(args: Args) -> Result<()> {
     let packages: Vec<_> = programs.iter().flat_map(|program| program.packages).copied().collect();
     tools::apt_install(&packages)?;
     child::catch_interrupts();
-    let room = room()?;
+    let scratch = scratch()?;
     let small = args.quick || args.check_control;
     let bench = Bench {
         scale: if small { Scale::Quick } else { Scale::Full },
         limit: Duration::from_secs(if small { 120 } else { 900 }),
-        room: room.path().to_owned(),
+        scratch: scratch.path().to_owned(),
     };
     if args.keep {
-        println!("kept: {}", room.keep().display());
+        println!("kept: {}", scratch.keep().display());
     }
     if args.check_control {
         return control::check(&bench, &programs);
@@ -107,7 +107,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// A folder for inputs and outputs that is removed with the value; readable by other users.
-pub(crate) fn room() -> Result<tempfile::TempDir> {
+pub(crate) fn scratch() -> Result<tempfile::TempDir> {
     tempfile::Builder::new()
         .prefix("rsalloc-programs-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -135,8 +135,8 @@ pub(crate) struct Bench {
     pub limit: Duration,
     /// How large the loads are.
     pub scale: Scale,
-    /// The folder, see [`room`].
-    pub room: PathBuf,
+    /// The folder, see [`scratch`].
+    pub scratch: PathBuf,
 }
 
 impl Bench {
@@ -196,13 +196,13 @@ impl Bench {
 
     /// Runs a program once; makes its inputs first if they are missing.
     pub fn trial(&self, program: &Program, setup: Setup) -> Result<Measured> {
-        let inputs = self.room.join(format!("{}-inputs", program.name));
+        let inputs = self.scratch.join(format!("{}-inputs", program.name));
         if !inputs.exists() {
             std::fs::create_dir(&inputs)?;
             (program.prepare)(&inputs, self.scale).context("preparing its inputs")?;
         }
         let limit = self.limit.min(program.timeout);
-        Trial::new(&self.room, &inputs, self.scale, (program.name, limit), setup)?
+        Trial::new(&self.scratch, &inputs, self.scale, (program.name, limit), setup)?
             .measure(program.run)
     }
 
@@ -210,7 +210,7 @@ impl Bench {
     pub fn adopt(&self, library: &Path, inspector: Option<PathBuf>) -> Result<Library> {
         let shown = library.display();
         let name = library.file_name().with_context(|| format!("{shown}: not a file"))?;
-        let path = self.room.join(name);
+        let path = self.scratch.join(name);
         std::fs::copy(library, &path)
             .with_context(|| format!("{shown}: cannot be read; is the path right?"))?;
         Ok(Library { path, inspector })

@@ -84,16 +84,16 @@ pub struct Trial {
 pub struct Server(Child);
 
 impl Trial {
-    /// A trial in a fresh folder of `room`.
+    /// A trial in a fresh folder of `scratch`.
     pub fn new(
-        room: &Path,
+        scratch: &Path,
         inputs: &Path,
         scale: Scale,
         (name, limit): (&str, Duration),
         setup: Setup,
     ) -> Result<Trial> {
         // The same path each time: some programs write it into their output.
-        let folder = room.join(name);
+        let folder = scratch.join(name);
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }

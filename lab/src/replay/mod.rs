@@ -2,7 +2,7 @@
 //!
 //! Promises what `compare` does (interleaved, each sample in a process of its own, served by the allocator
 //! that is meant); the calls are those of the trace, in its order. Calls the `replay` program of benches,
-//! `programs` (traces to start with), `against` (the library of another commit) and `compare`'s rooms.
+//! `programs` (traces to start with), `against` (the library of another commit) and `compare`'s modules.
 
 mod against;
 mod programs;
@@ -65,7 +65,7 @@ struct Replay {
     compiled: Vec<PathBuf>,
     rest: f64,
     /// Where these lie; removed with the value.
-    _room: tempfile::TempDir,
+    _scratch: tempfile::TempDir,
 }
 
 /// A sample may take so long: a wrong order is noticed after a minute.
@@ -97,16 +97,16 @@ impl Replay {
     fn new(traces: &[PathBuf], rest: f64) -> anyhow::Result<Replay> {
         let folder = tools::release_dir()?;
         let program = folder.join("replay");
-        let room = tempfile::tempdir_in(folder).context("no room beside the builds")?;
+        let scratch = tempfile::tempdir_in(folder).context("no space beside the builds")?;
         let (mut rows, mut compiled) = (Vec::new(), Vec::new());
         for trace in traces {
-            let file = room.path().join(rows.len().to_string());
+            let file = scratch.path().join(rows.len().to_string());
             let row = compile(&program, trace, &file)?;
             ensure!(rows.iter().all(|r: &Row| r.name != row.name), "two traces {}", row.name);
             rows.push(row);
             compiled.push(file);
         }
-        Ok(Replay { program, rows, compiled, rest, _room: room })
+        Ok(Replay { program, rows, compiled, rest, _scratch: scratch })
     }
 }
 
@@ -136,7 +136,7 @@ fn compile(replay: &Path, trace: &Path, program: &Path) -> anyhow::Result<Row> {
     let mut what = format!("{calls} calls of {threads} threads, {mib:.1} MiB live at the most");
     for (count, words) in [
         (outline.unknown, "frees of objects from before the recording left out"),
-        (outline.implied, "objects freed by nobody, freed when their address came again"),
+        (outline.implied, "objects freed by no event, freed when their address came again"),
         (outline.lost, "calls in signal handlers left out"),
         (outline.cut, "calls at the end left out"),
     ] {

@@ -42,9 +42,9 @@ pub fn record(names: &[String]) -> anyhow::Result<Vec<PathBuf>> {
             if !trace.is_file() {
                 tools::apt_install(program.packages)?;
                 eprintln!("recording {}", program.name);
-                let room = tempfile::tempdir_in(&folder).context("no room for a program")?;
-                let unfinished = room.path().join("trace");
-                (program.record)(&unfinished, room.path())
+                let scratch = tempfile::tempdir_in(&folder).context("no space for a program")?;
+                let unfinished = scratch.path().join("trace");
+                (program.record)(&unfinished, scratch.path())
                     .with_context(|| format!("{} can't be recorded", program.name))?;
                 std::fs::rename(&unfinished, &trace).context("keep the trace")?;
             }
@@ -95,8 +95,8 @@ fn sqlite(trace: &Path, _: &Path) -> anyhow::Result<()> {
 }
 
 /// The compiler proper on a file of a thousand functions.
-fn cc1(trace: &Path, room: &Path) -> anyhow::Result<()> {
-    let source = room.join("many.c");
+fn cc1(trace: &Path, scratch: &Path) -> anyhow::Result<()> {
+    let source = scratch.join("many.c");
     let mut text = String::from("#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n");
     for i in 0..600 {
         text += &format!(
@@ -109,7 +109,7 @@ fn cc1(trace: &Path, room: &Path) -> anyhow::Result<()> {
     }
     std::fs::write(&source, text)?;
     let mut command = recorder(trace, Some("cc1"))?;
-    command.args(["gcc", "-O2", "-c", "-o"]).arg(room.join("many.o")).arg(&source);
+    command.args(["gcc", "-O2", "-c", "-o"]).arg(scratch.join("many.o")).arg(&source);
     tools::output(&mut command).map(drop)
 }
 
@@ -133,11 +133,11 @@ fn python_threads(trace: &Path, _: &Path) -> anyhow::Result<()> {
 }
 
 /// A server under a load of mixed commands.
-fn redis(trace: &Path, room: &Path) -> anyhow::Result<()> {
-    let socket = room.join("socket");
+fn redis(trace: &Path, scratch: &Path) -> anyhow::Result<()> {
+    let socket = scratch.join("socket");
     let mut server = recorder(trace, None)?;
     server.args(["redis-server", "--port", "0", "--save", "", "--appendonly", "no"]);
-    server.arg("--unixsocket").arg(&socket).stdout(Stdio::null()).current_dir(room);
+    server.arg("--unixsocket").arg(&socket).stdout(Stdio::null()).current_dir(scratch);
     let mut server = Server(server.spawn().context("cannot start redis-server")?);
     let begin = Instant::now();
     while UnixStream::connect(&socket).is_err() {

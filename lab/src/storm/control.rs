@@ -67,21 +67,21 @@ const DEFECTS: &[Defect] = &[
     Defect { row: "long", number: 4, name: "an object lost", amount: 12, seen: "grew" },
 ];
 
-/// Whoever has to hang need not be waited for as long. Nobody else is cut short: on a busy machine a row
-/// without a defect is silent for longer.
+/// A row that has to hang is not waited for as long as others: on a busy machine a row without a defect is
+/// silent for longer.
 const SILENCE_OF_HANGS: u64 = 8;
 
 /// Runs every defect of the wanted rows on the first of the row's modes.
-pub fn check(room: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
+pub fn check(scratch: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
     let mut blind = Vec::new();
     for defect in DEFECTS.iter().filter(|defect| is_wanted(defect.row)) {
         let row = ROWS.iter().find(|row| row.name == defect.row).context("no such row")?;
         let kind = MODES.iter().find(|kind| kind.name == row.modes[0]).context("no such mode")?;
-        let victim = Victim::build(room, row.name, row.source)?;
+        let victim = Victim::build(scratch, row.name, row.source)?;
         let number = format!("-DDEFECT={}", defect.number);
         let name = format!("defect-{}.so", defect.number);
         let source = include_str!("victims/defects.c");
-        let library = compile(room, &name, source, &["-shared", "-fPIC", &number])?;
+        let library = compile(scratch, &name, source, &["-shared", "-fPIC", &number])?;
         let bar = ProgressBar::hidden();
         let trial = |before, amount, silence| Trial {
             victim: &victim,

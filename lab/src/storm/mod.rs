@@ -23,10 +23,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::criu::kind::{Kind, MODES};
 use victim::{Line, Run, Victim};
 
-/// Builds the victim of a row in `room`, for who runs it elsewhere.
-pub fn build(room: &Path, name: &str) -> Result<PathBuf> {
+/// Builds the victim of a row in the folder `scratch`, to be run elsewhere.
+pub fn build(scratch: &Path, name: &str) -> Result<PathBuf> {
     let row = ROWS.iter().find(|row| row.name == name).context("no such row")?;
-    victim::compile(room, row.name, row.source, &[])
+    victim::compile(scratch, row.name, row.source, &[])
 }
 
 /// The options of `cargo lab storm`.
@@ -182,14 +182,14 @@ fn names() -> Vec<&'static str> {
 pub fn run(args: &Args) -> Result<()> {
     ensure!(args.amount != Some(0), "--amount 0 would check nothing");
     tools::build_release(&["rsalloc-preload", "rsalloc-cli"])?;
-    let room = tempfile::tempdir()?;
+    let scratch = tempfile::tempdir()?;
     let wanted = |list: &[String], name: &str| list.is_empty() || list.iter().any(|n| n == name);
     if args.control {
-        return control::check(room.path(), |name| wanted(&args.rows, name));
+        return control::check(scratch.path(), |name| wanted(&args.rows, name));
     }
     let (mut passed, mut failed) = (0, 0);
     for row in ROWS.iter().filter(|row| wanted(&args.rows, row.name)) {
-        let victim = Victim::build(room.path(), row.name, row.source)?;
+        let victim = Victim::build(scratch.path(), row.name, row.source)?;
         let amount = args.amount.unwrap_or(if args.long { row.long } else { row.short });
         let kinds = MODES.iter().filter(|kind| wanted(&args.mode, kind.name));
         for kind in kinds.filter(|kind| row.modes.contains(&kind.name)) {

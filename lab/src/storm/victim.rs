@@ -23,7 +23,7 @@ pub enum Line<'a> {
     Done,
 }
 
-/// What can be built in `room` and run.
+/// What can be built in `scratch` and run.
 pub struct Victim {
     program: PathBuf,
 }
@@ -51,11 +51,11 @@ pub type Setup = fn() -> std::io::Result<()>;
 
 const HEADER: &str = include_str!("victims/storm.h");
 
-/// Compiles `source` into `room`; `arguments` are further ones of cc.
-pub fn compile(room: &Path, name: &str, source: &str, arguments: &[&str]) -> Result<PathBuf> {
-    let (file, program) = (room.join(name).with_extension("c"), room.join(name));
-    std::fs::create_dir_all(room).with_context(|| format!("create {}", room.display()))?;
-    std::fs::write(room.join("storm.h"), HEADER).context("write storm.h")?;
+/// Compiles `source` into `scratch`; `arguments` are further ones of cc.
+pub fn compile(scratch: &Path, name: &str, source: &str, arguments: &[&str]) -> Result<PathBuf> {
+    let (file, program) = (scratch.join(name).with_extension("c"), scratch.join(name));
+    std::fs::create_dir_all(scratch).with_context(|| format!("create {}", scratch.display()))?;
+    std::fs::write(scratch.join("storm.h"), HEADER).context("write storm.h")?;
     std::fs::write(&file, source).with_context(|| format!("write {}", file.display()))?;
     let mut cc = Command::new("cc");
     cc.args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fno-builtin", "-pthread"]);
@@ -66,8 +66,8 @@ pub fn compile(room: &Path, name: &str, source: &str, arguments: &[&str]) -> Res
 
 impl Victim {
     /// Builds it.
-    pub fn build(room: &Path, name: &str, source: &str) -> Result<Victim> {
-        Ok(Victim { program: compile(room, name, source, &[])? })
+    pub fn build(scratch: &Path, name: &str, source: &str) -> Result<Victim> {
+        Ok(Victim { program: compile(scratch, name, source, &[])? })
     }
 
     /// Runs it to its end; what it did. `hear` is called for each line, with the process.

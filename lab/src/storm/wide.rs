@@ -13,7 +13,7 @@ use crate::criu::kind::{GLIBC, Kind};
 /// Bytes that a thread may cost: far below what any thread-local cache has.
 const BYTES_MAX: f64 = 64.0;
 /// Bytes by which two runs of the same process differ, whatever the number of threads: what lies in the
-/// caches of a CPU, up to what they may hold, depends on who ran when; a trim empties them.
+/// caches of a CPU, up to what they may hold, depends on which thread ran when; a trim empties them.
 const CPU_NOISE: f64 = (2 << 20) as f64;
 const TRIMMED_NOISE: f64 = (256 << 10) as f64;
 

@@ -14,7 +14,7 @@ use super::qemu;
 pub enum Shape {
     /// So many.
     Cpus(usize),
-    /// Room for 16, of which 2 are there at the start.
+    /// Slots for 16, of which 2 are there at the start.
     Holes,
     /// Four on two nodes.
     Numa,

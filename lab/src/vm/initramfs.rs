@@ -77,10 +77,10 @@ impl Initramfs {
 }
 
 fn stripped(path: &Path) -> Result<Vec<u8>> {
-    let room = tempfile::NamedTempFile::new().context("no temporary folder: set TMPDIR")?;
+    let scratch = tempfile::NamedTempFile::new().context("no temporary folder: set TMPDIR")?;
     let mut objcopy = Command::new("objcopy");
-    tools::output(objcopy.arg("--strip-debug").args([path, room.path()]))?;
-    fs::read(room.path()).context("read what objcopy made")
+    tools::output(objcopy.arg("--strip-debug").args([path, scratch.path()]))?;
+    fs::read(scratch.path()).context("read what objcopy made")
 }
 
 fn libraries(path: &Path) -> Result<Vec<PathBuf>> {

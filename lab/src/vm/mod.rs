@@ -46,7 +46,7 @@ pub struct Args {
     /// Show the cells and stop
     #[arg(long)]
     list: bool,
-    /// Who executes the guests [default: KVM where the CPU can, else translation]
+    /// What executes the guests [default: KVM where the CPU can, else translation]
     #[arg(long)]
     accelerator: Option<Accelerator>,
     /// Make defects on purpose; succeed if every one is seen

@@ -54,7 +54,7 @@ impl Accelerator {
 
 /// What is booted.
 pub struct Boot<'a> {
-    /// Who executes it.
+    /// What executes it.
     pub accelerator: Accelerator,
     /// The kernel's image.
     pub kernel: &'a Path,
@@ -83,8 +83,8 @@ pub struct End {
 impl Boot<'_> {
     /// Boots and waits for the end.
     pub fn run(&self) -> Result<End> {
-        let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
-        let initramfs = room.path().join("initramfs");
+        let scratch = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
+        let initramfs = scratch.path().join("initramfs");
         fs::write(&initramfs, self.initramfs).context("write the initramfs")?;
         let [console, port] =
             ["console", "port"].map(|end| PathBuf::from(format!("{}.{end}", self.log.display())));

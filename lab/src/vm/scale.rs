@@ -116,7 +116,7 @@ fn entry(load: &'static str, cpus: usize, seen: &Seen) -> Result<Entry> {
     let said = lines().find_map(|line| serde_json::from_str::<Load>(line).ok());
     let said = said.with_context(|| format!("{load} printed no result: {}", seen.said))?;
     ensure!(said.allocator.ends_with(LIBRARY), "{} served {load}", said.allocator);
-    ensure!(counts.untracked == 0, "{} writes of {load} found no room", counts.untracked);
+    ensure!(counts.untracked == 0, "{} writes of {load} were not tracked", counts.untracked);
     Ok(Entry { load, cpus, counts, operations: said.operations })
 }
 

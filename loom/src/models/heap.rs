@@ -168,7 +168,7 @@ pub const DEFERRED: Model = Model {
     },
 };
 
-/// Who gets an object from another thread finds its class by its address.
+/// A thread that gets an object from another finds its class by the address.
 pub const PAGE_MAP: Model = Model {
     name: "page-map",
     preemptions: 3,
@@ -231,7 +231,7 @@ unsafe extern "C" {
 const GENERATION: usize = 3;
 const FIRST: usize = BLOCK_BYTES / 8 - size_of::<Stats>() / 8;
 
-/// Who sees that statistics were published sees them.
+/// A reader that sees that statistics were published sees them.
 pub const REPORT: Model = Model {
     name: "report",
     preemptions: 3,

@@ -86,7 +86,7 @@ pub const FORKING: Model = Model {
             HIGH.announce_fork();
             // As without an end of its backoff: what never comes is a deadlock.
             Rank::of_number(0).restore();
-            drop(LOW.acquire(LOW_RANK).ok().expect("nobody forks above it"));
+            drop(LOW.acquire(LOW_RANK).ok().expect("no fork runs above it"));
             before.restore();
             HIGH.end_fork();
         });

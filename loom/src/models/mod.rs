@@ -1,6 +1,6 @@
 //! The models, and what runs one.
 //!
-//! A run is a process: it ends when a model meets a word that has no twin yet (see `world`), and the next
+//! A run is a process: it ends when a model meets a word that has no shadow yet (see `world`), and the next
 //! one starts with it. Promises that the last run went through every order within the bound, or that the
 //! program ends with an error.
 

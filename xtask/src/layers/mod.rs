@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn unsafe_outside_its_rooms_fails() {
+    fn unsafe_outside_its_modules_fails() {
         for text in ["unsafe { f() }", "unsafe fn f() {}", "#[unsafe(no_mangle)] fn f() {}"] {
             assert_eq!(
                 faults("stats.rs", text),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn assembly_outside_its_room_fails() {
+    fn assembly_outside_its_module_fails() {
         for text in ["asm!(\"nop\")", "core::arch::global_asm!(\"\")", "naked_asm!(\"\")"] {
             assert_eq!(faults("slab.rs", text).len(), 1, "{text}");
         }

@@ -16,7 +16,7 @@ pub const VERDICTS: &[(i32, &str)] = &[
     (42, "an object was handed out twice: its contents changed while it was held"),
     (43, "bytes in use differ from before: an object was lost or counted twice"),
     (44, "rsalloc_check found the heap broken"),
-    (45, "more objects are held than the victim has room for"),
+    (45, "more objects are held than the victim can keep"),
     (46, "libc registered rseq where it should not have, or the other way round"),
 ];
 const MISSING: i32 = 40;
@@ -31,7 +31,7 @@ const REGISTRATION: i32 = 46;
 pub struct Phase {
     size: usize,
     count: usize,
-    /// `malloc` itself is aborted each time, so that its slow twin finds a class that is not empty.
+    /// `malloc` itself is aborted each time, so that its slow function finds a class that is not empty.
     pub shaken: bool,
 }
 
@@ -206,8 +206,8 @@ extern "C" fn on_signal(_: i32) {
     mark(second, size);
     verify(second, size);
     free(second);
-    let room = HANDLED.iter().find(|slot| slot.load(Ordering::Relaxed) == 0);
-    match room {
+    let slot = HANDLED.iter().find(|slot| slot.load(Ordering::Relaxed) == 0);
+    match slot {
         Some(slot) => slot.store(first, Ordering::Relaxed),
         None => end(FULL),
     }

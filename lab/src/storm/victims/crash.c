@@ -42,7 +42,7 @@ static void turn(uint64_t *state, struct object *table) {
 static void on_crash(int number, siginfo_t *info, void *context) {
     (void)number, (void)context;
     uintptr_t at = (uintptr_t)info->si_addr;
-    if (at - segment >= METADATA) fail("a crash that nobody ordered, at", at);
+    if (at - segment >= METADATA) fail("a crash that was not ordered, at", at);
     int saved = errno;
     protect(PROT_READ | PROT_WRITE);
     size_t crash = atomic_fetch_add(&crashes, 1);

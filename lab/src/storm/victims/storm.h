@@ -40,8 +40,8 @@ __attribute__((format(printf, 1, 2), unused)) static void say(const char *format
     va_start(arguments, format);
     int len = vsnprintf(line, sizeof line, format, arguments);
     va_end(arguments);
-    if (write(1, line, (size_t)len) != len) fail("nobody listens", 0);
-    /* Whoever listens may still want to ask the process. */
+    if (write(1, line, (size_t)len) != len) fail("the harness does not listen", 0);
+    /* The harness may still want to ask the process. */
     if (strncmp(format, "done:", 5) == 0)
         while (read(0, line, 1) > 0) {}
 }
@@ -162,7 +162,7 @@ __attribute__((unused)) static struct object make(uint64_t *state, size_t len) {
 __attribute__((unused)) static void drop(struct object *o) {
     if (!o->p) return;
     verify(*o);
-    /* Whoever has the same object now finds a wrong byte. */
+    /* A second holder of the object finds a wrong byte. */
     o->p[0] ^= 0x5a;
     free(o->p);
     o->p = NULL;
@@ -211,7 +211,7 @@ __attribute__((unused)) static void validate(const char *when) {
 }
 
 /* The calling thread works on, but others come first. */
-__attribute__((unused)) static void leave_room(void) { setpriority(PRIO_PROCESS, 0, 10); }
+__attribute__((unused)) static void run_behind(void) { setpriority(PRIO_PROCESS, 0, 10); }
 
 __attribute__((unused)) static pthread_t start(void *(*body)(void *), void *argument) {
     pthread_t thread;

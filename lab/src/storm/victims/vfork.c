@@ -12,7 +12,7 @@ static void *work(void *number) {
     struct object own[SLOTS] = {0};
     uint64_t state = seed_of((uintptr_t)number);
     size_t count = 0;
-    leave_room();
+    run_behind();
     for (; !stop; count++) step(&state, own, SLOTS, count % 64 ? 1 << 12 : 1 << 19);
     drop_all(own, SLOTS);
     atomic_fetch_add(&steps, count);

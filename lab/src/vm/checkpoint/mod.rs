@@ -88,8 +88,8 @@ fn journeys() -> Vec<Journey> {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {
     let mut host = Host::new(args)?;
-    let room = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
-    host.disk = Some(room.path().join("disk"));
+    let scratch = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
+    host.disk = Some(scratch.path().join("disk"));
     let mut chosen = journeys();
     let named = |journey: &Journey| args.only.iter().any(|part| journey.name().contains(part));
     chosen.retain(|journey| args.only.is_empty() || named(journey));

@@ -58,14 +58,14 @@ struct Life {
 /// Starts a victim and dumps it as `leave` says.
 pub fn dump(leave: &Leave) -> Result<()> {
     let kind = kind(&leave.mode)?;
-    let room = room(kind);
-    fs::create_dir_all(&room).with_context(|| format!("create {}", room.display()))?;
+    let scratch = scratch(kind);
+    fs::create_dir_all(&scratch).with_context(|| format!("create {}", scratch.display()))?;
     // Far from those that another machine's own threads have.
     let last = "/proc/sys/kernel/ns_last_pid";
     fs::write(last, leave.number.to_string()).context(last)?;
     child::adopt()?;
     let criu = fetch::criu()?;
-    let mut process = Process::spawn(kind, &room, WATCHER, leave.habits)?;
+    let mut process = Process::spawn(kind, &scratch, WATCHER, leave.habits)?;
     process.goes_on(WAIT_LIMIT).context("before the dump")?;
     let fence = answer(&process).context("before the dump")?.fence;
     let life = Life { pid: process.child.pid(), identity: process.identity(kind)? };
@@ -74,7 +74,7 @@ pub fn dump(leave: &Leave) -> Result<()> {
         let is_last = number == leave.dumps;
         let passing = tempfile::tempdir()?;
         // The last one travels.
-        let folder = if is_last { &room } else { passing.path() };
+        let folder = if is_last { &scratch } else { passing.path() };
         let dump = process.dump(&criu, folder, leave.way, WAIT_LIMIT);
         let dump = dump.with_context(|| format!("dump {number}"))?;
         process.child.reap()?;
@@ -97,19 +97,19 @@ pub fn dump(leave: &Leave) -> Result<()> {
         })
     );
     let life = serde_json::to_vec(&life)?;
-    fs::write(room.join("life"), life).context("write what the process was")
+    fs::write(scratch.join("life"), life).context("write what the process was")
 }
 
 /// Restores the victim on `mode` and watches it for a while.
 pub fn restore(mode: &str) -> Result<()> {
     let kind = kind(mode)?;
-    let room = room(kind);
-    let life = fs::read(room.join("life")).context("read what the process was")?;
+    let scratch = scratch(kind);
+    let life = fs::read(scratch.join("life")).context("read what the process was")?;
     let life: Life = serde_json::from_slice(&life)?;
     child::adopt()?;
-    let mut process = Process::dumped(life.pid, &room)?;
+    let mut process = Process::dumped(life.pid, &scratch)?;
     let verified = process.board.verified();
-    let images = room.join("images");
+    let images = scratch.join("images");
     let revived = revive(&fetch::criu()?, &mut process, kind, &life.identity, &images)?;
     println!(
         "{}",
@@ -237,7 +237,7 @@ fn kind(mode: &str) -> Result<&'static Kind> {
     MODES.iter().find(|kind| kind.name == mode).with_context(|| format!("no mode {mode}"))
 }
 
-fn room(kind: &Kind) -> PathBuf {
+fn scratch(kind: &Kind) -> PathBuf {
     Path::new(PLACE).join(kind.name)
 }
 

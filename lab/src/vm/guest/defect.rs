@@ -20,7 +20,7 @@ pub fn break_abi() -> Result<()> {
     unsafe { asm!("mov {}, fs:0", out(reg) thread, options(nostack, readonly)) };
     // SAFETY: of this type in glibc (sys/rseq.h), and constant.
     let area = thread.wrapping_add_signed(unsafe { *offset.cast::<isize>() });
-    // SAFETY: the area lies there; that nobody but the kernel may write is the point.
+    // SAFETY: the area lies there; that only the kernel may write it is the point.
     unsafe { ((area + CPU_ID) as *mut u32).write_volatile(4711) };
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(1) {

@@ -26,7 +26,7 @@ pub struct Facts {
     pub rseq_size: u32,
     /// What the kernel offers; 0: it does not say.
     pub feature_size: u64,
-    /// Whether the kernel kills whoever breaks the ABI.
+    /// Whether the kernel kills a process that breaks the ABI.
     pub rseq_debug: bool,
 }
 

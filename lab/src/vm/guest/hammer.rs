@@ -17,7 +17,7 @@ const SIZE: usize = 48;
 const PAIRS: usize = 500;
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// For aborts that are still wanting; then whoever demanded them says so.
+/// For aborts that are still wanting; the host reports those that stay so.
 const LATE: Duration = Duration::from_secs(200);
 
 static SIGNALS: AtomicU64 = AtomicU64::new(0);

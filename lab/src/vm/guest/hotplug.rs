@@ -58,7 +58,7 @@ fn switch(switches: &[PathBuf], stop: &AtomicBool) -> u64 {
         }
         toggles += set(path, !state(path));
         if toggles >= ENOUGH.0 {
-            // Whoever waits for it says so if it does not come.
+            // The task that waits for it reports it if it does not come.
             let _ = File::create(ENOUGH.1);
         }
         std::thread::sleep(PAUSE);

@@ -1,8 +1,8 @@
-//! The assembly and its plain twin side by side: the same operations from the same state.
+//! The assembly and its reference implementation side by side: the same operations from the same state.
 //!
 //! Promises that after each operation status, buffer and the class's stack are the same, and at the end
 //! all memory of the two regions that sections write. States are set from outside, any that the invariants
-//! of `shard` allow. Called by the fuzz target of this name and by `regressions.rs`.
+//! of `shard` allow.
 
 use crate::cpus::Cpus;
 use crate::objects::{Defect, alone};
@@ -74,7 +74,7 @@ pub fn replay(ops: &[Op], defect: Option<Defect>) -> u64 {
     PLAIN.with(|plain| {
         let real = percpu::current(sections).expect("pinned and open");
         rsalloc_core::release();
-        let pair = Pair { sections, real, plain, twin: plain.regions()[0], defect };
+        let pair = Pair { sections, real, plain, model: plain.regions()[0], defect };
         pair.clear();
         ops.iter().for_each(|&op| pair.step(op));
         pair.compare_all();
@@ -86,7 +86,7 @@ struct Pair<'a> {
     sections: Sections,
     real: &'static Region,
     plain: &'a FakeCpus,
-    twin: &'static Region,
+    model: &'static Region,
     defect: Option<Defect>,
 }
 
@@ -130,8 +130,8 @@ impl Pair<'_> {
                     shard(seen, Region::bottom_offset(class) + slots * WORD)
                 };
                 let own = |seen, end| again(|| s.set_end(class, self.real, seen, end));
-                let plain = |seen, end| self.plain.set_end(class, self.twin, seen, end);
-                (class, set(&own, self.real), set(&plain, self.twin))
+                let plain = |seen, end| self.plain.set_end(class, self.model, seen, end);
+                (class, set(&own, self.real), set(&plain, self.model))
             }
             Op::Add { counter, delta } => {
                 let counter = COUNTS[counter % COUNTERS];
@@ -145,14 +145,14 @@ impl Pair<'_> {
         };
         assert_eq!(real, plain, "status of {op:?}");
         assert_eq!(a, b, "buffer of {op:?}");
-        assert_eq!(stack(self.real, class), stack(self.twin, class), "stack after {op:?}");
+        assert_eq!(stack(self.real, class), stack(self.model, class), "stack after {op:?}");
     }
 
     /// Nobody else works on the two regions: this thread is the only one, and on its CPU.
     fn set(&self, class: usize, objects: usize, slots: usize) {
         let slots = slots % (CLASS[class].slots_max + 1);
         let objects = objects % (slots + 1);
-        for region in [self.real, self.twin] {
+        for region in [self.real, self.model] {
             let bottom = Region::bottom_offset(class);
             let first = first_slot(region, class);
             (1..=objects).for_each(|i| region.slots[first + i].store(i * 16 + class, Relaxed));
@@ -174,7 +174,7 @@ impl Pair<'_> {
     }
 
     fn clear(&self) {
-        for region in [self.real, self.twin] {
+        for region in [self.real, self.model] {
             region.reset();
             region.slots.iter().for_each(|slot| slot.store(0, Relaxed));
             region.counters.iter().for_each(|counter| counter.store(0, Relaxed));
@@ -183,12 +183,12 @@ impl Pair<'_> {
 
     fn compare_all(&self) {
         for class in 0..CLASSES {
-            assert_eq!(stack(self.real, class), stack(self.twin, class), "class {class}");
+            assert_eq!(stack(self.real, class), stack(self.model, class), "class {class}");
         }
         let words = |region: &Region| -> Vec<usize> {
             region.slots.iter().chain(&region.counters).map(|word| word.load(Relaxed)).collect()
         };
-        assert!(words(self.real) == words(self.twin), "slots or counters differ");
+        assert!(words(self.real) == words(self.model), "slots or counters differ");
     }
 }
 
