@@ -251,7 +251,7 @@ impl Walk {
     }
 
     /// V1, V2, V8.
-    fn segment(&self, segment: &Segment) -> Verdict {
+    fn segment(&self, segment: &'static Segment) -> Verdict {
         let Ok(_guard) = segment.lock() else { return broken(DefectKind::Busy, 0) };
         let mut index = HEADER_PAGES;
         while index < segment.mapped_pages() {

@@ -112,15 +112,15 @@ pub fn stats() -> Stats {
     };
     cpu_cache::regions().for_each(&mut add);
     let (large_count, large_bytes) = large::totals();
-    let (mapped, dirty, purged) = PAGE_HEAP.totals();
-    stats.mapped_bytes = mapped + large::huge_bytes();
+    let pages = PAGE_HEAP.totals();
+    stats.mapped_bytes = pages.mapped_bytes + large::standalone_mappings().1;
     stats.metadata_bytes =
         PAGE_HEAP.metadata_bytes() + DEPOT.metadata_bytes() + regions * size_of::<Region>();
     stats.large_bytes = large_bytes;
     stats.large_count = large_count;
     stats.live_bytes = out_bytes.saturating_sub(stats.cached_bytes) + stats.large_bytes;
-    stats.dirty_bytes = dirty;
-    stats.purged_bytes_total = purged;
+    stats.dirty_bytes = pages.dirty_bytes;
+    stats.purged_bytes_total = pages.purged_bytes;
     stats.atomic_ops = shard::atomic_operations();
     stats
 }
@@ -160,5 +160,9 @@ pub fn shape() -> Shape {
             in_slabs: (slabs * info.objects).saturating_sub(out),
         };
     }
-    Shape { classes, own_mappings: large::own_mappings(), shared_bytes: PAGE_HEAP.totals().0 }
+    Shape {
+        classes,
+        own_mappings: large::standalone_mappings(),
+        shared_bytes: PAGE_HEAP.totals().mapped_bytes,
+    }
 }

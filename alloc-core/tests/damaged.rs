@@ -7,11 +7,11 @@ mod modes;
 use modes::{MODES, in_modes};
 use rsalloc_core::internals::cpu_cache;
 use rsalloc_core::internals::depot::DEPOT;
-use rsalloc_core::internals::object::Batch;
+use rsalloc_core::internals::object::{Batch, Contents};
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
 use rsalloc_core::internals::page_heap::entry::{Kind, PageEntry};
 use rsalloc_core::internals::page_heap::huge::HUGE;
-use rsalloc_core::internals::page_heap::segment::{HEADER_PAGES, Segment};
+use rsalloc_core::internals::page_heap::segment::{HEADER_PAGES, PageRun, Segment};
 use rsalloc_core::internals::page_map;
 use rsalloc_core::internals::region::Region;
 use rsalloc_core::internals::size_class::{CLASS, Class, class_of};
@@ -187,10 +187,6 @@ fn set_longest(segment: &Segment, pages: u32) {
     assert_eq!(segment.longest(), pages as usize);
 }
 
-fn entry_address(entry: &PageEntry) -> usize {
-    std::ptr::from_ref(entry) as usize
-}
-
 type Damage = fn(&Heap);
 
 /// How heaps come by each kind of defect: at least one way.
@@ -224,7 +220,7 @@ fn damages(kind: DefectKind) -> &'static [Damage] {
         DefectKind::FreePageInSpan => &[
             |heap| {
                 let (segment, first) = heap.large_page();
-                segment.put(first + 1, 1, false);
+                segment.put(PageRun { first: first + 1, pages: 1, dirty: 0 }, Contents::Any);
             },
             |heap| heap.large().pages.set(heap.large().pages.get() + 1),
         ],
@@ -242,10 +238,10 @@ fn damages(kind: DefectKind) -> &'static [Damage] {
             let other = allocate(3000) as usize;
             rsalloc_core::release();
             let other = PAGE_HEAP.entry_at(other).expect("an object");
-            heap.slab.next.set(entry_address(other));
+            heap.slab.next.set(Some(other));
         }],
         DefectKind::WrongList => &[|heap| heap.steal(20)],
-        DefectKind::ListTooLong => &[|heap| heap.slab.next.set(entry_address(heap.slab))],
+        DefectKind::ListTooLong => &[|heap| heap.slab.next.set(Some(heap.slab))],
         DefectKind::LostFromList => &[|heap| {
             // Two slabs that lack as many objects.
             let more: Vec<_> = (0..80).map(|_| allocate(SIZE) as usize).collect();
@@ -260,7 +256,7 @@ fn damages(kind: DefectKind) -> &'static [Damage] {
             assert_eq!(check(), Ok(()), "before");
             let listed: Vec<_> = SLABS[heap.class].partial().collect();
             assert!(listed.len() == 2 && listed[0].0 == listed[1].0, "one list");
-            listed[0].1.next.set(0);
+            listed[0].1.next.set(None);
         }],
         DefectKind::ClassMiscounted => &[|heap| heap.steal(1)],
         DefectKind::TopOutOfBounds => &[

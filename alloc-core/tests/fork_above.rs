@@ -7,7 +7,7 @@
 #[path = "support/trapped.rs"]
 mod trapped;
 
-use rsalloc_core::internals::object::Batch;
+use rsalloc_core::internals::object::{Batch, Contents};
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
 use rsalloc_core::internals::page_heap::density::Density;
 use rsalloc_core::internals::page_heap::entry::Kind;
@@ -168,7 +168,7 @@ fn a_thread_that_takes_pages_continues_after_a_fork() {
     let _alone = alone();
     let span = PAGE_HEAP.acquire(1, 1, Kind::Large, Density::Dense).expect("memory");
     // SAFETY: just acquired. Without a purge, unlike `free`.
-    unsafe { PAGE_HEAP.release(span.address) };
+    unsafe { PAGE_HEAP.release(span.entry) };
     let dirty = || rsalloc_core::stats().dirty_bytes;
     let is_any = |segment: &&Segment| segment.free_pages().1 > 0;
     let segment = PAGE_HEAP.segments().find(is_any).expect("the page");
@@ -178,7 +178,7 @@ fn a_thread_that_takes_pages_continues_after_a_fork() {
     let mut guard = Some(guard);
     let mut put_back = || {
         expect(dirty() == before, "the count has changed\n");
-        segment.put(run.first, run.pages, false);
+        segment.put(run, Contents::Any);
         drop(guard.take());
     };
     await_child(fork_holding(&mut put_back));

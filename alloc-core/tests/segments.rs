@@ -2,7 +2,7 @@
 
 use rsalloc_core::internals::hot::HOT;
 use rsalloc_core::internals::page_heap::density::Density;
-use rsalloc_core::internals::page_heap::entry::Kind;
+use rsalloc_core::internals::page_heap::entry::{Kind, PageEntry};
 use rsalloc_core::internals::page_heap::segment::HEADER_PAGES;
 use rsalloc_core::internals::page_heap::{PAGE_HEAP, SEGMENTS_MAX};
 use rsalloc_core::internals::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES, SPAN_MAX_PAGES};
@@ -26,7 +26,11 @@ fn in_child(life: fn()) {
 }
 
 fn acquire(pages: usize) -> Option<usize> {
-    PAGE_HEAP.acquire(pages, 1, Kind::Large, Density::Dense).map(|span| span.address)
+    PAGE_HEAP.acquire(pages, 1, Kind::Large, Density::Dense).map(|span| span.address())
+}
+
+fn entry_of(span: usize) -> &'static PageEntry {
+    PAGE_HEAP.entry_at(span).expect("a span")
 }
 
 /// Bytes of address space, and the number of areas.
@@ -107,7 +111,7 @@ fn a_segment_that_cannot_grow_is_followed_by_another() {
             unsafe {
                 (span as *mut u8).write(1);
                 ((span + PAGE_BYTES - 1) as *mut u8).write(1);
-                PAGE_HEAP.release(span);
+                PAGE_HEAP.release(entry_of(span));
             }
         }
         rsalloc_core::release();
@@ -144,12 +148,12 @@ fn a_span_grows_in_place_behind_the_mapped_pages() {
         let span = acquire(1).unwrap();
         for pages in 1..400 {
             // SAFETY: the caller holds the span.
-            assert!(unsafe { PAGE_HEAP.extend(span, pages, 1) }, "{pages} pages and one more");
+            assert!(unsafe { PAGE_HEAP.extend(entry_of(span), 1) }, "{pages} pages and one more");
             // SAFETY: the last byte of the span.
             unsafe { ((span + (pages + 1) * PAGE_BYTES - 1) as *mut u8).write(1) };
         }
         // SAFETY: as above.
-        unsafe { PAGE_HEAP.release(span) };
+        unsafe { PAGE_HEAP.release(entry_of(span)) };
         assert_eq!(rsalloc_core::check(), Ok(()));
     });
 }
@@ -160,13 +164,13 @@ fn free_pages_at_the_end_are_not_mapped_again() {
     in_child(|| {
         let address = acquire(320).unwrap();
         // SAFETY: the caller holds the span.
-        unsafe { PAGE_HEAP.release(address) };
+        unsafe { PAGE_HEAP.release(entry_of(address)) };
         let most = (address_space().0 + (10 << 20)) as libc::rlim_t;
         let before = limit_addresses(most);
         assert_eq!(acquire(500), None, "the limit is none: nothing is tested");
         assert_eq!(acquire(448), Some(address));
         // SAFETY: as above.
-        unsafe { PAGE_HEAP.release(address) };
+        unsafe { PAGE_HEAP.release(entry_of(address)) };
         limit_addresses(before);
         assert_eq!(rsalloc_core::check(), Ok(()));
     });

@@ -118,7 +118,7 @@ fn with_the_switch_off_all_spans_share_a_segment_without_advice() {
 fn sparse_spans_outside_the_range_have_segments_of_their_own() {
     in_child(Some(SparseSpans::Separate), || {
         HOT.page_map_base.store(0, Ordering::Relaxed);
-        let acquire = |density| PAGE_HEAP.acquire(1, 1, Kind::Large, density).unwrap().address;
+        let acquire = |density| PAGE_HEAP.acquire(1, 1, Kind::Large, density).unwrap().address();
         for _ in 0..COUNT {
             let (whole, sparse) = (acquire(Density::Dense), acquire(Density::Sparse));
             assert_ne!(whole >> SEGMENT_SHIFT, sparse >> SEGMENT_SHIFT);
@@ -132,7 +132,7 @@ fn sparse_spans_outside_the_range_have_segments_of_their_own() {
 fn out_of_memory_each_kind_takes_pages_of_the_other() {
     in_child(Some(SparseSpans::Separate), || {
         let acquire =
-            |density| PAGE_HEAP.acquire(1, 1, Kind::Large, density).map(|span| span.address);
+            |density| PAGE_HEAP.acquire(1, 1, Kind::Large, density).map(|span| span.address());
         let (whole, sparse) = (acquire(Density::Dense).unwrap(), acquire(Density::Sparse).unwrap());
         let limit_mappings = |rlim_cur| {
             let limit = libc::rlimit { rlim_cur, rlim_max: libc::RLIM_INFINITY };
@@ -144,7 +144,7 @@ fn out_of_memory_each_kind_takes_pages_of_the_other() {
         for (given_up, wanted) in [(whole, Density::Sparse), (sparse, Density::Dense)] {
             assert_eq!(acquire(wanted), None);
             // SAFETY: a span from above.
-            unsafe { PAGE_HEAP.release(given_up) };
+            unsafe { PAGE_HEAP.release(PAGE_HEAP.entry_at(given_up).unwrap()) };
             assert_eq!(acquire(wanted), Some(given_up));
         }
         limit_mappings(libc::RLIM_INFINITY);

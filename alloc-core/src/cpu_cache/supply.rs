@@ -66,7 +66,7 @@ pub(super) fn take_one(class: Class) -> Option<Fresh> {
 /// Puts objects of `class` that no shard holds into the depot, else into their slabs.
 pub(super) fn give_back(class: Class, batch: &mut Batch) {
     let whole = batch.len() == CLASS[class].batch;
-    let wanted = whole && !SLABS[class].has_declined() && depot_may_grow(class);
+    let wanted = whole && !SLABS[class].has_decayed() && depot_may_grow(class);
     if wanted && DEPOT.put(class, batch) {
         return;
     }

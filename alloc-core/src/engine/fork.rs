@@ -15,8 +15,8 @@
 use crate::arch;
 use crate::atomic::{AtomicU64, Ordering};
 use crate::cpu_cache::shard::{leases, locked, percpu};
-use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
+use crate::page_heap::{PAGE_HEAP, Recount};
 use crate::rseq::vfork;
 use crate::slab;
 use crate::sync::{Backoff, Guarded, Guarded32, Lock, Rank, TryLock, WaitBudget, end_late_fork};
@@ -137,7 +137,8 @@ fn give_back() {
 
 unsafe extern "C" fn release_in_child() {
     if FORK.is_forgotten_here() && NESTED.get() == 0 {
-        PAGE_HEAP.end_purges(!Rank::of_number(BEFORE.get()).is_any());
+        let is_below = Rank::of_number(BEFORE.get()).is_any();
+        PAGE_HEAP.end_purges(if is_below { Recount::No } else { Recount::Yes });
         arch::forget_other_threads();
         vfork::start_anew();
         leases::reset_in_child();

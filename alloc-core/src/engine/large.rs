@@ -40,13 +40,12 @@ pub fn allocate(request: Request) -> Option<Fresh> {
     let span = PAGE_HEAP.acquire(pages, pages_of(request.align), Kind::Large, Density::Dense)?;
     account(0, pages);
     // SAFETY: the span was handed out to this call.
-    let object = unsafe { Object::from_address(span.address) }?;
+    let object = unsafe { Object::from_address(span.address()) }?;
     Some(Fresh { object, contents: span.contents })
 }
 
 fn acquire_huge(bytes: usize, align: usize) -> Option<Fresh> {
-    // SAFETY: the span was handed out to this call.
-    unsafe { Object::from_address(HUGE.acquire(bytes, align)?) }.map(Fresh::zero)
+    HUGE.acquire(bytes, align).map(Fresh::zero)
 }
 
 /// Serves a request of any class by a standalone mapping: a last resort that needs no other tier. The object
@@ -68,11 +67,12 @@ pub fn free(object: Object) {
     if let Some(entry) = entry_of(address) {
         account(entry.pages.get() as usize, 0);
         // SAFETY: the span was live, and `object` was its owner.
-        unsafe { PAGE_HEAP.release(address) };
+        unsafe { PAGE_HEAP.release(entry) };
         PAGE_HEAP.trim();
         return;
     }
-    if !HUGE.release(address) {
+    // SAFETY: `object` was the owner of a span there, if there is one.
+    if !unsafe { HUGE.release(address) } {
         misuse(address, Misuse::DoubleFree);
     }
 }
@@ -95,25 +95,26 @@ pub fn bytes_at(address: usize, of_freed: Misuse) -> usize {
 /// 1. A live large object is at `address`; if it moves, the caller gives the old address up.
 pub unsafe fn resize(address: usize, size: usize) -> Option<usize> {
     let Some(entry) = entry_of(address) else {
-        return (size >= MOVE_MIN_BYTES).then(|| HUGE.resize(address, size)).flatten();
+        // SAFETY: duty 1.
+        return (size >= MOVE_MIN_BYTES).then(|| unsafe { HUGE.resize(address, size) }).flatten();
     };
     let (old, new) = (entry.pages.get() as usize, pages_of(size));
     if new <= old {
-        shrink(address, old, new);
+        shrink(entry, old, new);
         return Some(address);
     }
     // SAFETY: the caller holds the span.
-    if new <= SPAN_MAX_PAGES && unsafe { PAGE_HEAP.extend(address, old, new - old) } {
+    if new <= SPAN_MAX_PAGES && unsafe { PAGE_HEAP.extend(entry, new - old) } {
         account(old, new);
         return Some(address);
     }
     move_pages(address, old, size)
 }
 
-fn shrink(address: usize, old: usize, new: usize) {
+fn shrink(entry: &'static PageEntry, old: usize, new: usize) {
     // A little slack saves the next growth. More than that is a waste, and giving it back is no system call.
     // SAFETY: the tail of a span that the caller holds and gives up.
-    if old - new > old / SLACK_PARTS && unsafe { PAGE_HEAP.release_tail(address, new) } {
+    if old - new > old / SLACK_PARTS && unsafe { PAGE_HEAP.release_tail(entry, new) } {
         account(old, new);
         PAGE_HEAP.trim();
     }
@@ -153,14 +154,9 @@ pub fn totals() -> (usize, usize) {
     (count + COUNT.load(Ordering::Relaxed), bytes + BYTES.load(Ordering::Relaxed))
 }
 
-/// Number and bytes of live mappings of their own.
-pub fn own_mappings() -> (usize, usize) {
+/// Number and bytes of live standalone mappings.
+pub fn standalone_mappings() -> (usize, usize) {
     HUGE.totals()
-}
-
-/// Bytes of huge spans.
-pub fn huge_bytes() -> usize {
-    HUGE.totals().1
 }
 
 #[cold]

@@ -1,11 +1,11 @@
-//! Which segments a span comes from: where the system gives huge pages unasked, spans with an untouched rest have segments of
-//! their own, which no huge page fills.
+//! The segments that a span comes from, by density: where the system gives huge pages unasked, sparse spans have segments of
+//! their own, which get no huge pages (docs/adr/0022).
 //!
-//! Promises: elsewhere all spans share all segments, and nothing is called. A span that finds no memory in its own kind of
-//! segments takes free pages of the other kind. Called by init and slab; see `adr/0022`.
+//! Elsewhere all spans share all segments. A span that finds no memory in segments of its own density takes free pages of the
+//! other segments.
 //!
 //! Invariants:
-//! I1. A segment's density is set before it is published and never changes.
+//! I1. A segment's density is set before the segment is published, and never changes.
 //! I2. Pages of a sparse segment are advised against huge pages before any of them is free.
 
 use super::entry::Kind;
@@ -17,14 +17,14 @@ use crate::atomic::Ordering;
 pub enum Density {
     /// All of it, or nearly.
     Dense,
-    /// An eighth of it stays untouched, or more.
+    /// At most seven eighths of it.
     Sparse,
 }
 
 impl Density {
-    /// That of `pages` bytes in pages of which `used` are touched.
-    pub const fn of(pages: usize, used: usize) -> Density {
-        if (pages - used) * 8 >= pages { Density::Sparse } else { Density::Dense }
+    /// The density of a span of `bytes` of which `used` are touched.
+    pub const fn of(bytes: usize, used: usize) -> Density {
+        if (bytes - used) * 8 >= bytes { Density::Sparse } else { Density::Dense }
     }
 
     fn other(self) -> Density {
@@ -52,7 +52,7 @@ pub(super) enum Missing {
 }
 
 impl PageHeap {
-    /// Says where sparse spans lie from now on. Init does, before the first segment.
+    /// Says where sparse spans lie from now on. For init, before the first segment.
     pub fn set_sparse_spans(&self, place: SparseSpans) {
         // Ordering: Relaxed, published by init's READY.
         self.is_sparse_separate.store(place == SparseSpans::Separate, Ordering::Relaxed);
@@ -60,14 +60,14 @@ impl PageHeap {
 
     /// Where sparse spans lie.
     pub fn sparse_spans(&self) -> SparseSpans {
-        // Ordering: Relaxed, as above.
+        // Ordering: Relaxed, published by init's READY.
         match self.is_sparse_separate.load(Ordering::Relaxed) {
             true => SparseSpans::Separate,
             false => SparseSpans::Together,
         }
     }
 
-    /// The density of the segments that a span comes from.
+    /// The density of the segments from which a span of `density` comes.
     pub(super) fn home_of(&self, density: Density) -> Density {
         match density {
             Density::Sparse if self.sparse_spans() == SparseSpans::Separate => Density::Sparse,
@@ -75,7 +75,7 @@ impl PageHeap {
         }
     }
 
-    /// A span from the other segments: those of its home have no page, and the OS has no more.
+    /// A span from the other segments than those of `home`, which have no pages while the OS has none either.
     #[cold]
     pub(super) fn acquire_elsewhere(
         &self,

@@ -1,16 +1,21 @@
 //! The metadata of a page, in front of its segment.
 //!
-//! Promises: an entry tells its page's address and the page its entry's, both without a look at memory.
-//! Called by segment, slab (the entries of its slabs), large and the validator; calls asm (prefetch).
+//! An entry leads to its page, and the page to its entry, by arithmetic: no memory is read.
+//!
+//! Invariants:
+//! I1. Entries exist only in segments, so they live for ever.
 
+use super::segment::Segment;
 use crate::arch;
+use crate::link::Link;
 use crate::size_class::{CLASS, Class};
-use crate::sync::{Guarded, Guarded32, Guarded64};
+use crate::sync::{Guarded32, Guarded64};
 use crate::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES, SLAB_OBJECTS_MAX};
 
 /// 64-bit words of a slab's bitmap.
 pub const BITMAP_WORDS: usize = SLAB_OBJECTS_MAX / 64;
 pub(super) const BITMAP_BYTES: usize = BITMAP_WORDS * 8;
+
 /// What a page is, in the entry of the first page of its span.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
@@ -21,13 +26,13 @@ pub enum Kind {
     Slab = 1,
     /// A large span.
     Large = 2,
-    /// A span that was given up where the segment's lock could not be had.
+    /// A span on the deferred list: it was released where the segment's lock could not be had.
     Deferred = 3,
 }
 
-/// Words of a bitmap that have room in the entry.
+/// Words of a bitmap that fit into the entry.
 const INLINE_WORDS: usize = 3;
-/// The first class whose bitmap lies in the entry: one line has all then.
+/// The first class whose bitmap lies in the entry, where one cache line has everything.
 const INLINE_FROM: Class = {
     let mut class = 1;
     while CLASS[class].objects > INLINE_WORDS * 64 {
@@ -36,10 +41,9 @@ const INLINE_FROM: Class = {
     class
 };
 
-/// Metadata of one page; of the whole span if the page is its first. Guarded by the slab class's lock
-/// (slabs) or by being the owner (large spans); `kind` and `pages` by the segment's lock (I5).
+/// Metadata of a page; in the entry of its first page, of a span. Guarded by the slab class's lock (slabs) or by the owner
+/// (large spans); `kind` and `pages` by the segment's lock (I5 of the segment).
 #[repr(C, align(64))]
-#[derive(Default)]
 pub struct PageEntry {
     kind: Guarded32,
     /// Size class of a slab.
@@ -52,11 +56,11 @@ pub struct PageEntry {
     pub scan: Guarded32,
     /// 1 + the number of the list that a slab is in; 0 if in none.
     pub bin: Guarded32,
-    /// Next and previous slab in the list, as addresses of entries.
-    pub next: Guarded,
-    /// See `next`.
-    pub prev: Guarded,
-    /// The bitmap of a slab of few objects.
+    /// The next slab in its list, or the next span on the deferred list.
+    pub next: Link<PageEntry>,
+    /// The previous slab in its list.
+    pub prev: Link<PageEntry>,
+    /// The bitmap of a slab of few objects; in a run that is being purged, the first word is the purging thread's id.
     inline: [Guarded64; INLINE_WORDS],
 }
 
@@ -78,47 +82,63 @@ impl PageEntry {
         self.kind.set(kind as u32);
     }
 
-    /// The thread that purges the run which this is the first page of: in a word that is a slab's otherwise.
+    /// Id of the thread that purges the run of which this is the first page.
     pub(super) fn purger(&self) -> usize {
-        self.prev.get()
+        self.inline[0].get() as usize
     }
 
-    /// Says that the run of `pages` from this one on is purged by the thread of this pointer.
+    /// Says that `thread` purges the run of `pages` from this one on.
     pub(super) fn set_purger(&self, pages: usize, thread: usize) {
         self.pages.set(pages as u32);
-        self.prev.set(thread);
+        self.inline[0].set(thread as u64);
     }
 
     /// Address of the page.
+    #[inline]
     pub fn page(&self) -> usize {
-        let segment = self.segment_base();
-        segment
-            + (core::ptr::from_ref(self) as usize - segment) / size_of::<PageEntry>() * PAGE_BYTES
+        self.segment_base() + self.index() * PAGE_BYTES
+    }
+
+    /// Number of the page in its segment.
+    #[inline]
+    pub(super) fn index(&self) -> usize {
+        (self.address() - self.segment_base()) / size_of::<PageEntry>()
+    }
+
+    /// The segment of the page.
+    #[inline]
+    pub(super) fn segment(&self) -> &'static Segment {
+        // SAFETY: I1: the entry lies in a segment, which is aligned to its length.
+        unsafe { &*(self.segment_base() as *const Segment) }
     }
 
     /// The slab's bitmap; a set bit is a free object.
+    #[inline]
     pub fn bitmap(&self) -> &[Guarded64] {
         if self.class.get() as Class >= INLINE_FROM {
             return &self.inline;
         }
-        let at = bitmap_address(core::ptr::from_ref(self) as usize);
-        // SAFETY: bitmaps follow the entries in the segment's metadata, mapped for ever (I4).
-        unsafe { &*(at as *const [Guarded64; BITMAP_WORDS]) }
+        // SAFETY: bitmaps follow the entries in the segment's metadata, which is never unmapped (I4 and I6 of the segment).
+        unsafe { &*(bitmap_address(self.address()) as *const [Guarded64; BITMAP_WORDS]) }
+    }
+
+    fn address(&self) -> usize {
+        core::ptr::from_ref(self) as usize
     }
 
     fn segment_base(&self) -> usize {
-        core::ptr::from_ref(self) as usize & !(SEGMENT_BYTES - 1)
+        self.address() & !(SEGMENT_BYTES - 1)
     }
 }
 
-/// Where the bitmap of the page with this entry is, if it lies outside of the entry.
+/// Address of the bitmap of the page with this entry, if the bitmap lies outside the entry.
 fn bitmap_address(entry: usize) -> usize {
     let segment = entry & !(SEGMENT_BYTES - 1);
     let index = (entry - segment) / size_of::<PageEntry>();
     segment + SEGMENT_PAGES * size_of::<PageEntry>() + index * BITMAP_BYTES
 }
 
-/// Asks for what is known of the object with this number in its slab of `class`: a hint, whatever `object` is.
+/// Prefetches the metadata of the object with this number in its slab of `class`. A hint: `object` may be any address.
 pub fn prefetch(object: usize, class: Class, number: usize) {
     let segment = object & !(SEGMENT_BYTES - 1);
     let entry = segment + (object - segment) / PAGE_BYTES * size_of::<PageEntry>();

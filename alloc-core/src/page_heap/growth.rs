@@ -1,9 +1,8 @@
-//! Growth: more pages for a segment at the end of what is mapped of it, or one more segment.
+//! Growth: more pages at the mapped end of a segment, or one more segment.
 //!
-//! Promises: invariant I1 of the page heap, under a lock of its own; a segment is whole before a thread can find it, and
-//! so is each page before it is free. What is mapped grows with what is in use: at first 1 MiB of pages, then by half of
-//! all pages or by what is asked for, so at most a third is mapped without a use, and the number of calls is
-//! logarithmic. What is refused leaves everything as it was.
+//! A segment is complete before other threads can find it, and a page before it is free. What is mapped grows with what is in
+//! use: at first 1 MiB of pages, then by half of all pages, or by what is requested if that is more. So at most a third is
+//! mapped without use, and the number of system calls is logarithmic. A refused step leaves everything as it was.
 //!
 //! ```text
 //! in the page-map range:  | metadata | unmapped      | pages | unmapped ...          |     mapped by MAP_FIXED_NOREPLACE
@@ -12,13 +11,13 @@
 //! ```
 //!
 //! Invariants:
-//! I1. All fields of a segment's `Extent` change under the lock of growth. What it says is mapped, is.
+//! I1. All fields of a segment's `Extent` change under the lock of growth. What an extent says is mapped, is mapped.
 
 use super::density::Density;
 use super::entry::Kind;
 use super::segment::{Extent, HEADER_PAGES, Segment, metadata_bytes};
-use super::{OUTSIDE_SLOTS, PageHeap, SEGMENTS_MAX, Span, outside_slot};
-use crate::atomic::{AtomicPtr, Ordering};
+use super::{OUTSIDE_SLOTS, OutsideTable, PageHeap, SEGMENTS_MAX, Span, outside_slot};
+use crate::atomic::Ordering;
 use crate::hot::HOT;
 use crate::os::{self, Errno, Place};
 use crate::sanitizer;
@@ -27,17 +26,17 @@ use crate::units::{PAGE_BYTES, PAGE_MAP_SEGMENTS, SEGMENT_BYTES, SEGMENT_PAGES, 
 
 /// The least number of pages that are mapped at once, if the OS has them.
 const STEP_MIN_PAGES: usize = (1 << 20) / PAGE_BYTES;
-/// From so many pages on all metadata of a segment is mapped.
+/// From so many mapped pages on, all metadata of a segment is mapped.
 const WHOLE_METADATA_PAGES: usize = SEGMENT_PAGES / 4;
-/// The lengths of an outside segment that are tried: all of it, or what the OS gives of it.
+/// The lengths that are tried for a segment outside the page-map range: all of it, or as much as the OS gives.
 const OUTSIDE_LENGTHS: [usize; 4] =
     [SEGMENT_BYTES, SEGMENT_BYTES / 4, SEGMENT_BYTES / 16, SEGMENT_BYTES / 64];
 
-/// What came of an attempt to grow a segment in place.
+/// The outcome of an attempt to grow a segment in place.
 #[derive(PartialEq, Eq)]
 enum Growth {
     Done,
-    /// Not this segment.
+    /// This segment can't grow.
     NoRoom,
     /// The OS has no more memory, or the segment's lock can't be had.
     Refused,
@@ -60,7 +59,7 @@ impl PageHeap {
             drop(growth);
             return self.acquire(pages, align_pages, kind, home);
         }
-        // Aligned pages may begin some way behind what is free so far.
+        // Aligned pages may begin some way behind the first free page.
         let slack = if align_pages > 1 { align_pages } else { 0 };
         let segment = self.grow(pages.next_multiple_of(align_pages) + slack, home, &growth)?;
         drop(growth);
@@ -76,8 +75,7 @@ impl PageHeap {
         end <= segment.mapped_pages() || self.grow_in_place(segment, end) == Growth::Done
     }
 
-    /// Adds room for `pages` in the segments of `home` (the lock `growth` is held): to one that can still grow, else with a new
-    /// one.
+    /// Adds `pages` to the segments of density `home`: to a segment that can still grow, or with a new one.
     fn grow(&self, pages: usize, home: Density, growth: &Guard<'_>) -> Option<&'static Segment> {
         for index in self.first_growing.get()..self.segment_count() {
             let Some(segment) = self.segment(index) else { continue };
@@ -88,7 +86,7 @@ impl PageHeap {
             if segment.density() != home || is_complete {
                 continue;
             }
-            // What is free at its end is the span's first part. Where the lock can't be had, `add_pages` will say so.
+            // The free pages at its end become the span's first part. If the lock can't be had, `add_pages` says so.
             let tail = segment.lock().map_or(0, |_guard| segment.free_tail());
             if tail >= pages {
                 return Some(segment);
@@ -102,7 +100,7 @@ impl PageHeap {
         self.create_segment(pages, home, growth)
     }
 
-    /// How many pages are mapped at once when `needed` are: the most first, fewer if the OS refuses.
+    /// The numbers of pages to try to map when `needed` are: the most first, fewer after each refusal.
     fn steps(&self, needed: usize, room: usize) -> impl Iterator<Item = usize> + use<> {
         // Ordering: Relaxed, the lock of growth orders it.
         let half = self.mapped.load(Ordering::Relaxed) / PAGE_BYTES / 2;
@@ -128,7 +126,7 @@ impl PageHeap {
             match result {
                 Ok(()) => return self.add_pages(segment, mapped + step),
                 Err(libc::EEXIST) => {
-                    // A foreign mapping lies behind it: the segment stays as it is.
+                    // A foreign mapping lies behind the segment, which stays as it is.
                     extent.limit.set(extent.pages.get());
                     return Growth::NoRoom;
                 }
@@ -138,8 +136,8 @@ impl PageHeap {
         outcome
     }
 
-    /// Makes pages that are mapped free ones. Where the segment's lock can't be had, the next growth finds them; an operation
-    /// of the program has other ways then than one more segment.
+    /// Makes mapped pages free. If the segment's lock can't be had, the next growth does; an operation of the program then takes
+    /// other ways than one more segment.
     fn add_pages(&self, segment: &Segment, end: usize) -> Growth {
         let Ok(_guard) = segment.lock() else {
             return if WaitBudget::is_bounded() { Growth::Refused } else { Growth::NoRoom };
@@ -149,7 +147,7 @@ impl PageHeap {
         unsafe { segment.add_pages(end) };
         // Ordering: Relaxed, a statistic; whether the heap has grown.
         self.mapped.fetch_add(bytes, Ordering::Relaxed);
-        self.note_free(segment);
+        self.lower_first_free(segment);
         Growth::Done
     }
 
@@ -161,40 +159,35 @@ impl PageHeap {
         home: Density,
         growth: &Guard<'_>,
     ) -> Option<&'static Segment> {
-        // Before anything is mapped: a segment without a place in the list could not be given back.
+        // Checked before anything is mapped: a segment without a place in the list could not be given back.
         if self.segment_count() == SEGMENTS_MAX {
             return None;
         }
-        let (base, extent, in_page_map) = match self.map_in_page_map(pages, home) {
-            Some((base, extent)) => (base, extent, true),
-            None => {
-                let (base, extent) = self.map_outside(pages, home)?;
-                (base, extent, false)
-            }
-        };
-        // SAFETY: fresh, aligned, ours for ever.
+        let (base, extent) =
+            self.map_in_page_map(pages, home).or_else(|| self.map_outside(pages, home))?;
+        // SAFETY: fresh and aligned; its metadata is mapped and stays so.
         let segment = unsafe { Segment::create(base) };
         segment.extent().set_to(&extent);
         segment.set_density(home);
         // SAFETY: as `extent` says, they are mapped; no other thread knows the segment.
         unsafe { segment.add_pages(extent.pages.get() / PAGE_BYTES) };
-        self.publish(segment, in_page_map, growth);
+        self.publish(segment, growth);
         Some(segment)
     }
 
     fn map_in_page_map(&self, pages: usize, home: Density) -> Option<(usize, Extent)> {
         // Ordering: Relaxed, written once by init before the first growth.
         let start = HOT.page_map_base.load(Ordering::Relaxed);
-        while start != 0 && self.next_slot.get() < PAGE_MAP_SEGMENTS {
-            let base = start + (self.next_slot.get() << SEGMENT_SHIFT);
+        while start != 0 && self.next_place.get() < PAGE_MAP_SEGMENTS {
+            let base = start + (self.next_place.get() << SEGMENT_SHIFT);
             let extent = Extent::empty(SEGMENT_BYTES);
             match self.map_first(base, &extent, pages, home) {
                 Ok(()) => {
-                    self.next_slot.set(self.next_slot.get() + 1);
+                    self.next_place.set(self.next_place.get() + 1);
                     return Some((base, extent));
                 }
-                Err(libc::EEXIST) => self.next_slot.set(self.next_slot.get() + 1),
-                // No memory, or no such address on this machine: what anywhere gives will tell.
+                Err(libc::EEXIST) => self.next_place.set(self.next_place.get() + 1),
+                // No memory, or no such address on this machine: the attempt elsewhere will tell.
                 Err(_) => return None,
             }
         }
@@ -211,7 +204,7 @@ impl PageHeap {
             if self.map_first(base, &extent, pages, home).is_ok() {
                 return Some((base, extent));
             }
-            // SAFETY: reserved above and known to no other thread.
+            // SAFETY: reserved above, and known to no other code.
             unsafe { os::unmap(base, len) };
         }
         None
@@ -236,43 +229,44 @@ impl PageHeap {
         Err(refused)
     }
 
-    /// There is a place in the list, and outside the page-map range in the table.
-    fn publish(&self, segment: &'static Segment, in_page_map: bool, growth: &Guard<'_>) {
+    /// Makes a segment visible to other threads. The list has a place for it, and so has the table if the segment lies outside
+    /// the page-map range.
+    fn publish(&self, segment: &'static Segment, growth: &Guard<'_>) {
         let count = self.segment_count();
         segment.set_index(count);
         if growth.is_of_fork() {
-            // A handler of a fork that has all locks: also this one, from before others can find it.
+            // A fork handler of a thread that has all locks: it has this one too, from before others can find it.
             segment.try_lock().into_iter().for_each(Lock::forget);
         }
-        let pointer = core::ptr::from_ref(segment).cast_mut();
-        if in_page_map {
-            // Ordering: Relaxed, written once before any object exists.
-            let slot =
-                (segment.base() - HOT.page_map_base.load(Ordering::Relaxed)) >> SEGMENT_SHIFT;
+        // Ordering: Relaxed, written once before any object exists.
+        let start = HOT.page_map_base.load(Ordering::Relaxed);
+        let place = segment.base().wrapping_sub(start) >> SEGMENT_SHIFT;
+        if let Some(link) = self.in_page_map.get(place) {
             // Ordering: Release publishes the segment's metadata to `segment_at`.
-            self.in_page_map[slot].store(pointer, Ordering::Release);
-        } else if let Some(table) = self.outside_table() {
+            link.store(Some(segment), Ordering::Release);
+        // Ordering: Relaxed, the lock of growth orders it.
+        } else if let Some(table) = self.outside.load(Ordering::Relaxed) {
             let mut slot = outside_slot(segment.base());
             // Ordering: Relaxed, only growth writes, under its lock.
-            while !table[slot].load(Ordering::Relaxed).is_null() {
+            while table.0[slot].load(Ordering::Relaxed).is_some() {
                 slot = (slot + 1) % OUTSIDE_SLOTS;
             }
             sanitizer::add_root(segment.base(), segment.extent().limit.get());
             // Ordering: Release publishes the segment's metadata to `segment_at`.
-            table[slot].store(pointer, Ordering::Release);
+            table.0[slot].store(Some(segment), Ordering::Release);
         }
         // Ordering: Release publishes the segment to `segments`.
-        self.segments[count].store(pointer, Ordering::Release);
+        self.segments[count].store(Some(segment), Ordering::Release);
         let (metadata, pages) = segment.extent().mapped_bytes();
         // Ordering: Relaxed, statistics; before the count, so that a thread that counts a segment finds its bytes.
         self.mapped.fetch_add(pages, Ordering::Relaxed);
         // Ordering: Relaxed, as above.
         self.metadata.fetch_add(metadata, Ordering::Relaxed);
-        // Ordering: Release, after the entry, for readers of the count.
+        // Ordering: Release, after the link, for readers of the count.
         self.count.store(count + 1, Ordering::Release);
     }
 
-    /// Tells a leak checker of the segments outside the page-map range that there are.
+    /// Tells a leak checker of the segments outside the page-map range.
     pub fn name_roots(&self) {
         let Ok(_growth) = self.growth.acquire(Rank::GROWTH) else { return };
         let outside = |segment: &&Segment| self.outside_segment(segment.base()).is_some();
@@ -283,20 +277,22 @@ impl PageHeap {
 
     #[cold]
     fn make_outside_table(&self) -> Option<()> {
-        if self.outside_table().is_none() {
-            let bytes = size_of::<[AtomicPtr<Segment>; OUTSIDE_SLOTS]>();
-            let fresh = os::map(Place::Anywhere, bytes).ok()?;
-            // Ordering: Release publishes the fresh memory to `outside_table`.
-            self.outside.store(fresh as *mut _, Ordering::Release);
+        // Ordering: Relaxed, the lock of growth orders it.
+        if self.outside.load(Ordering::Relaxed).is_none() {
+            let fresh = os::map(Place::Anywhere, size_of::<OutsideTable>()).ok()?;
+            // SAFETY: fresh zeroed memory of that size, mapped for ever; zero is a valid table.
+            let table = unsafe { &*(fresh as *const OutsideTable) };
+            // Ordering: Release publishes the fresh memory to `outside_segment`.
+            self.outside.store(Some(table), Ordering::Release);
         }
         Some(())
     }
 }
 
-/// Maps what is missing of the pages up to number `end`, and of what describes all pages that are mapped. Nothing new
-/// stays mapped if a part is refused, but for pages that can't be sealed again; the next attempt finds those.
+/// Maps what is missing of the pages up to number `end`, and of the metadata of all mapped pages. If a part is refused nothing
+/// new stays mapped, except pages that can't be sealed again; the next attempt uses those.
 fn map_to(base: usize, extent: &Extent, home: Density, end: usize) -> Result<(), Errno> {
-    // Of pages the OS has the least: what describes them is small.
+    // The pages first: their metadata is small, so the OS is more likely to refuse the pages.
     let before = extent.pages.get();
     map_between(base, extent, &extent.pages, end * PAGE_BYTES)?;
     let (start, len) = (base + before, extent.pages.get() - before);
@@ -307,7 +303,7 @@ fn map_to(base: usize, extent: &Extent, home: Density, end: usize) -> Result<(),
         return Ok(());
     };
     if len > 0 {
-        // SAFETY: mapped above, and known to no other thread.
+        // SAFETY: mapped above, and known to no other code.
         let undone = unsafe {
             match extent.reserved.get() {
                 0 => {
@@ -322,7 +318,7 @@ fn map_to(base: usize, extent: &Extent, home: Density, end: usize) -> Result<(),
     Err(refused)
 }
 
-/// Maps what is missing of what describes the pages that are mapped.
+/// Maps what is missing of the metadata of the mapped pages.
 fn map_metadata(base: usize, extent: &Extent) -> Result<(), Errno> {
     let end = extent.pages.get() / PAGE_BYTES;
     let described = if end >= WHOLE_METADATA_PAGES { SEGMENT_PAGES } else { end };
@@ -336,13 +332,13 @@ fn map_metadata(base: usize, extent: &Extent) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Maps what lies between the end that `word` says and `end`.
+/// Maps what lies between the end that `word` says and `end`, and moves `word` there.
 fn map_between(base: usize, extent: &Extent, word: &Guarded, end: usize) -> Result<(), Errno> {
     let start = word.get();
     if end > start {
         match extent.reserved.get() {
             0 => drop(os::map(Place::Exactly(base + start), end - start)?),
-            // SAFETY: a part of the segment that nothing was put in yet.
+            // SAFETY: a reserved part of the segment, which nothing uses yet.
             _ => unsafe { os::unseal(base + start, end - start)? },
         }
         word.set(end);
@@ -351,7 +347,7 @@ fn map_between(base: usize, extent: &Extent, word: &Guarded, end: usize) -> Resu
 }
 
 impl Extent {
-    /// Nothing yet of a segment of `limit` bytes.
+    /// That of a segment of `limit` bytes of which nothing is mapped.
     fn empty(limit: usize) -> Extent {
         let extent = Extent::default();
         extent.pages.set(HEADER_PAGES * PAGE_BYTES);
@@ -366,7 +362,7 @@ impl Extent {
         self.reserved.set(other.reserved.get());
     }
 
-    /// Of metadata, and of pages.
+    /// Mapped bytes of metadata and of pages.
     fn mapped_bytes(&self) -> (usize, usize) {
         (self.metadata.get(), self.pages.get() - HEADER_PAGES * PAGE_BYTES)
     }
@@ -377,12 +373,12 @@ pub fn map_aligned(len: usize, align: usize) -> Option<usize> {
     aligned(len, align, |len| os::map(Place::Anywhere, len))
 }
 
-/// `len` bytes at a multiple of `align` by `map`, which maps more; the rest is cut off.
+/// Has `map` map more than `len` bytes, and unmaps all but `len` bytes at a multiple of `align`.
 fn aligned(len: usize, align: usize, map: impl Fn(usize) -> Result<usize, Errno>) -> Option<usize> {
     let total = len.checked_add(align)?;
     let start = map(total).ok()?;
     let base = start.next_multiple_of(align);
-    // SAFETY: both cuts are parts of the mapping made above that nobody knows.
+    // SAFETY: both cuts are parts of the mapping made above, which no other code knows.
     unsafe {
         if base > start {
             os::unmap(start, base - start);

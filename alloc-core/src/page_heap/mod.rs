@@ -1,84 +1,97 @@
 //! The page heap: spans of pages out of segments, and the return of memory to the OS.
 //!
-//! Promises: a span is handed out once until released; memory that stays free goes back to the OS
-//! without a thread, above a limit with hysteresis; no lock is common to all sizes (each segment has its
-//! own, a second one only covers growth). Called by slab and large; calls os.
+//! Memory that stays free goes back to the OS without a thread of its own, above a limit with hysteresis. No lock is common to
+//! all sizes: each segment has its own, and another one covers growth only.
 //!
 //! Invariants:
-//! I1. `segments[..count]` are segments, in order of creation, never removed.
+//! I1. `segments[..count]` are the segments in order of creation. None is ever removed.
 //! I2. `dirty` is the number of pages that may be resident and are free or being purged.
-//! I3. No lock of a segment is held around madvise: the pages are taken out first. The lock of growth is, where metadata is
+//! I3. No segment's lock is held around madvise: the pages are taken out first. The lock of growth is held where metadata is
 //!     given back.
 
-mod aside;
 pub mod density;
 pub mod entry;
 mod growth;
 pub mod huge;
+mod page_set;
 mod purging;
+mod release;
 pub mod segment;
 
-use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+pub use purging::Recount;
+
+use crate::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::hot::HOT;
+use crate::link::Link;
 use crate::object::Contents;
 use crate::sanitizer;
 use crate::sync::{Guard, Guarded, Lock, Rank, WaitBudget};
-use crate::units::{PAGE_BYTES, PAGE_MAP_SEGMENTS, SEGMENT_BYTES, SEGMENT_PAGES, SEGMENT_SHIFT};
+use crate::units::{PAGE_BYTES, PAGE_MAP_SEGMENTS, SEGMENT_BYTES, SEGMENT_SHIFT};
 use density::{Density, Missing};
 use entry::{Kind, PageEntry};
-use segment::{HEADER_PAGES, Run, Segment};
+use segment::{HEADER_PAGES, PageRun, Segment};
 
-/// The most segments of a process: 1 TiB.
+/// The most segments of a process, which together have 1 TiB. More live memory than that can only be in huge spans.
 pub const SEGMENTS_MAX: usize = 16_384;
+const _: () = assert!(SEGMENTS_MAX * SEGMENT_BYTES == 1 << 40);
+
 /// Slots of the hash table of segments outside the page-map range.
 const OUTSIDE_SLOTS: usize = 2 * SEGMENTS_MAX;
+/// The hash table; all zeroes is empty.
+struct OutsideTable([Link<Segment>; OUTSIDE_SLOTS]);
 
 /// A span of pages that the caller holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a span that is not released is lost"]
 pub struct Span {
-    /// Address of the first byte.
-    pub address: usize,
-    /// Length in pages.
-    pub pages: usize,
+    /// The entry of the first page.
+    pub entry: &'static PageEntry,
     /// What is in it.
     pub contents: Contents,
 }
 
-/// The page heap of the process; all zeroes is valid. In an order in which taking a span from the first segments, and giving
-/// it back, finds what it writes in the first cache line and what it only reads in the second.
+impl Span {
+    /// Address of the first byte.
+    pub fn address(&self) -> usize {
+        self.entry.page()
+    }
+}
+
+/// The page heap of the process; all zeroes is a valid one. The order of the fields puts what acquiring and releasing a span of
+/// the first segments writes into the first cache line, and what that only reads into the second.
 #[repr(C, align(64))]
 pub struct PageHeap {
     dirty: AtomicUsize,
-    /// Pages in spans that somebody holds.
+    /// Pages in spans that are held.
     held: AtomicUsize,
-    /// The most of them since the heap last declined, as `trim` saw it.
+    /// The most pages held since the last decay, as seen by `trim`.
     peak: AtomicUsize,
-    /// Whether that was when it last declined: it has only fallen since.
-    declining: AtomicBool,
-    /// Pages that `trim` purged and nobody acquired again.
+    /// Whether that peak was set by a decay: since then the number has only fallen.
+    is_decaying: AtomicBool,
+    /// Pages that `trim` purged and that were not acquired again.
     purged: AtomicUsize,
-    /// Pages that were purged too early, see `limit`.
-    regret: AtomicUsize,
+    /// Pages that were purged too early: see `limit`.
+    refault_credit: AtomicUsize,
     /// No segment before this one has a free page.
     first_free: AtomicUsize,
-    /// Spans that were given up where the lock could not be had: the first one's entry, by address.
-    deferred: AtomicUsize,
+    /// The deferred list: spans that were released where the segment's lock could not be had, by their first pages.
+    deferred: Link<PageEntry>,
     dirty_limit: AtomicUsize,
-    /// The second up to which `purged` and `regret` have faded.
-    faded_at: AtomicUsize,
+    /// The second up to which `purged` and `refault_credit` have expired.
+    expired_at: AtomicUsize,
     count: AtomicUsize,
-    segments: [AtomicPtr<Segment>; SEGMENTS_MAX],
+    segments: [Link<Segment>; SEGMENTS_MAX],
     /// The segments in the page-map range, by place.
-    in_page_map: [AtomicPtr<Segment>; PAGE_MAP_SEGMENTS],
-    /// A hash table of the segments outside the page-map range; null until there is one.
-    outside: AtomicPtr<[AtomicPtr<Segment>; OUTSIDE_SLOTS]>,
+    in_page_map: [Link<Segment>; PAGE_MAP_SEGMENTS],
+    /// The segments outside the page-map range; none until there is one.
+    outside: Link<OutsideTable>,
     purged_total: AtomicUsize,
     /// Bytes of pages that are mapped.
     mapped: AtomicUsize,
     /// Bytes of metadata that are mapped.
     metadata: AtomicUsize,
     growth: Lock,
-    next_slot: Guarded,
+    /// The next place in the page-map range for a segment.
+    next_place: Guarded,
     /// No segment before this one can grow.
     first_growing: Guarded,
     /// Whether sparse spans have segments of their own.
@@ -86,15 +99,38 @@ pub struct PageHeap {
 }
 
 /// The one page heap.
-pub static PAGE_HEAP: PageHeap = const {
-    // SAFETY: zero is a valid value of each field: integers, null pointers, free locks.
-    unsafe { core::mem::MaybeUninit::<PageHeap>::zeroed().assume_init() }
-};
+pub static PAGE_HEAP: PageHeap = PageHeap::new();
 
 impl PageHeap {
-    /// Acquires a span of `pages` (at most `SPAN_MAX_PAGES`) at a multiple of `align_pages`, whose entry
-    /// says that it is a `kind`; none when the OS has no more memory, or an operation of the program can't have the
-    /// lock of a segment that may have room: it is barred then (see `sync`).
+    const fn new() -> PageHeap {
+        PageHeap {
+            dirty: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            is_decaying: AtomicBool::new(false),
+            purged: AtomicUsize::new(0),
+            refault_credit: AtomicUsize::new(0),
+            first_free: AtomicUsize::new(0),
+            deferred: Link::none(),
+            dirty_limit: AtomicUsize::new(0),
+            expired_at: AtomicUsize::new(0),
+            count: AtomicUsize::new(0),
+            segments: [const { Link::none() }; SEGMENTS_MAX],
+            in_page_map: [const { Link::none() }; PAGE_MAP_SEGMENTS],
+            outside: Link::none(),
+            purged_total: AtomicUsize::new(0),
+            mapped: AtomicUsize::new(0),
+            metadata: AtomicUsize::new(0),
+            growth: Lock::new(),
+            next_place: Guarded::new(0),
+            first_growing: Guarded::new(0),
+            is_sparse_separate: AtomicBool::new(false),
+        }
+    }
+
+    /// Acquires a span of `pages` (at most `SPAN_MAX_PAGES`) at a multiple of `align_pages`, whose entry says `kind`. None when
+    /// the OS has no more memory, or when an operation of the program can't have the lock of a segment that may have pages; it
+    /// is barred then (see `sync`).
     pub fn acquire(
         &self,
         pages: usize,
@@ -106,7 +142,7 @@ impl PageHeap {
         let home = self.home_of(density);
         match self.acquire_free(pages, align_pages, kind, home) {
             Ok(span) => Some(span),
-            // What is missing is no page: there are other ways, none of which maps a segment.
+            // A lock is missing, not pages: there are other ways, none of which maps a segment.
             Err(Missing::Lock) if WaitBudget::is_bounded() => None,
             Err(_) => self
                 .grow_and_acquire(pages, align_pages, kind, home)
@@ -114,7 +150,7 @@ impl PageHeap {
         }
     }
 
-    /// A span of what is free in the segments of `home`.
+    /// A span of free pages in the segments of density `home`. First tries the locks of all segments, then waits for them.
     fn acquire_free(
         &self,
         pages: usize,
@@ -123,7 +159,7 @@ impl PageHeap {
         home: Density,
     ) -> Result<Span, Missing> {
         let mut is_left_out = false;
-        for patient in [false, true] {
+        for may_wait in [false, true] {
             // Ordering: Relaxed, a hint.
             let first = self.first_free.load(Ordering::Relaxed);
             for (index, segment) in self.segments().enumerate().skip(first) {
@@ -133,8 +169,8 @@ impl PageHeap {
                     }
                     continue;
                 }
-                let guard = if patient { segment.lock().ok() } else { segment.try_lock() };
-                is_left_out |= patient && guard.is_none();
+                let guard = if may_wait { segment.lock().ok() } else { segment.try_lock() };
+                is_left_out |= may_wait && guard.is_none();
                 if let Some(guard) = guard
                     && let Some(span) = self.acquire_in(segment, pages, align_pages, kind, guard)
                 {
@@ -145,7 +181,7 @@ impl PageHeap {
         Err(if is_left_out { Missing::Lock } else { Missing::Pages })
     }
 
-    /// Asks for the lock and the bitmaps of the segment that [`PageHeap::acquire`] looks at first: a hint.
+    /// Prefetches the lock and the sets of the segment that [`PageHeap::acquire`] tries first: a hint.
     pub fn prefetch(&self) {
         // Ordering: Relaxed, a hint.
         if let Some(segment) = self.segment(self.first_free.load(Ordering::Relaxed)) {
@@ -153,8 +189,8 @@ impl PageHeap {
         }
     }
 
-    /// The segment at `seen` had no free page. It may have got one since: a release raises `longest`
-    /// before it lowers the hint, so whoever advances the hint looks again.
+    /// Moves the hint past the segment at `seen`, which had no free page. It may have got one since: a release raises `longest`
+    /// before it lowers the hint, so this looks at `longest` again after it has raised the hint.
     fn advance_first_free(&self, seen: usize) {
         // Ordering: SeqCst, before the second look at `longest`.
         let next = seen + 1;
@@ -167,7 +203,7 @@ impl PageHeap {
 
     fn acquire_in(
         &self,
-        segment: &Segment,
+        segment: &'static Segment,
         pages: usize,
         align_pages: usize,
         kind: Kind,
@@ -181,13 +217,13 @@ impl PageHeap {
         let entry = segment.entry(run.first);
         entry.pages.set(run.pages as u32);
         entry.set_kind(kind);
-        let span = span_of(segment, run);
-        sanitizer::pages_taken(span.address, span.pages);
+        let span = Span { entry, contents: run.contents() };
+        sanitizer::pages_taken(span.address(), run.pages);
         Some(span)
     }
 
-    /// A run goes to a holder, who will write to it. The segment's lock is held.
-    fn account_taken(&self, segment: &Segment, run: Run) {
+    /// Counts a run whose holder will write to it. The segment's lock is held.
+    fn account_taken(&self, segment: &Segment, run: PageRun) {
         segment.mark_dirty(run);
         // Ordering: Relaxed throughout, statistics that steer purging.
         self.dirty.fetch_sub(run.dirty, Ordering::Relaxed);
@@ -195,117 +231,27 @@ impl PageHeap {
         let (clean, purged) = (run.pages - run.dirty, self.purged.load(Ordering::Relaxed));
         if clean > 0 && purged > 0 {
             let again = clean.min(purged);
-            // Ordering: Relaxed, as above; two at once may regret the same pages twice.
+            // Ordering: Relaxed, as above; two threads at once may be credited with the same pages.
             self.purged.store(purged - again, Ordering::Relaxed);
-            self.regret.fetch_add(again, Ordering::Relaxed);
+            self.refault_credit.fetch_add(again, Ordering::Relaxed);
         }
     }
 
-    /// Bytes in spans that somebody holds, as one look can tell.
+    /// Bytes in spans that are held; a snapshot.
     pub fn held_bytes(&self) -> usize {
         // Ordering: Relaxed, a value that steers policies.
         self.held.load(Ordering::Relaxed) * PAGE_BYTES
     }
 
-    /// Takes a span back. The caller calls [`PageHeap::trim`] when it holds no lock.
+    /// Extends the span with this `first` page by `more` pages in place; whether that was done.
     ///
     /// # Safety
-    /// 1. The caller holds the span at `address` and gives it up.
-    pub unsafe fn release(&self, address: usize) {
-        let Some(segment) = self.segment_at(address) else { return };
-        let first = (address - segment.base()) / PAGE_BYTES;
-        let entry = segment.entry(first);
-        match segment.lock() {
-            Ok(_guard) => {
-                sanitizer::pages_given_up(address, entry.pages.get() as usize);
-                entry.set_kind(Kind::None);
-                self.take_back(segment, first, entry.pages.get() as usize);
-            }
-            Err(_) => self.defer(entry),
-        }
-    }
-
-    /// Takes back what lies behind the first `keep` pages of a span; whether that could be done.
-    ///
-    /// # Safety
-    /// 1. The caller holds the span at `address` and gives those pages up.
-    pub unsafe fn release_tail(&self, address: usize, keep: usize) -> bool {
-        let Some(segment) = self.segment_at(address) else { return false };
-        let first = (address - segment.base()) / PAGE_BYTES;
-        let Ok(_guard) = segment.lock() else { return false };
-        let entry = segment.entry(first);
-        let pages = entry.pages.get() as usize;
-        entry.pages.set(keep as u32);
-        sanitizer::pages_given_up(address + keep * PAGE_BYTES, pages - keep);
-        self.take_back(segment, first + keep, pages - keep);
-        true
-    }
-
-    /// The segment's lock is held.
-    fn take_back(&self, segment: &Segment, first: usize, pages: usize) {
-        // Ordering: Relaxed, statistics that steer purging; before the pages can be taken, so that the
-        // difference never falls below 0.
-        self.dirty.fetch_add(pages, Ordering::Relaxed);
-        self.held.fetch_sub(pages, Ordering::Relaxed);
-        segment.put(first, pages, false);
-        self.note_free(segment);
-    }
-
-    /// A signal handler on top of a holder can't wait for the segment's lock, and a late thread does not: the span is
-    /// left for the next one who comes along.
-    #[cold]
-    fn defer(&self, entry: &PageEntry) {
-        entry.set_kind(Kind::Deferred);
-        let this = core::ptr::from_ref(entry) as usize;
-        // Ordering: Relaxed, the exchange confirms it.
-        let mut head = self.deferred.load(Ordering::Relaxed);
-        loop {
-            entry.next.set(head);
-            // Ordering: Release publishes the entry to `collect_deferred`; nobody pops single ones, so
-            // a head that comes back means no harm.
-            match self.deferred.compare_exchange(head, this, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => return,
-                Err(seen) => head = seen,
-            }
-        }
-    }
-
-    fn collect_deferred(&self) {
-        // Ordering: Relaxed, a hint.
-        if self.deferred.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        for entry in self.take_deferred() {
-            // SAFETY: whoever deferred the span gave it up.
-            unsafe { self.release(entry.page()) };
-        }
-    }
-
-    /// The spans that were given up, off the list; what is done with one may give it up again.
-    fn take_deferred(&self) -> impl Iterator<Item = &'static PageEntry> {
-        // Ordering: Acquire pairs with the Release in `defer`.
-        let mut at = self.deferred.swap(0, Ordering::Acquire);
-        core::iter::from_fn(move || {
-            // SAFETY: 0, or an entry from `defer`; entries live for ever (segment I4).
-            let entry = unsafe { (at as *const PageEntry).as_ref() }?;
-            at = entry.next.get();
-            Some(entry)
-        })
-    }
-
-    /// The segment, whose lock is held, has a free page again.
-    fn note_free(&self, segment: &Segment) {
-        // Ordering: SeqCst, after the segment's `longest`: see `advance_first_free`.
-        self.first_free.fetch_min(segment.index(), Ordering::SeqCst);
-    }
-
-    /// Extends a held span in place.
-    ///
-    /// # Safety
-    /// 1. The caller holds the span of `pages` at `address`.
-    pub unsafe fn extend(&self, address: usize, pages: usize, more: usize) -> bool {
-        let Some(segment) = self.segment_at(address) else { return false };
-        let end = (address - segment.base()) / PAGE_BYTES + pages;
+    /// 1. The caller holds the span.
+    pub unsafe fn extend(&self, first: &'static PageEntry, more: usize) -> bool {
+        let segment = first.segment();
+        let pages = first.pages.get() as usize;
+        let end = first.index() + pages;
+        // None: the pages are taken; false: they are not mapped yet.
         let extend = || {
             let _guard = segment.lock().ok()?;
             if end + more > segment.mapped_pages() && segment.is_free_from(end) {
@@ -314,7 +260,7 @@ impl PageHeap {
             let run = segment.extend(end, more)?;
             sanitizer::pages_taken(segment.base() + end * PAGE_BYTES, more);
             self.account_taken(segment, run);
-            segment.entry(end - pages).pages.set((pages + more) as u32);
+            first.pages.set((pages + more) as u32);
             Some(true)
         };
         match extend() {
@@ -323,42 +269,34 @@ impl PageHeap {
         }
     }
 
-    /// The segment that `address` lies in.
+    /// The segment in which `address` lies.
     #[inline]
     pub fn segment_at(&self, address: usize) -> Option<&'static Segment> {
         // Ordering: Relaxed, written once before any object exists.
-        let slot = address.wrapping_sub(HOT.page_map_base.load(Ordering::Relaxed)) >> SEGMENT_SHIFT;
-        let Some(link) = self.in_page_map.get(slot) else {
-            return self.outside_segment(address & !(SEGMENT_BYTES - 1));
-        };
-        // Ordering: Acquire pairs with the Release in `publish`.
-        let segment = link.load(Ordering::Acquire);
-        // SAFETY: published segments live for ever (segment I4).
-        unsafe { segment.as_ref() }
+        let place =
+            address.wrapping_sub(HOT.page_map_base.load(Ordering::Relaxed)) >> SEGMENT_SHIFT;
+        match self.in_page_map.get(place) {
+            // Ordering: Acquire pairs with the Release in `publish`.
+            Some(link) => link.load(Ordering::Acquire),
+            None => self.outside_segment(address & !(SEGMENT_BYTES - 1)),
+        }
     }
 
     fn outside_segment(&self, base: usize) -> Option<&'static Segment> {
-        let table = self.outside_table()?;
+        // Ordering: Acquire pairs with the Release in `make_outside_table`.
+        let table = self.outside.load(Ordering::Acquire)?;
         let mut slot = outside_slot(base);
         loop {
             // Ordering: Acquire pairs with the Release in `publish`.
-            let segment = table[slot].load(Ordering::Acquire);
-            if segment.is_null() || segment as usize == base {
-                // SAFETY: published segments live for ever (segment I4).
-                return unsafe { segment.as_ref() };
+            let segment = table.0[slot].load(Ordering::Acquire);
+            if segment.is_none_or(|segment| segment.base() == base) {
+                return segment;
             }
             slot = (slot + 1) % OUTSIDE_SLOTS;
         }
     }
 
-    fn outside_table(&self) -> Option<&'static [AtomicPtr<Segment>; OUTSIDE_SLOTS]> {
-        // Ordering: Acquire pairs with the Release in `make_outside_table`.
-        let table = self.outside.load(Ordering::Acquire);
-        // SAFETY: null, or a mapping that stays for ever; zero is a valid table.
-        unsafe { table.as_ref() }
-    }
-
-    /// The entry of the page that `address` lies in, if it is a page of ours that can hold objects.
+    /// The entry of the page in which `address` lies, if it is a page of a segment that can hold objects.
     #[inline]
     pub fn entry_at(&self, address: usize) -> Option<&'static PageEntry> {
         let segment = self.segment_at(address)?;
@@ -366,7 +304,7 @@ impl PageHeap {
         (index >= HEADER_PAGES && index < segment.mapped_pages()).then(|| segment.entry(index))
     }
 
-    /// Whether the page of `address` belongs to a span that somebody holds, as one look can tell.
+    /// Whether the page of `address` belongs to a span that is held; a snapshot.
     pub fn is_held(&self, address: usize) -> bool {
         let Some(segment) = self.segment_at(address) else { return false };
         let index = (address - segment.base()) / PAGE_BYTES;
@@ -383,9 +321,7 @@ impl PageHeap {
 
     fn segment(&self, index: usize) -> Option<&'static Segment> {
         // Ordering: Acquire pairs with the Release in `publish`.
-        let segment = self.segments.get(index)?.load(Ordering::Acquire);
-        // SAFETY: published segments live for ever (segment I4).
-        unsafe { segment.as_ref() }
+        self.segments.get(index)?.load(Ordering::Acquire)
     }
 
     /// All segments, oldest first.
@@ -405,14 +341,14 @@ impl PageHeap {
         self.metadata.load(Ordering::Relaxed)
     }
 
-    /// Bytes of pages that are mapped in segments, bytes free and dirty, bytes purged since start.
-    pub fn totals(&self) -> (usize, usize, usize) {
+    /// Statistics; a snapshot.
+    pub fn totals(&self) -> Totals {
         // Ordering: Relaxed, statistics.
-        (
-            self.mapped.load(Ordering::Relaxed),
-            self.dirty.load(Ordering::Relaxed) * PAGE_BYTES,
-            self.purged_total.load(Ordering::Relaxed),
-        )
+        Totals {
+            mapped_bytes: self.mapped.load(Ordering::Relaxed),
+            dirty_bytes: self.dirty.load(Ordering::Relaxed) * PAGE_BYTES,
+            purged_bytes: self.purged_total.load(Ordering::Relaxed), // Ordering: as above.
+        }
     }
 
     /// The lock of growth, for tests.
@@ -421,23 +357,24 @@ impl PageHeap {
         &self.growth
     }
 
-    /// The locks in rank order, for fork.
+    /// Calls `f` with the locks in rank order, for a fork.
     pub fn for_each_lock(&self, mut f: impl FnMut(&Lock, Rank)) {
         f(&self.growth, Rank::GROWTH);
         self.segments().for_each(|segment| f(segment.raw_lock(), segment.rank()));
     }
 }
 
-fn span_of(segment: &Segment, run: Run) -> Span {
-    Span {
-        address: segment.base() + run.first * PAGE_BYTES,
-        pages: run.pages,
-        contents: if run.dirty == 0 { Contents::Zero } else { Contents::Any },
-    }
+/// What the page heap counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Totals {
+    /// Bytes of pages that are mapped in segments.
+    pub mapped_bytes: usize,
+    /// Bytes of pages that may be resident and are free or being purged.
+    pub dirty_bytes: usize,
+    /// Bytes purged since start.
+    pub purged_bytes: usize,
 }
 
 fn outside_slot(base: usize) -> usize {
     (base >> SEGMENT_SHIFT).wrapping_mul(0x9E37_79B9) % OUTSIDE_SLOTS
 }
-
-const _: () = assert!(SEGMENT_PAGES.is_multiple_of(64));

@@ -1,8 +1,9 @@
 //! The slabs of a class: their lists by fullness, and how many objects are handed out.
 //!
-//! Promises: a slab is found by fullness in a few steps; a fall of what is handed out is noticed. Called by slab,
-//! and by those who look: cpu_cache (decay), statistics and the validator.
+//! The number of objects handed out counts cached ones too. The class notices when it has fallen, so that caches can give back
+//! what a program that shrank leaves in them.
 
+use crate::link::Link;
 use crate::page_heap::entry::PageEntry;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo};
 use crate::sync::{Guarded, Lock, Rank};
@@ -10,25 +11,27 @@ use crate::sync::{Guarded, Lock, Rank};
 /// Lists by fullness, the fullest first; the last one has the empty slab.
 const BINS: usize = 9;
 
-/// The slabs of one class.
+/// The slabs of one class. Unless a function says otherwise, its caller holds the lock.
 #[repr(align(128))] // As in `cpu_cache::shard::locked`.
 pub struct SlabClass {
     pub(super) lock: Lock,
-    /// Addresses of the first entries of the lists.
-    bins: [Guarded; BINS],
+    /// The first slabs of the lists.
+    bins: [Link<PageEntry>; BINS],
     /// Slabs of the class.
     pub(super) slabs: Guarded,
     /// Objects handed out.
     pub(super) out: Guarded,
-    /// The most that were since the class last declined, and since it was last looked at.
+    /// The most objects handed out since the class last decayed.
     peak: Guarded,
-    seen: Guarded,
-    /// Whether it is to be looked at, and whether it has next to no object left.
+    /// The most objects handed out since the last [`SlabClass::take_fall`].
+    recent_peak: Guarded,
+    /// 1 if `out` has fallen well below `recent_peak`.
     fallen: Guarded,
-    pub(super) declined: Guarded,
+    /// 1 if nearly no object of the class is left in the program.
+    pub(super) decayed: Guarded,
 }
 
-/// A fall of so many bytes, and by an eighth, is worth a look.
+/// A fall is noticed if it is at least so many bytes, and an eighth.
 const FALL_BYTES: usize = 16 << 10;
 
 /// All slab classes, by class.
@@ -38,95 +41,92 @@ impl SlabClass {
     const fn new() -> Self {
         SlabClass {
             lock: Lock::new(),
-            bins: [const { Guarded::new(0) }; BINS],
+            bins: [const { Link::none() }; BINS],
             slabs: Guarded::new(0),
             out: Guarded::new(0),
             peak: Guarded::new(0),
-            seen: Guarded::new(0),
+            recent_peak: Guarded::new(0),
             fallen: Guarded::new(0),
-            declined: Guarded::new(0),
+            decayed: Guarded::new(0),
         }
     }
 
-    /// Notes how many objects are handed out after some were taken. The lock is held.
+    /// Sets how many objects are handed out, after some were taken.
     pub(super) fn rise_to(&self, out: usize) {
         self.out.set(out);
-        self.declined.set(0);
-        if out > self.seen.get() {
-            self.seen.set(out);
+        self.decayed.set(0);
+        if out > self.recent_peak.get() {
+            self.recent_peak.set(out);
             self.peak.set(out.max(self.peak.get()));
         }
     }
 
-    /// As [`SlabClass::rise_to`], after objects came home.
+    /// Sets how many objects, of `size` bytes, are handed out, after some came back.
     pub(super) fn fall_to(&self, out: usize, size: usize) {
         self.out.set(out);
-        let fallen = self.seen.get() - out;
-        if fallen >= self.seen.get() / 8 && fallen * size >= FALL_BYTES {
+        let fallen = self.recent_peak.get() - out;
+        if fallen >= self.recent_peak.get() / 8 && fallen * size >= FALL_BYTES {
             self.fallen.set(1);
         }
     }
 
-    /// Whether the objects handed out have become fewer since the last [`SlabClass::look`].
+    /// Whether fewer objects are handed out than before, and [`SlabClass::take_fall`] was not called since. Needs no lock.
     pub fn has_fallen(&self) -> bool {
         self.fallen.get() != 0
     }
 
-    /// Whether next to no object of the class is left in the program, so that what is freed should go home.
-    pub fn has_declined(&self) -> bool {
-        self.declined.get() != 0
+    /// Whether nearly no object of the class is left in the program, so that freed ones should go back to their slabs. Needs no
+    /// lock.
+    pub fn has_decayed(&self) -> bool {
+        self.decayed.get() != 0
     }
 
-    /// From now on rises and falls are counted from what is handed out. The lock is held.
-    pub(super) fn begin_anew(&self) {
+    /// Counts rises and falls from what is handed out now.
+    pub(super) fn reset_peaks(&self) {
         self.peak.set(self.out.get());
-        self.seen.set(self.out.get());
+        self.recent_peak.set(self.out.get());
         self.fallen.set(0);
     }
 
-    /// Objects handed out, caches included, and the most there were since the class last declined. From now
-    /// on a fall is counted from here.
-    pub fn look(&self, class: Class) -> Option<(usize, usize)> {
+    /// Objects handed out, and the most there were since the class last decayed. Falls are counted from now on. None if the lock
+    /// can't be had; takes it itself.
+    pub fn take_fall(&self, class: Class) -> Option<(usize, usize)> {
         let _guard = self.lock.acquire(Rank::slab(class)).ok()?;
         self.fallen.set(0);
-        self.seen.set(self.out.get());
+        self.recent_peak.set(self.out.get());
         Some((self.out.get(), self.peak.get()))
     }
 
-    /// Slabs of the class and objects handed out, as one look can tell.
+    /// Slabs of the class and objects handed out; a snapshot without the lock.
     pub fn totals(&self) -> (usize, usize) {
         (self.slabs.get(), self.out.get())
     }
 
-    /// The lock, for fork and for the validator.
+    /// The lock, for a fork and for the validator.
     pub fn raw_lock(&self) -> &Lock {
         &self.lock
     }
 
-    /// The first slab of the first list that has one. The lock is held.
+    /// The first slab of the first list that has one.
     pub(super) fn fullest(&self) -> Option<&'static PageEntry> {
-        self.bins.iter().find_map(|bin| entry_ref(bin.get()))
+        self.bins.iter().find_map(Link::get)
     }
 
-    /// The slabs that have a free object. The lock is held.
+    /// The slabs that have a free object, and the numbers of their lists.
     pub fn partial(&self) -> impl Iterator<Item = (usize, &'static PageEntry)> {
-        (0..BINS).flat_map(move |bin| {
-            let mut at = self.bins[bin].get();
-            core::iter::from_fn(move || {
-                let entry = entry_ref(at)?;
-                at = entry.next.get();
-                Some((bin, entry))
-            })
+        self.bins.iter().enumerate().flat_map(|(bin, head)| {
+            let slabs = core::iter::successors(head.get(), |slab| slab.next.get());
+            slabs.map(move |slab| (bin, slab))
         })
     }
 
-    /// An empty slab that is kept. The lock is held.
+    /// The empty slab that is kept. Without the lock, a snapshot.
     pub(super) fn kept(&self) -> Option<&'static PageEntry> {
-        entry_ref(self.bins[BINS - 1].get())
+        self.bins[BINS - 1].get()
     }
 
-    /// Puts the slab into the list that is its own by now (I2).
-    pub(super) fn rebin(&self, slab: &PageEntry, class: Class) {
+    /// Moves the slab to the list that its number of free objects names (I2 of the slabs).
+    pub(super) fn rebin(&self, slab: &'static PageEntry, class: Class) {
         let free = slab.free.get() as usize;
         let wanted = if free == 0 { 0 } else { bin_of(&CLASS[class], free) + 1 };
         let bin = slab.bin.get() as usize;
@@ -139,26 +139,25 @@ impl SlabClass {
         }
     }
 
-    fn link(&self, slab: &PageEntry, bin: usize) {
+    fn link(&self, slab: &'static PageEntry, bin: usize) {
         let head = &self.bins[bin];
-        let this = core::ptr::from_ref(slab) as usize;
-        slab.prev.set(0);
+        slab.prev.set(None);
         slab.next.set(head.get());
-        if let Some(next) = entry_ref(head.get()) {
-            next.prev.set(this);
+        if let Some(next) = head.get() {
+            next.prev.set(Some(slab));
         }
-        head.set(this);
+        head.set(Some(slab));
         slab.bin.set(bin as u32 + 1);
     }
 
     /// Takes the slab out of the list that it is in, if any.
     pub(super) fn unlink(&self, slab: &PageEntry) {
         let Some(bin) = (slab.bin.get() as usize).checked_sub(1) else { return };
-        match entry_ref(slab.prev.get()) {
+        match slab.prev.get() {
             Some(prev) => prev.next.set(slab.next.get()),
             None => self.bins[bin].set(slab.next.get()),
         }
-        if let Some(next) = entry_ref(slab.next.get()) {
+        if let Some(next) = slab.next.get() {
             next.prev.set(slab.prev.get());
         }
         slab.bin.set(0);
@@ -171,9 +170,4 @@ pub fn bin_of(info: &ClassInfo, free: usize) -> usize {
         true => BINS - 1,
         false => free * (BINS - 1) / info.objects,
     }
-}
-
-fn entry_ref(address: usize) -> Option<&'static PageEntry> {
-    // SAFETY: lists hold 0 or addresses of entries, which live as long as their segments: for ever.
-    unsafe { (address as *const PageEntry).as_ref() }
 }

@@ -1,13 +1,12 @@
 //! The slab tier: spans cut into objects of one class, with a bitmap outside the objects.
 //!
-//! Promises: an object is handed out once until put back; a double free is found when the object comes
-//! home; the fullest slabs are used first, and empty ones go back to the page heap. Called by
-//! cpu_cache (batches), depot overflow and the atomic path; calls page_heap, page_map, guard and canary.
+//! A double free is found when the object comes back. The fullest slabs are used first, and empty ones go back to the page heap.
 //!
 //! Invariants, under the lock of the class:
 //! I1. A bit of a slab's bitmap is set if the object is in the slab, clear if it is handed out.
-//! I2. `free` is the number of set bits; a slab is in list `bin(free)`, in none if `free` is 0.
+//! I2. `free` is the number of set bits; the slab is in the list `bin_of(free)`, and in none if `free` is 0.
 //! I3. At most one empty slab of a class is kept; it is in the last list.
+//! I4. An object is handed out at most once until it is put back.
 
 mod class;
 
@@ -27,7 +26,7 @@ use crate::sync::{Guarded64, Lock, Rank, Reentered};
 use crate::units::{PAGE_BYTES, SLAB_OBJECTS_MAX};
 pub use class::{SLABS, SlabClass, bin_of};
 
-/// Asks for what [`take`] and [`put`] of `class` begin with: a hint.
+/// Prefetches what [`take`] and [`put`] of `class` begin with: a hint.
 pub fn prefetch_class(class: Class) {
     let slabs = core::ptr::from_ref(&SLABS[class]) as usize;
     arch::prefetch(slabs);
@@ -43,7 +42,7 @@ pub fn take(class: Class, batch: &mut Batch, wanted: usize) -> Result<Contents, 
     while batch.len() < wanted {
         let slab = match slabs.fullest() {
             Some(slab) => slab,
-            // One fresh slab is enough to serve; more would only fill the caches.
+            // One fresh slab is enough; more would only fill the caches.
             None if !batch.is_empty() => break,
             None => match new_slab(slabs, class) {
                 Some((slab, fresh)) => {
@@ -54,7 +53,7 @@ pub fn take(class: Class, batch: &mut Batch, wanted: usize) -> Result<Contents, 
             },
         };
         // The list's next slab, in case this one has too few.
-        arch::prefetch(slab.next.get());
+        arch::prefetch(slab.next.get().map_or(0, |next| core::ptr::from_ref(next) as usize));
         take_from(slab, class, batch, wanted);
         slabs.rebin(slab, class);
     }
@@ -67,7 +66,7 @@ pub fn take(class: Class, batch: &mut Batch, wanted: usize) -> Result<Contents, 
 fn new_slab(slabs: &SlabClass, class: Class) -> Option<(&'static PageEntry, Contents)> {
     let info = &CLASS[class];
     let span = PAGE_HEAP.acquire(info.pages, 1, Kind::Slab, density_of(info))?;
-    let entry = PAGE_HEAP.entry_at(span.address)?;
+    let entry = span.entry;
     entry.class.set(class as u32);
     entry.free.set(info.objects as u32);
     entry.scan.set(0);
@@ -76,16 +75,16 @@ fn new_slab(slabs: &SlabClass, class: Class) -> Option<(&'static PageEntry, Cont
         word.set(!0 >> (64 - bits));
     }
     if canary::is_on() {
-        mark_fresh(span.address, info);
+        mark_fresh(span.address(), info);
     }
-    page_map::set_class_at(span.address, class);
+    page_map::set_class_at(span.address(), class);
     slabs.slabs.set(slabs.slabs.get() + 1);
     // Only larger objects than those of such slabs are asked for zeroes.
     Some((entry, if info.objects == 1 { span.contents } else { Contents::Any }))
 }
 
-/// What the slabs of a class leave untouched. Those of 8 B leave half, but nearly every program has one, and a segment for it
-/// would cost more than that.
+/// The density of a class's slabs. Slabs of 8 B objects leave half untouched, but nearly every program has one of them, and a
+/// segment for it would cost more than that.
 fn density_of(info: &ClassInfo) -> Density {
     match info.objects {
         SLAB_OBJECTS_MAX => Density::Dense,
@@ -93,7 +92,7 @@ fn density_of(info: &ClassInfo) -> Density {
     }
 }
 
-/// canary I1 for the objects of a slab that is being born.
+/// Establishes I1 of the canaries for the objects of a new slab.
 fn mark_fresh(page: usize, info: &ClassInfo) {
     for index in 0..info.objects {
         // SAFETY: an object of the span, which this call alone holds.
@@ -163,8 +162,7 @@ pub fn put_cached(class: Class, batch: &mut Batch) {
     put_home(batch);
 }
 
-/// Whether `object` is smaller than those of `class`: the trace of a sized free with a wrong size, while a
-/// larger one serves as well.
+/// Whether `object` is smaller than the objects of `class`: a sized free named a wrong size. A larger object serves as well.
 pub fn is_smaller(object: usize, class: Class) -> bool {
     is_smaller_than(page_map::class_at(object), object, class)
 }
@@ -189,11 +187,12 @@ fn put_home(batch: &mut Batch) {
     while let Some(&first) = batch.addresses().first() {
         match page_map::class_at(first) {
             0 if guard::owns(first) => {
-                // SAFETY: the batch gives the object up.
-                unsafe { guard::free(first) };
                 batch.forget_first(1);
+                // SAFETY: the batch has given the object up.
+                unsafe { guard::free(first) };
             }
-            0 if HUGE.release(first) => batch.forget_first(1),
+            // SAFETY: the batch gives the object up.
+            0 if unsafe { HUGE.release(first) } => batch.forget_first(1),
             0 => fail(Misuse::ForeignPointer, first),
             class => {
                 let run = run_of(class, batch.addresses());
@@ -214,11 +213,11 @@ fn run_of(class: Class, objects: &[usize]) -> usize {
 fn put_run(class: Class, batch: &mut Batch, count: usize) -> Result<(), Reentered> {
     let slabs = &SLABS[class];
     let objects = &batch.addresses()[..count];
-    // Their slabs lie anywhere: side by side the lines come sooner than one after the other under the lock.
+    // Prefetched before the lock is taken: the slabs lie anywhere, so the cache misses overlap.
     let mut last = 0;
     for &object in objects {
         sanitizer::object_taken(object);
-        // Neighbours share their lines.
+        // Neighbours share cache lines.
         if (object ^ last) / NEAR_BYTES != 0 {
             prefetch(class, object);
         }
@@ -228,7 +227,7 @@ fn put_run(class: Class, batch: &mut Batch, count: usize) -> Result<(), Reentere
     let mut rest = objects;
     while let Some(&first) = rest.first() {
         let Some(slab) = PAGE_HEAP.entry_at(first) else { fail(Misuse::ForeignPointer, first) };
-        // Released since the caller looked: all of its objects were home.
+        // The slab was released since the caller read the page map: all of its objects were back.
         if slab.class.get() as Class != class {
             fail(Misuse::DoubleFree, first);
         }
@@ -241,7 +240,7 @@ fn put_run(class: Class, batch: &mut Batch, count: usize) -> Result<(), Reentere
 }
 
 /// Puts back the first of `objects`, which lies in `slab`, and those that follow it there; how many.
-fn put_in(slabs: &SlabClass, slab: &PageEntry, class: Class, objects: &[usize]) -> usize {
+fn put_in(slabs: &SlabClass, slab: &'static PageEntry, class: Class, objects: &[usize]) -> usize {
     let info = &CLASS[class];
     let (page, bitmap) = (slab.page(), slab.bitmap());
     let (mut at, mut bits, mut scan) = (0, bitmap[0].get(), slab.scan.get() as usize);
@@ -253,7 +252,7 @@ fn put_in(slabs: &SlabClass, slab: &PageEntry, class: Class, objects: &[usize]) 
             continue;
         };
         if index / 64 != at {
-            // The word before is whole only now: until here its bits were in a register.
+            // The bits of the word before were in a register until here.
             store(&bitmap[at], bits);
             at = index / 64;
             bits = bitmap[at].get();
@@ -279,57 +278,64 @@ fn put_in(slabs: &SlabClass, slab: &PageEntry, class: Class, objects: &[usize]) 
     count
 }
 
-/// Writes what has changed only: another CPU may share the line.
+/// Writes the word only if it changes: another CPU may share the cache line.
 fn store(word: &Guarded64, bits: u64) {
     if word.get() != bits {
         word.set(bits);
     }
 }
 
-/// Objects in the same so many bytes have their bits in one cache line, or nearly always: of 512 of them.
+/// Objects in the same block of so many bytes nearly always have their bits in one cache line, which holds 512.
 const NEAR_BYTES: usize = 4096;
 
-/// Asks for what [`put_in`] will touch of the slab of `object`.
+/// Prefetches what [`put_in`] touches of the slab of `object`.
 fn prefetch(class: Class, object: usize) {
     let offset = (object % PAGE_BYTES) as u64;
     let number = (offset * CLASS[class].reciprocal) >> RECIPROCAL_SHIFT;
     entry::prefetch(object, class, number as usize);
 }
 
-/// An empty slab stays if it is the only one, so that a program at the edge does not swing (I3).
-/// Spans of one object never stay: the page heap keeps them as well, for all classes.
-fn keep_or_release(slabs: &SlabClass, slab: &PageEntry, class: Class) {
+/// Keeps an empty slab if it is the only one (I3), so that a program which frees and allocates the same object does not release
+/// and acquire a span each time. Spans of one object are never kept: the page heap keeps them as well, for all classes.
+fn keep_or_release(slabs: &SlabClass, slab: &'static PageEntry, class: Class) {
     let is_only = slabs.kept().is_none();
-    if is_only && CLASS[class].objects > 1 && !slabs.has_declined() {
+    if is_only && CLASS[class].objects > 1 && !slabs.has_decayed() {
         slabs.rebin(slab, class);
     } else {
         release(slabs, slab);
     }
 }
 
-fn release(slabs: &SlabClass, slab: &PageEntry) {
-    let page = slab.page();
+fn release(slabs: &SlabClass, slab: &'static PageEntry) {
     slabs.unlink(slab);
     slabs.slabs.set(slabs.slabs.get() - 1);
-    page_map::set_class_at(page, 0);
-    // SAFETY: all objects are home, so the slab is ours alone.
-    unsafe { PAGE_HEAP.release(page) };
+    page_map::set_class_at(slab.page(), 0);
+    // SAFETY: all objects are back, so the class alone holds the span.
+    unsafe { PAGE_HEAP.release(slab) };
 }
 
-/// The class, which had handed out `out` objects with the cached ones, was drained; `to_nothing`: those that are
-/// left shall go home one by one, and an empty slab at once, unless others have taken more meanwhile. Its peak is what
-/// is out now.
-pub fn decline(class: Class, out: usize, to_nothing: bool) {
+/// What becomes of the objects of a decayed class that the program still has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rest {
+    /// They are cached again when they are freed.
+    Cached,
+    /// Each goes back to its slab when it is freed, and empty slabs are released at once.
+    PutBack,
+}
+
+/// Says that the caches of `class` were drained, which had `out` objects handed out before. Peaks are counted from now on. What
+/// becomes of the `rest` holds unless more objects have been taken meanwhile.
+pub fn decay(class: Class, out: usize, rest: Rest) {
     let slabs = &SLABS[class];
     let Ok(_guard) = slabs.lock.acquire(Rank::slab(class)) else { return };
-    slabs.begin_anew();
-    slabs.declined.set(usize::from(to_nothing && slabs.out.get() <= out));
-    if slabs.has_declined() {
+    slabs.reset_peaks();
+    slabs.decayed.set(usize::from(rest == Rest::PutBack && slabs.out.get() <= out));
+    if slabs.has_decayed() {
         release_kept(slabs);
     }
 }
 
-/// Bytes of the empty slabs that are kept, as one look can tell.
+/// Bytes of the empty slabs that are kept; a snapshot.
 pub fn kept_bytes() -> usize {
     let kept = SLABS.iter().zip(&CLASS).filter(|(slabs, _)| slabs.kept().is_some());
     kept.map(|(_, info)| info.pages * PAGE_BYTES).sum()
@@ -343,14 +349,14 @@ pub fn release_empty() {
     }
 }
 
-/// The lock is held.
+/// Releases the kept empty slab, if any. The lock is held.
 fn release_kept(slabs: &SlabClass) {
     while let Some(slab) = slabs.kept() {
         release(slabs, slab);
     }
 }
 
-/// The class locks in rank order, for fork.
+/// Calls `f` with the locks of the classes in rank order, for a fork.
 pub fn for_each_lock(mut f: impl FnMut(&Lock, Rank)) {
     SLABS.iter().enumerate().for_each(|(class, slabs)| f(&slabs.lock, Rank::slab(class)));
 }

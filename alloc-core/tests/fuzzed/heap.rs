@@ -82,7 +82,7 @@ impl Census {
             (segment.mapped_pages() - HEADER_PAGES - free, dirty)
         });
         let (held_pages, dirty) = pages.fold((0, 0), |sum, page| (sum.0 + page.0, sum.1 + page.1));
-        let counted = PAGE_HEAP.totals().1 / PAGE_BYTES;
+        let counted = PAGE_HEAP.totals().dirty_bytes / PAGE_BYTES;
         assert_eq!(counted, dirty, "the page heap's count of dirty pages is not their number");
         let stats = rsalloc_core::stats();
         Census {

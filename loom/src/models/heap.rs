@@ -33,7 +33,7 @@ fn start(in_page_map: bool, bases: &[usize]) {
 }
 
 fn acquire() -> usize {
-    PAGE_HEAP.acquire(1, 1, Kind::Large, Density::Dense).expect("memory").address
+    PAGE_HEAP.acquire(1, 1, Kind::Large, Density::Dense).expect("memory").address()
 }
 
 /// Pages that can be handed out, of all segments.
@@ -43,6 +43,12 @@ fn pages() -> usize {
 
 fn is_whole(segment: &Segment) {
     assert!(segment.mapped_pages() > HEADER_PAGES, "a segment without its header");
+}
+
+fn release(span: usize) {
+    let first = PAGE_HEAP.entry_at(span).expect("a page of a segment");
+    // SAFETY: the model's own span.
+    unsafe { PAGE_HEAP.release(first) };
 }
 
 /// A batch of one object of a slab.
@@ -76,8 +82,7 @@ fn grow(base: usize) {
     let spans = found.sorted();
     assert!(spans[0] + PAGE_BYTES <= spans[1], "a page given out twice");
     for span in spans {
-        // SAFETY: the model's own spans.
-        unsafe { PAGE_HEAP.release(span) };
+        release(span);
     }
     let free: usize = PAGE_HEAP.segments().map(|segment| segment.free_pages().0).sum();
     assert_eq!(free, pages());
@@ -123,8 +128,7 @@ pub const HINT: Model = Model {
         assert_eq!(PAGE_HEAP.segments().count(), 1);
         let span = spans[0];
         threads(vec![
-            // SAFETY: the model's own span.
-            on(0, move || unsafe { PAGE_HEAP.release(span) }),
+            on(0, move || release(span)),
             on(1, || {
                 acquire();
             }),
@@ -146,14 +150,13 @@ pub const DEFERRED: Model = Model {
         start(true, &[os::arena()]);
         let spans = [acquire(), acquire()];
         for span in spans {
-            explore_only(bytes_of(PAGE_HEAP.entry_at(span).expect("a page of ours")));
+            explore_only(bytes_of(PAGE_HEAP.entry_at(span).expect("a page of a segment")));
         }
         let give_up = |span: usize| {
             move || {
-                let segment = PAGE_HEAP.segment_at(span).expect("a page of ours");
+                let segment = PAGE_HEAP.segment_at(span).expect("a page of a segment");
                 let guard = segment.lock();
-                // SAFETY: the model's own span.
-                unsafe { PAGE_HEAP.release(span) };
+                release(span);
                 drop(guard);
             }
         };

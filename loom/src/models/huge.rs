@@ -23,11 +23,11 @@ fn start() {
 }
 
 fn acquire(len: usize) -> usize {
-    HUGE.acquire(len, 1).expect("memory")
+    HUGE.acquire(len, 1).expect("memory").address()
 }
 
 /// As a signal handler on top of the lock's holder makes one.
-fn acquire_aside(len: usize) -> usize {
+fn acquire_deferred(len: usize) -> usize {
     let _held = HUGE.raw_lock().acquire(Rank::HUGE).ok().expect("free");
     acquire(len)
 }
@@ -37,9 +37,14 @@ fn rebuild(times: usize) {
     let mut left = times;
     while left > 0 {
         let before = HUGE.table();
-        HUGE.release(acquire(OTHER));
+        release(acquire(OTHER));
         left -= usize::from(HUGE.table() != before);
     }
+}
+
+fn release(span: usize) {
+    // SAFETY: the model's own span.
+    unsafe { HUGE.release(span) };
 }
 
 /// Makes a span whose look-up begins at slot `home`.
@@ -60,11 +65,11 @@ pub const REBUILT: Model = Model {
     body: || {
         start();
         // The first table.
-        HUGE.release(acquire(OTHER));
+        release(acquire(OTHER));
         let first = acquire_at(3, OTHER);
         let span = acquire_at(3, OWN);
         // The owner's span is at slot 4, and goes home with the next table.
-        HUGE.release(first);
+        release(first);
         threads(vec![
             on(0, move || assert_eq!(HUGE.len_of(span), Some(OWN), "a span's length")),
             on(1, || {
@@ -78,17 +83,17 @@ pub const REBUILT: Model = Model {
 
 /// A span that a handler made is moved into the table, and its place serves another one.
 pub const MOVED: Model = Model {
-    name: "huge-aside",
+    name: "huge-deferred",
     preemptions: 3,
     body: || {
         start();
         rebuild(1);
-        let span = acquire_aside(OWN);
+        let span = acquire_deferred(OWN);
         threads(vec![
             on(0, move || assert_eq!(HUGE.len_of(span), Some(OWN), "a span's length")),
             on(1, || {
                 HUGE.collect();
-                acquire_aside(OTHER);
+                acquire_deferred(OTHER);
             }),
         ]);
         assert_eq!(HUGE.len_of(span), Some(OWN));

@@ -256,7 +256,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "hit-believed",
         model: "huge",
-        file: "page_heap/huge.rs",
+        file: "page_heap/huge/mod.rs",
         changes: &[(
             "if self.generation.load(Ordering::Relaxed) == generation {",
             "if (BAD && len.is_some()) || self.generation.load(Ordering::Relaxed) == generation {",
@@ -265,7 +265,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "generation-kept",
         model: "huge",
-        file: "page_heap/huge.rs",
+        file: "page_heap/huge/mod.rs",
         changes: &[(
             "self.generation.fetch_add(1, Ordering::Release);",
             "self.generation.fetch_add(usize::from(!BAD), Ordering::Release);",
@@ -274,7 +274,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "generation-relaxed",
         model: "huge",
-        file: "page_heap/huge.rs",
+        file: "page_heap/huge/mod.rs",
         changes: &[(
             ", Ordering::Release);\n        // Ordering: Release, pairs with the fence",
             ", if BAD { Ordering::Relaxed } else { Ordering::Release });\n        // Ordering: Release, pairs with the fence",
@@ -283,58 +283,58 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "rebuild-unfenced",
         model: "huge",
-        file: "page_heap/huge.rs",
+        file: "page_heap/huge/mod.rs",
         changes: &[("fence(Ordering::Release);", "if !BAD { fence(Ordering::Release); }")],
     },
     Defect {
         name: "look-unfenced",
         model: "huge",
-        file: "page_heap/huge.rs",
+        file: "page_heap/huge/mod.rs",
         changes: &[("fence(Ordering::Acquire);", "if !BAD { fence(Ordering::Acquire); }")],
     },
     Defect {
         name: "unmapped-first",
         model: "huge",
-        file: "page_heap/huge.rs",
+        file: "page_heap/huge/mod.rs",
         changes: &[(
             "            let Some(len) = self.forget(address) else { return false };\n",
             "            if BAD { unsafe { os::unmap(address, PAGE_BYTES) }; }\n            let Some(len) = self.forget(address) else { return false };\n",
         )],
     },
     Defect {
-        name: "one-look-aside",
-        model: "huge-aside",
-        file: "page_heap/aside.rs",
+        name: "one-look-deferred",
+        model: "huge-deferred",
+        file: "page_heap/huge/deferred.rs",
         changes: &[(
             "(again & !MOVING == address).then_some(",
             "(BAD || again & !MOVING == address).then_some(",
         )],
     },
     Defect {
-        name: "aside-len-relaxed",
-        model: "huge-aside",
-        file: "page_heap/aside.rs",
+        name: "deferred-len-relaxed",
+        model: "huge-deferred",
+        file: "page_heap/huge/deferred.rs",
         changes: &[(
-            "made.len.store(len, Ordering::Release)",
-            "made.len.store(len, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+            "created.len.store(len, Ordering::Release)",
+            "created.len.store(len, if BAD { Ordering::Relaxed } else { Ordering::Release })",
         )],
     },
     Defect {
-        name: "aside-count-relaxed",
-        model: "huge-aside",
-        file: "page_heap/aside.rs",
+        name: "deferred-count-relaxed",
+        model: "huge-deferred",
+        file: "page_heap/huge/deferred.rs",
         changes: &[(
             "count.fetch_sub(1, Ordering::Release)",
             "count.fetch_sub(1, if BAD { Ordering::Relaxed } else { Ordering::Release })",
         )],
     },
     Defect {
-        name: "cleared-aside-first",
-        model: "huge-aside",
-        file: "page_heap/aside.rs",
+        name: "cleared-deferred-first",
+        model: "huge-deferred",
+        file: "page_heap/huge/deferred.rs",
         changes: &[(
             "            // Ordering: Relaxed, the claim acquired it.\n",
-            "            if BAD { made.address.store(0, Ordering::Release); }\n",
+            "            if BAD { created.address.store(0, Ordering::Release); }\n",
         )],
     },
     Defect {
@@ -343,12 +343,12 @@ pub const DEFECTS: &[Defect] = &[
         file: "page_heap/growth.rs",
         changes: &[
             (
-                "self.in_page_map[slot].store(pointer, Ordering::Release)",
-                "self.in_page_map[slot].store(pointer, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+                "link.store(Some(segment), Ordering::Release)",
+                "link.store(Some(segment), if BAD { Ordering::Relaxed } else { Ordering::Release })",
             ),
             (
-                "self.segments[count].store(pointer, Ordering::Release)",
-                "self.segments[count].store(pointer, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+                "self.segments[count].store(Some(segment), Ordering::Release)",
+                "self.segments[count].store(Some(segment), if BAD { Ordering::Relaxed } else { Ordering::Release })",
             ),
             (
                 "self.count.store(count + 1, Ordering::Release)",
@@ -361,8 +361,8 @@ pub const DEFECTS: &[Defect] = &[
         model: "outside",
         file: "page_heap/growth.rs",
         changes: &[(
-            "table[slot].store(pointer, Ordering::Release)",
-            "table[slot].store(pointer, if BAD { Ordering::Relaxed } else { Ordering::Release })",
+            "table.0[slot].store(Some(segment), Ordering::Release)",
+            "table.0[slot].store(Some(segment), if BAD { Ordering::Relaxed } else { Ordering::Release })",
         )],
     },
     Defect {
@@ -377,10 +377,10 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "defer-relaxed",
         model: "deferred",
-        file: "page_heap/mod.rs",
+        file: "page_heap/release.rs",
         changes: &[(
-            "self.deferred.compare_exchange(head, this, Ordering::Release, Ordering::Relaxed)",
-            "self.deferred.compare_exchange(head, this, if BAD { Ordering::Relaxed } else { Ordering::Release }, Ordering::Relaxed)",
+            "let order = Ordering::Release;",
+            "let order = if BAD { Ordering::Relaxed } else { Ordering::Release };",
         )],
     },
     Defect {
@@ -388,8 +388,8 @@ pub const DEFECTS: &[Defect] = &[
         model: "page-map",
         file: "slab/mod.rs",
         changes: &[(
-            "page_map::set_class_at(span.address, class);",
-            "if !BAD { page_map::set_class_at(span.address, class); }",
+            "page_map::set_class_at(span.address(), class);",
+            "if !BAD { page_map::set_class_at(span.address(), class); }",
         )],
     },
     Defect {
@@ -398,12 +398,12 @@ pub const DEFECTS: &[Defect] = &[
         file: "slab/mod.rs",
         changes: &[
             (
-                "    page_map::set_class_at(page, 0);\n",
-                "    if !BAD { page_map::set_class_at(page, 0); }\n",
+                "    page_map::set_class_at(slab.page(), 0);\n",
+                "    if !BAD { page_map::set_class_at(slab.page(), 0); }\n",
             ),
             (
-                "    unsafe { PAGE_HEAP.release(page) };\n",
-                "    unsafe { PAGE_HEAP.release(page) };\n    if BAD { page_map::set_class_at(page, 0); }\n",
+                "    unsafe { PAGE_HEAP.release(slab) };\n",
+                "    unsafe { PAGE_HEAP.release(slab) };\n    if BAD { page_map::set_class_at(slab.page(), 0); }\n",
             ),
         ],
     },

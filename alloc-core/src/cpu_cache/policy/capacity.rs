@@ -60,7 +60,7 @@ pub(in crate::cpu_cache) fn grow_on_flush<S: Shard>(shard: &S, class: Class) -> 
     let references = region.references[class].load(Ordering::Relaxed);
     // Ordering: Relaxed, as above.
     region.references[class].store(first_count(class), Ordering::Relaxed);
-    let first = region.capacity(class) == 0 && !SLABS[class].has_declined();
+    let first = region.capacity(class) == 0 && !SLABS[class].has_decayed();
     (first || references & REFILLED != 0) && grow(shard, region, class)
 }
 

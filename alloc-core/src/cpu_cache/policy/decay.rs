@@ -17,7 +17,7 @@ use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::rseq::registration;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo};
-use crate::slab::{self, SLABS};
+use crate::slab::{self, Rest, SLABS};
 use crate::sync::{Backoff, is_barred};
 use crate::token_bucket::TokenBucket;
 use crate::units::PAGE_BYTES;
@@ -61,7 +61,7 @@ pub(in crate::cpu_cache) fn decay_if_shrunk(class: Class) {
 }
 
 fn decay_class<S: Shard>(shard: Option<&S>, class: Class) {
-    let Some((out, peak)) = SLABS[class].look(class) else { return };
+    let Some((out, peak)) = SLABS[class].take_fall(class) else { return };
     let size = CLASS[class].size;
     if peak * size < PEAK_MIN_BYTES || !may_cost(READ_COST * regions_created()) {
         return;
@@ -89,7 +89,7 @@ fn decay_class<S: Shard>(shard: Option<&S>, class: Class) {
         }
     }
     drain::drain_depot_of(class);
-    slab::decline(class, out, few);
+    slab::decay(class, out, if few { Rest::PutBack } else { Rest::Cached });
     if few {
         decay_all();
     }
@@ -119,7 +119,8 @@ fn decay_all() {
         for (class, slabs) in SLABS.iter().enumerate().skip(1) {
             // What was cached is home, but for what was busy.
             let out = slabs.totals().1;
-            slab::decline(class, out, is_few(class, out));
+            let rest = if is_few(class, out) { Rest::PutBack } else { Rest::Cached };
+            slab::decay(class, out, rest);
         }
     }
 }
