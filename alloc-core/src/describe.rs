@@ -102,7 +102,25 @@ impl Origin {
     }
 }
 
-/// A line for each field, with a newline at its end.
+macro_rules! displayed {
+    ($($of:ident: $text:ident;)*) => {
+        $(impl Display for $of {
+            fn fmt(&self, out: &mut Formatter<'_>) -> Result {
+                out.pad(self.$text())
+            }
+        })*
+    };
+}
+
+displayed! {
+    Mode: text;
+    ModeReason: text;
+    ShardIndex: word;
+    PurgeMethod: text;
+    Origin: word;
+}
+
+/// A line for each field.
 impl Display for Report {
     fn fmt(&self, out: &mut Formatter<'_>) -> Result {
         write!(out, "mode:            {}", self.mode.text())?;
@@ -121,16 +139,18 @@ impl Display for Report {
         writeln!(out, "gives back:      {given_back}")?;
         writeln!(out, "hardened:        {}", if self.hardened { "yes" } else { "no" })?;
         match self.guard_one_in {
-            None => writeln!(out, "guard pages:     no"),
-            Some(calls) => writeln!(out, "guard pages:     for one of {calls} slow calls"),
+            None => write!(out, "guard pages:     no"),
+            Some(calls) => write!(out, "guard pages:     for one of {calls} slow calls"),
         }
     }
 }
 
-/// A line for each field, with a newline at its end.
+/// A line for each field.
 impl Display for Stats {
     fn fmt(&self, out: &mut Formatter<'_>) -> Result {
-        self.entries().try_for_each(|(name, value)| writeln!(out, "{name:<20}{value:>16}"))
+        self.entries().enumerate().try_for_each(|(i, (name, value))| {
+            write!(out, "{}{name:<20}{value:>16}", if i == 0 { "" } else { "\n" })
+        })
     }
 }
 

@@ -26,7 +26,7 @@ extern "C" fn stats_at_exit() {
 
 /// Report and statistics as text.
 pub fn all_text(out: &mut impl Write) {
-    let _ = write!(out, "{}{}", report(), stats());
+    let _ = writeln!(out, "{}\n{}", report(), stats());
 }
 
 fn all_json(out: &mut impl Write) {

@@ -88,7 +88,7 @@ pub enum PurgeMethod {
 ///
 /// ```
 /// let report = rsalloc::report();
-/// print!("{report}");
+/// println!("{report}");
 /// println!("{} shards, {}", report.shards, report.json());
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

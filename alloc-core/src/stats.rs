@@ -20,7 +20,7 @@ macro_rules! counts {
         /// ```
         /// let stats = rsalloc::stats();
         /// println!("{} bytes in use of {} mapped", stats.live_bytes, stats.mapped_bytes);
-        /// print!("{stats}");
+        /// println!("{stats}");
         /// println!("{}", stats.json());
         /// ```
         #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

@@ -38,9 +38,8 @@ fn as_text(pid: u32, found: &Found) -> Result<String> {
         return Ok(format!("rsalloc is not active in process {pid}\n"));
     };
     let verdict = if is_active(seen) { "is active" } else { "is loaded, but not active" };
-    let mut text = format!("rsalloc {verdict} in process {pid}\n");
-    text += &format!("file:            {}\n", block.file.display());
-    Ok(text + &seen.report.to_string())
+    let file = block.file.display();
+    Ok(format!("rsalloc {verdict} in process {pid}\nfile:            {file}\n{}\n", seen.report))
 }
 
 fn as_json(pid: u32, found: &Found) -> Result<String> {

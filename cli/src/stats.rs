@@ -34,7 +34,7 @@ pub fn of_process(pid: u32, json: bool, output: Option<PathBuf>) -> Result<ExitC
     if json {
         describe::all_json(&mut text, &seen.report, &seen.stats)?;
     } else {
-        text = seen.stats.to_string();
+        text = format!("{}\n", seen.stats);
     }
     put(&text, output, Stream::Out)?;
     Ok(ExitCode::SUCCESS)

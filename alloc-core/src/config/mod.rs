@@ -20,7 +20,7 @@ use core::cell::UnsafeCell;
 ///
 /// let changed = rsalloc::settings().filter(|setting| setting.origin != Origin::Default);
 /// for setting in changed {
-///     println!("{setting}, by {}", setting.origin.word());
+///     println!("{setting}, by {}", setting.origin);
 /// }
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
