@@ -1,7 +1,7 @@
 //! `cargo xtask loom`: the models of `loom/`, each in every order of its operations within its bound.
 //!
 //! Promises that a model which finds a broken order, or does not come to its end in time, fails the command; and, with
-//! `--control`, that each defect of [`defects::DEFECTS`], put into a copy of the engine, is found by its model.
+//! `--control`, that each defect of [`defects::all`], put into a copy of the engine, is found by its model.
 
 mod defects;
 
@@ -68,7 +68,7 @@ fn go_through(wanted: &[String]) -> anyhow::Result<usize> {
 
 /// Runs each defect's model with it; how many were not found.
 fn control(wanted: &[String]) -> anyhow::Result<usize> {
-    let defects: Vec<_> = defects::DEFECTS.iter().filter(|d| is_wanted(d.model, wanted)).collect();
+    let defects: Vec<_> = defects::all().filter(|d| is_wanted(d.model, wanted)).collect();
     for name in wanted {
         ensure!(defects.iter().any(|d| d.model == name), "no defect of a model {name}");
     }
