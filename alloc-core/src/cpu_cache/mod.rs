@@ -29,6 +29,7 @@ pub use shard::Shard;
 
 use crate::object::{Batch, Fresh, Object};
 use crate::region::Counter;
+use crate::rseq::Sections;
 use crate::rseq::outcome::{Pop, Push};
 use crate::rseq::registration;
 use crate::size_class::Class;
@@ -85,36 +86,45 @@ pub fn try_pop(class: Class) -> Option<Object> {
 
 /// Frees an object of `class`.
 pub fn free(class: Class, object: Object) {
-    free_to_shard(class, object);
+    let left = match registration::sections() {
+        Some(sections) => free_by_sections(sections, class, object),
+        None => Some(object),
+    };
+    if let Some(object) = left {
+        free_without_sections(class, object);
+    }
     // Not before this thread has given up its shard: this may take a while.
     if SLABS[class].has_fallen() {
         decay::decay_if_shrunk(class);
     }
 }
 
-fn free_to_shard(class: Class, mut object: Object) {
-    if let Some(sections) = registration::sections() {
-        for _ in 0..RETRIES {
-            object = match Shard::push(&sections, class, object) {
-                Push::Done => return,
-                Push::Full(object) if percpu::open_or_create(sections) => {
-                    return flush(&sections, class, object);
+/// The object again if the thread has no per-CPU shard.
+#[inline]
+fn free_by_sections(sections: Sections, class: Class, mut object: Object) -> Option<Object> {
+    for _ in 0..RETRIES {
+        object = match Shard::push(&sections, class, object) {
+            Push::Done => return None,
+            Push::Full(object) => {
+                match percpu::open_or_create(sections) {
+                    true => flush(&sections, class, object),
+                    false => give_back(class, &mut Batch::of(object)),
                 }
-                Push::Full(object) => return give_back(class, &mut Batch::of(object)),
-                Push::Aborted(object) => {
-                    count(&sections, Counter::Aborts);
-                    object
-                }
-                Push::NoShard(left) => {
-                    object = left;
-                    if !registration::ensure_registered(sections) {
-                        break;
-                    }
-                    continue;
-                }
-            };
-        }
+                return None;
+            }
+            Push::Aborted(object) => {
+                count(&sections, Counter::Aborts);
+                object
+            }
+            Push::NoShard(object) if registration::ensure_registered(sections) => object,
+            Push::NoShard(object) => return Some(object),
+        };
     }
+    Some(object)
+}
+
+#[inline]
+fn free_without_sections(class: Class, mut object: Object) {
     if let Some(shard) = leases::own_shard() {
         object = match shard.push(class, object) {
             Push::Done => return,

@@ -1,4 +1,4 @@
-//! Allocate, free and resize with checks: each object is verified when it is freed, resized and handed out, and now and
+//! Checks of allocate, free and resize: each object is verified when it is freed, resized and handed out, and now and
 //! then one gets guard pages.
 //!
 //! Promises: a second free, a write past the end, a write after free, and a pointer, size or alignment that is
@@ -101,24 +101,23 @@ fn canary_at(address: usize, class: Class, of_freed: Misuse) -> Canary {
     Canary::of(unsafe { Memory::new(address, bytes) })
 }
 
-/// As [`plain::free`], of an object that the program names as `named`, if it does.
-pub fn free(object: Object, class: Class, named: Option<Request>) {
+/// Takes an object from the program that it frees, and names as `named` if it does. Ends the process if it may not.
+pub fn retire(object: &Object, class: Class, named: Option<Request>) {
     let address = object.address();
     if guard::owns(address) {
-        check_named(address, class, guard::size_of(address, Misuse::DoubleFree), named);
-    } else {
-        let canary = canary_at(address, class, Misuse::DoubleFree);
-        if class != 0 || !canary.is_unsealed() {
-            check_free(address, class, &canary, named);
-        }
-        if class != 0 {
-            canary.poison();
-        }
+        return check_named(address, class, guard::size_of(address, Misuse::DoubleFree), named);
     }
-    plain::free(object, class);
+    let canary = canary_at(address, class, Misuse::DoubleFree);
+    if class == 0 && canary.is_unsealed() {
+        return;
+    }
+    check_free(address, class, &canary, named);
+    if class != 0 {
+        canary.poison();
+    }
 }
 
-/// Takes the object from the program, or ends the process.
+/// Retires the canary, or ends the process.
 fn check_free(address: usize, class: Class, canary: &Canary, named: Option<Request>) {
     match canary.retire() {
         State::Live(size) => {

@@ -1,16 +1,17 @@
 //! The engine: allocate, free and resize, as short lists of calls to the tiers.
 //!
 //! Promises: a request is resolved once, in the slow entry, and an object's class is looked up once; both travel as
-//! arguments. Checks and guard pages, where the process asked for them, wrap the plain three functions.
+//! arguments. Where the process asked for checks and guard pages, they come before and after the same calls.
 //!
 //! ```text
 //! malloc(size)                                  free(ptr)
 //!   arch::entry: size -> class, pop               arch::entry: page map -> class, push
 //!   slow::malloc -> Request                       slow::free -> Object, Class
 //!     engine::allocate                              engine::free
-//!       [hardened::allocate]                          [hardened::free]
-//!         plain::allocate                               plain::free
-//!           cpu_cache::allocate | large::allocate         cpu_cache::free | large::free
+//!       [hardened::allocate]                          [hardened::retire]
+//!       plain::allocate                               cpu_cache::free | large::free
+//!         cpu_cache::allocate | large::allocate         flush -> depot | slab -> page_heap
+//!           refill <- depot | slab <- page_heap
 //! ```
 
 pub mod api;
@@ -28,6 +29,7 @@ pub mod slow;
 pub use load::keep_loaded;
 
 use crate::canary;
+use crate::cpu_cache;
 use crate::fail::{Misuse, deny};
 use crate::object::{Fresh, Object};
 use crate::publish::{publish_report, publish_stats, stats_wanted};
@@ -68,14 +70,18 @@ pub(crate) fn allocate(request: Request) -> Option<Fresh> {
 pub(crate) fn free(object: Object, class: Class, named: Option<Request>) {
     let _budget = WaitBudget::bounded();
     if canary::is_on() {
-        return hardened::free(object, class, named);
+        hardened::retire(&object, class, named);
+    } else {
+        if let Some(named) = named {
+            let is_smaller = slab::is_smaller_than(class, object.address(), named.class);
+            deny(is_smaller, Misuse::WrongSize, object.address());
+        }
+        sanitizer::object_given_up(object.address());
     }
-    if let Some(named) = named {
-        let is_smaller = slab::is_smaller_than(class, object.address(), named.class);
-        deny(is_smaller, Misuse::WrongSize, object.address());
+    match class {
+        0 => large::free(object),
+        class => cpu_cache::free(class, object),
     }
-    sanitizer::object_given_up(object.address());
-    plain::free(object, class);
 }
 
 /// Resizes the object at `ptr`, which the program names as `named`, if it does. Null when out of memory.

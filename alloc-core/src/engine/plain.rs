@@ -1,4 +1,4 @@
-//! Allocate, free and resize, unchecked: what [`hardened`](super::hardened) wraps.
+//! Allocate and resize, unchecked: what [`hardened`](super::hardened) wraps.
 //!
 //! Promises: what an object holds stays, up to the smaller size; a refused resize changes nothing.
 
@@ -10,7 +10,7 @@ use crate::fail::Misuse;
 use crate::object::{Fresh, Object};
 use crate::os;
 use crate::page_map;
-use crate::size_class::{CLASS, Class};
+use crate::size_class::CLASS;
 use crate::units::OBJECT_MAX_BYTES;
 use core::ptr::{self, NonNull};
 
@@ -29,15 +29,6 @@ pub(super) fn allocate(request: Request) -> Option<Fresh> {
             .or_else(|| large::allocate_standalone(request))
             .or_else(|| scarce::wait_and_retry(allocate_once))
     })
-}
-
-/// Frees an object of `class`, as the page map says.
-#[inline]
-pub(super) fn free(object: Object, class: Class) {
-    match class {
-        0 => large::free(object),
-        class => cpu_cache::free(class, object),
-    }
 }
 
 /// Resizes the object at `ptr`, which the program names as `named`, if it does. Null when out of memory.

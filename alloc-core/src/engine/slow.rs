@@ -20,23 +20,20 @@ use crate::size_class::{
 };
 use core::ptr;
 
+/// What a function does when memory is out, besides returning null.
+#[derive(Clone, Copy)]
+enum OnFailure {
+    SetErrno,
+    ReturnOnly,
+}
+
 /// `malloc`: empty class, large size or an aborted section.
 pub extern "C" fn malloc(size: usize) -> *mut u8 {
     let class = small_class_of(size);
     match pop(class) {
         Some(object) => object.into_raw(),
-        None => malloc_slow(size, class),
+        None => serve(size, 1, class, OnFailure::SetErrno),
     }
-}
-
-#[cold]
-#[inline(never)]
-fn malloc_slow(size: usize, class: Class) -> *mut u8 {
-    let object = serve(Request::with_class(class, size, 1));
-    if object.is_null() {
-        os::set_errno(libc::ENOMEM);
-    }
-    object
 }
 
 /// `calloc`: as [`malloc`], or a product that overflows. What may be used is cleared, not only what was asked
@@ -55,22 +52,26 @@ pub extern "C" fn alloc(size: usize, align: usize) -> *mut u8 {
     let class = class_of_aligned(size, align);
     match pop(class) {
         Some(object) => object.into_raw(),
-        None => alloc_slow(size, align, class),
+        None => serve(size, align, class, OnFailure::ReturnOnly),
     }
 }
 
+/// Resolves a request and serves it: by a locked shard, if that is short, else by the engine. `class` is 0 if the caller
+/// does not know it.
 #[cold]
 #[inline(never)]
-fn alloc_slow(size: usize, align: usize, class: Class) -> *mut u8 {
-    serve(Request { class, size, align })
-}
-
-/// Serves a request: by a locked shard, if that is short, else by the engine.
-#[inline]
-fn serve(request: Request) -> *mut u8 {
-    match cpu_cache::try_pop(request.class) {
-        Some(object) => object.into_raw(),
-        None => super::allocate(request).map_or(ptr::null_mut(), |fresh| fresh.object.into_raw()),
+fn serve(size: usize, align: usize, class: Class, on_failure: OnFailure) -> *mut u8 {
+    let request = Request::with_class(class, size, align);
+    if let Some(object) = cpu_cache::try_pop(request.class) {
+        return object.into_raw();
+    }
+    match (super::allocate(request), on_failure) {
+        (Some(fresh), _) => fresh.object.into_raw(),
+        (None, OnFailure::SetErrno) => {
+            os::set_errno(libc::ENOMEM);
+            ptr::null_mut()
+        }
+        (None, OnFailure::ReturnOnly) => ptr::null_mut(),
     }
 }
 
