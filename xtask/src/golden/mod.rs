@@ -1,6 +1,6 @@
 //! `cargo xtask golden`: what the hot paths execute, held against a committed table and limits.
 //!
-//! Promises to fail when an entry of librsalloc.so executes other instructions than
+//! Promises to fail when a function of librsalloc.so with a section executes other instructions than
 //! docs/golden.md says, more than its limit, or anything that a hot path must not (a call, a locked
 //! instruction, the stack).
 
@@ -9,7 +9,9 @@ mod path;
 use crate::code::Code;
 use anyhow::{Context, bail};
 use path::Cost;
+use std::collections::HashMap;
 use std::fmt::Write as _;
+use tools::sections::Section;
 
 /// Arguments of the command.
 #[derive(clap::Args)]
@@ -19,25 +21,45 @@ pub struct Arguments {
     write: bool,
 }
 
-/// An exported function and the most instructions that its hot path may execute.
-struct Entry {
-    symbol: &'static str,
-    limit: usize,
-}
-
-const ENTRIES: &[Entry] = &[
-    Entry { symbol: "malloc", limit: 18 },
-    Entry { symbol: "free", limit: 20 },
-    Entry { symbol: "free_sized", limit: 16 },
-    Entry { symbol: "posix_memalign", limit: 28 },
+/// The most instructions that the hot path of each function with a section may execute. The sections that the slow
+/// paths call are built twice, for `cpu_id` and for `mm_cid`.
+const LIMITS: &[(&str, usize)] = &[
+    ("malloc", 18),
+    ("__libc_malloc", 18),
+    ("_Znwm", 18),
+    ("rsalloc_new_nothrow", 18),
+    ("rsalloc_core::allocate_aligned", 18),
+    ("calloc", 28),
+    ("__libc_calloc", 28),
+    ("posix_memalign", 28),
+    ("free", 20),
+    ("__libc_free", 20),
+    ("_ZdlPv", 20),
+    ("free_sized", 16),
+    ("rsalloc_delete_sized", 16),
+    ("rsalloc_core::free_sized", 18),
+    ("sections::pop_cpu", 14),
+    ("sections::pop_cid", 16),
+    ("sections::push_cpu", 16),
+    ("sections::push_cid", 18),
+    ("sections::pop_batch_cpu", 27),
+    ("sections::pop_batch_cid", 29),
+    ("sections::push_batch_cpu", 28),
+    ("sections::push_batch_cid", 30),
+    ("sections::set_end_cpu", 16),
+    ("sections::set_end_cid", 18),
+    ("sections::add_cpu", 11),
+    ("sections::add_cid", 13),
 ];
 
 /// Runs the command.
 pub fn main(arguments: Arguments) -> anyhow::Result<()> {
     tools::build_release(&["rsalloc-preload"])?;
-    let code = Code::read(&tools::library()?)?;
+    let library = tools::library()?;
+    let code = Code::read(&library)?;
+    let functions = functions(&code, &tools::sections::read(&library)?);
 
-    let (table, mut faults) = examine(&code, ENTRIES);
+    let (table, mut faults) = examine(&code, &functions, LIMITS);
     print!("{table}");
     let file = tools::root().join("docs/golden.md");
     if arguments.write {
@@ -52,31 +74,53 @@ pub fn main(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The table of what each entry executes, and what is wrong with it.
-fn examine(code: &Code, entries: &[Entry]) -> (String, Vec<String>) {
+/// The functions with a section, by the names that [`LIMITS`] uses: C's as they are exported, others by their path.
+fn functions(code: &Code, sections: &[Section]) -> HashMap<String, u64> {
+    let name = |section: &Section| match section.name.ends_with("_cpu")
+        || section.name.ends_with("_cid")
+    {
+        _ if code.exported(&section.name) == Some(section.function) => section.name.clone(),
+        true => format!("sections::{}", section.name),
+        false => format!("rsalloc_core::{}", section.name),
+    };
+    sections.iter().map(|section| (name(section), section.function)).collect()
+}
+
+/// The table of what each function executes, and what is wrong with it.
+fn examine(
+    code: &Code,
+    functions: &HashMap<String, u64>,
+    limits: &[(&str, usize)],
+) -> (String, Vec<String>) {
     let mut faults = Vec::new();
     let mut table = String::from(
-        "| entry | instructions | limit | loads | stores | conditional branches |\n\
+        "| function | instructions | limit | loads | stores | conditional branches |\n\
          |---|--:|--:|--:|--:|--:|\n",
     );
-    for Entry { symbol, limit } in entries {
-        let cost = match path::walk(code, symbol) {
+    let unlisted = functions.keys().filter(|name| limits.iter().all(|(listed, _)| listed != name));
+    faults.extend(unlisted.map(|name| format!("{name} has a section, and no limit in LIMITS")));
+    for (name, limit) in limits {
+        let Some(&function) = functions.get(*name) else {
+            faults.push(format!("{name}: the library has no such function with a section"));
+            continue;
+        };
+        let cost = match path::walk(code, function) {
             Ok(cost) => cost,
             Err(error) => {
-                faults.push(format!("{symbol}: {error}"));
+                faults.push(format!("{name}: {error}"));
                 continue;
             }
         };
         let Cost { instructions, loads, stores, branches, forbidden } = cost;
         writeln!(
             table,
-            "| `{symbol}` | {instructions} | {limit} | {loads} | {stores} | {branches} |"
+            "| `{name}` | {instructions} | {limit} | {loads} | {stores} | {branches} |"
         )
         .unwrap();
         if instructions > *limit {
-            faults.push(format!("{symbol}: {instructions} instructions, the limit is {limit}"));
+            faults.push(format!("{name}: {instructions} instructions, the limit is {limit}"));
         }
-        faults.extend(forbidden.into_iter().map(|line| format!("{symbol}: {line}")));
+        faults.extend(forbidden.into_iter().map(|line| format!("{name}: {line}")));
     }
     (table, faults)
 }
@@ -101,10 +145,12 @@ fn difference(committed: &str, table: &str) -> Option<String> {
 fn document(table: &str) -> String {
     format!(
         "# Golden table\n\n\
-         What the hot path of each exported function executes on x86-64, from its first instruction to\n\
-         its `ret`: conditional branches are not taken, direct jumps are followed. No hot path may\n\
-         call, lock, or use the stack. `cargo xtask golden` fails when the build differs from this\n\
-         table or passes a limit; `cargo xtask golden --write` rewrites it.\n\n{table}"
+         What each function with a restartable section executes on x86-64, from its first instruction to\n\
+         its `ret`: conditional branches are not taken, direct jumps are followed, a loop is passed once. No hot path may\n\
+         call, lock, or use the stack. The functions are found by the library's section `__rseq_cs`, so\n\
+         none is left out. `_Znwm` and `_ZdlPv` are C++'s operators new and delete; the other forms jump\n\
+         to these. `cargo xtask golden` fails when the build differs from this table or passes a limit;\n\
+         `cargo xtask golden --write` rewrites it.\n\n{table}"
     )
 }
 
@@ -123,48 +169,61 @@ mod tests {
         ret
         slow: ret";
 
-    fn assemble(source: &str) -> Code {
-        crate::code::assemble(source).0
+    /// The functions that `source` exports, all with a section.
+    fn assemble(source: &str) -> (Code, HashMap<String, u64>) {
+        let (code, _) = crate::code::assemble(source);
+        let at = code.exported("malloc").expect("exported");
+        (code, HashMap::from([("malloc".to_owned(), at)]))
     }
 
-    fn faults(source: &str, limit: usize) -> Vec<String> {
-        examine(&assemble(source), &[Entry { symbol: "malloc", limit }]).1
+    fn faults(source: &str, limits: &[(&str, usize)]) -> Vec<String> {
+        let (code, functions) = assemble(source);
+        examine(&code, &functions, limits).1
     }
 
     #[test]
     fn a_path_at_its_limit_passes() {
-        assert_eq!(faults(GOOD, 5), Vec::<String>::new());
+        assert_eq!(faults(GOOD, &[("malloc", 5)]), Vec::<String>::new());
     }
 
     #[test]
     fn one_instruction_more_than_the_limit_fails() {
-        assert_eq!(faults(GOOD, 4), ["malloc: 5 instructions, the limit is 4"]);
+        let found = faults(GOOD, &[("malloc", 4)]);
+        assert_eq!(found, ["malloc: 5 instructions, the limit is 4"]);
     }
 
     #[test]
-    fn a_missing_entry_fails() {
-        let (_, faults) = examine(&assemble(GOOD), &[Entry { symbol: "free", limit: 99 }]);
-        assert_eq!(faults, ["free: the library does not export it"]);
+    fn a_missing_function_fails() {
+        let found = faults(GOOD, &[("malloc", 5), ("free", 99)]);
+        assert_eq!(found, ["free: the library has no such function with a section"]);
+    }
+
+    #[test]
+    fn a_function_without_a_limit_fails() {
+        assert_eq!(faults(GOOD, &[]), ["malloc has a section, and no limit in LIMITS"]);
     }
 
     #[test]
     fn a_forbidden_instruction_fails() {
         let text = GOOD.replace("cmp rdi, 0x400", "push rbx");
-        assert_eq!(faults(&text, 24), ["malloc: uses the stack at 9: push rbx"]);
+        assert_eq!(faults(&text, &[("malloc", 24)]), ["malloc: uses the stack at 9: push rbx"]);
     }
 
     #[test]
     fn one_instruction_more_than_committed_fails_with_a_difference() {
-        let entries = [Entry { symbol: "malloc", limit: 18 }];
-        let (table, _) = examine(&assemble(GOOD), &entries);
-        assert_eq!(difference(&document(&table), &table), None);
-        let more = GOOD.replacen("ret", "nop\nret", 1);
-        let (new, _) = examine(&assemble(&more), &entries);
-        let text = difference(&document(&table), &new).expect("they differ");
+        let limits = [("malloc", 18)];
+        let table = |source: &str| {
+            let (code, functions) = assemble(source);
+            examine(&code, &functions, &limits).0
+        };
+        let old = table(GOOD);
+        assert_eq!(difference(&document(&old), &old), None);
+        let new = table(&GOOD.replacen("ret", "nop\nret", 1));
+        let text = difference(&document(&old), &new).expect("they differ");
         assert!(
             text.contains("\n- | `malloc` | 5 |") && text.contains("\n+ | `malloc` | 6 |"),
             "{text}"
         );
-        assert!(difference("", &table).is_some(), "no document is a difference");
+        assert!(difference("", &old).is_some(), "no document is a difference");
     }
 }

@@ -1,12 +1,13 @@
 //! The hot path of a function.
 //!
 //! Promises to follow what the processor executes when every conditional branch falls through, from
-//! an entry to its first `ret`, over direct jumps.
+//! an entry to its first `ret`, over direct jumps. A loop is passed once: the branch at which it begins
+//! again is taken then.
 
 use crate::code::{self, Code};
 use anyhow::{Context, bail};
 use iced_x86::{FlowControl, Instruction};
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 /// What a path executes.
 #[derive(Debug, Default, PartialEq)]
@@ -23,15 +24,15 @@ pub struct Cost {
     pub forbidden: Vec<String>,
 }
 
-/// Follows the hot path of `symbol`.
-pub fn walk(code: &Code, symbol: &str) -> anyhow::Result<Cost> {
-    let mut at = code.exported(symbol).context("the library does not export it")?;
+/// Follows the hot path of the function at `at`.
+pub fn walk(code: &Code, mut at: u64) -> anyhow::Result<Cost> {
     let mut cost = Cost::default();
-    let mut seen = HashSet::new();
+    let mut visits = HashMap::new();
     loop {
         let instruction = code.at(at).with_context(|| format!("no code at {at:x}"))?;
         let place = || format!("{at:x}: {}", code::text(instruction));
-        if !seen.insert(at) {
+        let visits = visits.entry(at).and_modify(|visits| *visits += 1).or_insert(1);
+        if *visits > 2 {
             bail!("its hot path loops at {}", place());
         }
         if code::traps(instruction) {
@@ -42,6 +43,7 @@ pub fn walk(code: &Code, symbol: &str) -> anyhow::Result<Cost> {
             FlowControl::UnconditionalBranch => instruction.near_branch_target(),
             // An indirect jump leaves the path; it is among the forbidden.
             FlowControl::Return | FlowControl::IndirectBranch => return Ok(cost),
+            FlowControl::ConditionalBranch if *visits == 2 => instruction.near_branch_target(),
             _ => instruction.next_ip(),
         };
     }
@@ -66,7 +68,16 @@ mod tests {
 
     fn walk(lines: &str) -> anyhow::Result<Cost> {
         let source = format!(".globl entry\n.type entry, @function\nentry:\n{lines}");
-        super::walk(&code::assemble(&source).0, "entry")
+        let (code, _) = code::assemble(&source);
+        super::walk(&code, code.exported("entry").context("no entry")?)
+    }
+
+    #[test]
+    fn a_loop_is_passed_once_and_an_endless_one_is_an_error() {
+        let cost = walk("again: cmp rax, rcx\nje 1f\ninc rcx\njmp again\n1: ret").unwrap();
+        assert_eq!((cost.instructions, cost.branches), (7, 2));
+        let error = walk("again: inc rcx\njmp again\nret").unwrap_err();
+        assert!(error.to_string().starts_with("its hot path loops"), "{error}");
     }
 
     #[test]

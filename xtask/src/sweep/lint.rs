@@ -131,6 +131,7 @@ mod tests {
         let (code, labels) = code::assemble(source);
         let section = Section {
             name: "x".to_owned(),
+            function: 0,
             descriptor: 0,
             words: [0, 0],
             start: labels["start"],

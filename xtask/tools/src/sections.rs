@@ -23,6 +23,8 @@ pub const ABORT_IP: u64 = 24;
 pub struct Section {
     /// The function it lies in.
     pub name: String,
+    /// Where that function begins.
+    pub function: u64,
     /// Address of its descriptor.
     pub descriptor: u64,
     /// `version` and `flags`.
@@ -74,9 +76,13 @@ pub fn read(library: &Path) -> anyhow::Result<Vec<Section>> {
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
         let len = u64::from(word(16)) | u64::from(word(20)) << 32;
         let (start, abort) = (address(START_IP)?, address(ABORT_IP)?);
-        let name = names.range(..=start).next_back().map(|(_, name)| name.clone());
+        let (function, name) = match names.range(..=start).next_back() {
+            Some((&function, name)) => (function, name.clone()),
+            None => (start, format!("{start:x}")),
+        };
         sections.push(Section {
-            name: name.unwrap_or_else(|| format!("{start:x}")),
+            name,
+            function,
             descriptor,
             words: [word(0), word(4)],
             start,
