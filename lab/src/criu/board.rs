@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 /// Threads that hammer.
 pub const WORKERS: usize = 8;
-/// Threads that beat: the main thread trims.
+/// Threads that report progress: those that hammer, and the main thread, which trims.
 pub const THREADS: usize = WORKERS + 1;
 
 /// The mapped page.
@@ -34,13 +34,13 @@ struct Page {
     answer: [AtomicI64; 3],
 }
 
-/// What the victim's main thread finds when it is asked. 0: well; else an errno, or what the validator
-/// said; negative: rsalloc is not in the process.
+/// What the victim's main thread found when it was asked. 0: no fault; positive: an errno, or the validator's
+/// result; negative: rsalloc is not in the process.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer {
-    /// The fence, before the allocator has used its own once more.
+    /// The kernel's fence before malloc_trim(3), which may register it anew.
     pub fence_at_first: i64,
-    /// The fence after that.
+    /// The kernel's fence after malloc_trim(3).
     pub fence: i64,
     /// The validator.
     pub check: i64,
@@ -105,13 +105,13 @@ impl Board {
         self.page().failures.load(Ordering::Acquire)
     }
 
-    /// Asks the victim; also one that is still to be restored.
+    /// Asks the victim, which may still have to be restored.
     pub fn ask(&self) {
         // Ordering: Relaxed, a number that stands alone.
         self.page().asked.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether there is a question without an answer. Of the victim's main thread.
+    /// Whether a question has no answer yet; for the victim's main thread.
     pub fn is_asked(&self) -> bool {
         // Ordering: Relaxed, numbers that stand alone.
         self.page().answered.load(Ordering::Relaxed) < self.page().asked.load(Ordering::Relaxed)
@@ -130,7 +130,7 @@ impl Board {
         self.page().answered.store(self.page().asked.load(Ordering::Relaxed), Ordering::Release);
     }
 
-    /// The answer to the last question; none yet, perhaps.
+    /// The answer to the last question, if there is one yet.
     pub fn answered(&self) -> Option<Answer> {
         // Ordering: Relaxed, only the asking side writes it; Acquire pairs with the Release above.
         let asked = self.page().asked.load(Ordering::Relaxed);

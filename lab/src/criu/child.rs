@@ -20,7 +20,7 @@ pub struct Child {
     stderr: PathBuf,
 }
 
-/// Makes a restored process this process' own child when the CRIU that made it ends.
+/// Makes this process adopt restored processes when the CRIU that made them ends.
 pub fn adopt() -> Result<()> {
     // SAFETY: no duties.
     let done = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
@@ -29,7 +29,7 @@ pub fn adopt() -> Result<()> {
 }
 
 impl Child {
-    /// Starts `command` on `kind`, what it says in a file in `scratch`.
+    /// Starts `command` on `kind`; the process writes what it says into a file in `scratch`.
     pub fn start(command: &mut Command, kind: &Kind, scratch: &Path) -> Result<Child> {
         let stderr = scratch.join("stderr");
         command.current_dir("/").env_clear().envs(kind.environment()?);
@@ -51,7 +51,7 @@ impl Child {
         Ok(Child { pid, alive: true, stderr })
     }
 
-    /// One that was dumped elsewhere, what it says in a file in `scratch`.
+    /// A process that was dumped elsewhere; it writes what it says into a file in `scratch`.
     pub fn dumped(pid: i32, scratch: &Path) -> Child {
         Child { pid, alive: false, stderr: scratch.join("stderr") }
     }
@@ -61,7 +61,7 @@ impl Child {
         self.pid
     }
 
-    /// An error if it has ended.
+    /// An error if the process has ended.
     pub fn runs(&self) -> Result<()> {
         match self.status(libc::WNOHANG)? {
             None => Ok(()),
@@ -79,14 +79,14 @@ impl Child {
         Ok(())
     }
 
-    /// Waits for what a failed restore has left of it.
+    /// Waits for what a failed restore has left of the process.
     pub fn reap_remains(&mut self) {
         let mut status = 0;
         // SAFETY: points to a live value. No such child is as good as one that was reaped.
         unsafe { libc::waitpid(self.pid, &mut status, libc::WNOHANG) };
     }
 
-    /// Ends it.
+    /// Kills the process.
     pub fn kill(&mut self) -> Result<()> {
         self.signal(libc::SIGKILL);
         self.reap()
@@ -109,12 +109,12 @@ impl Child {
         }
     }
 
-    /// It has been restored, as a child of this process.
+    /// Notes that the process has been restored, as a child of this one.
     pub fn has_come_back(&mut self) {
         self.alive = true;
     }
 
-    /// What it wrote, for messages.
+    /// What the process wrote, for messages.
     pub fn words(&self) -> String {
         let text = std::fs::read_to_string(&self.stderr).unwrap_or_default();
         text.lines().next().map(|line| format!(": {line}")).unwrap_or_default()

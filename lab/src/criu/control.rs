@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::cycle::{self, Hand};
+use super::cycle::{self, Damage};
 use super::images::{self, Criu, Way};
 use super::kind::{Kind, MODES};
 use super::process::Process;
@@ -17,19 +17,19 @@ use super::victim::MARK;
 /// A defect, and what the cycle must then say.
 struct Defect {
     name: &'static str,
-    hand: Hand,
+    damage: Damage,
     says: &'static str,
 }
 
 const DEFECTS: [Defect; 3] = [
     Defect {
         name: "a byte of each object flipped in the image",
-        hand: Hand { images: flip, ..cycle::NONE },
+        damage: Damage { images: flip, ..cycle::NONE },
         says: "not 0x",
     },
     Defect {
         name: "the restored process stopped",
-        hand: Hand {
+        damage: Damage {
             process: |process| process.child.signal(libc::SIGSTOP),
             limit: Duration::from_secs(2),
             ..cycle::NONE
@@ -38,7 +38,7 @@ const DEFECTS: [Defect; 3] = [
     },
     Defect {
         name: "the restored process killed",
-        hand: Hand { process: |process| process.child.signal(libc::SIGKILL), ..cycle::NONE },
+        damage: Damage { process: |process| process.child.signal(libc::SIGKILL), ..cycle::NONE },
         says: "the process ended",
     },
 ];
@@ -49,8 +49,8 @@ pub fn check(criu: &Criu) -> Result<()> {
     with(criu, kind, &cycle::NONE).context("without a defect")?;
     println!("green     no defect");
     let mut missed = 0;
-    for Defect { name, hand, says } in &DEFECTS {
-        let said = match with(criu, kind, hand) {
+    for Defect { name, damage, says } in &DEFECTS {
+        let said = match with(criu, kind, damage) {
             Ok(()) => "nothing".to_owned(),
             Err(error) => format!("{error:#}"),
         };
@@ -70,11 +70,11 @@ pub fn check(criu: &Criu) -> Result<()> {
     Ok(())
 }
 
-fn with(criu: &Criu, kind: &Kind, hand: &Hand) -> Result<()> {
+fn with(criu: &Criu, kind: &Kind, damage: &Damage) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let mut process = Process::start(kind, scratch.path())?;
     let identity = process.identity(kind)?;
-    cycle::turn(criu, (&mut process, kind, &identity), Way::Once, hand).map(drop)
+    cycle::turn(criu, (&mut process, kind, &identity), Way::Once, damage).map(drop)
 }
 
 /// Flips a bit in the second word of every object of an image.

@@ -19,37 +19,37 @@ pub struct Taken {
     pub dump: Dump,
     /// Time of the restore.
     pub restore: Duration,
-    /// Whether the process that ran on after a snapshot was judged, too.
+    /// Whether the process that ran on after a snapshot was judged.
     pub is_judged: bool,
 }
 
-/// Something done to the images, and to the process once it is restored.
-pub struct Hand {
-    /// Before the restore.
+/// Damage done to the images, and to the restored process.
+pub struct Damage {
+    /// Done to the folder of images, before the restore.
     pub images: fn(&Path) -> Result<()>,
-    /// After the restore.
+    /// Done to the process, after the restore.
     pub process: fn(&Process),
-    /// How long the threads may take then.
+    /// How long the threads may take after the restore.
     pub limit: Duration,
 }
 
-/// How often, and after which pause, a restore is tried whose process's numbers are taken.
+/// How often a restore is tried again while another process has one of its process ids, and the pause between.
 const ATTEMPTS: usize = 50;
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// No hand in it.
-pub const NONE: Hand = Hand { images: |_| Ok(()), process: |_| (), limit: WAIT_LIMIT };
+/// No damage.
+pub const NONE: Damage = Damage { images: |_| Ok(()), process: |_| (), limit: WAIT_LIMIT };
 
-/// Dumps `process` in its `way`, restores it, and checks that it goes on with the same `identity`.
+/// Dumps `process` by `way`, restores it, and checks that it goes on with the same `identity`.
 pub fn turn(
     criu: &Criu,
     (process, kind, identity): (&mut Process, &Kind, &Identity),
     way: Way,
-    hand: &Hand,
+    damage: &Damage,
 ) -> Result<Taken> {
     let scratch = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
     let dump = process.dump(criu, scratch.path(), way, WAIT_LIMIT).map_err(|error| {
-        // Whose fault is it?
+        // A process that was broken before the dump is not CRIU's fault.
         match process.goes_on(WAIT_LIMIT) {
             Ok(()) => error.context("not dumped, but its threads go on"),
             Err(stuck) => error.context(format!("not dumped, and {stuck:#}")),
@@ -68,13 +68,13 @@ pub fn turn(
     } else {
         process.child.reap()?;
     }
-    (hand.images)(&dump.images)?;
+    (damage.images)(&dump.images)?;
     let restore = restore(criu, &mut process.child, &dump.images)?;
     if way == Way::Stopped {
         process.child.signal(libc::SIGCONT);
     }
-    (hand.process)(process);
-    process.goes_on(hand.limit).context("after the restore")?;
+    (damage.process)(process);
+    process.goes_on(damage.limit).context("after the restore")?;
     let now = process.identity(kind).context("after the restore")?;
     ensure!(now == *identity, "after the restore: {now:?} instead of {identity:?}");
     Ok(Taken { dump, restore, is_judged })

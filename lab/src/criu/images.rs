@@ -27,8 +27,8 @@ pub const PRE_DUMPS: usize = 3;
 pub enum Way {
     /// In one dump, which kills it.
     Once,
-    /// As once, of a process that a signal has stopped, and that is stopped when it comes back: what its
-    /// memory costs, without the scheduler.
+    /// Like `Once`, but a signal has stopped the process before, and it is still stopped after the restore. Shows
+    /// what its memory costs, without the scheduler.
     Stopped,
     /// A snapshot: the process goes on.
     LeaveRunning,
@@ -37,13 +37,13 @@ pub enum Way {
 }
 
 impl Way {
-    /// As an argument.
+    /// The name on the command line.
     pub fn name(self) -> String {
         self.to_possible_value().expect("none is hidden").get_name().to_owned()
     }
 }
 
-/// A dump that was made.
+/// The outcome of a dump.
 pub struct Dump {
     /// The folder to restore from.
     pub images: PathBuf,
@@ -51,7 +51,7 @@ pub struct Dump {
     pub wall: Duration,
     /// What CRIU counted.
     pub stats: Stats,
-    /// Threads that had a processor or waited for one when it began: the others stop at once.
+    /// Threads that ran or were ready to run when the dump began: only they take time to stop.
     pub running: usize,
     /// Bytes of all the images that a restore reads.
     pub bytes: u64,
@@ -75,15 +75,14 @@ impl Criu {
         tools::output(self.command("check").args(["--feature", "mem_dirty_track"])).is_ok()
     }
 
-    /// The version, as it says.
+    /// The version that `criu --version` names.
     pub fn version(&self) -> Result<String> {
         let text = tools::output(&mut self.command("--version"))?;
         let version = text.lines().find_map(|line| line.strip_prefix("Version: "));
         version.map(str::to_owned).context("criu --version names none")
     }
 
-    /// Dumps what process `pid` has written since the pre-dump before, all if this is the first, number 1. It
-    /// goes on.
+    /// Pre-dump `number` (from 1) of process `pid`: the pages written since the one before. The process goes on.
     pub fn pre_dump(&self, pid: i32, scratch: &Path, number: usize) -> Result<()> {
         let images = folder(scratch, &link(number))?;
         self.stop("pre-dump", pid, &images, &since(number - 1))
@@ -184,7 +183,7 @@ pub fn flip_behind(folder: &Path, mark: &[u8], step: usize) -> Result<()> {
     Ok(())
 }
 
-/// Flips them in these bytes, and says how many that were.
+/// Flips them in `bytes`; returns how many.
 pub fn flip_in(bytes: &mut [u8], mark: &[u8], step: usize) -> usize {
     let mut flipped = 0;
     for place in (0..bytes.len().saturating_sub(mark.len())).step_by(step) {

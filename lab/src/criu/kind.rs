@@ -4,7 +4,7 @@ use anyhow::Result;
 
 /// An allocator and its mode.
 pub struct Kind {
-    /// For people.
+    /// The name in tables.
     pub name: &'static str,
     setting: Option<(&'static str, &'static str)>,
     /// Mode and shard index as the library publishes them; none: glibc's malloc.
@@ -41,11 +41,11 @@ pub const MODES: [Kind; 4] = [
     },
 ];
 
-/// What the others are compared with.
+/// glibc's malloc, with which the library's modes are compared.
 pub const GLIBC: Kind = Kind { name: "glibc", setting: None, published: None, is_registered: true };
 
 impl Kind {
-    /// Whether it works in sections.
+    /// Whether the mode uses restartable sections.
     pub fn has_sections(&self) -> bool {
         self.published.is_some_and(|(mode, _)| mode != "atomic")
     }

@@ -69,13 +69,13 @@ pub struct Args {
     #[arg(long, hide = true)]
     harness: Option<i32>,
     #[command(flatten)]
-    habits: victim::Habits,
+    options: victim::Options,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     if let (Some(board), Some(harness)) = (args.victim, args.harness) {
-        return victim::main(&board, harness, args.habits);
+        return victim::main(&board, harness, args.options);
     }
     if args.spin {
         return section::main();

@@ -13,7 +13,7 @@ use super::child::Child;
 use super::identity::Identity;
 use super::images::{self, Criu, Dump, PRE_DUMPS, Way};
 use super::kind::Kind;
-use super::victim::Habits;
+use super::victim::Options;
 
 /// How long all threads may take to go through their objects, on a busy machine too.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(20);
@@ -21,34 +21,34 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// The victim.
 pub struct Process {
-    /// The process of the moment.
+    /// The process, anew after each restore.
     pub child: Child,
-    /// What it says about itself.
+    /// What the process reports about itself.
     pub board: Board,
 }
 
 impl Process {
     /// Starts the victim on `kind`, its files in `scratch`.
     pub fn start(kind: &Kind, scratch: &Path) -> Result<Process> {
-        let process = Process::spawn(kind, scratch, std::process::id(), Habits::default())?;
+        let process = Process::spawn(kind, scratch, std::process::id(), Options::default())?;
         process.goes_on(WAIT_LIMIT).context("before the first dump")?;
         Ok(process)
     }
 
-    /// As `start`, but waits for nothing; the victim ends when process `watcher` does.
-    pub fn spawn(kind: &Kind, scratch: &Path, watcher: u32, habits: Habits) -> Result<Process> {
+    /// Like `start`, but does not wait; the victim ends when process `watcher` does.
+    pub fn spawn(kind: &Kind, scratch: &Path, watcher: u32, options: Options) -> Result<Process> {
         let path = scratch.join("board");
         let board = Board::create(&path)?;
         let own = std::env::current_exe().context("where is this program?")?;
         let mut command = Command::new(own);
         command.args(["criu", "--harness", &watcher.to_string()]);
-        command.args(["--shelf", &habits.shelf.to_string()]);
-        command.args(habits.first_allocates.then_some("--first-allocates"));
+        command.args(["--shelf", &options.shelf.to_string()]);
+        command.args(options.first_allocates.then_some("--first-allocates"));
         command.arg("--victim").arg(path);
         Ok(Process { child: Child::start(&mut command, kind, scratch)?, board })
     }
 
-    /// One that was dumped elsewhere, its files in `scratch`.
+    /// A process that was dumped elsewhere, with its files in `scratch`.
     pub fn dumped(pid: i32, scratch: &Path) -> Result<Process> {
         let board = Board::open(&scratch.join("board"))?;
         Ok(Process { child: Child::dumped(pid, scratch), board })
@@ -73,8 +73,8 @@ impl Process {
         }
     }
 
-    /// Dumps it into folders under `scratch`. In a chain it goes on after each pre-dump; one that is to be stopped
-    /// needs a signal to go on after its restore.
+    /// Dumps the process into folders under `scratch`. In a chain it goes on after each pre-dump. A process dumped
+    /// by `Way::Stopped` needs a signal to go on after its restore.
     pub fn dump(&self, criu: &Criu, scratch: &Path, way: Way, limit: Duration) -> Result<Dump> {
         let before = if way == Way::Chain { PRE_DUMPS } else { 0 };
         for number in 1..=before {
@@ -99,7 +99,7 @@ impl Process {
         Ok(())
     }
 
-    /// What it runs on; an error unless that is `kind`.
+    /// The allocator that the process runs on; an error unless it is `kind`.
     pub fn identity(&self, kind: &Kind) -> Result<Identity> {
         Identity::of(self.child.pid(), kind, THREADS)
     }

@@ -21,7 +21,7 @@ pub struct Record {
 
 #[derive(Serialize, Deserialize)]
 struct Kept {
-    /// Which build was put through it.
+    /// The build that was tested.
     library: u64,
     rows: BTreeMap<String, Row>,
 }
@@ -37,7 +37,7 @@ struct Row {
     verified: u64,
     /// Milliseconds of the dumps, and of the restores after them.
     dumps: Vec<f64>,
-    /// Of them, until all threads had stopped; and how many of these were running.
+    /// The part of a dump's time until all threads had stopped, and how many threads were running.
     #[serde(default)]
     stops: Vec<f64>,
     #[serde(default)]
@@ -129,7 +129,7 @@ impl Row {
         line
     }
 
-    /// What remains of each dump when all threads have stopped.
+    /// The part of each dump's time after all threads have stopped.
     fn stopped(&self) -> Vec<f64> {
         self.dumps.iter().zip(&self.stops).map(|(dump, stop)| dump - stop).collect()
     }

@@ -112,13 +112,13 @@ impl Server<'_> {
         Ok(server)
     }
 
-    /// One cycle, with a `hand` in its images.
-    fn turn(&mut self, criu: &Criu, hand: fn(&Path) -> Result<()>) -> Result<Taken> {
+    /// One cycle, with `damage` done to its images.
+    fn turn(&mut self, criu: &Criu, damage: fn(&Path) -> Result<()>) -> Result<Taken> {
         let images = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
         self.leave()?;
         let dump = criu.dump(self.child.pid(), images.path(), Way::Once)?;
         self.child.reap()?;
-        hand(&dump.images)?;
+        damage(&dump.images)?;
         cycle::restore(criu, &mut self.child, &dump.images)?;
         let now = identity(&self.child, self.kind).context("after the restore")?;
         ensure!(now == self.identity, "after the restore: {now:?} instead of {:?}", self.identity);
@@ -142,7 +142,7 @@ impl Server<'_> {
         Ok(())
     }
 
-    /// Else the cycles would show another allocator.
+    /// An error unless the data lie in the library's heap: the cycles would show another allocator.
     fn holds_its_data_in_the_library(&self) -> Result<()> {
         let inspector = tools::release_dir()?.join("rsalloc");
         let mut command = Command::new(inspector);
@@ -191,7 +191,7 @@ impl Model {
         Ok(())
     }
 
-    /// Reads every key; how many that were.
+    /// Reads and compares every key; returns their number.
     fn compare(&self, redis: &mut Redis) -> Result<u64> {
         for (key, version) in (0..).zip(&self.versions) {
             let want = version.map_or_else(|| b"(nil)".to_vec(), value);
@@ -218,7 +218,7 @@ fn name(key: u64) -> Vec<u8> {
     format!("key:{key}").into()
 }
 
-/// Mostly small, one in 64 of many pages.
+/// The value of a version: mostly small, one in 64 of many pages.
 fn value(version: u64) -> Vec<u8> {
     let bound = if version.is_multiple_of(64) { 100_000 } else { 2000 };
     [MARK, &text(version, 1 + Rng::with_seed(version).u64(..bound) as usize)].concat()

@@ -23,7 +23,7 @@ use super::registration;
 /// Long enough for both threads to be preempted many times.
 const WHILE: Duration = Duration::from_millis(300);
 const ATTEMPTS: usize = 5;
-/// Until the victim runs.
+/// How long the victim may take to start.
 const WAIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where a thread was found.
@@ -62,7 +62,7 @@ pub fn show(criu: &Criu) -> Result<()> {
     }
 }
 
-/// False: a thread was just outside of its section, so there was nothing to see.
+/// Returns false if a thread was just outside its section: then there was nothing to see.
 fn snapshot(criu: &Criu) -> Result<bool> {
     let scratch = tempfile::tempdir().context("no temporary folder: set TMPDIR")?;
     let victim = Victim::start(scratch.path())?;

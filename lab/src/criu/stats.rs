@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use prost::Message;
 
-/// Of an image and of this one (criu/include/magic.h).
+/// The magic numbers of images and of this kind of image (criu/include/magic.h).
 const MAGIC: [u32; 2] = [0x5510_5940, 0x5709_3306];
 
 /// `StatsEntry` of stats.proto, as far as it is read.
@@ -49,7 +49,7 @@ impl Stats {
         parse(&bytes).with_context(|| format!("{} is not what CRIU 4 writes", file.display()))
     }
 
-    /// Of a hundred pages of the process, how many the images before hold.
+    /// Share of the process's pages that earlier images hold, in percent.
     pub fn percent_in_parents(&self) -> u64 {
         100 * self.in_parents / (self.written + self.in_parents).max(1)
     }

@@ -31,16 +31,16 @@ const PRIVATE_EXPEDITED_RSEQ: libc::c_int = 1 << 7;
 
 const SLOTS: usize = 500;
 const STEPS_PER_ROUND: usize = 2000;
-/// Larger than most objects that come and go: they share few pages with it.
+/// Bytes of a shelved object: larger than most, so that short-lived objects share few pages with it.
 const SHELVED_BYTES: usize = 16 << 10;
 const ROUNDS_PER_SHELVED: usize = 8;
 const PAUSE: Duration = Duration::from_millis(20);
 
 static EXCHANGE: [Mutex<Object>; 64] = [const { Mutex::new(Object::NONE) }; 64];
 
-/// What not every victim does.
+/// Options of a victim.
 #[derive(Clone, Copy, Default, clap::Args)]
-pub struct Habits {
+pub struct Options {
     /// Objects that each thread keeps on a shelf
     #[arg(long, hide = true, default_value_t = 0)]
     pub shelf: usize,
@@ -50,12 +50,12 @@ pub struct Habits {
 }
 
 /// Runs until it is killed, or process `harness` is gone.
-pub fn main(board: &Path, harness: i32, habits: Habits) -> Result<()> {
+pub fn main(board: &Path, harness: i32, options: Options) -> Result<()> {
     let board: &Board = Box::leak(Box::new(Board::open(board)?));
-    for index in usize::from(habits.first_allocates)..WORKERS {
-        std::thread::spawn(move || hammer(board, index, habits.shelf));
+    for index in usize::from(options.first_allocates)..WORKERS {
+        std::thread::spawn(move || hammer(board, index, options.shelf));
     }
-    if habits.first_allocates {
+    if options.first_allocates {
         std::thread::spawn(move || {
             tend(board, harness);
             std::process::exit(0)
@@ -134,7 +134,7 @@ fn hammer(board: &Board, index: usize, shelf: usize) -> ! {
     }
 }
 
-/// As `hammer`, with so few and small objects that the thread is in a section much of its time.
+/// Like `hammer`, with so few and small objects that the thread spends much of its time in sections.
 fn churn(board: &Board, index: usize) -> ! {
     let mut random = Rng::with_seed(1);
     let mut objects = [Object::NONE; 64];
@@ -204,7 +204,7 @@ impl Object {
         }
     }
 
-    /// Compares all words; how many objects that were. Does not come back if one is wrong.
+    /// Compares all words; returns the number of objects compared (0 or 1). Does not return if a word is wrong.
     fn verify(&self, board: &Board, index: usize) -> u64 {
         if self.len == 0 {
             return 0;
@@ -221,7 +221,7 @@ impl Object {
         1
     }
 
-    /// Names the wrong word `i`: one line in one piece, and without the heap that is in doubt.
+    /// Prints the wrong word `i` as a line, by one write and without allocating: the heap may be broken.
     fn tell(&self, index: usize, i: usize, found: u64) {
         let mut line = [0; 256];
         let mut rest = &mut line[..];
@@ -240,7 +240,7 @@ impl Object {
     }
 }
 
-/// A multiple of 8: mostly small, some of many pages, a few beyond the largest class.
+/// A random size, a multiple of 8: mostly small, some of many pages, a few beyond the largest class.
 fn size(random: &mut Rng) -> usize {
     let bound = match random.usize(..256) {
         0 => 512 << 10,

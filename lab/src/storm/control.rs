@@ -18,7 +18,7 @@ struct Defect {
     number: u32,
     name: &'static str,
     amount: u64,
-    /// What the row says of it.
+    /// What the row's error must contain.
     seen: &'static str,
 }
 

@@ -7,7 +7,7 @@ use std::fs;
 
 use crate::programs::active::tree;
 
-/// The most threads that are told of.
+/// The most threads that are listed.
 const THREADS_MAX: usize = 24;
 
 /// A line for each thread of `pid` and its descendants.

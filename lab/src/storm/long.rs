@@ -8,10 +8,10 @@ use super::Trial;
 use super::rss::{self, Sample};
 use super::victim::Line;
 
-/// What the memory may grow by from the end of the first minute to the end, of its mean: beside three
-/// times the uncertainty of the line.
+/// The most growth from the end of the first minute to the end, as a share of the mean; three standard errors
+/// of the fitted line are allowed on top.
 const GROWTH_MAX: f64 = 0.05;
-/// The same of a run that is too short to be past the filling of the caches.
+/// The same for a short run, in which the caches still fill.
 const GROWTH_MAX_SHORT: f64 = 0.25;
 const SHORT_SECONDS: u64 = 600;
 

@@ -52,7 +52,7 @@ pub struct Args {
     write: bool,
 }
 
-/// A victim, how much of it, and how it is judged.
+/// A row: a victim, how long it runs, and how it is judged.
 struct Row {
     name: &'static str,
     unit: &'static str,
@@ -60,7 +60,7 @@ struct Row {
     modes: &'static [&'static str],
     short: u64,
     long: u64,
-    /// After so many seconds without a word it hangs.
+    /// A victim that prints nothing for so many seconds counts as hung.
     silence: u64,
     judge: fn(&Trial) -> Result<String>,
 }
@@ -256,7 +256,7 @@ impl Trial<'_> {
     }
 }
 
-/// The judge of rows whose victims say all there is to say.
+/// The judge of rows whose victims check themselves.
 fn plain(trial: &Trial) -> Result<String> {
     trial.run(|_, _| Ok(()))
 }

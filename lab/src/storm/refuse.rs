@@ -20,7 +20,7 @@ struct Case {
     /// MiB of each size that it asks for.
     mebibytes: u64,
     setup: Setup,
-    /// The mode that must be told instead of the one asked for.
+    /// The mode that the library must report, if it is not the one asked for.
     published: Option<(&'static str, &'static str)>,
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use plotters::prelude::*;
 
-/// One look at a process.
+/// A sample of a process's memory.
 #[derive(Clone, Copy)]
 pub struct Sample {
     /// Seconds since the start.
@@ -25,7 +25,7 @@ pub fn of(pid: i32) -> Result<u64> {
     Ok(kib << 10)
 }
 
-/// What the line through the samples says.
+/// A straight line fitted to the samples.
 pub struct Trend {
     /// Mean bytes resident.
     pub mean: f64,

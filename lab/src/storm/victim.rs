@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::hang;
 use crate::criu::kind::Kind;
 
-/// A line of the victim's.
+/// A line that the victim prints.
 pub enum Line<'a> {
     /// How far it is, and what it says beside that.
     At(u64, &'a str),
@@ -38,11 +38,11 @@ pub struct Run<'a> {
     pub extra: Option<&'a str>,
     /// A library that is loaded before the allocator, as a control does.
     pub before: Option<&'a Path>,
-    /// The mode and index that it must tell; none for glibc.
+    /// The mode and index that the library must report; none for glibc.
     pub published: Option<(&'static str, &'static str)>,
     /// Done in the victim between fork and exec.
     pub setup: Option<Setup>,
-    /// After so long without a word it hangs.
+    /// A victim that prints nothing for so long counts as hung.
     pub silence: Duration,
 }
 
@@ -70,7 +70,7 @@ impl Victim {
         Ok(Victim { program: compile(scratch, name, source, &[])? })
     }
 
-    /// Runs it to its end; what it did. `hear` is called for each line, with the process.
+    /// Runs the victim to its end; returns what it did. `hear` is called for each line, with the process id.
     pub fn run(&self, run: &Run, mut hear: impl FnMut(i32, &Line) -> Result<()>) -> Result<String> {
         let mut command = Command::new(&self.program);
         command
@@ -151,7 +151,7 @@ impl Drop for Group {
     }
 }
 
-/// The lines of a pipe, read by a thread of its own so that one can stop waiting.
+/// The lines of a pipe, read by a thread of their own so that the wait for a line can have a limit.
 fn lines_of(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || {

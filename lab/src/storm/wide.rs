@@ -10,7 +10,7 @@ use super::victim::Line;
 use super::{Trial, rss};
 use crate::criu::kind::{GLIBC, Kind};
 
-/// Bytes that a thread may cost: far below what any thread-local cache has.
+/// The most bytes that a thread may cost: far below the size of any thread-local cache.
 const BYTES_MAX: f64 = 64.0;
 /// Bytes by which two runs of the same process differ, whatever the number of threads: what lies in the
 /// caches of a CPU, up to what they may hold, depends on which thread ran when; a trim empties them.

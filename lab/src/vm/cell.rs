@@ -45,12 +45,12 @@ const FORKS: &str = "forks=20";
 /// The sweep makes each fifth run only (no multiple of its treatments); each kernel begins at another one.
 const SWEEP_PARTS: usize = 5;
 pub const HAMMER_PERIOD_US: &str = "1000";
-/// Name of the step that says what machine it is.
+/// Name of the step that identifies the machine.
 pub const FACTS: &str = "facts";
 
-/// How long sections are hammered.
+/// The load that keeps threads inside sections.
 pub struct Hammer {
-    /// Until so many were handled.
+    /// It ends after so many signals were handled.
     pub signals: &'static str,
     /// How many of them must have aborted a section at least, to have tested anything.
     pub aborts: u64,
@@ -73,7 +73,7 @@ pub fn all() -> Vec<Cell> {
     cells
 }
 
-/// The one for CI: the strictest kernel, with the C library that registers most.
+/// The cell for CI: the strictest kernel, with the C library that registers most.
 pub fn quick() -> Cell {
     Cell { kernel: KERNELS[3], glibc: GLIBC_41, shape: Shape::Cpus(2) }
 }
@@ -270,7 +270,7 @@ impl Step {
 }
 
 impl Shape {
-    /// For people.
+    /// The name in tables.
     pub fn name(self) -> String {
         match self {
             Shape::Cpus(count) => format!("{count}cpu"),

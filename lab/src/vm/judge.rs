@@ -42,7 +42,7 @@ pub fn faults(steps: &[Step], seen: &[Seen]) -> Vec<String> {
         let name = &step.task.name;
         let Some(seen) = seen.iter().find(|seen| seen.name == *name) else {
             faults.push(format!("{name}: no answer"));
-            // Nor to those after it.
+            // The tasks after it have no answer either.
             break;
         };
         let found = step.demands.iter().filter_map(|demand| demand.fault(seen));
@@ -90,7 +90,7 @@ fn exit(seen: &Seen, code: i32) -> Option<String> {
         (_, Some(signal)) => format!("died of signal {signal}"),
         _ => format!("hung, killed after {:.0} s", seen.seconds),
     };
-    // The end says most.
+    // The last lines tell most.
     let lines: Vec<_> = seen.said.lines().filter(|line| !line.trim().is_empty()).collect();
     Some(format!("{how}: {}", lines[lines.len().saturating_sub(6)..].join(" / ")))
 }

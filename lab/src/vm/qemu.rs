@@ -24,17 +24,17 @@ pub enum Accelerator {
     Counting,
 }
 
-/// A kernel that has not started its first program by then will not.
+/// A kernel that has not started its first program by then counts as hung.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
 /// More CPUs than this are emulated by one thread: that many would only wait for each other.
 const PARALLEL_MAX: usize = 8;
 
 impl Accelerator {
-    /// The better one that works here.
+    /// The faster one that works on this machine.
     pub fn best() -> Accelerator {
         let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        // Seen: a /dev/kvm on a machine whose CPU is itself partly emulated, and guests die in it.
+        // A machine whose own CPU is partly emulated may have a /dev/kvm in which guests die.
         let capable = cpu.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
         match capable && File::options().read(true).write(true).open("/dev/kvm").is_ok() {
             true => Accelerator::Kvm,

@@ -14,17 +14,17 @@ use super::Row;
 use super::cell::{self, Cell};
 use super::plan::Seen;
 
-/// The folder, or none: nothing is kept.
+/// The folder; without one nothing is kept.
 pub struct Record(Option<PathBuf>);
 
-/// What a row does not know of itself.
+/// Where and when a row was run.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Run {
     /// Of the programs; with a mark if files differed from it.
     pub commit: String,
     /// Day of the run.
     pub day: String,
-    /// Few steps.
+    /// Whether it had the few steps of CI only.
     pub is_quick: bool,
 }
 

@@ -52,7 +52,7 @@ const SNAPSHOT: &str = "sections";
 
 const DISK: &str = "/dev/vda";
 const DISK_BYTES: u64 = 1 << 30;
-/// Numbers of the processes: no machine's own threads have them.
+/// First process id of the travelling processes: no machine's own threads have such numbers.
 const NUMBERS: usize = 10_000;
 const NUMBERS_EACH: usize = 1000;
 
@@ -60,7 +60,7 @@ const NUMBERS_EACH: usize = 1000;
 const CHAINS: usize = 5;
 /// Objects that each of its threads keeps: 32 MiB in all, of which little is written between two dumps.
 const SHELF: usize = 256;
-/// Seen: 55 to 77; a plain dump has 0.
+/// Least share of pages, in percent, that must come from earlier images. Measured: 55 to 77; a plain dump has 0.
 const PERCENT_IN_PARENTS: u64 = 40;
 
 fn journeys() -> Vec<Journey> {
@@ -135,7 +135,7 @@ fn arrive(host: &mut Host, cell: Cell, steps: &[Step]) -> Result<Row> {
     boot(host, cell, &steps)
 }
 
-/// Leaves a process of mode `index` dumped in its `way`, the last of so many times.
+/// The task that dumps a process of mode `index` by its `way`, the last of so many times.
 fn departure(index: usize, way: Way, dumps: usize, shelf: usize) -> Step {
     let kind = &MODES[index];
     let (way, dumps, shelf) = (way.name(), dumps.to_string(), shelf.to_string());
@@ -145,7 +145,7 @@ fn departure(index: usize, way: Way, dumps: usize, shelf: usize) -> Step {
     Step::succeeds(Task::new(kind.name, &command).within(900))
 }
 
-/// As many chains, which must be some.
+/// The number of chains, at least one.
 fn chains(index: usize, dumps: usize) -> Step {
     let mut step = departure(index, Way::Chain, dumps, SHELF);
     step.demands.push(Demand::InParents(PERCENT_IN_PARENTS));

@@ -20,10 +20,10 @@ use crate::criu::identity::Identity;
 use crate::criu::images::{Criu, Way};
 use crate::criu::kind::{Kind, MODES};
 use crate::criu::process::Process;
-use crate::criu::victim::Habits;
+use crate::criu::victim::Options;
 use crate::criu::{child, fetch, snapshot};
 
-/// What travels.
+/// The process that travels between machines.
 pub const PLACE: &str = "/carried";
 /// So many aborts show that the kernel knows the sections.
 pub const ABORTS: u64 = 20;
@@ -42,10 +42,10 @@ pub struct Leave {
     number: u32,
     #[arg(value_enum)]
     way: Way,
-    /// So often: it is restored in between
+    /// How often it is dumped; it is restored in between
     dumps: usize,
     #[command(flatten)]
-    habits: Habits,
+    options: Options,
 }
 
 /// What the process was.
@@ -65,7 +65,7 @@ pub fn dump(leave: &Leave) -> Result<()> {
     fs::write(last, leave.number.to_string()).context(last)?;
     child::adopt()?;
     let criu = fetch::criu()?;
-    let mut process = Process::spawn(kind, &scratch, WATCHER, leave.habits)?;
+    let mut process = Process::spawn(kind, &scratch, WATCHER, leave.options)?;
     process.goes_on(WAIT_LIMIT).context("before the dump")?;
     let fence = answer(&process).context("before the dump")?.fence;
     let life = Life { pid: process.child.pid(), identity: process.identity(kind)? };

@@ -17,7 +17,7 @@ const SIZE: usize = 48;
 const PAIRS: usize = 500;
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// For aborts that are still wanting; the host reports those that stay so.
+/// How long to wait for missing aborts; the host reports those that do not come.
 const LATE: Duration = Duration::from_secs(200);
 
 static SIGNALS: AtomicU64 = AtomicU64::new(0);
@@ -27,7 +27,7 @@ static OVER: AtomicBool = AtomicBool::new(false);
 /// `signals` have been handled and `aborts` sections were aborted.
 pub fn hammer(signals: u64, period: Duration, aborts: u64) -> Result<()> {
     let (begin, fixups) = (Instant::now(), Fixups::count());
-    // What can't be counted is not waited for.
+    // Aborts that can't be counted are not waited for.
     let has_aborts = || fixups.as_ref().and_then(Fixups::read).is_none_or(|count| count >= aborts);
     let handler = on_signal as extern "C" fn(i32) as usize;
     // SAFETY: the handler uses an atomic, and malloc and free, which are what is tested.

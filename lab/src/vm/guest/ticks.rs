@@ -12,7 +12,7 @@ use anyhow::{Result, ensure};
 
 const SIZE: usize = 48;
 const SAMPLES: usize = 1000;
-/// So many samples must agree: the others were interrupted.
+/// Samples that must agree: the others were interrupted.
 const AGREEING: usize = SAMPLES * 9 / 10;
 
 /// Prints the count of each entry.
