@@ -1,8 +1,8 @@
-//! Atomics, cells and waiting: the one place that the engine takes them from.
+//! Atomics, cells and waiting: the engine takes them from here only.
 //!
-//! Promises nothing of its own: all is core's. The models under `loom/` compile the engine's files with
-//! a room of this name that runs every order of the same operations, gives up waiting sooner, and has smaller tables. With the
-//! feature `counters` each write is noted first (`counting`). A low leaf, used by every room.
+//! They are core's. The models under `loom/` compile the engine's files with another module of this name, which runs every order
+//! of the same operations, stops waiting sooner, and has smaller tables. With the feature `counters` each write is counted
+//! first (`counting`).
 
 #[cfg(feature = "counters")]
 mod counting;
@@ -16,21 +16,21 @@ pub use core::sync::atomic::{Ordering, compiler_fence, fence};
 #[cfg(feature = "counters")]
 pub use counting::*;
 
-/// The cheap half of an asymmetric barrier: a store before it comes before a load after it, for whoever calls
-/// membarrier(2) between a store and a load of his own. The processor is not asked for anything.
+/// The cheap half of an asymmetric barrier: for a thread that calls membarrier(2) between a store and a load of its own, a store
+/// before this comes before a load after it. Costs no instruction.
 #[inline(always)]
 pub fn light_fence() {
     // Ordering: SeqCst, for the compiler alone.
     compiler_fence(Ordering::SeqCst);
 }
 
-/// How often a taken lock is looked at before its waiter sleeps.
+/// How often a waiter reads a taken lock before it sleeps.
 pub const SPINS: u32 = 100;
-/// How often others are let run in place of waiting, see `sync::Backoff`.
+/// How often a caller that may not wait lets other threads run, see `sync::Backoff`.
 pub const BACKOFF_YIELDS: u32 = 300;
-/// Slots of the first table of huge spans, and places for spans that handlers make beside it.
+/// Slots of the first table of huge spans.
 pub const HUGE_SLOTS: usize = 256;
-/// See [`HUGE_SLOTS`].
+/// Places of each deferred list of huge spans.
 pub const DEFERRED_PLACES: usize = 1024;
 /// Children on the process' memory whose end the kernel can tell at once, see `rseq::vfork`.
 pub const CHILDREN_WATCHED: usize = 256;

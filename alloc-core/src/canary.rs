@@ -65,23 +65,23 @@ pub enum State {
 #[derive(Clone, Copy)]
 pub struct Canary {
     memory: Memory,
-    /// Bytes in front of the word.
-    room: usize,
+    /// Bytes in front of the word, which the program may use.
+    usable: usize,
 }
 
 impl Canary {
     /// The canary of the object with this memory, which includes the word.
     pub fn of(memory: Memory) -> Canary {
-        Canary { memory, room: memory.len() - WORD_BYTES }
+        Canary { memory, usable: memory.len() - WORD_BYTES }
     }
 
     /// Bytes in front of the word.
-    pub fn room(&self) -> usize {
-        self.room
+    pub fn usable(&self) -> usize {
+        self.usable
     }
 
     fn word(&self) -> &AtomicUsize {
-        self.memory.word(self.room)
+        self.memory.word(self.usable)
     }
 
     fn secret(&self) -> usize {
@@ -95,7 +95,7 @@ impl Canary {
         match word ^ self.secret() {
             FREE => State::Free,
             FRESH => State::Fresh,
-            size if size <= self.room => State::Live(size),
+            size if size <= self.usable => State::Live(size),
             _ => State::Broken,
         }
     }
@@ -141,7 +141,7 @@ impl Canary {
 
     /// What is filled behind the `size` bytes of the program.
     fn slack(&self, size: usize) -> Range<usize> {
-        size..size + (self.room - size).min(SLACK_MAX)
+        size..size + (self.usable - size).min(SLACK_MAX)
     }
 
     fn fill_slack(&self, size: usize) {
@@ -155,8 +155,8 @@ impl Canary {
 
     /// The two ends of the object; of a small object, the first is all of it.
     fn ends(&self) -> [Range<usize>; 2] {
-        let end = self.room.min(POISON_END);
-        [0..end, self.room - end.min(self.room - end)..self.room]
+        let end = self.usable.min(POISON_END);
+        [0..end, self.usable - end.min(self.usable - end)..self.usable]
     }
 
     /// Overwrites a free object (I2).

@@ -1,22 +1,22 @@
-//! The whole-heap validator: an observer that stops the shards and walks every tier.
+//! The whole-heap validator: stops the shards and walks every tier.
 //!
-//! Promises: `Ok` means that each invariant below held at one instant; nothing is changed. Called by
-//! tests, `rsalloc` and programs on demand; must not be called from a signal handler.
+//! `Ok` means that each invariant below held at one instant; nothing is changed. Not to be called in a signal handler.
 //!
-//! Checked: V1 each taken page belongs to one span (segment I5), and the page map agrees. V2 a slab's free count is
-//! the number of its set bits, none beyond its objects. V3 a slab is in the list that its fullness
-//! names, once, or in none if full. V4 a class's objects handed out add up. V5 each cached object is
-//! the start of an object of a slab of its class or a larger one, not free in the slab, and cached once.
-//! V6 stacks keep `bottom <= top <= bottom + slots_max` above a null sentinel, and ends stay below that. V7 the table of huge
-//! spans finds each of its entries, and its totals are theirs. V8 no run of free pages is longer than its
-//! segment says (segment I3).
+//! V1. Each taken page belongs to one span (I5 of the segment), and the page map agrees.
+//! V2. A slab's free count is the number of its set bits, and no bit is set beyond its objects.
+//! V3. A slab is in the list that its fullness names, once, or in none if it is full.
+//! V4. A class's objects handed out are the sum of those of its slabs.
+//! V5. Each cached object is an object of a slab of its class or a larger one, not free in the slab, and cached once.
+//! V6. Stacks keep `bottom <= top <= bottom + slots_max` above a null sentinel, and ends are at most `bottom + slots_max`.
+//! V7. The table of huge spans finds each of its entries, and its totals are their sums.
+//! V8. No run of free pages is longer than its segment says (I3 of the segment).
 
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::cpu_cache::exclusive::{self, Stopped};
 use crate::cpu_cache::shard::locked;
 use crate::depot::DEPOT;
 use crate::guard;
-use crate::os::{self, Place};
+use crate::os::Scratch;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::entry::{BITMAP_WORDS, Kind, PageEntry};
 use crate::page_heap::huge::HUGE;
@@ -25,7 +25,7 @@ use crate::page_map;
 use crate::region::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::slab::{self, SLABS};
-use crate::sync::{Backoff, Guarded64, Lock, Rank, Reentered, TryLock};
+use crate::sync::{Backoff, Lock, Rank, Reentered, TryLock};
 use crate::units::{PAGE_BYTES, SEGMENT_PAGES};
 use core::fmt;
 
@@ -177,22 +177,20 @@ pub fn check() -> Verdict {
 
 /// With the shards stopped: takes the locked shards and every slab lock, walks, releases.
 fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
-    // Whoever holds a locked shard may wait for a slab's lock, so these come first.
+    // The locked shards first: a thread that holds one may wait for a slab's lock.
     let held = locked::hold_all(&mut Backoff::usual(), TryLock::keep);
     let before = Rank::held();
     let mut gives_way = false;
     slab::for_each_lock(|lock, rank| match lock.acquire(rank) {
-        // In a handler of a fork, which has it for longer.
+        // In a handler of a fork, which holds the lock for longer.
         Ok(guard) if guard.is_of_fork() => {}
         Ok(guard) => Lock::keep(guard),
         Err(_) => gives_way |= !lock.is_held_here(),
     });
     let given_way = if gives_way { broken(DefectKind::Busy, 0) } else { Ok(()) };
-    let verdict = given_way.and_then(|()| Walk::new()).and_then(|walk| {
-        let verdict = walk.run(&mut regions.chain(locked::held_regions(held)));
-        walk.end();
-        verdict
-    });
+    let verdict = given_way
+        .and_then(|()| Walk::new())
+        .and_then(|walk| walk.run(&mut regions.chain(locked::held_regions(held))));
     slab::for_each_lock(|lock, _| lock.release_kept());
     before.restore();
     locked::release_all(held);
@@ -201,8 +199,7 @@ fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
 
 /// A walk in progress: a shadow of all bitmaps marks the cached objects.
 struct Walk {
-    shadow: usize,
-    shadow_len: usize,
+    shadow: Scratch,
     slabs: [AtomicUsize; CLASSES],
     out: [AtomicUsize; CLASSES],
     listed: [AtomicUsize; CLASSES],
@@ -211,16 +208,10 @@ struct Walk {
 impl Walk {
     fn new() -> Result<Walk, Defect> {
         let segments = PAGE_HEAP.segments().count();
-        let shadow_len = (segments.max(1) + 1) * SEGMENT_PAGES * BITMAP_WORDS * 8;
-        let shadow = os::map(Place::Anywhere, shadow_len)
+        let shadow = Scratch::map((segments.max(1) + 1) * SEGMENT_PAGES * BITMAP_WORDS)
             .map_err(|errno| Defect { what: DefectKind::NoMemory, at: errno as usize })?;
         let zeroes = || [const { AtomicUsize::new(0) }; CLASSES];
-        Ok(Walk { shadow, shadow_len, slabs: zeroes(), out: zeroes(), listed: zeroes() })
-    }
-
-    fn end(&self) {
-        // SAFETY: mapped by `new`, used by this walk only.
-        unsafe { os::unmap(self.shadow, self.shadow_len) };
+        Ok(Walk { shadow, slabs: zeroes(), out: zeroes(), listed: zeroes() })
     }
 
     fn run(&self, regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
@@ -339,8 +330,6 @@ impl Walk {
     /// V6, and V5 for its objects.
     fn region(&self, region: &Region) -> Verdict {
         for class in 1..CLASSES {
-            let bottom = region.bottom(class) as *const usize;
-            let len = region.len(class);
             let head = &region.heads[class];
             // Ordering: Relaxed, for both: the region is stopped or locked.
             if !is_slot(head.top.load(Ordering::Relaxed), class) {
@@ -350,12 +339,13 @@ impl Walk {
             if end != 0 && !is_slot(end, class) {
                 return broken(DefectKind::EndOutOfBounds, class);
             }
-            // SAFETY: V6 was just checked: the slots are in the region, which is stopped or locked.
-            let slots = unsafe { core::slice::from_raw_parts(bottom, len + 1) };
-            if slots[0] != 0 {
+            // Ordering: Relaxed, as above.
+            let slots = region.stack(class, region.len(class)).iter();
+            let mut words = slots.map(|slot| slot.load(Ordering::Relaxed));
+            if words.next() != Some(0) {
                 return broken(DefectKind::SentinelOverwritten, class);
             }
-            for &object in slots[1..].iter().filter(|&&object| object != 0) {
+            for object in words.filter(|&word| word != 0) {
                 self.cached(object, class)?;
             }
         }
@@ -369,7 +359,7 @@ impl Walk {
             return Ok(()); // Guarded, freed by its size.
         }
         if real == 0 && HUGE.len_of(object).is_some_and(|len| len >= CLASS[class].size) {
-            return Ok(()); // Allocated apart, freed by its class.
+            return Ok(()); // A standalone mapping, freed by its class.
         }
         let Some(slab) = PAGE_HEAP.entry_at(object) else {
             return broken(DefectKind::CachedOutside, object);
@@ -383,13 +373,13 @@ impl Walk {
         let segment = PAGE_HEAP.segment_at(object).map_or(0, Segment::index);
         let word = (segment * SEGMENT_PAGES + (object / PAGE_BYTES) % SEGMENT_PAGES) * BITMAP_WORDS
             + bit / 64;
-        // SAFETY: the shadow has a bitmap for each page of each segment.
-        let seen = unsafe { &*(self.shadow as *const Guarded64).add(word) };
-        if seen.get() >> (bit % 64) & 1 == 1 {
-            return broken(DefectKind::CachedTwice, object);
+        // Ordering: Relaxed, the shadow is this thread's alone.
+        match self.shadow.words()[word].fetch_or(1 << (bit % 64), Ordering::Relaxed) >> (bit % 64)
+            & 1
+        {
+            0 => Ok(()),
+            _ => broken(DefectKind::CachedTwice, object),
         }
-        seen.set(seen.get() | 1 << (bit % 64));
-        Ok(())
     }
 }
 

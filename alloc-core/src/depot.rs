@@ -1,47 +1,59 @@
-//! The depot: full magazines between the shards, one lock-free stack for each class.
+//! The depot: full magazines behind the shards, on one lock-free stack for each class.
 //!
-//! Promises: put and take never wait; a magazine is owned by one holder at a time; the depot holds at
-//! most `limit(class)` magazines, but for what has no other place (`put_unbounded`). Called by cpu_cache; calls os for
-//! magazine memory, which is never unmapped (a stale reader may still look at it).
+//! Putting and taking never wait. The depot holds at most `limit(class)` magazines of a class, and more only of objects that have no
+//! other place (`put_unbounded`). The memory of magazines is never unmapped, since a stale reader may still read it.
+//!
+//! Each write to a cache line that other CPUs write makes the line move between them. So each stack has a line of its own, with its
+//! count in the same word; and the sum of bytes leaves out the first magazine of a class, which comes and goes most often.
 //!
 //! Invariants:
-//! I1. A stack's word is `tag << 32 | magazines << 21 | number of the top one` (0: empty); each change raises
-//!     the tag, so a head that was taken and put back in between is noticed (ABA).
-//! I2. A magazine is in exactly one place: a stack, the free stack, or a holder's hands.
-//!
-//! Each write to a line that other CPUs write too makes it travel. So a stack has a line of its own, and its count
-//! lies in its word; and the sum of all bytes leaves out the first magazine of a class, which comes and goes most.
+//! I1. A stack's word is `tag << 32 | magazines << 21 | number of the top one` (0: empty). Each change raises the tag, so a top that
+//!     was popped and pushed again in between is noticed (ABA).
+//! I2. A magazine is in exactly one place: on a stack, on the stack of empty ones, or in a [`Held`]. Only the holder of the [`Held`]
+//!     touches its objects.
 
 use crate::arch;
-use crate::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, UnsafeCell};
+use crate::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, UnsafeCell};
 use crate::counters;
+use crate::fail::{Misuse, fail};
+use crate::link::Link;
 use crate::object::Batch;
 use crate::os::{self, Place};
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::units::MAGAZINE_MAX;
 
-/// A batch of object pointers.
+/// Objects that are moved at once.
 #[repr(C, align(64))]
-pub struct Magazine {
+struct Magazine {
+    /// The number of the next magazine on the stack; 0 at its bottom.
     next: AtomicU32,
     count: AtomicU32,
     objects: UnsafeCell<[usize; MAGAZINE_MAX]>,
 }
 
+// SAFETY: I2.
+unsafe impl Sync for Magazine {}
+
 const CHUNK_BYTES: usize = 128 << 10;
 const CHUNK_MAGAZINES: usize = CHUNK_BYTES / size_of::<Magazine>();
 const CHUNKS: usize = 8192;
+/// Magazines that are mapped at once; all zeroes is valid.
+struct Chunk([Magazine; CHUNK_MAGAZINES]);
+
+/// The number, from 1 on, of a magazine that the holder of this value alone uses (I2).
+#[must_use = "a magazine that is not pushed is lost"]
+struct Held(u32);
 
 /// Bits of a magazine's number in a stack's word.
 const NUMBER_BITS: u32 = 21;
 const _: () = assert!(CHUNKS * CHUNK_MAGAZINES < 1 << NUMBER_BITS);
-/// What a stack counts up to; it may hold more.
+/// The largest count of a stack; it may hold more magazines.
 const COUNT_MAX: usize = (1 << (32 - NUMBER_BITS)) - 1;
 
-/// In which order the objects of a magazine are taken, by the logarithm of how many of them share a cache line: those
-/// stay together, the lines are mixed (their numbers' bits reversed). Objects of a magazine often lie side by side, and
-/// who walks over them as the freeing CPU still does is hit by the prefetchers of both, which follow strides and take
-/// lines away that the other one is about to write (docs/adr/0014).
+/// The order in which the objects of a magazine are taken, by the logarithm of how many objects share a cache line: those stay
+/// together, and the lines are mixed (their numbers' bits reversed). Objects of a magazine often lie side by side. If the taking CPU
+/// used them in the order in which the freeing CPU still writes others nearby, the prefetchers of both, which follow strides, would
+/// take away lines that the other CPU is about to write (docs/adr/0014).
 static ORDER: [[u8; MAGAZINE_MAX]; LINE_MATES_MAX.ilog2() as usize + 1] = {
     let mut orders = [[0; MAGAZINE_MAX]; LINE_MATES_MAX.ilog2() as usize + 1];
     let mut shared = 0;
@@ -72,41 +84,44 @@ struct Stack {
     head: AtomicU64,
 }
 
-/// How many magazines a stack had before a change of it, and has after.
+/// How many magazines a stack had before a change, and has after it.
 type Change = (usize, usize);
 
-/// The depot of the process; all zeroes is valid.
+/// The depot of the process.
 pub struct Depot {
     full: [Stack; CLASSES],
-    free: Stack,
-    chunks: [AtomicPtr<Magazine>; CHUNKS],
-    /// Bytes in objects of the full magazines, as [`Depot::bytes`] says.
+    empty: Stack,
+    chunks: [Link<Chunk>; CHUNKS],
+    /// Bytes in objects of the full magazines, as [`Depot::bytes`] counts them.
     bytes: AtomicUsize,
-    /// Magazines ever made.
-    made: AtomicUsize,
+    /// Magazines created since start.
+    created: AtomicUsize,
 }
 
-// SAFETY: `objects` is touched by the holder of a magazine only (I2).
-unsafe impl Sync for Depot {}
-
 /// The one depot.
-pub static DEPOT: Depot = const {
-    // SAFETY: zero is a valid value of each field: integers and null pointers.
-    unsafe { core::mem::MaybeUninit::<Depot>::zeroed().assume_init() }
+pub static DEPOT: Depot = Depot {
+    full: [const { Stack::new() }; CLASSES],
+    empty: Stack::new(),
+    chunks: [const { Link::none() }; CHUNKS],
+    bytes: AtomicUsize::new(0),
+    created: AtomicUsize::new(0),
 };
 
 impl Stack {
-    fn push(&self, depot: &Depot, number: u32) -> Change {
-        let magazine = depot.magazine(number);
+    const fn new() -> Stack {
+        Stack { head: AtomicU64::new(0) }
+    }
+
+    fn push(&self, depot: &Depot, held: Held) -> Change {
+        let magazine = depot.magazine(&held);
         // Ordering: Relaxed, the exchange below confirms it.
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             // Ordering: Relaxed, published by the exchange.
             magazine.next.store(number_in(head), Ordering::Relaxed);
             let count = (count_in(head) + 1).min(COUNT_MAX);
-            let new = raise(head) | word(count, number);
-            // Ordering: Release publishes the magazine to the Acquire in `pop`; Relaxed on failure,
-            // the value is only tried again.
+            let new = raise_tag(head) | word(count, held.0);
+            // Ordering: Release publishes the magazine to the Acquire in `pop`; Relaxed on failure, the value is only compared again.
             match self.head.compare_exchange_weak(head, new, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return (count_in(head), count),
                 Err(seen) => head = seen,
@@ -114,7 +129,7 @@ impl Stack {
         }
     }
 
-    fn pop(&self, depot: &Depot) -> Option<(u32, Change)> {
+    fn pop(&self, depot: &Depot) -> Option<(Held, Change)> {
         // Ordering: Acquire pairs with the Release in `push`, for `next` below.
         let mut head = self.head.load(Ordering::Acquire);
         loop {
@@ -122,13 +137,13 @@ impl Stack {
             if number == 0 {
                 return None;
             }
-            // Ordering: Relaxed; stale if the magazine was taken meanwhile, and then the tag differs.
-            let next = depot.magazine(number).next.load(Ordering::Relaxed);
+            // Ordering: Relaxed; stale if the magazine was popped meanwhile, and then the tag differs.
+            let next = depot.numbered(number).next.load(Ordering::Relaxed);
             let count = if next == 0 { 0 } else { count_in(head).max(2) - 1 };
-            let new = raise(head) | word(count, next);
-            // Ordering: Acquire pairs with the Release in `push`, both ways: the holder reads objects.
+            let new = raise_tag(head) | word(count, next);
+            // Ordering: Acquire pairs with the Release in `push`, both on success, for the objects, and on failure.
             match self.head.compare_exchange_weak(head, new, Ordering::Acquire, Ordering::Acquire) {
-                Ok(_) => return Some((number, (count_in(head), count))),
+                Ok(_) => return Some((Held(number), (count_in(head), count))),
                 Err(seen) => head = seen,
             }
         }
@@ -140,8 +155,8 @@ impl Stack {
     }
 }
 
-/// The next tag, with room for a count and a number (I1).
-fn raise(head: u64) -> u64 {
+/// The word of a stack with the next tag, without a count and a number (I1).
+fn raise_tag(head: u64) -> u64 {
     ((head >> 32) + 1) << 32
 }
 
@@ -164,45 +179,45 @@ fn limit(class: Class) -> usize {
 }
 
 impl Depot {
-    /// Asks for what [`Depot::put`] and [`Depot::take`] of `class` begin with: a hint.
+    /// Prefetches what [`Depot::put`] and [`Depot::take`] of `class` begin with: a hint.
     pub fn prefetch(&self, class: Class) {
         arch::prefetch(core::ptr::from_ref(&self.full[class]) as usize);
-        arch::prefetch(core::ptr::from_ref(&self.free) as usize);
+        arch::prefetch(core::ptr::from_ref(&self.empty) as usize);
     }
 
     /// Puts the objects of `batch` as one magazine; false if the class has enough of them or there is no memory for one,
     /// and the objects stay in the batch.
     pub fn put(&self, class: Class, batch: &mut Batch) -> bool {
-        // A bound that may be passed by as many threads as race here.
+        // Threads that race here may exceed the bound by one magazine each.
         self.full[class].count() < limit(class) && self.put_unbounded(class, batch)
     }
 
-    /// As [`Depot::put`], however many there are: where the slab tier can't be entered.
+    /// As [`Depot::put`], however many magazines there are: for when the slab tier can't be entered.
     pub fn put_unbounded(&self, class: Class, batch: &mut Batch) -> bool {
-        let free = self.free.pop(self).map(|(number, _)| number);
-        let Some(number) = free.or_else(|| self.make()) else { return false };
-        let magazine = self.magazine(number);
+        let empty = self.empty.pop(self).map(|(held, _)| held);
+        let Some(held) = empty.or_else(|| self.create()) else { return false };
+        let magazine = self.magazine(&held);
         let objects = batch.addresses();
-        // SAFETY: I2: the magazine is in our hands.
+        // SAFETY: I2: held.
         let slots = unsafe { &mut *magazine.objects.get() };
         slots[..objects.len()].copy_from_slice(objects);
         counters::wrote_all(&slots[..objects.len()]);
         // Ordering: Relaxed, published by the push.
         magazine.count.store(objects.len() as u32, Ordering::Relaxed);
         batch.forget_all();
-        self.push(class, number);
+        self.push(class, held);
         true
     }
 
     /// Takes a magazine of `class` into `batch`, which is empty; it stays so if there is none.
     pub fn take(&self, class: Class, batch: &mut Batch) {
-        let Some(number) = self.pop(class) else { return };
-        let magazine = self.magazine(number);
+        let Some(held) = self.pop(class) else { return };
+        let magazine = self.magazine(&held);
         // Ordering: Relaxed, the pop acquired it.
         let count = magazine.count.load(Ordering::Relaxed) as usize;
-        // SAFETY: I2: the magazine is in our hands.
+        // SAFETY: I2: held.
         let objects = unsafe { &*magazine.objects.get() };
-        // SAFETY: the objects of the magazine, which is free from here on.
+        // SAFETY: the objects were the magazine's, which is empty from here on.
         unsafe {
             batch.receive(count, |out| {
                 let mut at = 0;
@@ -215,18 +230,18 @@ impl Depot {
                 at
             });
         }
-        self.free.push(self, number);
+        self.empty.push(self, held);
     }
 
-    fn push(&self, class: Class, number: u32) {
-        let change = self.full[class].push(self, number);
+    fn push(&self, class: Class, held: Held) {
+        let change = self.full[class].push(self, held);
         self.account(class, change);
     }
 
-    fn pop(&self, class: Class) -> Option<u32> {
-        let (number, change) = self.full[class].pop(self)?;
+    fn pop(&self, class: Class) -> Option<Held> {
+        let (held, change) = self.full[class].pop(self)?;
         self.account(class, change);
-        Some(number)
+        Some(held)
     }
 
     fn account(&self, class: Class, (before, after): Change) {
@@ -239,25 +254,25 @@ impl Depot {
         }
     }
 
-    /// Shows each magazine of `class` to `f`, for the validator: takes them all, then puts them back in
-    /// their order. Others find the depot empty meanwhile.
+    /// Calls `f` with the objects of each magazine of `class`, for the validator: pops them all, then pushes them again in their
+    /// order. Other threads find the stack empty meanwhile.
     pub fn visit(&self, class: Class, mut f: impl FnMut(&[usize])) {
-        let mut held = 0;
-        while let Some(number) = self.pop(class) {
-            let magazine = self.magazine(number);
-            // Ordering: Relaxed, the pop acquired the magazine, which is ours now (I2).
+        let mut last = 0;
+        while let Some(held) = self.pop(class) {
+            let magazine = self.magazine(&held);
+            // Ordering: Relaxed, the pop acquired the magazine.
             let count = magazine.count.load(Ordering::Relaxed) as usize;
-            // SAFETY: I2: the magazine is in our hands.
+            // SAFETY: I2: held.
             f(unsafe { &(&*magazine.objects.get())[..count] });
-            // Ordering: Relaxed, ours.
-            magazine.next.store(held, Ordering::Relaxed);
-            held = number;
+            // Ordering: Relaxed, this thread alone uses the magazine.
+            magazine.next.store(last, Ordering::Relaxed);
+            last = held.0;
         }
-        while held != 0 {
-            // Ordering: Relaxed, ours.
-            let next = self.magazine(held).next.load(Ordering::Relaxed);
+        while last != 0 {
+            let held = Held(last);
+            // Ordering: Relaxed, as above.
+            last = self.magazine(&held).next.load(Ordering::Relaxed);
             self.push(class, held);
-            held = next;
         }
     }
 
@@ -266,54 +281,58 @@ impl Depot {
         self.full[class].count()
     }
 
-    /// Bytes in objects of all magazines but the first of each class of small objects, as one look can tell.
+    /// Bytes in objects of all magazines except the first of each class of small objects; a snapshot.
     pub fn bytes(&self) -> usize {
-        // Ordering: Relaxed, a bound. Who takes a magazine may have counted before who put it.
+        // Ordering: Relaxed, a bound. A thread that took a magazine may have counted it before the thread that put it.
         (self.bytes.load(Ordering::Relaxed) as isize).max(0) as usize
     }
 
     /// Bytes mapped for magazines.
     pub fn metadata_bytes(&self) -> usize {
         // Ordering: Relaxed, a statistic.
-        self.made.load(Ordering::Relaxed).div_ceil(CHUNK_MAGAZINES) * CHUNK_BYTES
+        self.created.load(Ordering::Relaxed).div_ceil(CHUNK_MAGAZINES) * CHUNK_BYTES
     }
 
-    fn magazine(&self, number: u32) -> &Magazine {
+    fn magazine(&self, held: &Held) -> &'static Magazine {
+        self.numbered(held.0)
+    }
+
+    /// The magazine with this number, which another thread may hold.
+    fn numbered(&self, number: u32) -> &'static Magazine {
         let index = number as usize - 1;
-        // Ordering: Acquire pairs with the Release in `make`.
-        let chunk = self.chunks[index / CHUNK_MAGAZINES].load(Ordering::Acquire);
-        // SAFETY: numbers are given out by `make` after their chunk exists; chunks live for ever.
-        unsafe { &*chunk.add(index % CHUNK_MAGAZINES) }
+        // Ordering: Acquire pairs with the Release in `create`.
+        match self.chunks[index / CHUNK_MAGAZINES].load(Ordering::Acquire) {
+            Some(chunk) => &chunk.0[index % CHUNK_MAGAZINES],
+            // Numbers come from `create`, when their chunk exists.
+            None => fail(Misuse::Corrupt, number as usize),
+        }
     }
 
-    /// A new magazine's number.
+    /// A new magazine.
     #[cold]
-    fn make(&self) -> Option<u32> {
-        // Ordering: Relaxed, the confirmed exchange below claims the number.
-        let mut made = self.made.load(Ordering::Relaxed);
+    fn create(&self) -> Option<Held> {
+        // Ordering: Relaxed, the exchange below confirms it and claims the number.
+        let mut created = self.created.load(Ordering::Relaxed);
         loop {
-            let chunk = self.chunks.get(made / CHUNK_MAGAZINES)?;
+            let link = self.chunks.get(created / CHUNK_MAGAZINES)?;
             // Ordering: Acquire pairs with the Release below.
-            if chunk.load(Ordering::Acquire).is_null() {
+            if link.load(Ordering::Acquire).is_none() {
                 let fresh = os::map(Place::Anywhere, CHUNK_BYTES).ok()?;
-                let pointer = fresh as *mut Magazine;
-                // Ordering: Release publishes the zeroed chunk; Acquire on failure for the winner's.
-                let set = chunk.compare_exchange(
-                    core::ptr::null_mut(),
-                    pointer,
-                    Ordering::Release,
-                    Ordering::Acquire,
-                );
-                if set.is_err() {
-                    // SAFETY: mapped above, known to nobody.
+                // SAFETY: fresh zeroed memory of that size; it is unmapped below only if no other code can know it.
+                let chunk = unsafe { &*(fresh as *const Chunk) };
+                // Ordering: Release publishes the chunk; Acquire on failure for the other thread's.
+                let order = (Ordering::Release, Ordering::Acquire);
+                if link.compare_exchange(None, Some(chunk), order.0, order.1).is_err() {
+                    // SAFETY: mapped above, known to no other code.
                     unsafe { os::unmap(fresh, CHUNK_BYTES) };
                 }
             }
-            let next = made + 1;
+            let next = created + 1;
             // Ordering: Relaxed, the number carries no data.
-            match self.made.compare_exchange(made, next, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Some(made as u32 + 1),
-                Err(seen) => made = seen,
+            match self.created.compare_exchange(created, next, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => return Some(Held(created as u32 + 1)),
+                Err(seen) => created = seen,
             }
         }
     }
@@ -321,15 +340,16 @@ impl Depot {
 
 #[cfg(feature = "counters")]
 impl Depot {
-    /// Which part of the depot the cache line at `line` is of, as `sources` names it.
+    /// The part of the depot in which the cache line at `line` lies, as `sources` names it.
     pub fn part_of(&self, line: usize) -> Option<&'static str> {
         let is_in = |at: usize, bytes: usize| (at & !63..at + bytes).contains(&line);
         let whole = core::ptr::from_ref(self) as usize;
-        // Ordering: Acquire, pairs with the Release in `make`.
-        let chunks = self.chunks.iter().map(|chunk| chunk.load(Ordering::Acquire) as usize);
+        // Ordering: Acquire, pairs with the Release in `create`.
+        let chunks = self.chunks.iter().map_while(|link| link.load(Ordering::Acquire));
+        let mut chunks = chunks.map(|chunk| core::ptr::from_ref(chunk) as usize);
         if is_in(whole, size_of::<Self>()) {
             Some("depot")
-        } else if chunks.take_while(|&chunk| chunk != 0).any(|chunk| is_in(chunk, CHUNK_BYTES)) {
+        } else if chunks.any(|chunk| is_in(chunk, CHUNK_BYTES)) {
             Some("magazines")
         } else {
             None
@@ -343,20 +363,21 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    /// I1. Were it only the pushes that raise the tag, or only the pops, a top could not come back unseen either,
-    /// since that takes one of each; the other half is there for an operation that may be added.
+    /// I1. To come back unseen, a top must be popped and pushed, so it would suffice that one of the two raises the tag; the other is
+    /// there for operations that may be added.
     #[test]
     fn each_change_raises_the_tag() {
         let depot = &DEPOT;
-        let stack = Stack { head: AtomicU64::new(0) };
-        let numbers = [(); 3].map(|()| depot.make().unwrap());
+        let stack = Stack::new();
+        let magazines = [(); 3].map(|()| depot.create().unwrap());
+        let numbers = [0, 1, 2].map(|at| magazines[at].0);
         let tag = || stack.head.load(Ordering::Relaxed) >> 32;
-        for (changes, number) in numbers.into_iter().enumerate() {
-            stack.push(depot, number);
+        for (changes, held) in magazines.into_iter().enumerate() {
+            stack.push(depot, held);
             assert_eq!(tag(), changes as u64 + 1, "a push");
         }
         for changes in 0..numbers.len() {
-            assert_eq!(stack.pop(depot).map(|(number, _)| number), Some(numbers[2 - changes]));
+            assert_eq!(stack.pop(depot).map(|(held, _)| held.0), Some(numbers[2 - changes]));
             assert_eq!(tag(), (numbers.len() + changes) as u64 + 1, "a pop");
         }
         assert!(stack.pop(depot).is_none());

@@ -1,7 +1,7 @@
-//! The one way out on misuse: a fixed line on standard error, then abort.
+//! The end of a process on misuse: a fixed line on standard error, then abort.
 //!
-//! Called by every tier; calls `os` only. Formats in a buffer on the stack, allocates nothing, takes
-//! no lock, so it works from signal handlers and from inside the allocator.
+//! The line is formatted in a buffer on the stack, without allocating and without a lock, so this works in signal handlers and inside
+//! the allocator.
 
 use crate::os;
 
@@ -82,8 +82,8 @@ pub fn deny(found: bool, what: Misuse, at: usize) {
     }
 }
 
-/// The control of the checks: with the feature `blind`, `RSALLOC_BLIND` names the texts that [`deny`] lets
-/// pass, so a test can see that it turns red without that check.
+/// The positive control of the checks: with the feature `blind`, `RSALLOC_BLIND` names a text that [`deny`] ignores, so a test can show
+/// that it fails without that check.
 mod blind {
     use super::Misuse;
 
@@ -144,8 +144,8 @@ impl Line {
         self
     }
 
-    /// Appends bytes of unknown origin: what is not printable ASCII becomes a question mark, so that
-    /// the line stays one and no terminal obeys it.
+    /// Appends bytes of unknown origin. What is not printable ASCII becomes a question mark, so the text stays one line and contains no
+    /// terminal sequences.
     pub fn shown(&mut self, bytes: &[u8]) -> &mut Self {
         for &byte in bytes {
             let printable = byte == b' ' || byte.is_ascii_graphic();

@@ -16,14 +16,18 @@
 
 mod arch;
 mod atomic;
+#[cfg_attr(not(test), forbid(unsafe_code))]
 mod canary;
+#[forbid(unsafe_code)]
 mod check;
 mod config;
 mod counters;
 mod cpu_cache;
 mod depot;
+#[forbid(unsafe_code)]
 mod describe;
 mod engine;
+#[forbid(unsafe_code)]
 mod fail;
 mod guard;
 mod hot;
@@ -31,21 +35,30 @@ mod link;
 mod object;
 mod os;
 mod page_heap;
+#[forbid(unsafe_code)]
 mod page_map;
 mod print;
 mod publish;
+#[forbid(unsafe_code)]
 mod region;
+#[forbid(unsafe_code)]
 mod report;
 mod rseq;
 mod sanitizer;
+#[forbid(unsafe_code)]
 mod secret;
+#[forbid(unsafe_code)]
 mod size_class;
 mod slab;
 #[cfg(feature = "counters")]
 mod sources;
+#[forbid(unsafe_code)]
 mod stats;
+#[forbid(unsafe_code)]
 mod sync;
+#[forbid(unsafe_code)]
 mod token_bucket;
+#[forbid(unsafe_code)]
 mod units;
 
 pub use check::{Defect, DefectKind, check};

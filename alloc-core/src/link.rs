@@ -9,7 +9,6 @@ use crate::atomic::{AtomicPtr, Ordering};
 use core::ptr;
 
 /// A word that leads to a `T` or nowhere.
-#[allow(dead_code, reason = "the tiers come to it one after the other")]
 #[repr(transparent)]
 pub struct Link<T: 'static>(AtomicPtr<T>);
 

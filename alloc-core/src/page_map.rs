@@ -1,11 +1,10 @@
 //! The page map: from an address to the size class of its slab in one load.
 //!
-//! Promises: lock-free look-up for any address, foreign ones included; pages outside the page-map range are
-//! found by their segment's entry instead. Written by slab, read by the entries and by the slow free.
+//! Look-ups take no lock, and any address may be looked up. Outside the page-map range, the class is in the entry of the page.
 //!
 //! Invariants:
-//! I1. The byte of a page is the class if a slab starts there, else 0. It is set before an object
-//!     of the slab is handed out and cleared before the span is released.
+//! I1. The byte of a page is the class of the slab that starts there, or 0. It is set before an object of the slab is handed out,
+//!     and cleared before the span is released.
 
 use crate::atomic::Ordering;
 use crate::hot::HOT;
@@ -14,8 +13,9 @@ use crate::page_heap::entry::Kind;
 use crate::size_class::Class;
 use crate::units::{PAGE_MAP_PAGES, PAGE_SHIFT};
 
+/// The number of the page of `address` in the page map.
 #[inline]
-fn page_map_page(address: usize) -> Option<usize> {
+fn index_of(address: usize) -> Option<usize> {
     // Ordering: Relaxed, written once before any object exists.
     let page = address.wrapping_sub(HOT.page_map_base.load(Ordering::Relaxed)) >> PAGE_SHIFT;
     (page < PAGE_MAP_PAGES).then_some(page)
@@ -23,29 +23,29 @@ fn page_map_page(address: usize) -> Option<usize> {
 
 #[inline]
 fn class_of_page(page: usize) -> Class {
-    // Ordering: Relaxed, whoever hands out the object orders the byte before it (I1).
+    // Ordering: Relaxed, the hand-over of the object orders the byte before it (I1).
     HOT.pages[page].load(Ordering::Relaxed) as Class
 }
 
 /// The class of the slab that starts at the page of `address`; 0 if none does.
 #[inline]
 pub fn class_at(address: usize) -> Class {
-    match page_map_page(address) {
+    match index_of(address) {
         Some(page) => class_of_page(page),
         None => outside_class_at(address),
     }
 }
 
-/// As [`class_at`], but 0 for all addresses outside the page-map range, and without a call.
+/// As [`class_at`], but 0 for every address outside the page-map range, which needs no call.
 #[inline]
 pub fn class_in_page_map(address: usize) -> Class {
-    page_map_page(address).map_or(0, class_of_page)
+    index_of(address).map_or(0, class_of_page)
 }
 
-/// The class at `address`, where [`class_in_page_map`] said `class`.
+/// [`class_at`] of an address for which [`class_in_page_map`] is `class`.
 #[inline]
 pub fn class_beyond(class: Class, address: usize) -> Class {
-    match page_map_page(address) {
+    match index_of(address) {
         None if class == 0 => outside_class_at(address),
         _ => class,
     }
@@ -59,9 +59,9 @@ fn outside_class_at(address: usize) -> Class {
     }
 }
 
-/// Says that a slab of `class` starts at `page_address`, or none does (0).
+/// Says that a slab of `class` starts at `page_address`, or that none does (0).
 pub fn set_class_at(page_address: usize, class: Class) {
-    if let Some(page) = page_map_page(page_address) {
+    if let Some(page) = index_of(page_address) {
         // Ordering: Relaxed, see `class_at`.
         HOT.pages[page].store(class as u8, Ordering::Relaxed);
     }

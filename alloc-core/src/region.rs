@@ -86,6 +86,11 @@ impl Region {
         self.at(Self::bottom_offset(class))
     }
 
+    /// The sentinel of `class` and the first `count` slots above it.
+    pub fn stack(&self, class: Class, count: usize) -> &[AtomicUsize] {
+        &self.slots[SLOT_START[class]..=SLOT_START[class] + count]
+    }
+
     /// Number of objects of `class` in the region, as far as one look can tell.
     pub fn len(&self, class: Class) -> usize {
         // Ordering: Relaxed, a snapshot for policy and statistics.

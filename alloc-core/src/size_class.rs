@@ -1,7 +1,7 @@
-//! The size classes: which object size serves a request, and what each tier does with that size.
+//! The size classes: the object size that serves a request, and what each tier does with that size.
 //!
-//! Pure and const. Called by every tier. Classes are 8, then multiples of 16 up to 128, then eight
-//! steps per doubling up to 256 KiB, so internal waste above 128 B is at most 1/9.
+//! Sizes are 8, then multiples of 16 up to 128, then eight steps per doubling up to 256 KiB, so at most 1/9 of an object above
+//! 128 B is wasted.
 //!
 //! Invariants:
 //! I1. Class 0 is "no class": it has size 0, is never filled and never full.
@@ -28,7 +28,7 @@ pub const MEDIUM_SHIFT: u32 = 7;
 /// See [`ClassInfo::reciprocal`]; exact since offset * size < 2^40 in every slab.
 pub const RECIPROCAL_SHIFT: u32 = 40;
 
-/// What the tiers need to know of a class.
+/// What the tiers know of a class.
 #[derive(Clone, Copy)]
 pub struct ClassInfo {
     /// Object size in bytes.
@@ -117,9 +117,9 @@ pub const fn class_of(size: usize) -> Class {
     10 + (k as usize - 7) * 8 + step
 }
 
-/// The class that serves `size` bytes at `align` (a power of two): that of the size rounded up to a
-/// multiple of the alignment. Its size is such a multiple as well, since the steps between classes are
-/// powers of two from 16 up; and a slab starts at a page. 0 if none.
+/// The class that serves `size` bytes at `align` (a power of two): that of the size rounded up to a multiple of the alignment. The
+/// size of that class is such a multiple too, since the steps between classes are powers of two from 16 up; and slabs start at
+/// pages. 0 if none.
 pub const fn class_of_aligned(size: usize, align: usize) -> Class {
     if align > PAGE_BYTES || size > OBJECT_MAX_BYTES {
         return 0;

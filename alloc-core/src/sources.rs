@@ -1,6 +1,4 @@
-//! Which parts of the allocator the shared writes are of: an observer of `counters`.
-//!
-//! Exists with the feature `counters` only. Called by alloc-preload.
+//! The parts of the allocator to which the writes that `counters` counted belong. With the feature `counters` only.
 
 use crate::counters;
 use crate::depot::DEPOT;
@@ -10,7 +8,7 @@ use crate::page_heap::segment::HEADER_PAGES;
 use crate::slab::SLABS;
 use crate::units::SEGMENT_PAGES;
 
-/// The parts; `part_of` gives the place in this list.
+/// The parts; `part_of` returns an index of this list.
 pub const PARTS: [&str; 9] = [
     "depot",
     "magazines",
@@ -55,7 +53,7 @@ fn part_of(line: usize) -> usize {
 }
 
 fn is_in<T>(whole: &'static T, line: usize) -> bool {
-    // A line at its beginning may begin before.
+    // Its first cache line may begin before it.
     let at = core::ptr::from_ref(whole) as usize & !63;
     (at..at + 64 + size_of::<T>()).contains(&line)
 }

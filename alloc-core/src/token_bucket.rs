@@ -1,7 +1,7 @@
-//! A token bucket: how much of some costly work may be done in a time. A leaf.
+//! A token bucket: how much costly work may be done in a time.
 //!
-//! Promises: over a long time no more is spent than flows in. A full bucket lends what it does not have, so an
-//! expense may be of any size, and is paid back before the next. Threads that race here may take a little twice.
+//! Over a long time no more is spent than flows in. A full bucket grants an expense of any size, which is paid back before the
+//! next. Threads that race may spend some tokens twice.
 
 use crate::atomic::{AtomicUsize, Ordering};
 
@@ -25,7 +25,7 @@ impl TokenBucket {
     pub fn spend(&self, tokens: usize, now: usize) -> bool {
         // Ordering: Relaxed throughout, hints of a policy that carry nothing.
         let before = self.filled_at.swap(now, Ordering::Relaxed);
-        // Who was held up after reading the clock comes from the past.
+        // `now` may be older than `filled_at` if this thread was preempted after reading the clock.
         let seconds = (now.wrapping_sub(before) as isize).max(0) as usize;
         // Ordering: Relaxed, as above.
         let spent =

@@ -1,23 +1,23 @@
-//! Sizes and shapes that every room shares.
+//! Sizes and shapes that all modules share.
 //!
 //! Invariants:
 //! I1. `OBJECT_MAX_BYTES` is a size class; larger requests are spans of their own.
 //! I2. A segment is `SEGMENT_PAGES` pages at an address aligned to `SEGMENT_BYTES`.
 
-/// log2 of the allocator's page: the unit of slabs, spans and the page map. 64 KiB is a multiple of
-/// every OS page size that Linux offers (4, 16, 64 KiB).
+/// log2 of the allocator's page: the unit of slabs, spans and the page map. 64 KiB is a multiple of each OS page size of Linux (4,
+/// 16, 64 KiB).
 pub const PAGE_SHIFT: u32 = 16;
 /// Bytes of a page.
 pub const PAGE_BYTES: usize = 1 << PAGE_SHIFT;
 
-/// log2 of a segment: the unit in which address space is divided. It is mapped in smaller steps.
+/// log2 of a segment: the unit in which address space is divided. Its pages are mapped in smaller steps.
 pub const SEGMENT_SHIFT: u32 = 26;
 /// Bytes of a segment.
 pub const SEGMENT_BYTES: usize = 1 << SEGMENT_SHIFT;
 /// Pages of a segment, those of its own metadata included.
 pub const SEGMENT_PAGES: usize = SEGMENT_BYTES / PAGE_BYTES;
 
-/// log2 of the page-map range: the address range that the page map covers with one byte per page.
+/// log2 of the page-map range: the addresses that the page map covers, with one byte per page.
 pub const PAGE_MAP_SHIFT: u32 = 36;
 /// Bytes of the page-map range.
 pub const PAGE_MAP_BYTES: usize = 1 << PAGE_MAP_SHIFT;
@@ -33,14 +33,14 @@ pub const SLAB_OBJECT_MAX_BYTES: usize = 32 << 10;
 /// The most objects in one slab: the width of its bitmap.
 pub const SLAB_OBJECTS_MAX: usize = 4096;
 
-/// Spans above this many pages are mapped from the OS one by one.
+/// Spans of more pages have a mapping of their own.
 pub const SPAN_MAX_PAGES: usize = 512;
 
 /// The most pointers in one magazine.
 pub const MAGAZINE_MAX: usize = 64;
 
-/// The most shards: above the largest NR_CPUS that distributions build (x86-64: 8192 possible, of
-/// which ids above this bound take the shared path).
+/// The most shards: a bound of the shard tables, which have a word for each. x86-64 kernels can be built for 8192 CPUs (NR_CPUS), and
+/// distributions do; threads on CPUs with higher ids than this use locked shards.
 pub const SHARDS_MAX: usize = 4096;
 
 /// The number of pages that hold `bytes`.

@@ -182,8 +182,8 @@ pub unsafe fn resize(ptr: NonNull<u8>, named: Option<Request>, request: Request)
             canary_at(moved as usize, 0, Misuse::Corrupt).seal(request.size);
             return moved;
         }
-    } else if request.size <= canary.room()
-        && request.size > canary.room() / 2
+    } else if request.size <= canary.usable()
+        && request.size > canary.usable() / 2
         && sealed.class == class
     {
         deny(!canary.reseal(old, request.size), Misuse::ResizeOfFreed, address);
@@ -211,5 +211,5 @@ fn live_size(address: usize, class: Class, canary: &Canary, of_freed: Misuse) ->
         State::Fresh => deny(true, Misuse::NeverAllocated, address),
         State::Broken => deny(true, Misuse::PastEnd, address),
     }
-    canary.room()
+    canary.usable()
 }

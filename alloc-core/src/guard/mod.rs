@@ -120,17 +120,17 @@ pub fn allocate(size: usize, align: usize) -> Option<usize> {
         return None;
     }
     // At the end of its page, in the next round at the start.
-    let room =
+    let offset =
         if (round + index).is_multiple_of(2) { (page - size.max(1)) & !(align - 1) } else { 0 };
     let slot = &POOL[index];
     // Ordering: Relaxed, published by the state.
-    slot.object.store(start + room, Ordering::Relaxed);
+    slot.object.store(start + offset, Ordering::Relaxed);
     slot.size.store(size, Ordering::Relaxed); // Ordering: Relaxed, as above.
     let (page, surroundings) = surroundings(slot, start);
     surroundings.into_iter().for_each(|range| page.fill(range, PATTERN));
     // Ordering: Release publishes the above.
     slot.state.store(LIVE, Ordering::Release);
-    Some(start + room)
+    Some(start + offset)
 }
 
 /// A slot for the caller, and the number of the round of the pool.

@@ -66,9 +66,9 @@ impl Batch {
         self.len() == 0
     }
 
-    /// Number of objects that the batch has room for behind those that it has.
+    /// Number of objects that fit behind those in the batch.
     #[inline(always)]
-    pub const fn room(&self) -> usize {
+    pub const fn space(&self) -> usize {
         MAGAZINE_MAX - self.end
     }
 
@@ -82,7 +82,7 @@ impl Batch {
         }
     }
 
-    /// Adds an object behind the others. The batch has room.
+    /// Adds an object behind the others. The batch has space for it.
     #[inline(always)]
     pub fn push(&mut self, object: Object) {
         self.addresses[self.end].write(object.address());
@@ -98,7 +98,7 @@ impl Batch {
         unsafe { Object::from_address(first) }
     }
 
-    /// Adds what `fill` writes to the front of the room for at most `most` objects, and of which it returns the number.
+    /// Adds what `fill` writes to the start of the space for at most `most` objects, and of which it returns the number.
     ///
     /// # Safety
     /// 1. `fill` writes as many addresses as it says. They are of objects that are the caller's from then on.
@@ -108,7 +108,7 @@ impl Batch {
         most: usize,
         fill: impl FnOnce(&mut [MaybeUninit<usize>]) -> usize,
     ) {
-        let most = most.min(self.room());
+        let most = most.min(self.space());
         self.end += fill(&mut self.addresses[self.end..self.end + most]);
         debug_assert!(self.end <= MAGAZINE_MAX);
     }
@@ -123,10 +123,10 @@ impl Batch {
         let before = self.len();
         // SAFETY: duty 1; nulls are taken out below.
         unsafe {
-            self.receive(most, |room| {
-                room.fill(MaybeUninit::new(0));
+            self.receive(most, |space| {
+                space.fill(MaybeUninit::new(0));
                 // Just initialised.
-                fill(core::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), room.len()))
+                fill(core::slice::from_raw_parts_mut(space.as_mut_ptr().cast(), space.len()))
             });
         }
         if self.addresses()[before..].contains(&0) {
@@ -195,7 +195,7 @@ mod tests {
         batch.forget_first(1);
         assert_eq!((batch.addresses(), batch.len()), (&[24, 32][..], 2));
         batch.forget_all();
-        assert_eq!((batch.pop_first(), batch.room()), (None, MAGAZINE_MAX));
+        assert_eq!((batch.pop_first(), batch.space()), (None, MAGAZINE_MAX));
     }
 
     #[test]
@@ -208,13 +208,13 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_receives_no_more_than_it_has_room_for() {
+    fn a_batch_receives_no_more_than_fits() {
         let mut batch = batch_of(&[8; MAGAZINE_MAX - 1]);
         // SAFETY: as above.
         unsafe {
-            batch.receive_slots(2, |room| {
-                room.fill(16);
-                room.len()
+            batch.receive_slots(2, |space| {
+                space.fill(16);
+                space.len()
             });
         }
         assert_eq!((batch.len(), batch.addresses().last()), (MAGAZINE_MAX, Some(&16)));

@@ -8,9 +8,11 @@
 
 pub mod faults;
 mod promises;
+mod scratch;
 mod text;
 
 pub use promises::{Memory, Zeroing, give_back, probe, purge, zeroing};
+pub use scratch::Scratch;
 pub use text::{gives_huge_pages_unasked, parse_number, read_file};
 
 use crate::arch::{STACK_TOP, syscall};

@@ -37,7 +37,7 @@ const OUTSIDE_LENGTHS: [usize; 4] =
 enum Growth {
     Done,
     /// This segment can't grow.
-    NoRoom,
+    NoSpace,
     /// The OS has no more memory, or the segment's lock can't be had.
     Refused,
 }
@@ -93,7 +93,7 @@ impl PageHeap {
             }
             match self.grow_in_place(segment, segment.mapped_pages() + pages - tail) {
                 Growth::Done => return Some(segment),
-                Growth::NoRoom => {}
+                Growth::NoSpace => {}
                 Growth::Refused => return None,
             }
         }
@@ -101,11 +101,11 @@ impl PageHeap {
     }
 
     /// The numbers of pages to try to map when `needed` are: the most first, fewer after each refusal.
-    fn steps(&self, needed: usize, room: usize) -> impl Iterator<Item = usize> + use<> {
+    fn steps(&self, needed: usize, space: usize) -> impl Iterator<Item = usize> + use<> {
         // Ordering: Relaxed, the lock of growth orders it.
         let half = self.mapped.load(Ordering::Relaxed) / PAGE_BYTES / 2;
-        let most = half.max(STEP_MIN_PAGES).max(needed).min(room);
-        let mut next = (needed <= room).then_some(most);
+        let most = half.max(STEP_MIN_PAGES).max(needed).min(space);
+        let mut next = (needed <= space).then_some(most);
         core::iter::from_fn(move || {
             let step = next?;
             next = (step > needed).then(|| (step / 2).max(needed));
@@ -116,9 +116,9 @@ impl PageHeap {
     /// Adds pages to `segment` so that at least `end` are mapped. The lock of growth is held.
     fn grow_in_place(&self, segment: &Segment, end: usize) -> Growth {
         let (extent, mapped) = (segment.extent(), segment.mapped_pages());
-        let room = (extent.limit.get() / PAGE_BYTES).saturating_sub(mapped);
-        let mut outcome = Growth::NoRoom;
-        for step in self.steps(end.saturating_sub(mapped), room) {
+        let space = (extent.limit.get() / PAGE_BYTES).saturating_sub(mapped);
+        let mut outcome = Growth::NoSpace;
+        for step in self.steps(end.saturating_sub(mapped), space) {
             let before = extent.metadata.get();
             let result = map_to(segment.base(), extent, segment.density(), mapped + step);
             // Ordering: Relaxed, a statistic.
@@ -128,7 +128,7 @@ impl PageHeap {
                 Err(libc::EEXIST) => {
                     // A foreign mapping lies behind the segment, which stays as it is.
                     extent.limit.set(extent.pages.get());
-                    return Growth::NoRoom;
+                    return Growth::NoSpace;
                 }
                 Err(_) => outcome = Growth::Refused,
             }
@@ -140,7 +140,7 @@ impl PageHeap {
     /// other ways than one more segment.
     fn add_pages(&self, segment: &Segment, end: usize) -> Growth {
         let Ok(_guard) = segment.lock() else {
-            return if WaitBudget::is_bounded() { Growth::Refused } else { Growth::NoRoom };
+            return if WaitBudget::is_bounded() { Growth::Refused } else { Growth::NoSpace };
         };
         let bytes = (end - segment.mapped_pages()) * PAGE_BYTES;
         // SAFETY: `map_to` has mapped them and their metadata.
@@ -151,8 +151,7 @@ impl PageHeap {
         Growth::Done
     }
 
-    /// Maps one more segment of `home` with room for `pages` (the lock `growth` is held): in the page-map range if it has
-    /// room, else anywhere.
+    /// Maps one more segment of density `home` with at least `pages`: in the page-map range if there is a place, otherwise anywhere.
     fn create_segment(
         &self,
         pages: usize,

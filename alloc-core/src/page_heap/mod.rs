@@ -9,10 +9,12 @@
 //! I3. No segment's lock is held around madvise: the pages are taken out first. The lock of growth is held where metadata is
 //!     given back.
 
+#[forbid(unsafe_code)]
 pub mod density;
 pub mod entry;
 mod growth;
 pub mod huge;
+#[forbid(unsafe_code)]
 mod page_set;
 mod purging;
 mod release;

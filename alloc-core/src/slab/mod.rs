@@ -8,6 +8,7 @@
 //! I3. At most one empty slab of a class is kept; it is in the last list.
 //! I4. An object is handed out at most once until it is put back.
 
+#[forbid(unsafe_code)]
 mod class;
 
 use crate::arch;
@@ -33,7 +34,7 @@ pub fn prefetch_class(class: Class) {
     arch::prefetch(slabs + 64);
 }
 
-/// Takes up to `wanted` objects of `class` in ascending order into `batch`, which is empty and has room for so many; none
+/// Takes up to `wanted` objects of `class` in ascending order into `batch`, which is empty and has space for so many; none
 /// when the OS has no more memory. What the first of them holds.
 pub fn take(class: Class, batch: &mut Batch, wanted: usize) -> Result<Contents, Reentered> {
     let slabs = &SLABS[class];

@@ -106,7 +106,7 @@ impl DeferredSpans {
         places.iter().filter_map(take)
     }
 
-    /// Moves the created spans into the table: `enter` returns the entry, or none if there is no room; `withdraw` undoes it if the
+    /// Moves the created spans into the table: `enter` returns the entry, or none if the table has no space; `withdraw` undoes it if the
     /// owner has released the span meanwhile. The table's lock is held.
     pub fn move_created<E>(
         &self,
@@ -202,12 +202,12 @@ mod tests {
         assert!(spans.insert(SPAN, 4096));
         assert_eq!((spans.len_of(SPAN), spans.totals()), (Some(4096), (1, 4096)));
         spans.move_created(|_, _| None::<()>, |()| unreachable!());
-        assert_eq!(spans.len_of(SPAN), Some(4096), "no room in the table");
+        assert_eq!(spans.len_of(SPAN), Some(4096), "no space in the table");
         spans.move_created(|address, len| Some((address, len)), |_| unreachable!());
         assert_eq!((spans.len_of(SPAN), spans.totals()), (None, (0, 0)));
     }
 
-    /// As a handler on top of the one who moves it may.
+    /// By a signal handler on top of the thread that moves it.
     #[test]
     fn a_span_released_on_its_way_is_withdrawn() {
         let spans = DeferredSpans::new();

@@ -9,6 +9,7 @@
 //! I2. A table is complete before it becomes the current one. It gets other contents, or none, only after `generation` has
 //!     changed.
 
+#[forbid(unsafe_code)]
 mod deferred;
 mod table;
 
@@ -93,7 +94,7 @@ impl HugeSpans {
 
     /// Enters a span, if there is memory for the table. The lock is held.
     fn enter(&self, address: usize, len: usize) -> Option<&'static Slot> {
-        self.make_room().then(|| self.insert(address, len))
+        self.ensure_space().then(|| self.insert(address, len))
     }
 
     /// Unmaps the span at `address`; false if there is none.
@@ -158,7 +159,7 @@ impl HugeSpans {
         // To wait for another thread's lock is cheaper than to copy so many bytes.
         let _budget = WaitBudget::unbounded();
         let _guard = self.lock().ok()?;
-        if !self.make_room() {
+        if !self.ensure_space() {
             return None;
         }
         let slot = self.find(address)?;
@@ -181,7 +182,7 @@ impl HugeSpans {
         bytes: usize,
     ) -> Option<usize> {
         let _guard = self.lock().ok()?;
-        if !self.make_room() {
+        if !self.ensure_space() {
             return None;
         }
         // SAFETY: duty 1.
@@ -282,7 +283,7 @@ impl HugeSpans {
         unsafe { Table::at(self.table()) }
     }
 
-    /// The lock is held and there is room.
+    /// The lock is held and the table has space.
     fn insert(&self, address: usize, len: usize) -> &'static Slot {
         let (slot, was_free) = self.current_table().insert(address, len);
         sanitizer::mapping_begins(address, len);
@@ -300,7 +301,7 @@ impl HugeSpans {
     }
 
     /// Keeps the table at most half full (I1), with one more entry. The lock is held.
-    fn make_room(&self) -> bool {
+    fn ensure_space(&self) -> bool {
         let slots = self.current_table().len();
         (self.used.get() + 1) * 2 <= slots || self.rebuild(slots).is_some()
     }

@@ -109,7 +109,7 @@ impl Table {
         }
     }
 
-    /// Enters a span; the slot, and whether the slot had been free and not a tombstone. The table has room.
+    /// Enters a span; the slot, and whether the slot had been free and not a tombstone. The table has space.
     pub fn insert(self, address: usize, len: usize) -> (&'static Slot, bool) {
         let mut index = hash(address, self.len()).unwrap_or(0);
         while self.0[index].address() > TOMBSTONE {
