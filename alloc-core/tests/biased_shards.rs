@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
-use modes::{MODES, ModeCase, in_modes};
+use modes::{ModeCase, in_modes, mode};
 use rsalloc_core::internals::cpu_cache::exclusive;
 use rsalloc_core::internals::cpu_cache::shard::leases;
 use rsalloc_core::internals::sync::Backoff;
@@ -17,13 +17,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const CALLS: usize = 400;
 
 fn main() {
-    let atomic = MODES.into_iter().find(|case| case.name == "atomic").expect("a mode");
-    in_modes(&[atomic], LIMIT, |case| {
-        case.confirm();
-        std::panic::set_hook(Box::new(|info| {
-            eprintln!("{info}");
-            std::process::abort();
-        }));
+    in_modes(&[mode("atomic")], LIMIT, |case| {
         the_first_thread_has_a_lease(case);
         regions_are_as_many_as_processors_allow();
         ended_threads_leave_their_shards();

@@ -5,7 +5,7 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
-use modes::{MODES, in_modes};
+use modes::{in_modes, mode};
 use rsalloc_core::internals::cpu_cache::exclusive;
 use rsalloc_core::internals::cpu_cache::shard::leases;
 use rsalloc_core::internals::sync::Backoff;
@@ -19,13 +19,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(15);
 
 fn main() {
-    let atomic = MODES.into_iter().find(|case| case.name == "atomic").expect("a mode");
-    in_modes(&[atomic], LIMIT, |case| {
-        case.confirm();
-        std::panic::set_hook(Box::new(|info| {
-            eprintln!("{info}");
-            std::process::abort();
-        }));
+    in_modes(&[mode("atomic")], LIMIT, |_| {
         let threads = 4 * thread::available_parallelism().expect("a number").get();
         let mine = shard_of_its_own();
         let leased = Barrier::new(threads + 1);

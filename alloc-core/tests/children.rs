@@ -20,11 +20,6 @@ const STACK_BYTES: usize = 1 << 18;
 
 fn main() {
     in_modes(&MODES, LIMIT, |case| {
-        case.confirm();
-        std::panic::set_hook(Box::new(|info| {
-            eprintln!("{info}");
-            std::process::abort();
-        }));
         call();
         assert_eq!(has_shard(), case.has_sections());
         a_child_that_its_parent_waits_for(case.has_sections());

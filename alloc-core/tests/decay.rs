@@ -17,15 +17,10 @@ const LEFT_BYTES: usize = 3 << 20;
 
 fn main() {
     in_modes(&MODES, LIMIT, |case| {
-        case.confirm();
         if case.name == "hardened" && !case.has_sections() {
             println!("         skipped: locked shards keep what they cache of a class that shrank");
             return;
         }
-        std::panic::set_hook(Box::new(|info| {
-            eprintln!("{info}");
-            std::process::abort();
-        }));
         a_fallen_class_leaves_nothing_cached();
         many_fallen_classes_leave_nothing_cached();
         objects_cached_by_other_threads_return_as_well();

@@ -8,7 +8,7 @@ mod modes;
 mod objects;
 
 use modes::{ModeCase, in_each_mode};
-use objects::{Object, Random};
+use objects::{Random, expect, work};
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
 use rsalloc_core::internals::page_heap::segment::{HEADER_PAGES, Segment};
 use rsalloc_core::internals::units::SEGMENT_PAGES;
@@ -28,14 +28,8 @@ fn main() {
     in_each_mode(LIMIT, fork_often);
 }
 
-fn fork_often(case: &ModeCase) {
-    // A panic ends the process: the other threads would work for ever.
-    std::panic::set_hook(Box::new(|info| {
-        eprintln!("{info}");
-        std::process::abort();
-    }));
+fn fork_often(_: &ModeCase) {
     objects::start();
-    case.confirm();
     let forks = std::thread::scope(|scope| {
         for thread in 0..THREADS {
             scope.spawn(move || work(Random(thread * 7 + 1), || STOP.load(Ordering::Relaxed)));
@@ -107,31 +101,6 @@ fn live_in_child(depth: u32) {
     thread.join();
     rsalloc_core::release();
     expect(rsalloc_core::check() == Ok(()), "check after\n");
-}
-
-/// As `assert`, without the allocations of a panic's message: libc's heap may be locked in a child.
-fn expect(fine: bool, what: &str) {
-    if !fine {
-        // SAFETY: writes a text and ends the child.
-        unsafe {
-            libc::write(2, what.as_ptr().cast(), what.len());
-            libc::abort();
-        }
-    }
-}
-
-/// Allocates, checks and frees until `stop`. Keeps its objects on the stack.
-fn work(mut random: Random, mut stop: impl FnMut() -> bool) {
-    let mut kept = [None::<Object>; 64];
-    while !stop() {
-        let pick = random.next();
-        let slot = &mut kept[pick as usize % 64];
-        match slot.take() {
-            Some(object) => object.free(pick >> 32),
-            None => *slot = Object::allocate(random.next()),
-        }
-    }
-    kept.into_iter().flatten().for_each(|object| object.free(random.next()));
 }
 
 /// A thread by libc alone.

@@ -10,7 +10,7 @@ mod modes;
 mod objects;
 
 use modes::{ModeCase, in_each_mode};
-use objects::{Object, Random};
+use objects::{Random, expect, work};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -88,14 +88,8 @@ fn main() {
     in_each_mode(LIMIT, fork_with_handlers);
 }
 
-fn fork_with_handlers(case: &ModeCase) {
-    // A panic ends the process: the other threads would work for ever.
-    std::panic::set_hook(Box::new(|info| {
-        eprintln!("{info}");
-        std::process::abort();
-    }));
+fn fork_with_handlers(_: &ModeCase) {
     objects::start();
-    case.confirm();
     let begin = Instant::now();
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
@@ -137,29 +131,4 @@ fn fork_one() {
     // SAFETY: our own child.
     assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
     assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "child: {status:#x}");
-}
-
-/// As `assert`, without the allocations of a panic's message: libc's heap may be locked in a child.
-fn expect(fine: bool, what: &str) {
-    if !fine {
-        // SAFETY: writes a text and ends the process.
-        unsafe {
-            libc::write(2, what.as_ptr().cast(), what.len());
-            libc::abort();
-        }
-    }
-}
-
-/// Allocates, checks and frees until `stop`. Keeps its objects on the stack.
-fn work(mut random: Random, mut stop: impl FnMut() -> bool) {
-    let mut kept = [None::<Object>; 64];
-    while !stop() {
-        let pick = random.next();
-        let slot = &mut kept[pick as usize % 64];
-        match slot.take() {
-            Some(object) => object.free(pick >> 32),
-            None => *slot = Object::allocate(random.next()),
-        }
-    }
-    kept.into_iter().flatten().for_each(|object| object.free(random.next()));
 }

@@ -5,7 +5,7 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
-use modes::{MODES, in_modes};
+use modes::{in_modes, mode};
 use rsalloc_core::internals::rseq::abi::{self, AREA_LEN, Area, RseqError};
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,10 +15,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 const THREADS: u32 = 20;
 
 fn main() {
-    let own = MODES.into_iter().find(|case| case.name == "own").expect("a mode");
-    in_modes(&[own], LIMIT, |case| {
+    in_modes(&[mode("own")], LIMIT, |_| {
         use_heap();
-        case.confirm();
         let mut key = 0;
         // SAFETY: the destructor is a function of this program.
         assert_eq!(unsafe { libc::pthread_key_create(&raw mut key, Some(last_words)) }, 0);

@@ -23,11 +23,6 @@ const SIZES: [usize; 8] = [40, 1_000, 33_000, 40_000, 60_000, 66_000, 90_000, 30
 
 fn main() {
     in_modes(&MODES, LIMIT, |case| {
-        case.confirm();
-        std::panic::set_hook(Box::new(|info| {
-            eprintln!("{info}");
-            std::process::abort();
-        }));
         foreign_mappings_are_left_alone();
         a_moved_object_leaves_its_range_mapped();
         assert_eq!(

@@ -24,11 +24,6 @@ const SIZES: [usize; 6] = [16, 64, 1500, 20_000, 60_000, 300_000];
 
 fn main() {
     in_modes(&MODES, LIMIT, |case| {
-        case.confirm();
-        std::panic::set_hook(Box::new(|info| {
-            eprintln!("{info}");
-            std::process::abort();
-        }));
         nothing_waits_where_no_shard_exists_yet(case);
         let locks = [
             (percpu::raw_lock(), Rank::SHARDS),

@@ -84,7 +84,7 @@ impl ModeCase {
     }
 
     /// Panics unless the engine runs in this mode.
-    pub fn confirm(&self) {
+    fn confirm(&self) {
         let report = rsalloc_core::report();
         assert_eq!(report.mode, self.expected_mode(), "asked for {}", self.name);
         assert_eq!(
@@ -94,6 +94,20 @@ impl ModeCase {
             self.name
         );
     }
+}
+
+/// The mode with this name.
+pub fn mode(name: &str) -> ModeCase {
+    MODES.into_iter().find(|case| case.name == name).expect("a mode")
+}
+
+/// A panic in any thread or handler ends the process: the other threads would work for ever.
+fn abort_on_panic() {
+    let begin = Instant::now();
+    std::panic::set_hook(Box::new(move |info| {
+        eprintln!("after {:?}: {info}", begin.elapsed());
+        std::process::abort();
+    }));
 }
 
 /// Runs `body` in a process of its own for each mode (or the one named on the command line), and ends
@@ -109,8 +123,10 @@ pub fn in_modes(cases: &[ModeCase], limit: Duration, body: fn(&ModeCase)) {
         return;
     }
     if let Some(name) = arguments.iter().find_map(|argument| argument.strip_prefix("mode=")) {
-        let case = MODES.iter().find(|case| case.name == name).expect("a mode");
-        return body(case);
+        let case = mode(name);
+        abort_on_panic();
+        case.confirm();
+        return body(&case);
     }
     let mut failed = 0;
     for case in cases {

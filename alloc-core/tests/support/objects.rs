@@ -210,3 +210,28 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 }
+
+/// As `assert`, without the allocations of a panic's message: libc's heap may be locked in a child.
+pub fn expect(fine: bool, what: &str) {
+    if !fine {
+        // SAFETY: writes a text and ends the child.
+        unsafe {
+            libc::write(2, what.as_ptr().cast(), what.len());
+            libc::abort();
+        }
+    }
+}
+
+/// Allocates, checks and frees until `stop`. Keeps its objects on the stack.
+pub fn work(mut random: Random, mut stop: impl FnMut() -> bool) {
+    let mut kept = [None::<Object>; 64];
+    while !stop() {
+        let pick = random.next();
+        let slot = &mut kept[pick as usize % 64];
+        match slot.take() {
+            Some(object) => object.free(pick >> 32),
+            None => *slot = Object::allocate(random.next()),
+        }
+    }
+    kept.into_iter().flatten().for_each(|object| object.free(random.next()));
+}

@@ -193,8 +193,8 @@ fn default_of(shape: &str, default: &str) -> String {
 /// Decisions: each number once, and in the heading.
 fn titles(tree: &Tree) -> Found {
     let mut faults = Vec::new();
-    let mut expected = 1;
-    for file in tree.documents().filter(|file| file.path.starts_with("docs/adr/")) {
+    let decisions = tree.documents().filter(|file| file.path.starts_with("docs/adr/"));
+    for (expected, file) in (1..).zip(decisions) {
         let is_next = file.stem().starts_with(&format!("{expected:04}-"));
         if !is_next || !file.text.starts_with(&format!("# {expected}. ")) {
             faults.push(format!(
@@ -202,7 +202,6 @@ fn titles(tree: &Tree) -> Found {
                 file.path
             ));
         }
-        expected += 1;
     }
     Ok(faults)
 }

@@ -4,22 +4,9 @@
  * with CROWD children at once that have a thread pointer of their own, as processes and as threads.
  */
 #include "storm.h"
+#include "workers.h"
 
-enum { WORKERS = 4, SLOTS = 100, LEFT = 16, STACK = 1 << 18, OBJECTS = 400 };
-
-static atomic_int stop;
-static atomic_size_t steps;
-
-static void *work(void *number) {
-    struct object own[SLOTS] = {0};
-    uint64_t state = seed_of((uintptr_t)number);
-    size_t count = 0;
-    run_behind();
-    for (; !stop; count++) step(&state, own, SLOTS, count % 64 ? 1 << 12 : 1 << 19);
-    drop_all(own, SLOTS);
-    atomic_fetch_add(&steps, count);
-    return NULL;
-}
+enum { LEFT = 16, STACK = 1 << 18, OBJECTS = 400 };
 
 struct child {
     size_t number;
