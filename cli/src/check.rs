@@ -1,5 +1,6 @@
 //! `rsalloc check`: is rsalloc active in a process, in which mode, and why.
 
+use crate::format::Format;
 use crate::inspect::{self, Block};
 use crate::launch::{self, How};
 use anyhow::{Context, Result, bail};
@@ -13,14 +14,14 @@ use std::process::{Child, ExitCode, Stdio};
 pub const PROBE: &str = "check-probe";
 
 /// Examines process `pid`, or a child that is started for it.
-pub fn check(pid: Option<u32>, json: bool, how: &How) -> Result<ExitCode> {
+pub fn check(pid: Option<u32>, format: Format, how: &How) -> Result<ExitCode> {
     let child = if pid.is_none() { Some(Probe::start(how)?) } else { None };
     let pid = pid.or(child.as_ref().map(|c| c.0.id())).context("no process to examine")?;
     let found = match inspect::find(pid)? {
         Some(block) => Some((block.read()?, block)),
         None => None,
     };
-    print!("{}", if json { as_json(pid, &found)? } else { as_text(pid, &found)? });
+    print!("{}", if format.json { as_json(pid, &found)? } else { as_text(pid, &found)? });
     Ok(ExitCode::from(match found {
         None => 2,
         Some((seen, _)) => match seen.report.mode {

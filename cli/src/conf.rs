@@ -1,6 +1,7 @@
 //! `rsalloc conf`: the effective settings and where each comes from, of a running process or as the library prints
 //! them in a process started from here.
 
+use crate::format::Format;
 use crate::inspect;
 use crate::launch::{self, How};
 use anyhow::{Context, Result, bail};
@@ -12,12 +13,12 @@ use std::process::{ExitCode, Stdio};
 pub const PROBE: &str = "conf-probe";
 
 /// Prints the settings of process `pid`, or of a child that is started for it: a line or a JSON object each.
-pub fn conf(pid: Option<u32>, as_json: bool, how: &How) -> Result<ExitCode> {
+pub fn conf(pid: Option<u32>, format: Format, how: &How) -> Result<ExitCode> {
     let lines = match pid {
         Some(pid) => of_process(pid)?,
         None => of_child(how)?,
     };
-    print(&lines, as_json);
+    print(&lines, format);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -40,12 +41,12 @@ fn of_child(how: &How) -> Result<String> {
     String::from_utf8(output.stdout).context("the settings are not UTF-8")
 }
 
-fn print(lines: &str, as_json: bool) {
+fn print(lines: &str, format: Format) {
     let settings = lines.lines().filter_map(|line| {
         let mut fields = line.split('\t');
         Some((fields.next()?, fields.next()?, fields.next()?, fields.next()?))
     });
-    if as_json {
+    if format.json {
         let list: Vec<_> = settings
             .map(|(key, value, origin, help)| {
                 json!({"key": key, "value": value, "origin": origin, "help": help})

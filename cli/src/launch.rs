@@ -14,6 +14,9 @@ use std::process::{Command, ExitCode, ExitStatus};
 /// As packages install it, and as cargo leaves it in its target folder.
 const LIBRARY: [&str; 2] = ["librsalloc.so", "librsalloc_preload.so"];
 
+/// Names of the options in [`How`], which mean nothing for a process that runs already.
+pub const OPTIONS: [&str; 4] = ["conf", "lib", "own", "atomic"];
+
 /// How a program is to be served.
 #[derive(clap::Args, Clone)]
 pub struct How {

@@ -6,6 +6,7 @@
 mod check;
 mod conf;
 mod elf;
+mod format;
 mod inspect;
 mod launch;
 mod program;
@@ -13,6 +14,7 @@ mod record;
 mod stats;
 
 use clap::{Parser, Subcommand};
+use format::Format;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -39,21 +41,20 @@ enum Command {
         Exit code: 0 active per CPU, 1 active on the atomic path, 2 not active, 3 cannot tell.")]
     Check {
         /// The process; without it, a child is started on rsalloc and examined
+        #[arg(conflicts_with_all = launch::OPTIONS)]
         pid: Option<u32>,
-        /// Answer in JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        format: Format,
         #[command(flatten)]
         how: launch::How,
     },
     /// Show a process's statistics, or those of a program when it ends
     Stats {
         /// The process
-        #[arg(required_unless_present = "program")]
+        #[arg(required_unless_present = "program", conflicts_with_all = launch::OPTIONS)]
         pid: Option<u32>,
-        /// Answer in JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        format: Format,
         /// Write the answer to a file (for a program otherwise: to stderr)
         #[arg(short, long, value_name = "FILE")]
         output: Option<std::path::PathBuf>,
@@ -74,10 +75,10 @@ enum Command {
     /// Print the effective settings and where each comes from
     Conf {
         /// The process; without it, a child is started on rsalloc and asked
+        #[arg(conflicts_with_all = launch::OPTIONS)]
         pid: Option<u32>,
-        /// Answer in JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        format: Format,
         #[command(flatten)]
         how: launch::How,
     },
@@ -99,13 +100,15 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run { how, program } => launch::run(&how, &program),
-        Command::Check { pid, json, how } => check::check(pid, json, &how),
-        Command::Stats { pid: Some(pid), json, output, .. } => stats::of_process(pid, json, output),
-        Command::Stats { json, output, how, program, .. } => {
-            stats::of_program(&how, &program, json, output)
+        Command::Check { pid, format, how } => check::check(pid, format, &how),
+        Command::Stats { pid: Some(pid), format, output, .. } => {
+            stats::of_process(pid, format, output)
+        }
+        Command::Stats { format, output, how, program, .. } => {
+            stats::of_program(&how, &program, format, output)
         }
         Command::Record { what, program } => record::record(&what, &program),
-        Command::Conf { pid, json, how } => conf::conf(pid, json, &how),
+        Command::Conf { pid, format, how } => conf::conf(pid, format, &how),
         Command::CheckProbe => check::probe(),
         Command::ConfProbe => conf::probe(),
     };

@@ -1,5 +1,6 @@
 //! `rsalloc stats`: a running process's statistics, or a program's at its end.
 
+use crate::format::Format;
 use crate::inspect;
 use crate::launch::{self, How};
 use anyhow::{Context, Result, bail};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Statistics of a running process, which publishes them anew.
-pub fn of_process(pid: u32, json: bool, output: Option<PathBuf>) -> Result<ExitCode> {
+pub fn of_process(pid: u32, format: Format, output: Option<PathBuf>) -> Result<ExitCode> {
     let Some(block) = inspect::find(pid)? else { bail!("rsalloc is not active in process {pid}") };
     let before = block.read()?.generation;
     block.request_stats()?;
@@ -31,7 +32,7 @@ pub fn of_process(pid: u32, json: bool, output: Option<PathBuf>) -> Result<ExitC
         eprintln!("rsalloc: process {pid} allocated too little to answer; {which}");
     }
     let mut text = String::new();
-    if json {
+    if format.json {
         describe::all_json(&mut text, &seen.report, &seen.stats)?;
     } else {
         text = format!("{}\n", seen.stats);
@@ -44,7 +45,7 @@ pub fn of_process(pid: u32, json: bool, output: Option<PathBuf>) -> Result<ExitC
 pub fn of_program(
     how: &How,
     program: &[OsString],
-    json: bool,
+    format: Format,
     output: Option<PathBuf>,
 ) -> Result<ExitCode> {
     let name = |pid: &str| {
@@ -59,14 +60,14 @@ pub fn of_program(
     let left = std::fs::read_to_string(&file);
     let _ = std::fs::remove_file(&file);
     match left.ok().and_then(|text| serde_json::from_str::<Value>(&text).ok()) {
-        Some(found) => put(&render(&found, json), output, Stream::Err)?,
+        Some(found) => put(&render(&found, format), output, Stream::Err)?,
         None => eprintln!("rsalloc: the program left no statistics ({status})"),
     }
     Ok(launch::exit_code(status))
 }
 
-fn render(found: &Value, json: bool) -> String {
-    if json {
+fn render(found: &Value, format: Format) -> String {
+    if format.json {
         return format!("{found}\n");
     }
     let line = |(name, _)| format!("{name:<20}{:>16}\n", found["stats"][name]);

@@ -332,6 +332,16 @@ fn conf_of_a_process() {
 }
 
 #[test]
+fn options_for_a_start_are_refused_for_a_running_process() {
+    for command in ["check", "stats", "conf"] {
+        let output = rsalloc(&[command, "--atomic", "1"]).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        assert!(text.contains("'--atomic' cannot be used with '[PID]'"), "{text}");
+    }
+}
+
+#[test]
 fn unknown_keys_are_named() {
     let output = with_library("run", &["--conf", "no_such_key:1", "true"]).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
