@@ -44,6 +44,7 @@ fn a_constructor_joins_a_thread_that_allocates() {
 
 /// A runtime that comes with a plugin may go with it: what was found in it is not used afterwards.
 #[test]
+#[cfg_attr(not(sections), ignore = "this build leaves the operators to the runtime")]
 fn an_unloaded_runtime_is_not_called() {
     let runtime = |which: u32| {
         let source = format!(
@@ -108,6 +109,7 @@ fn an_unloaded_runtime_is_not_called() {
 
 /// A plugin whose own runtime is linked in, in a program without one: nothing can be found.
 #[test]
+#[cfg_attr(not(sections), ignore = "this build leaves the operators to the runtime")]
 fn nothrow_new_needs_no_runtime() {
     let source = r#"
         #include <dlfcn.h>

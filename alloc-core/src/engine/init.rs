@@ -6,7 +6,7 @@
 use crate::arch::{SANITIZED_ADDRESSES, thread_id};
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::canary;
-use crate::config::{self, Key, RequestedMode};
+use crate::config::{self, Key};
 use crate::cpu_cache::shard::{leases, locked, percpu};
 use crate::fail::Line;
 use crate::hot::{HOT, TINY_CLASSES};
@@ -75,7 +75,7 @@ fn run() {
         PAGE_HEAP.set_sparse_spans(SparseSpans::Separate);
     }
     super::hardened::set_up(random_bytes());
-    let adoption = registration::adopt(config::requested_mode() == RequestedMode::Atomic);
+    let adoption = registration::adopt(config::requested_mode());
     let report = open_shards(adoption);
     // SAFETY: init alone writes, before READY.
     unsafe { *REPORT.0.get() = report };
@@ -205,6 +205,7 @@ fn announce(report: &Report) {
     line.text(match report.reason {
         ModeReason::KernelHasNone => " (the kernel has no rseq, or a filter hides it)",
         ModeReason::ForeignRegistration => " (something else owns the rseq registration)",
+        ModeReason::NoSections => " (this build has no rseq sections for this architecture)",
         ModeReason::Configured => " (configured)",
         _ => "",
     });

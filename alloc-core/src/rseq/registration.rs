@@ -14,6 +14,7 @@ use super::{Index, Sections, keys, vfork};
 use crate::arch::sections::{ThreadBlock, area_at, thread_block};
 use crate::arch::{self, HAS_SECTIONS};
 use crate::atomic::{AtomicU32, Ordering};
+use crate::config::RequestedMode;
 use crate::os;
 use crate::report::{Mode, ModeReason};
 use crate::units::SHARDS_MAX;
@@ -36,15 +37,15 @@ static MODE: AtomicU32 = AtomicU32::new(0);
 static INDEX: AtomicU32 = AtomicU32::new(0);
 static KEY: AtomicU32 = AtomicU32::new(u32::MAX);
 
-/// Decides the mode of the process; opens nothing yet. `forced_atomic`: configuration said so.
-pub fn adopt(forced_atomic: bool) -> Adoption {
+/// Decides the mode of the process; opens nothing yet.
+pub fn adopt(requested: RequestedMode) -> Adoption {
     set_area_offset(arch::sections::thread_block_offset());
     let libc = arch::sections::libc_rseq();
     let libc_size = libc.map_or(0, |(_, size)| size);
     let feature_size = os::auxv(abi::AT_RSEQ_FEATURE_SIZE) as u32;
     let (mode, reason) = match libc {
+        _ if requested == RequestedMode::Atomic => (Mode::Atomic, ModeReason::Configured),
         _ if !HAS_SECTIONS => (Mode::Atomic, ModeReason::NoSections),
-        _ if forced_atomic => (Mode::Atomic, ModeReason::Configured),
         Some((offset, size)) if size != 0 && is_registered(area_at(offset)) => {
             set_area_offset(offset);
             (Mode::RseqLibc, ModeReason::None)

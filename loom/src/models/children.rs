@@ -4,13 +4,14 @@
 use super::{Model, on, threads};
 use crate::arch::sections::{area_offset, thread_block_offset};
 use crate::atomic::Ordering;
+use crate::config::RequestedMode;
 use crate::machine;
 use crate::rseq::{registration, vfork};
 use std::cell::Cell;
 
 /// What init does, and a child that is about to end.
 fn start() {
-    registration::adopt(false);
+    registration::adopt(RequestedMode::Auto);
     vfork::begin();
     assert!(is_hidden());
 }

@@ -3,15 +3,16 @@
 use super::heap::{one_of, put};
 use super::{Found, Model, on, threads};
 use crate::atomic::Ordering;
+use crate::config::RequestedMode;
 use crate::cpu_cache::shard::{percpu, regions_created};
 use crate::cpu_cache::{self, drain, exclusive};
 use crate::depot::DEPOT;
+use crate::hot::HOT;
 use crate::machine::{self, BLOCKS, cid_on};
 use crate::object::{Batch, Object};
+use crate::region::Region;
 use crate::rseq::registration;
 use crate::rseq::{Index, Sections};
-use crate::hot::HOT;
-use crate::region::Region;
 use crate::slab::{self, SLABS};
 use crate::sync::Backoff;
 use crate::world::{bytes_of, explore_only};
@@ -25,7 +26,7 @@ const WORD: usize = size_of::<usize>();
 /// What init does, without a shard.
 fn start(sections: Sections) {
     HOT.page_map_base.store(os::arena(), Ordering::Relaxed);
-    registration::adopt(false);
+    registration::adopt(RequestedMode::Auto);
     registration::set_index(sections.index);
     BLOCKS[0].area.mm_cid.store(cid_on(0), Ordering::Relaxed);
     explore_only(bytes_of(&HOT.table[0]));

@@ -68,6 +68,29 @@ pub const GATES: &[Gate] = &[
     lab("programs", &["programs", "--quick", "--mode", "all"]),
     lab("vm", &["vm", "--quick"]),
     cargo("refusals", &["test", "--package", "rsalloc-core", "--features", "faults"]),
+    // What every architecture without sections runs; of the C library the quick tests that say most.
+    cargo(
+        "portable",
+        &["test", "--package", "rsalloc-core", "--package", "rsalloc", "--features", "portable"],
+    ),
+    cargo(
+        "portable-c",
+        &[
+            "test",
+            "--package",
+            "rsalloc-preload",
+            "--features",
+            "portable",
+            "--test",
+            "cxx",
+            "--test",
+            "functions",
+            "--test",
+            "library",
+            "--test",
+            "misuse",
+        ],
+    ),
     cargo(
         "counters",
         &["test", "--package", "rsalloc-core", "--features", "counters", "--lib", "counters"],
