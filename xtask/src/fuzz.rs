@@ -6,11 +6,10 @@
 
 mod long;
 
+use crate::parallel;
 use anyhow::{Context, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Mutex;
-use std::thread;
 
 /// Arguments of the command.
 #[derive(clap::Args)]
@@ -41,7 +40,7 @@ struct Target {
     confs: &'static [&'static str],
     /// What the target can be asked to break, by `RSALLOC_FUZZ_DEFECT`.
     defects: &'static [&'static str],
-    /// Where what it finds is kept.
+    /// The file that keeps the sequences it finds, as tests.
     tests: &'static str,
 }
 
@@ -112,38 +111,19 @@ pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
             ways.iter().map(move |way| (target, *way))
         })
         .collect();
-    let faults = side_by_side(&runs, |&(target, way)| match check_control {
-        true => control(target, way),
-        false => search(target, way, seconds),
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
+    let failed = parallel::each(runs, cpus, |(target, way)| {
+        let (failed, words) = match check_control {
+            true => control(target, way)?,
+            false => search(target, way, seconds)?,
+        };
+        println!("{words}");
+        Ok(failed)
     })?;
+    let faults = failed.into_iter().filter(|&failed| failed).count();
     let what = if check_control { "defects not found" } else { "runs failed" };
     ensure!(faults == 0, "{faults} {what}");
     Ok(())
-}
-
-/// Does all `runs`, as many at once as there are CPUs, and prints what each says when it ends; how many
-/// found a fault. A run gives whether it did, and its words.
-fn side_by_side<T: Sync>(
-    runs: &[T],
-    run: impl Fn(&T) -> anyhow::Result<(bool, String)> + Sync,
-) -> anyhow::Result<usize> {
-    let rest = Mutex::new(runs.iter());
-    let next = || rest.lock().expect("no run panics here").next();
-    let work = || -> anyhow::Result<usize> {
-        let mut faults = 0;
-        while let Some(one) = next() {
-            let (fault, words) = run(one)?;
-            println!("{words}");
-            faults += usize::from(fault);
-        }
-        Ok(faults)
-    };
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..thread::available_parallelism().map_or(1, |cpus| cpus.get()))
-            .map(|_| scope.spawn(work))
-            .collect();
-        workers.into_iter().map(|worker| worker.join().expect("a run panicked")).sum()
-    })
 }
 
 /// Makes sure that cargo-fuzz is there, and the C++ compiler that libFuzzer is built with.
@@ -161,7 +141,7 @@ fn install() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a target with a configuration; whether it failed.
+/// Runs a target with a configuration; returns whether it failed, and what to print.
 fn search(target: &Target, conf: &str, seconds: u64) -> anyhow::Result<(bool, String)> {
     let scratch = tempfile::tempdir()?;
     let output = run(target, &scratch, seconds, &[("RSALLOC_CONF", conf)])?;
@@ -178,13 +158,13 @@ fn search(target: &Target, conf: &str, seconds: u64) -> anyhow::Result<(bool, St
     Ok((true, format!("{name:<26}FAILED\n{words}")))
 }
 
-/// Runs a target with one of its defects; whether it did not find it.
+/// Runs a target with one of its defects; returns whether the defect stayed unseen, and what to print.
 fn control(target: &Target, defect: &str) -> anyhow::Result<(bool, String)> {
     let scratch = tempfile::tempdir()?;
     let output = run(target, &scratch, CONTROL_SECONDS, &[("RSALLOC_FUZZ_DEFECT", defect)])?;
     let found = !output.status.success() && artifact(scratch.path()).is_some();
     let text = String::from_utf8_lossy(&output.stderr);
-    // With what it was found by: another fault would look the same.
+    // The message that found it is shown: another fault would look the same.
     let why = reason(&text).lines().nth(1).map_or(String::new(), |line| format!(": {line}"));
     let verdict = if found { format!("found{why}") } else { "NOT FOUND".into() };
     Ok((!found, format!("{:<12}{defect:<10}{verdict}", target.name)))
@@ -293,20 +273,6 @@ mod tests {
         files.sort();
         names.sort();
         assert_eq!(files, names);
-    }
-
-    #[test]
-    fn every_run_is_done_once_and_its_fault_counted() {
-        let seen = Mutex::new(Vec::new());
-        let faults = side_by_side(&[1, 2, 3, 4, 5], |&run| {
-            seen.lock().unwrap().push(run);
-            Ok((run > 3, String::new()))
-        });
-        assert_eq!(faults.unwrap(), 2);
-        let mut seen = seen.into_inner().unwrap();
-        seen.sort();
-        assert_eq!(seen, [1, 2, 3, 4, 5]);
-        assert!(side_by_side(&[1], |_| anyhow::bail!("no")).is_err());
     }
 
     #[test]

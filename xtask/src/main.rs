@@ -9,6 +9,7 @@ mod imports;
 mod layers;
 mod loom;
 mod package;
+mod parallel;
 mod preflight;
 mod sweep;
 

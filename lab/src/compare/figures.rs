@@ -15,7 +15,7 @@ pub trait Figures: Serialize + DeserializeOwned + 'static {
 pub struct Metric<S> {
     /// The table's title.
     pub title: &'static str,
-    /// Behind the point.
+    /// Digits after the decimal point.
     pub digits: usize,
     /// What sums up the rows.
     pub summary: Summary,

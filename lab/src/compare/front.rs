@@ -18,7 +18,7 @@ const ALL: &[(&str, &str)] = &[
     ("tcmalloc", "tcmalloc-better"),
 ];
 
-/// It refuses libc's registration, and would run per thread.
+/// It registers rseq by itself; where libc has registered before, its caches are per thread.
 const TCMALLOC: &[(&str, &str)] = &[("GLIBC_TUNABLES", "glibc.pthread.rseq=0")];
 
 /// The peers of these names, all if there are none, built.

@@ -32,9 +32,9 @@ pub struct Peer {
 /// What caches a peer must be seen to have, for its figures to be what they are called.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Caches {
-    /// Whatever it chooses.
+    /// Any.
     Any,
-    /// One for each CPU; it says so when asked, and registers with rseq by itself.
+    /// One for each CPU; the allocator reports it when asked, and registers rseq by itself.
     PerCpu,
 }
 
@@ -150,7 +150,7 @@ const ALL: &[Entry] = &[
                 ],
             },
         },
-        // It refuses libc's registration, and would run per thread.
+        // It registers rseq by itself; where libc has registered before, its caches are per thread.
         environment: &[("GLIBC_TUNABLES", "glibc.pthread.rseq=0")],
     },
 ];

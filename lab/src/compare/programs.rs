@@ -148,7 +148,7 @@ impl Suite for Programs {
 
     fn take(&mut self, run: usize, peer: &Peer) -> Result<Vec<Sample>> {
         self.expected(run)?;
-        // A child starts with the peak of what it was forked from: that stays small.
+        // A child starts with the peak of the process it was forked from, which must stay small.
         // SAFETY: malloc_trim has no preconditions.
         unsafe { libc::malloc_trim(0) };
         let trial = self.bench.trial(self.rows[run], self.setup(peer)?);
@@ -187,7 +187,7 @@ mod tests {
 
     use super::super::report::tests::peer;
 
-    /// Needs nothing that is not there, and lives long enough to be seen.
+    /// A program that is on every system and runs long enough to be examined.
     const SHELL: Program = Program {
         name: "shell",
         about: "counts, and sleeps",
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn a_library_that_is_not_there_is_no_sample() {
         let mut programs = programs();
-        // The loader says so and goes on without.
+        // The loader reports a missing library and goes on without it.
         programs.libraries.insert("glibc", "/nowhere/libc.so.6".into());
         let error = programs.take(0, &peer("glibc")).err().expect("nothing is preloaded");
         assert!(error.to_string().contains("was not seen in sh"), "{error}");

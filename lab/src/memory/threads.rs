@@ -78,7 +78,7 @@ fn served(pid: i32, peer: &Peer) -> anyhow::Result<()> {
     }
 }
 
-/// Ended when dropped.
+/// Killed when dropped.
 struct Running(Child);
 
 impl Drop for Running {

@@ -15,7 +15,7 @@ use anyhow::{Result, bail};
 use super::mode::Mode;
 use crate::criu::registration;
 
-/// What it takes for a library to count as at work.
+/// How it is established that a library is in use in a process.
 pub enum Proof {
     /// `inspector` reads that it runs in `mode`.
     Published { inspector: PathBuf, mode: Mode },
@@ -52,8 +52,8 @@ impl Witness {
         self.wanted.entry(name.chars().take(15).collect()).or_insert(Sight::Nothing);
     }
 
-    /// Looks at `pid` and its descendants.
-    pub fn look(&mut self, pid: i32) {
+    /// Examines `pid` and its descendants, and notes what it sees.
+    pub fn observe(&mut self, pid: i32) {
         if self.wanted.values().all(|sight| *sight == Sight::AtWork) {
             return;
         }
@@ -141,7 +141,7 @@ mod tests {
         let mut witness = Witness::new(&scratch.path().join("x.so"), proof);
         let name = fs::read_to_string("/proc/self/comm").expect("a name");
         witness.want(name.trim_end());
-        witness.look(std::process::id() as i32);
+        witness.observe(std::process::id() as i32);
         witness.verdict().map_or_else(|error| error.to_string(), |()| "at work".to_owned())
     }
 

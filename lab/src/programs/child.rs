@@ -21,7 +21,7 @@ pub struct Child {
     pidfd: OwnedFd,
     started: Instant,
     ended: bool,
-    /// The command as one would type it, for messages.
+    /// The command line, for messages.
     pub line: String,
     /// Where its standard output goes.
     pub stdout: PathBuf,
@@ -70,15 +70,15 @@ impl Child {
         self.pid
     }
 
-    /// Waits for the end; calls `look` now and then, often in the first moments.
-    pub fn wait(&mut self, deadline: Instant, mut look: impl FnMut(i32)) -> Result<Ended> {
+    /// Waits for the end; calls `observe` now and then, often in the first moments.
+    pub fn wait(&mut self, deadline: Instant, mut observe: impl FnMut(i32)) -> Result<Ended> {
         let mut pause = Duration::from_micros(500);
         while !self.has_ended(pause.min(deadline.saturating_duration_since(Instant::now())))? {
             ensure!(!is_interrupted(), "interrupted");
             if Instant::now() >= deadline {
                 bail!("timed out: {}{}", self.line, self.last_words());
             }
-            look(self.pid);
+            observe(self.pid);
             pause = (pause * 5 / 4).min(Duration::from_millis(50));
         }
         self.reap()

@@ -11,14 +11,14 @@ use super::mode::Mode;
 pub struct Setup {
     /// What is set for the programs under test.
     pub environment: Vec<(&'static str, String)>,
-    /// None where nothing is to be seen.
+    /// None if there is no library to look for.
     pub witness: Option<Witness>,
     /// Whether the workspace's Rust programs link the library instead of having it preloaded.
     pub links_ours: bool,
 }
 
 impl Setup {
-    /// Whatever the programs bring.
+    /// The allocator that the programs bring.
     pub fn without() -> Setup {
         Setup { environment: Vec::new(), witness: None, links_ours: false }
     }

@@ -14,7 +14,7 @@ use super::trial::Measured;
 pub struct Row {
     pub program: &'static str,
     pub mode: Mode,
-    /// None if it failed without the library already.
+    /// None if the program failed even without the library.
     pub without: Option<Measured>,
     /// The error says what was wrong and how to repeat it.
     pub with: Result<Measured, String>,

@@ -157,14 +157,14 @@ impl Trial {
                 bail!("ended at start, {}: {}{}", ended.status, child.line, child.last_words());
             }
         }
-        self.look(child.pid());
+        self.observe(child.pid());
         Ok(Server(child))
     }
 
     /// Ends a server with `signal`; it must leave by itself, with success.
     pub fn stop(&mut self, server: Server, signal: i32) -> Result<()> {
         let Server(mut child) = server;
-        self.look(child.pid());
+        self.observe(child.pid());
         if child.has_ended(Duration::ZERO)? {
             let ended = self.wait(&mut child)?;
             bail!("ended under load, {}: {}{}", ended.status, child.line, child.last_words());
@@ -232,7 +232,7 @@ impl Trial {
     fn wait(&mut self, child: &mut Child) -> Result<Ended> {
         let ended = child.wait(self.deadline, |pid| {
             if let Some(witness) = &mut self.witness {
-                witness.look(pid);
+                witness.observe(pid);
             }
         })?;
         self.used.peak_rss_kib = self.used.peak_rss_kib.max(ended.peak_rss_kib);
@@ -248,9 +248,9 @@ impl Trial {
         }
     }
 
-    fn look(&mut self, pid: i32) {
+    fn observe(&mut self, pid: i32) {
         if let Some(witness) = &mut self.witness {
-            witness.look(pid);
+            witness.observe(pid);
         }
     }
 

@@ -153,7 +153,7 @@ fn redis(trace: &Path, scratch: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ended when dropped.
+/// Killed when dropped.
 struct Server(Child);
 
 impl Drop for Server {

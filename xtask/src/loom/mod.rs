@@ -5,10 +5,10 @@
 
 mod defects;
 
+use crate::parallel;
 use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Mutex;
 use std::time::Instant;
 
 /// Arguments of the command.
@@ -28,7 +28,7 @@ const MODELS: &str = "rsalloc-loom";
 const SECONDS_EACH: u32 = 300;
 /// Models that run at once.
 const AT_ONCE: usize = 2;
-/// Names the defect that a run shall have.
+/// The variable that names the defect of a run.
 const DEFECT: &str = "RSALLOC_LOOM_DEFECT";
 
 /// Runs the command.
@@ -44,7 +44,7 @@ pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs the models; how many failed.
+/// Runs the models; returns how many failed.
 fn go_through(wanted: &[String]) -> anyhow::Result<usize> {
     let models = build(tools::root(), MODELS)?;
     let list = tools::output(&mut Command::new(&models))?;
@@ -53,10 +53,10 @@ fn go_through(wanted: &[String]) -> anyhow::Result<usize> {
         ensure!(names.contains(&&**name), "no model {name}; there are: {}", names.join(", "));
     }
     let names = names.into_iter().filter(|name| is_wanted(name, wanted));
-    at_once(names.collect(), |name| {
+    faults(names.collect(), |name| {
         let output = run(&models, name, None)?;
         let text = String::from_utf8_lossy(&output.stdout);
-        // A run that says nothing has gone through nothing.
+        // A run that prints no count has explored nothing.
         if output.status.success() && text.contains("executions") {
             print!("{text}");
             return Ok(true);
@@ -66,7 +66,7 @@ fn go_through(wanted: &[String]) -> anyhow::Result<usize> {
     })
 }
 
-/// Runs each defect's model with it; how many were not found.
+/// Runs each defect's model on it; returns how many defects were not found.
 fn control(wanted: &[String]) -> anyhow::Result<usize> {
     let defects: Vec<_> = defects::all().filter(|d| is_wanted(d.model, wanted)).collect();
     for name in wanted {
@@ -75,7 +75,7 @@ fn control(wanted: &[String]) -> anyhow::Result<usize> {
     let copy = tempfile::tempdir().context("create a folder for the copy")?;
     defects::write(tools::root(), copy.path())?;
     let models = build(copy.path(), defects::MODELS)?;
-    at_once(defects, |defect| {
+    faults(defects, |defect| {
         let output = run(&models, defect.model, Some(defect.name))?;
         // Found by a check of the model, not by the clock nor by a signal.
         let found = output.status.code() == Some(1);
@@ -97,7 +97,7 @@ fn build(root: &Path, name: &str) -> anyhow::Result<PathBuf> {
     let target = release.parent().context("a build has a folder above it")?;
     let mut build = tools::cargo(&["build", "--release", "--quiet", "--locked"]);
     build.arg("--manifest-path").arg(root.join("loom/Cargo.toml"));
-    // What the engine has and no model needs is not worth a word here.
+    // Warnings about engine code that no model uses would only hide others.
     build.env("RUSTFLAGS", "--cap-lints=allow").arg("--target-dir").arg(target.join("loom"));
     tools::run(&mut build).context("the models do not build")?;
     Ok(target.join("loom/release").join(name))
@@ -110,27 +110,13 @@ fn run(models: &Path, name: &str, defect: Option<&str>) -> anyhow::Result<Output
     command.output().context("cannot start `timeout`, which coreutils has")
 }
 
-/// Runs `each` on two threads; how many said no.
-fn at_once<T: Send>(
+/// Runs `is_good` on each item, [`AT_ONCE`] at a time; returns how many are not good.
+fn faults<T: Send>(
     items: Vec<T>,
-    each: impl Fn(T) -> anyhow::Result<bool> + Sync,
+    is_good: impl Fn(T) -> anyhow::Result<bool> + Sync,
 ) -> anyhow::Result<usize> {
-    let queue = Mutex::new(items.into_iter());
-    let results = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                loop {
-                    let Some(item) = queue.lock().unwrap().next() else { return };
-                    let result = each(item);
-                    results.lock().unwrap().push(result);
-                }
-            });
-        }
-    });
-    let results: anyhow::Result<Vec<bool>> = results.into_inner().unwrap().into_iter().collect();
-    let results = results?;
-    ensure!(!results.is_empty(), "there was nothing to run");
+    ensure!(!items.is_empty(), "there was nothing to run");
+    let results = parallel::each(items, AT_ONCE, is_good)?;
     Ok(results.iter().filter(|&&good| !good).count())
 }
 
@@ -147,8 +133,8 @@ mod tests {
 
     #[test]
     fn each_is_run_and_counted() {
-        assert_eq!(at_once(vec![1, 2, 3, 4, 5], |item| Ok(item != 3)).unwrap(), 1);
-        assert!(at_once(vec![(); 0], |()| Ok(true)).is_err());
-        assert!(at_once(vec![()], |()| anyhow::bail!("no")).is_err());
+        assert_eq!(faults(vec![1, 2, 3, 4, 5], |item| Ok(item != 3)).unwrap(), 1);
+        assert!(faults(vec![(); 0], |()| Ok(true)).is_err());
+        assert!(faults(vec![()], |()| anyhow::bail!("no")).is_err());
     }
 }

@@ -79,7 +79,7 @@ pub fn watch(
         }
         let (_, span) = frames.function(section.start).context("a section outside of functions")?;
         let code = subject.code.range(span.clone()).skip(1).filter(|found| is_run(found));
-        // Of the sections first: a function that is seldom called has no calls for the rest.
+        // The sections' instructions first: a seldom called function has too few calls for all.
         let mut left: Vec<_> = code
             .map(|instruction| instruction.ip())
             .filter(|at| !seen.reached.contains(at) && is_wanted(at))
@@ -140,7 +140,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// Lets the victim run from the function's start to an instruction; whether it came there in this call.
+    /// Lets the victim run from the function's start to an instruction; returns whether it got there in this call.
     fn goes_to(&mut self, section: &Section, at: u64, call: Call) -> anyhow::Result<bool> {
         self.victim.step()?;
         let back = call.caller.wrapping_sub(self.victim.base);
@@ -166,7 +166,7 @@ impl Watch<'_> {
                     self.compare(call)?;
                     return Ok(true);
                 }
-                // The same function again, further up.
+                // Another call of the same function, deeper in the stack.
                 _ if registers.rsp < call.stack => self.victim.step()?,
                 _ => return Ok(false),
             }

@@ -86,7 +86,7 @@ fn without_frames(subject: &Subject) -> anyhow::Result<Vec<String>> {
     }
     let seen = subject.sections.len() * 2 - blind.len();
     println!("{seen} of {} defects in what unwinders read", subject.sections.len() * 2);
-    // And by a thread that stands there.
+    // And a running thread must notice, too.
     let section = subject.sections.iter().find(|section| section.name == "malloc");
     let wrong = frames.shifted(section.context("no malloc")?.start);
     let mut seen = callers::Seen::default();
@@ -129,7 +129,7 @@ fn commit(subject: &Subject, section: &Section) -> anyhow::Result<u64> {
     Ok(last.with_context(|| format!("{} has no code", section.name))?.ip())
 }
 
-/// A counter or a capacity that goes wrong is no object lost.
+/// Sections that only count or set a capacity lose no object.
 fn moves_objects(section: &Section) -> bool {
     !section.name.starts_with("add_") && !section.name.starts_with("set_end_")
 }

@@ -60,7 +60,7 @@ pub enum Place {
     Other,
 }
 
-/// What is said of a range of instructions.
+/// A row of `.eh_frame`: how to unwind from a range of instructions.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// Address after the last one.
@@ -108,7 +108,7 @@ impl Frames {
         Ok(Frames { rows, functions, text: text.address()..text.address() + text.size() })
     }
 
-    /// What is said of an instruction.
+    /// The row for an instruction.
     pub fn row(&self, at: u64) -> Option<&Row> {
         self.rows.range(..=at).next_back().map(|(_, row)| row).filter(|row| at < row.end)
     }
@@ -120,7 +120,7 @@ impl Frames {
         Some((name, start..end))
     }
 
-    /// Forgets what is said of the function at an address, for the control.
+    /// A copy without the rows of the function at an address, for the control.
     pub fn without(&self, at: u64) -> Frames {
         let mut rest = self.clone();
         if let Some((_, span)) = self.function(at) {
@@ -129,7 +129,7 @@ impl Frames {
         rest
     }
 
-    /// Says of an instruction that the caller is a word further up, for the control.
+    /// A copy that puts the caller of an instruction a word further up, for the control.
     pub fn shifted(&self, at: u64) -> Frames {
         let mut wrong = self.clone();
         if let Some((_, row)) = wrong.rows.range_mut(..=at).next_back() {
@@ -246,7 +246,7 @@ impl Stack {
         }
     }
 
-    /// What it is behind an instruction; none if that can't be told.
+    /// The state after an instruction; none if it can't be known.
     fn after(self, instruction: &Instruction) -> Option<Stack> {
         let number = |register| REGISTERS.iter().position(|&known| known == register);
         let register = number(instruction.op0_register());
