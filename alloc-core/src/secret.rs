@@ -2,7 +2,7 @@
 //!
 //! libc makes the stack protector and the pointer guard from the same 16 bytes. The derived numbers are visible, in each
 //! address of the heap, so they go through a hash: SipHash-2-4 (Aumasson and Bernstein, 2012) with a constant key. All 16 bytes
-//! go in, so an attacker who inverts the hash still has 64 unknown bits for each guess of the others.
+//! go in, so an attacker that inverts the hash still has 64 unknown bits for each guess of the others.
 
 /// What a number is for; numbers for two purposes are unrelated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

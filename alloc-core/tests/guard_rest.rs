@@ -11,7 +11,7 @@ fn page_of(object: usize) -> usize {
 
 /// One object at a time, so that each look at a slot, but for that of the test's object, is an allocation.
 fn allocate() -> usize {
-    guard::allocate(SIZE, 8).expect("a slot")
+    guard::allocate(SIZE, 8).expect("a slot").address()
 }
 
 /// Page of an object that was freed so many looks before the pool comes to its slot again.

@@ -23,7 +23,7 @@ mod config;
 mod counters;
 #[path = "../../alloc-core/src/cpu_cache/mod.rs"]
 mod cpu_cache;
-#[path = "../../alloc-core/src/depot.rs"]
+#[path = "../../alloc-core/src/depot/mod.rs"]
 mod depot;
 mod engine;
 #[path = "../../alloc-core/src/fail.rs"]

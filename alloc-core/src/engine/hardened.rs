@@ -56,10 +56,9 @@ pub fn is_watching() -> bool {
 /// As [`plain::allocate`]: a guarded object now and then, else a plain one, which is sealed if hardened.
 pub fn allocate(request: Request) -> Option<Fresh> {
     if guard::tick()
-        && let Some(address) = guard::allocate(guarded_size(request), request.align)
+        && let Some(object) = guard::allocate(guarded_size(request), request.align)
     {
-        // SAFETY: fresh from the guarded pool.
-        return unsafe { Object::from_address(address) }.map(Fresh::zero);
+        return Some(Fresh::zero(object));
     }
     if !canary::is_on() {
         return plain::allocate(request);

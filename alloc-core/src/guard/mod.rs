@@ -18,7 +18,7 @@ mod fault;
 use crate::arch;
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::fail::{Misuse, deny, fail};
-use crate::object::Memory;
+use crate::object::{Memory, Object};
 use crate::os;
 use crate::sanitizer;
 use core::ops::Range;
@@ -105,7 +105,7 @@ fn distance(every: usize) -> u32 {
 
 /// An object of `size` bytes at `align` on a page of its own, which reads as zero. None if the object does not fit a page, or
 /// the slots tried are in use or at rest.
-pub fn allocate(size: usize, align: usize) -> Option<usize> {
+pub fn allocate(size: usize, align: usize) -> Option<Object> {
     let page = os::page_bytes();
     let align = align.max(if size <= 8 { 8 } else { 16 });
     if size > page || align > page {
@@ -130,7 +130,8 @@ pub fn allocate(size: usize, align: usize) -> Option<usize> {
     surroundings.into_iter().for_each(|range| page.fill(range, PATTERN));
     // Ordering: Release publishes the above.
     slot.state.store(LIVE, Ordering::Release);
-    Some(start + offset)
+    // SAFETY: the object of a slot that this call has claimed.
+    unsafe { Object::from_address(start + offset) }
 }
 
 /// A slot for the caller, and the number of the round of the pool.

@@ -7,13 +7,13 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "tag-dropped",
         model: "depot-aba",
-        file: "depot.rs",
+        file: "depot/mod.rs",
         changes: &[("((head >> 32) + 1) << 32", "(if BAD { 0 } else { (head >> 32) + 1 }) << 32")],
     },
     Defect {
         name: "push-relaxed",
         model: "depot-handover",
-        file: "depot.rs",
+        file: "depot/mod.rs",
         changes: &[(
             "compare_exchange_weak(head, new, Ordering::Release, Ordering::Relaxed)",
             "compare_exchange_weak(head, new, if BAD { Ordering::Relaxed } else { Ordering::Release }, Ordering::Relaxed)",
