@@ -1,8 +1,11 @@
 //! Settings of a process, once it has begun: what the environment said stays, whatever init finds out; the rest is
 //! the default, or what another setting brings along.
 
+#[path = "support/again.rs"]
+mod again;
+
+use again::this_program;
 use rsalloc_core::{Origin, Setting};
-use std::process::Command;
 
 const CONF: &str = "RSALLOC_CONF";
 
@@ -44,7 +47,7 @@ fn settings(conf: Option<&str>) -> Vec<String> {
 
 /// The settings of a process with this text in its environment, and what it says on standard error.
 fn run(conf: Option<&str>) -> (Vec<String>, String) {
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    let mut command = this_program();
     command.arg("show").env_remove(CONF).envs(conf.map(|conf| (CONF, conf)));
     let output = command.output().expect("it starts");
     assert!(output.status.success(), "{conf:?}: {output:?}");

@@ -2,8 +2,8 @@
 //! the kernel does not protect.
 //!
 //! Promises what libc's does: the child runs `start(argument)` on its own stack and exits with what that returns.
-//! A child with a copy of the memory, and any in the atomic mode, is libc's plain clone. Called by programs; calls
-//! the engine and the kernel. libc's own children (`pthread_create`, `posix_spawn`, `fork`) do not come here.
+//! A child with a copy of the memory, and any in the atomic mode, is libc's plain clone. libc's own children
+//! (`pthread_create`, `posix_spawn`, `fork`) do not come here.
 //!
 //! The end of a child with memory in common is told by
 //!

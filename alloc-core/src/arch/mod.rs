@@ -16,8 +16,8 @@
 //! 2. A line for `NAME` at `mod selected` below. No other file of this crate names an architecture.
 //! 3. The same two steps in `alloc-preload/src/arch/` (children of vfork and clone, operators of C++), which must have a
 //!    folder for each architecture with sections.
-//! 4. `cargo xtask portable` builds and tests the portable form; all other gates then hold the new one. `cargo xtask
-//!    golden` and `sweep` decode x86-64 and need the new instructions.
+//! 4. `xtask/cross.sh` shows how to build and run the tests for another machine. Of the gates, `cargo xtask golden` and
+//!    `sweep` decode x86-64 and need the new instructions; the gates `portable` hold the form without sections.
 //!
 //! # Entries
 //!
@@ -41,7 +41,7 @@
 //! # Memory order
 //!
 //! Sections read the shard table and the regions by plain loads, where docs/ordering.md asks for Acquire: free on x86-64,
-//! a load-acquire or an address dependency elsewhere ("Other machines" there).
+//! a load-acquire or an address dependency elsewhere ("Another architecture" there).
 
 mod words;
 

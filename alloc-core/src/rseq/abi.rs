@@ -1,7 +1,7 @@
 //! The kernel's interface of restartable sequences, whole and typed, and nothing else.
 //!
 //! Source: include/uapi/linux/rseq.h, kernel/rseq.c and include/uapi/linux/membarrier.h (Linux 6.18;
-//! later changes as noted). Usable on its own; calls os for the raw system calls.
+//! later changes as noted). Usable on its own.
 //!
 //! Invariants:
 //! I1. The only field of [`Area`] that user space writes is `rseq_cs`.

@@ -4,7 +4,6 @@
 //! goes, even if the thread does so in a destructor of its last round. libc runs up to PTHREAD_DESTRUCTOR_ITERATIONS
 //! rounds over the keys in ascending order (glibc nptl/nptl_deallocate_tsd.c, musl src/thread/pthread_key_create.c), so
 //! the highest key comes behind all others in each round, and no code of the program behind it.
-//! Called by registration; calls `os` and libc.
 
 use crate::os;
 use libc::{c_void, pthread_key_t};

@@ -1,8 +1,9 @@
-//! Restartable sequences: who registered, which index, and the sections behind one set of names.
+//! Restartable sequences: the sections of both indices behind one set of names.
 //!
-//! Promises: every function of [`Sections`] either commits whole or changes nothing and says why; no
-//! retry happens here. Called by cpu_cache and init; calls asm and os. `abi` mirrors the kernel,
-//! `registration` decides the mode, `keys` has a thread undo it, `vfork` closes the sections for a while, `reference` is the plain twin.
+//! Promises: each function of [`Sections`] either commits whole or changes nothing and says why; it never retries.
+//!
+//! `abi` is the kernel's interface, `registration` decides the mode and registers threads, `keys` undoes that when a thread ends,
+//! `vfork` keeps sections from running while a child has the process' memory, `reference` is what each section does, in Rust.
 
 pub mod abi;
 mod keys;

@@ -3,7 +3,7 @@
 //! The functions are named as in `arch::sections` and tested against them; the one difference is that
 //! the region is handed in instead of being found by the CPU, so tests choose the shard.
 //!
-//! Invariants: those of `shard` (I1, I2); each function ends in one store that commits.
+//! Invariants: those of `region` (I1, I2); each function ends in one store that commits.
 
 use crate::region::Region;
 use crate::rseq::{CHANGED, FULL};
@@ -25,7 +25,7 @@ const WORD: u32 = size_of::<usize>() as u32;
 /// See `arch::sections::pop_cpu`.
 ///
 /// # Safety
-/// 1. Nobody else works on `region`.
+/// 1. No other thread works on `region`.
 pub unsafe fn pop(region: &Region, class: usize) -> isize {
     let head = &region.heads[class];
     let top = head.top.load(Relaxed);
@@ -40,7 +40,7 @@ pub unsafe fn pop(region: &Region, class: usize) -> isize {
 /// See `arch::sections::push_cpu`.
 ///
 /// # Safety
-/// 1. Nobody else works on `region`.
+/// 1. No other thread works on `region`.
 pub unsafe fn push(region: &Region, class: usize, object: usize) -> isize {
     let head = &region.heads[class];
     let top = head.top.load(Relaxed);
@@ -56,7 +56,7 @@ pub unsafe fn push(region: &Region, class: usize, object: usize) -> isize {
 /// See `arch::sections::pop_batch_cpu`.
 ///
 /// # Safety
-/// 1. Nobody else works on `region`.
+/// 1. No other thread works on `region`.
 pub unsafe fn pop_batch(region: &Region, class: usize, out: &mut [usize]) -> isize {
     let head = &region.heads[class];
     let top = head.top.load(Relaxed);
@@ -72,7 +72,7 @@ pub unsafe fn pop_batch(region: &Region, class: usize, out: &mut [usize]) -> isi
 /// See `arch::sections::push_batch_cpu`.
 ///
 /// # Safety
-/// 1. Nobody else works on `region`.
+/// 1. No other thread works on `region`.
 pub unsafe fn push_batch(region: &Region, class: usize, objects: &[usize]) -> isize {
     let head = &region.heads[class];
     let top = head.top.load(Relaxed);
@@ -89,7 +89,7 @@ pub unsafe fn push_batch(region: &Region, class: usize, objects: &[usize]) -> is
 /// See `arch::sections::set_end_cpu`.
 ///
 /// # Safety
-/// 1. Nobody else works on `region`. 2. `end` is an offset in the class's stack, or 0.
+/// 1. No other thread works on `region`. 2. `end` is an offset in the class's stack, or 0.
 pub unsafe fn set_end(region: &Region, class: usize, expected: usize, end: usize) -> isize {
     let head = &region.heads[class];
     if head.end.load(Relaxed) as usize != expected {
@@ -102,7 +102,7 @@ pub unsafe fn set_end(region: &Region, class: usize, expected: usize, end: usize
 /// See `arch::sections::add_cpu`.
 ///
 /// # Safety
-/// 1. Nobody else works on `region`.
+/// 1. No other thread works on `region`.
 pub unsafe fn add(region: &Region, counter: usize, delta: usize) -> isize {
     let word = &region.counters[counter];
     word.store(word.load(Relaxed).wrapping_add(delta), Relaxed); // COMMIT

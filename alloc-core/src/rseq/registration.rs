@@ -1,7 +1,7 @@
-//! Who registered: adopts libc's area, else registers our own, else says why neither works.
+//! The registration of threads: libc's area if it has one, else an area of this library, else the reason why neither works.
 //!
 //! Promises: the mode is decided once, by init, before any section may run; a thread that can't run
-//! sections is told so each time it asks. Called by init and by cpu_cache's `NO_SHARD` path; calls abi.
+//! sections is told so each time it asks.
 //!
 //! Invariants:
 //! I1. Shards are created (a table entry of `HOT` is not 0) only after the area offset names an area
@@ -172,7 +172,7 @@ fn store_area_offset(offset: isize) {
     arch::sections::area_offset().store(offset, Ordering::Relaxed);
 }
 
-/// What the areas are hidden behind, see [`vfork`]: one is as good as the other, but they differ.
+/// Which never-registered area stands in for the threads' own, see [`vfork`].
 #[derive(Clone, Copy)]
 pub(super) enum Hidden {
     /// By the parent of a child.

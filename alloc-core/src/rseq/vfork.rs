@@ -4,8 +4,7 @@
 //! CPU stands; but the kernel has not registered the child (kernel/fork.c: CLONE_VM), so nothing aborts its
 //! sections. Nothing that the entries look at is the child's alone, and the area must not be written. So for as long
 //! as there is a child all threads look at an area that is never registered: they have no shard and take
-//! the atomic path. See docs/adr/0008 and 0021. Called by the front's `vfork` and `clone`, and by fork; calls
-//! registration.
+//! the atomic path. See docs/adr/0008 and 0021.
 //!
 //! Invariants:
 //! I1. Before a child starts, its parent has counted it and, after that, hidden the areas by [`Hidden::Fresh`].

@@ -191,7 +191,7 @@ fn a_stopped_region_does_not_change() {
 unsafe extern "C" fn store_slowly(word: *const AtomicUsize, value: usize, turns: usize) -> isize {
     std::arch::naked_asm!(
         rsalloc_core::__rsalloc_text!(descriptor),
-        rsalloc_core::__rsalloc_text!(announce),
+        rsalloc_core::__rsalloc_text!(store_rseq_cs),
         "12: sub rdx, 1",
         "jnz 12b",
         "mov [rdi], rsi", // COMMIT

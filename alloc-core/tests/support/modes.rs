@@ -1,8 +1,12 @@
 //! A test program that starts itself again in each mode the engine can run in.
 
+#[path = "again.rs"]
+mod again;
+
+use again::this_program;
 use rsalloc_core::Mode;
 use rsalloc_core::internals::arch::HAS_SECTIONS;
-use std::process::{Child, Command};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 /// A mode: how to ask for it, and what the report must say then.
@@ -147,8 +151,7 @@ pub fn in_modes(cases: &[ModeCase], limit: Duration, body: fn(&ModeCase)) {
 }
 
 fn run(case: &ModeCase, limit: Duration) -> Result<(), String> {
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut child = Command::new(program)
+    let mut child = this_program()
         .arg(format!("mode={}", case.name))
         .env_remove("GLIBC_TUNABLES")
         .env_remove("RSALLOC_CONF")

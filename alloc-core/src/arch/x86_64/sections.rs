@@ -3,12 +3,11 @@
 //! Each exists twice, indexed by `cpu_id` and by `mm_cid`; the text is the same but for the index.
 //! Each returns a status instead of retrying: callers bound the retries. The pseudo-code above each
 //! one is the function of the same name in `rseq::reference`, against which it is tested.
-//! Called by rseq only; reads `hot::HOT`.
 //!
 //! Rules (kernel/rseq.c; librseq's guide):
 //! S1. The `rseq_cs` store is the last instruction before the section; nothing comes between.
 //! S2. Inside: no call, no system call, no stack, no unbounded loop.
-//! S3. One committing store, the last instruction inside; stores before it go where nobody looks yet.
+//! S3. One committing store, the last instruction inside; stores before it go where no thread reads yet.
 //! S4. The shard index is loaded inside and can't leave its table; in mm_cid mode `cpu_id` proves the
 //!     registration.
 //! S5. The abort handler lies outside, behind the signature; inputs are not needed there.
@@ -135,7 +134,7 @@ macro_rules! section {
             naked_asm!(
                 crate::__rsalloc_text!(descriptor),
                 "lea r11, [rip + {hot}]",
-                crate::__rsalloc_text!(announce),
+                crate::__rsalloc_text!(store_rseq_cs),
                 section!(@index $mode),
                 concat!("add r11, [r11 + rax*8 + {", stringify!($table), "}]"), // the shard's region
                 $($body,)*
@@ -202,7 +201,7 @@ section! {
     "mov rax, -4"                       // FULL
     "cmp edx, [r11 + rdi*8 + 4]"        // end
     "jae 21f"
-    "mov [r11 + rdx + 8], rsi"          // above top: nobody looks there
+    "mov [r11 + rdx + 8], rsi"          // above top: no thread reads there
     "add dword ptr [r11 + rdi*8], 8"    // COMMIT
     "20: xor eax, eax"
     "21: ret"
@@ -264,7 +263,7 @@ section! {
     "12: cmp rcx, rax"                  // bounded by n
     "jae 13f"
     "mov r10, [rsi + rdx*8 - 8]"
-    "mov [r11 + r8 + 8], r10"           // above top: nobody looks there
+    "mov [r11 + r8 + 8], r10"           // above top: no thread reads there
     "add r8, 8"
     "sub rdx, 1"
     "add rcx, 1"

@@ -1,6 +1,4 @@
-//! The text that the entries and the sections have in common.
-//!
-//! Called by `entry` and `sections`, whose heads name the registers and the rules.
+//! The text that the entries and the sections have in common; their heads name the registers and the rules.
 
 /// Text shared by entries and sections; see `sections` for the rules S1 to S5. Descriptor: the section
 /// between labels 10 and 20, abort handler 30 (include/uapi/linux/rseq.h). It comes first, and with it begins what
@@ -22,7 +20,7 @@ macro_rules! __rsalloc_text {
             ".reloc 0, R_X86_64_NONE, 76b\n",
         )
     };
-    (announce) => {
+    (store_rseq_cs) => {
         concat!(
             "lea r10, [rip + 77b]\n",                // the descriptor
             "mov r9, [rip + rsalloc_area_offset]\n", // the thread's rseq area
@@ -79,7 +77,7 @@ macro_rules! __rsalloc_text {
             "mov eax, [rcx + r8*8]\n",     // top
             "cmp eax, [rcx + r8*8 + 4]\n", // end
             "jae 40f\n",
-            "mov [rcx + rax + 8], rdi\n", // above top: nobody looks there
+            "mov [rcx + rax + 8], rdi\n", // above top: no thread reads there
             "add dword ptr [rcx + r8*8], 8\n", // COMMIT
             "20: ret\n",
         )
