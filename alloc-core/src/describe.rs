@@ -4,8 +4,10 @@
 //! and the `rsalloc` command prints the same words.
 
 use crate::config::{Origin, Setting};
+use crate::os;
 use crate::report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
-use crate::stats::{FreeObjects, Shape, Stats};
+use crate::sums::{ClassCounts, Stats};
+use crate::units::PAGE_BYTES;
 use core::fmt::{Display, Formatter, Result, Write};
 
 impl Mode {
@@ -195,30 +197,50 @@ impl Display for StatsJson {
     }
 }
 
-/// `{"report":{...},"stats":{...}}` and a newline.
+/// The version of the JSON documents: raised when a name or its meaning changes, not when one is added.
+pub const SCHEMA: u32 = 1;
+
+/// `{"schema":...,"time":...,"pid":...,"report":{...},"stats":{...}}` and a newline; the time in milliseconds since 1970.
 pub fn all_json(out: &mut impl Write, report: &Report, stats: &Stats) -> Result {
-    writeln!(out, r#"{{"report":{},"stats":{}}}"#, report.json(), stats.json())
+    let (time_ms, pid) = (os::unix_time_ms(), os::process_id());
+    write!(out, r#"{{"schema":{SCHEMA},"time_ms":{time_ms},"pid":{pid},"#)?;
+    writeln!(out, r#""report":{},"stats":{}}}"#, report.json(), stats.json())
 }
 
-/// The document of malloc_info(3), with the elements of glibc's: one heap, whose free objects are `fast` in the
-/// caches and `rest` in slabs; mappings of their own are `mmap`; all else that is mapped for objects is `system`,
-/// which is never unmapped, so what it is now is the most it ever was. What glibc has no element for stands in
-/// the attributes of `rsalloc`.
-pub fn stats_xml(out: &mut impl Write, report: &Report, stats: &Stats, shape: &Shape) -> Result {
+/// The document of malloc_info(3), with the elements of glibc's, whose numbers are those of mallinfo2(3) ([`Arena`]): free
+/// objects are `fast` in the caches and `rest` in slabs; free spans that may be resident are `unsorted`, part of the rest;
+/// large objects are `mmap`. The address space is what is mapped for all but huge objects, untouched parts included: it is
+/// never unmapped, so the arena was never larger. What glibc has no element for stands in the attributes of `rsalloc`.
+pub fn stats_xml(
+    out: &mut impl Write,
+    report: &Report,
+    stats: &Stats,
+    classes: &[ClassCounts],
+) -> Result {
     out.write_str("<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n")?;
     let mut from = 1;
-    for free in shape.classes.iter().skip(1) {
-        let (to, count) = (free.size, free.cached + free.in_slabs);
+    for class in classes.iter().skip(1) {
+        let (to, count) = (class.size, class.cached() + class.free_in_slabs());
         if count > 0 {
             write!(out, "  <size from=\"{from}\" to=\"{to}\" ")?;
             writeln!(out, "total=\"{}\" count=\"{count}\"/>", count * to)?;
         }
         from = to + 1;
     }
+    let (dirty, pages) = (stats.dirty_bytes, stats.dirty_bytes / PAGE_BYTES);
+    if pages > 0 {
+        write!(out, "  <unsorted from=\"{PAGE_BYTES}\" to=\"{dirty}\" ")?;
+        writeln!(out, "total=\"{dirty}\" count=\"{pages}\"/>")?;
+    }
     out.write_str("</sizes>\n")?;
-    totals_xml(out, shape, None)?;
+    let sum = |number: fn(&ClassCounts) -> usize| -> usize { classes.iter().map(number).sum() };
+    let free = [
+        ("fast", sum(ClassCounts::cached), stats.cached_bytes),
+        ("rest", sum(ClassCounts::free_in_slabs) + pages, stats.slab_free_bytes + dirty),
+    ];
+    free_xml(out, stats, &free)?;
     out.write_str("</heap>\n")?;
-    totals_xml(out, shape, Some(shape.own_mappings))?;
+    free_xml(out, stats, &[free[0], free[1], ("mmap", stats.large_count, stats.large_bytes)])?;
     write!(out, "<rsalloc mode=\"{}\"", report.mode.word())?;
     for (name, value) in stats.entries() {
         write!(out, " {name}=\"{value}\"")?;
@@ -226,27 +248,45 @@ pub fn stats_xml(out: &mut impl Write, report: &Report, stats: &Stats, shape: &S
     out.write_str("/>\n</malloc>\n")
 }
 
-fn totals_xml(out: &mut impl Write, shape: &Shape, mapped: Option<(usize, usize)>) -> Result {
-    let sum = |number: fn(&FreeObjects) -> usize| {
-        let classes = shape.classes.iter();
-        classes
-            .fold((0, 0), |(n, bytes), free| (n + number(free), bytes + number(free) * free.size))
-    };
-    let totals = [
-        ("fast", Some(sum(|free| free.cached))),
-        ("rest", Some(sum(|free| free.in_slabs))),
-        ("mmap", mapped),
-    ];
-    for (kind, (count, size)) in totals.into_iter().filter_map(|(kind, sum)| Some((kind, sum?))) {
+fn free_xml(out: &mut impl Write, stats: &Stats, free: &[(&str, usize, usize)]) -> Result {
+    for (kind, count, size) in free {
         writeln!(out, "<total type=\"{kind}\" count=\"{count}\" size=\"{size}\"/>")?;
     }
-    let size = shape.shared_bytes;
-    for (element, kind) in
-        [("system", "current"), ("system", "max"), ("aspace", "total"), ("aspace", "mprotect")]
-    {
+    let space = stats.mapped_bytes.saturating_sub(stats.huge_bytes);
+    for (element, kind, size) in [
+        ("system", "current", Arena::of(stats).total()),
+        ("system", "max", space),
+        ("aspace", "total", space),
+        ("aspace", "mprotect", space),
+    ] {
         writeln!(out, "<{element} type=\"{kind}\" size=\"{size}\"/>")?;
     }
     Ok(())
+}
+
+/// The small objects in the terms of mallinfo2(3). Spans that were never touched, or were given back, are in neither: they
+/// are address space, not memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Arena {
+    /// Bytes in objects that the program holds, large ones left out.
+    pub in_use: usize,
+    /// Bytes in free objects and in free spans that may be resident.
+    pub free: usize,
+}
+
+impl Arena {
+    /// That of these statistics.
+    pub fn of(stats: &Stats) -> Arena {
+        Arena {
+            in_use: stats.live_bytes.saturating_sub(stats.large_bytes),
+            free: stats.cached_bytes + stats.slab_free_bytes + stats.dirty_bytes,
+        }
+    }
+
+    /// Both.
+    pub fn total(&self) -> usize {
+        self.in_use + self.free
+    }
 }
 
 /// `key value origin help`, a line each, separated by tabs.

@@ -55,6 +55,8 @@ mod sources;
 #[forbid(unsafe_code)]
 mod stats;
 #[forbid(unsafe_code)]
+mod sums;
+#[forbid(unsafe_code)]
 mod sync;
 #[forbid(unsafe_code)]
 mod token_bucket;
@@ -70,7 +72,8 @@ pub use engine::api::{
 pub use engine::init::report;
 pub use engine::keep_loaded;
 pub use report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
-pub use stats::{Stats, stats};
+pub use stats::stats;
+pub use sums::Stats;
 
 /// The engine's modules, for its fronts, tests and benchmarks. Not part of the public interface: anything here may
 /// change in any release.
@@ -88,6 +91,7 @@ pub mod internals {
         config,
         #[cfg(feature = "counters")]
         counters,
+        sums,
         cpu_cache,
         depot,
         describe,

@@ -34,6 +34,9 @@ fn all_json(out: &mut impl Write) {
 }
 
 fn json_to_file(name: &str) {
+    if let Some(fd) = inherited(name) {
+        return json_in_one_write(fd);
+    }
     let mut path = Path { bytes: [0; 1024], len: 0 };
     let fd = match path.expand(name) {
         // SAFETY: `path` ends with a zero, which `expand` never overwrites.
@@ -53,6 +56,22 @@ fn json_to_file(name: &str) {
     unsafe { libc::close(fd) };
 }
 
+/// The descriptor that `name`, `fd=NUMBER=DEVICE=INODE`, stands for, with which `rsalloc stats` starts programs; -1 if it is
+/// closed, or the program's own by now. None if the name is a path.
+fn inherited(name: &str) -> Option<c_int> {
+    let mut numbers = name.strip_prefix("fd=")?.splitn(3, '=').map(|part| part.parse::<u64>().ok());
+    let [fd, device, inode] = [numbers.next()??, numbers.next()??, numbers.next()??];
+    let fd = c_int::try_from(fd).ok()?;
+    Some(if os::is_file(fd, device, inode) { fd } else { -1 })
+}
+
+/// Descendants of a program may end at once, and append to the same file: [`BUFFER_BYTES`] hold it all.
+fn json_in_one_write(fd: c_int) {
+    if fd >= 0 {
+        all_json(&mut to_fd(fd));
+    }
+}
+
 /// A zero-terminated path.
 struct Path {
     bytes: [u8; 1024],
@@ -63,8 +82,7 @@ impl Path {
     fn expand(&mut self, name: &str) -> core::fmt::Result {
         let mut parts = name.split("%p");
         self.write_str(parts.next().unwrap_or_default())?;
-        // SAFETY: getpid has no preconditions.
-        parts.try_for_each(|part| write!(self, "{}{part}", unsafe { libc::getpid() }))
+        parts.try_for_each(|part| write!(self, "{}{part}", os::process_id()))
     }
 }
 
@@ -80,9 +98,12 @@ impl Write for Path {
     }
 }
 
+/// More than the statistics have as JSON.
+const BUFFER_BYTES: usize = 4096;
+
 /// A fixed buffer in front of a sink, emptied when full and when dropped.
 pub struct Buffered<S: FnMut(&[u8])> {
-    bytes: [u8; 1024],
+    bytes: [u8; BUFFER_BYTES],
     len: usize,
     sink: S,
 }
@@ -105,7 +126,7 @@ fn write_all(fd: c_int, mut bytes: &[u8]) {
 impl<S: FnMut(&[u8])> Buffered<S> {
     /// An empty buffer in front of `sink`.
     pub fn new(sink: S) -> Self {
-        Self { bytes: [0; 1024], len: 0, sink }
+        Self { bytes: [0; BUFFER_BYTES], len: 0, sink }
     }
 
     fn flush(&mut self) {

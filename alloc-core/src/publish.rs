@@ -1,165 +1,337 @@
-//! The published block: mode and statistics of this process, readable from outside.
+//! The published block: the mode of this process, and where its counters lie, readable from outside.
 //!
-//! Promises that another process which may read this one's memory finds the block without help:
-//! it is alone in the ELF section `.rsalloc_report` (which survives `strip`, deleted files and
-//! static linking) under the name `rsalloc_report`, and starts with a magic, a version and a size.
-//! Written by the engine ([`publish_report`] when the mode is settled, [`publish_stats`] from slow
-//! paths when [`stats_wanted`]); read by the `rsalloc` command, with [`Snapshot::parse`].
+//! Promises that a program which may read this process's memory, or a core file of it, finds the block without help: it
+//! lies alone in the ELF section `.rsalloc_report` (which survives `strip`, deleted files and static linking), starts with a
+//! magic, a version and a size, and says its own address. The reader sums the counters itself (`sums::collect`), so an
+//! idle or stopped process has nothing to do for it.
 //!
+//! ```text
+//! magic | version, size | report: 16 half words | map: a word for each counter      | rows of the classes
+//!                                                    +--> regions, slabs, depot ...      ^-- named by the map
+//! ```
+//!
+//! Invariants:
 //! I1. The block never moves and is never unmapped.
-//! I2. Each word is valid at every instant. The words together are no snapshot, as `stats()` is
-//!     none either; so there is no lock that a fork could leave taken.
-//! I3. The first [`BLOCK_BYTES`] stay as they are in this version. What is new is appended behind them, and
-//!     their last spare word says how much that is: a reader that does not know it reads on as before.
+//! I2. Each word is valid at every instant. The words together are no snapshot, as `stats()` is none either.
+//! I3. The block only grows at its end, and `size` says how long it is: a reader takes what it knows.
+//! I4. What the map names is never unmapped, and is memory that core files have: no file's, unless written to.
 
-use crate::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::config::{self, KEYS};
+use crate::cpu_cache::shard::{self, leases, locked, percpu};
+use crate::depot::{self, DEPOT};
+use crate::engine::large;
+use crate::guard;
+use crate::hot::HOT;
+use crate::os;
+use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::huge::HUGE;
+use crate::region::{Head, Region};
 use crate::report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
-use crate::stats::Stats;
+use crate::size_class::{CLASS, CLASSES};
+use crate::slab::{SLABS, SlabClass};
+use crate::sums::{self, ClassCounts, HeapMap, Memory, ROW, Stats};
+use crate::units::PAGE_BYTES;
 
 /// Name of the ELF section that holds the block, and of the symbol without the dot.
 pub const SECTION: &str = ".rsalloc_report";
+/// Bytes that a block begins with: magic, version and size.
+pub const HEADER_BYTES: usize = core::mem::offset_of!(Block, report);
+/// What a block begins with.
+pub const MAGIC: [u8; 8] = *b"rsalloc\0";
 
-const MAGIC: u64 = u64::from_ne_bytes(*b"rsalloc\0");
-const VERSION: u32 = 2;
+/// Raised when what stands in a block changes its meaning; not when a block grows.
+const VERSION: u32 = 3;
+/// The version whose block held sums that the process wrote on request, behind as many words of the report as it had.
+const VERSION_OF_SUMS: u32 = 2;
+/// Where its report is, what it had of it, and its size.
+const REPORT_OF_SUMS: (usize, usize, usize) = (32, 10, 176);
+/// Longer than any block: what a damaged size is cut to.
+const BLOCK_MAX_BYTES: usize = 1 << 16;
+
 const REPORT_WORDS: usize = 11;
-/// Words of the report that version 2 began with; the others are appended to the block (I3).
-const FIRST_WORDS: usize = 10;
-/// Words of one setting: its value, the low half first, and its origin.
-const SETTING_WORDS: usize = 3;
-/// The words that are appended to the block: the rest of the report, and the settings in the order of their keys.
-const MORE_WORDS: usize = REPORT_WORDS - FIRST_WORDS + SETTING_WORDS * KEYS;
-const STATS_WORDS: usize = size_of::<Stats>() / size_of::<usize>();
-
-/// Bytes of the block that all of its version have.
-pub const BLOCK_BYTES: usize = core::mem::offset_of!(Block, more);
-/// Bytes of the block with what was appended since.
-pub const WHOLE_BYTES: usize = size_of::<Block>();
-/// Offset of the word that a reader sets to 1 to ask for fresh statistics.
-pub const REQUEST_OFFSET: usize = core::mem::offset_of!(Block, request);
+/// Words that a block has for the report; those that mean nothing yet are 0.
+const REPORT_PLACES: usize = 16;
 
 #[repr(C)]
 struct Block {
-    magic: u64,
+    magic: [u8; 8],
     version: u32,
     size: u32,
-    request: AtomicU32,
-    /// Words behind the first [`BLOCK_BYTES`] (I3).
-    appended: u32,
-    /// Times that the statistics were published.
-    generation: AtomicU64,
-    report: [AtomicU32; FIRST_WORDS],
-    stats: [AtomicU64; STATS_WORDS],
-    more: [AtomicU32; MORE_WORDS],
+    report: [AtomicU32; REPORT_PLACES],
+    map: HeapMap<Address>,
+}
+
+/// The block, and what its map names for want of a better place.
+#[repr(C)]
+struct Published {
+    block: Block,
+    /// By class, see [`ROW`].
+    rows: [[u32; ROW]; CLASSES],
+    /// By key, see [`config::raw`]: the value's low half, its high half, the origin.
+    settings: [[AtomicU32; SETTING]; KEYS],
+}
+
+/// Half words of a setting.
+const SETTING: usize = 3;
+
+/// A word that the linker fills in: an address in this process, or a number.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Address(*const ());
+
+// SAFETY: the pointer is only turned into a number.
+unsafe impl Sync for Address {}
+
+impl Address {
+    const fn of<T>(place: &'static T) -> Self {
+        Address(core::ptr::from_ref(place).cast())
+    }
+
+    const fn number(number: usize) -> Self {
+        Address(core::ptr::without_provenance(number))
+    }
 }
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".rsalloc_report")]
 #[allow(non_upper_case_globals)]
-static rsalloc_report: Block = Block {
-    magic: MAGIC,
-    version: VERSION,
-    size: BLOCK_BYTES as u32,
-    request: AtomicU32::new(0),
-    appended: MORE_WORDS as u32,
-    generation: AtomicU64::new(0),
-    report: [const { AtomicU32::new(0) }; FIRST_WORDS],
-    stats: [const { AtomicU64::new(0) }; STATS_WORDS],
-    more: [const { AtomicU32::new(0) }; MORE_WORDS],
+static rsalloc_report: Published = Published {
+    block: Block {
+        magic: MAGIC,
+        version: VERSION,
+        size: size_of::<Block>() as u32,
+        report: [const { AtomicU32::new(0) }; REPORT_PLACES],
+        map: own(),
+    },
+    rows: rows(),
+    settings: [const { [const { AtomicU32::new(0) }; SETTING] }; KEYS],
 };
 
-/// Whether another process waits for statistics. One load: for the start of a slow path, before any lock is taken, as in `if stats_wanted() { publish_stats(&stats()) }`.
-#[inline]
-pub fn stats_wanted() -> bool {
-    // Ordering: Relaxed; a request seen late is answered late.
-    rsalloc_report.request.load(Ordering::Relaxed) != 0
+const fn rows() -> [[u32; ROW]; CLASSES] {
+    let mut rows = [[0; ROW]; CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        let info = &CLASS[class];
+        let empty_top = Region::bottom_offset(class);
+        let row = [info.size, info.objects, info.pages, info.batch, empty_top];
+        let mut at = 0;
+        while at < ROW {
+            rows[class][at] = row[at] as u32;
+            at += 1;
+        }
+        class += 1;
+    }
+    rows
 }
 
-/// Publishes statistics and takes the request back. Lock-free; two at once may mix their words.
-pub fn publish_stats(stats: &Stats) {
-    let block = &rsalloc_report;
-    // Ordering: Relaxed but for the generation; the reader is another process that reads whole words by
-    // a system call and takes the generation as a sign, not as a lock (I2).
-    block.request.store(0, Ordering::Relaxed);
-    for (word, (_, value)) in block.stats.iter().zip(stats.entries()) {
-        word.store(value as u64, Ordering::Relaxed); // Ordering: Relaxed, as above.
+const fn own() -> HeapMap<Address> {
+    let number = Address::number;
+    let [slabs, handed_out] = SLABS[0].counters();
+    let (depot, made) = DEPOT.counters();
+    let pages = PAGE_HEAP.counters();
+    let (huge_count, huge_bytes, deferred) = HUGE.counters();
+    let (deferred_used, deferred_address, deferred_len) = deferred;
+    let (guarded_state, guarded_size) = guard::counters();
+    let (percpu, percpu_used) = percpu::table();
+    let (biased, locked) = (leases::table(), locked::table());
+    let [large_bytes, large_count] = large::counters();
+    HeapMap {
+        block: Address::of(&rsalloc_report),
+        rows: Address::of(&rsalloc_report.rows),
+        row_bytes: number(size_of::<[u32; ROW]>()),
+        classes: number(CLASSES),
+        slabs: Address::of(slabs),
+        slabs_stride: number(size_of::<SlabClass>()),
+        handed_out: Address::of(handed_out),
+        depot: Address::of(depot.first),
+        depot_stride: number(depot.stride),
+        depot_shift: number(depot::COUNT_SHIFT as usize),
+        depot_mask: number(depot::COUNT_MAX),
+        magazines_made: Address::of(made),
+        chunk_magazines: number(depot::CHUNK_MAGAZINES),
+        chunk_bytes: number(depot::CHUNK_BYTES),
+        region_bytes: number(size_of::<Region>()),
+        region_tops: number(
+            core::mem::offset_of!(Region, heads) + core::mem::offset_of!(Head, top),
+        ),
+        region_tops_stride: number(size_of::<Head>()),
+        slot_bytes: number(size_of::<usize>()),
+        region_counters: number(core::mem::offset_of!(Region, counters)),
+        percpu: Address::of(percpu.first),
+        percpu_stride: number(percpu.stride),
+        percpu_count: number(percpu.count),
+        percpu_used: Address::of(percpu_used),
+        biased: Address::of(biased.first),
+        biased_stride: number(biased.stride),
+        biased_count: number(biased.count),
+        locked: Address::of(locked.first),
+        locked_stride: number(locked.stride),
+        locked_count: number(locked.count),
+        page_bytes: number(PAGE_BYTES),
+        held_pages: Address::of(pages.held),
+        dirty_pages: Address::of(pages.dirty),
+        mapped_bytes: Address::of(pages.mapped),
+        metadata_bytes: Address::of(pages.metadata),
+        purged_bytes: Address::of(pages.purged),
+        large_count: Address::of(large_count),
+        large_bytes: Address::of(large_bytes),
+        huge_count: Address::of(huge_count),
+        huge_bytes: Address::of(huge_bytes),
+        deferred_used: Address::of(deferred_used),
+        deferred_address: Address::of(deferred_address.first),
+        deferred_len: Address::of(deferred_len),
+        deferred_stride: number(deferred_address.stride),
+        deferred_places: number(deferred_address.count),
+        entry_aborts: Address::of(&HOT.aborts),
+        atomic_operations: Address::of(shard::atomic_operations_counter()),
+        guarded_state: Address::of(guarded_state.first),
+        guarded_size: Address::of(guarded_size),
+        guarded_stride: number(guarded_state.stride),
+        guarded_slots: number(guarded_state.count),
+        guarded_live: number(guard::LIVE),
+        purge_method: Address::of(os::zeroing_word()),
+        settings: Address::of(&rsalloc_report.settings),
+        settings_count: number(KEYS),
     }
-    // Ordering: Release, so that a reader that sees the new generation finds the words.
-    block.generation.fetch_add(1, Ordering::Release);
+}
+
+/// Where the counters of this process lie.
+pub fn own_map() -> HeapMap<u64> {
+    rsalloc_report.block.map.map(|address| address.0.addr() as u64)
+}
+
+/// Sums the counters of this process, see [`sums::collect`].
+pub fn collect_own(classes: &mut [ClassCounts]) -> Option<Stats> {
+    sums::collect(&own_map(), &OwnMemory, classes, |_| ())
+}
+
+/// The memory of this process, where its own map leads.
+struct OwnMemory;
+
+impl Memory for OwnMemory {
+    fn word(&self, address: u64) -> Option<u64> {
+        // SAFETY: `collect_own` alone reads here, by the map, which leads to counters (I4). They are only written to as atomic
+        // words.
+        let word = unsafe { &*(address as *const AtomicUsize) };
+        // Ordering: Relaxed, a statistic.
+        Some(word.load(Ordering::Relaxed) as u64)
+    }
+
+    fn half(&self, address: u64) -> Option<u32> {
+        // SAFETY: as above; the rows of the classes are never written to.
+        let half = unsafe { &*(address as *const AtomicU32) };
+        // Ordering: Relaxed, a statistic.
+        Some(half.load(Ordering::Relaxed))
+    }
 }
 
 /// Publishes how allocations are served, and the settings: once at the start, and whenever they change.
 pub fn publish_report(report: &Report) {
-    // Ordering: Relaxed, as in `publish_stats`.
-    let words = rsalloc_report.report.iter().chain(&rsalloc_report.more);
-    let settings = config::raw().into_iter();
-    let settings = settings
-        .flat_map(|(value, origin)| [value as u32, (value >> 32) as u32, u32::from(origin)]);
-    for (word, value) in words.zip(words_of(report).into_iter().chain(settings)) {
-        word.store(value, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    for (word, value) in rsalloc_report.block.report.iter().zip(words_of(report)) {
+        // Ordering: Relaxed; a reader is another process that reads whole words by a system call (I2).
+        word.store(value, Ordering::Relaxed);
     }
+    for (words, (value, origin)) in rsalloc_report.settings.iter().zip(config::raw()) {
+        let values = [value as u32, (value >> 32) as u32, u32::from(origin)];
+        // Ordering: Relaxed, as above.
+        words.iter().zip(values).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+    }
+}
+
+/// Values and origins of the settings, see [`config::settings_of`]; none if the map leads to fewer of them, or they cannot be
+/// read.
+pub fn settings(map: &HeapMap<u64>, memory: &impl Memory) -> Option<[(usize, u8); KEYS]> {
+    let mut settings = [(0, 0); KEYS];
+    for (key, (value, origin)) in settings.iter_mut().enumerate() {
+        let half =
+            |at: usize| memory.half(map.settings.wrapping_add(4 * (SETTING * key + at) as u64));
+        *value = half(0)? as usize | (half(1)? as usize) << 32;
+        *origin = half(2)? as u8;
+    }
+    (map.settings_count >= KEYS as u64).then_some(settings)
 }
 
 /// What a reader saw in a block.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
-    /// How allocations are served there.
+    /// How allocations are served there, as the process said at its start.
     pub report: Report,
-    /// Values and origins of the settings, see [`config::settings_of`]; none if the process does not publish them.
-    pub settings: Option<[(usize, u8); KEYS]>,
-    /// The statistics as last published.
-    pub stats: Stats,
-    /// Times that they were published; 0: never, `stats` is empty.
-    pub generation: u64,
+    /// Where the counters lie; none in the block of an older version, which had no map.
+    pub map: Option<HeapMap<u64>>,
 }
 
-impl Snapshot {
-    /// Reads the bytes of a block: [`WHOLE_BYTES`], or fewer of an older process, down to [`BLOCK_BYTES`]. `Err`
-    /// says in words for a user what is wrong with them.
-    pub fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
-        if bytes.len() < BLOCK_BYTES {
-            return Err("its report is cut short");
+/// Bytes of the block that begins with `header`. `Err` says in words for a user what is wrong with it.
+pub fn block_bytes(header: &[u8; HEADER_BYTES]) -> Result<usize, Refused> {
+    if header[..8] != MAGIC {
+        return Err(Refused::NoBlock);
+    }
+    let (version, size) = (half_at(header, 8).unwrap_or(0), half_at(header, 12).unwrap_or(0));
+    let (_, _, size_of_sums) = REPORT_OF_SUMS;
+    match (version, size as usize) {
+        (VERSION_OF_SUMS, size) if size == size_of_sums => Ok(size_of_sums + 4),
+        (VERSION, size) if size >= core::mem::offset_of!(Block, map) => {
+            Ok(size.min(BLOCK_MAX_BYTES))
         }
-        let (u32_at, u64_at) = (|at| word(bytes, at), |at| word(bytes, at));
-        if u64::from_ne_bytes(u64_at(core::mem::offset_of!(Block, magic))) != MAGIC {
-            return Err("its report does not start with rsalloc's magic");
-        }
-        let version = u32::from_ne_bytes(u32_at(core::mem::offset_of!(Block, version)));
-        let size = u32::from_ne_bytes(u32_at(core::mem::offset_of!(Block, size)));
-        if (version, size as usize) != (VERSION, BLOCK_BYTES) {
-            return Err("its report is of another rsalloc version");
-        }
-        let appended = u32::from_ne_bytes(u32_at(core::mem::offset_of!(Block, appended))) as usize;
-        let more = |i| {
-            let is_there = i < appended && BLOCK_BYTES + 4 * (i + 1) <= bytes.len();
-            is_there.then(|| u32::from_ne_bytes(u32_at(BLOCK_BYTES + 4 * i)))
-        };
-        let report = core::array::from_fn(|i| match i.checked_sub(FIRST_WORDS) {
-            None => u32::from_ne_bytes(u32_at(core::mem::offset_of!(Block, report) + 4 * i)),
-            Some(i) => more(i).unwrap_or(0),
-        });
-        let setting = |key| {
-            let at = REPORT_WORDS - FIRST_WORDS + SETTING_WORDS * key;
-            let [low, high, origin] = core::array::from_fn(|i| more(at + i).unwrap_or(0));
-            (low as usize | (high as usize) << 32, origin as u8)
-        };
-        let has_settings = more(MORE_WORDS - 1).is_some();
-        let mut stats = Stats::default();
-        for (i, value) in stats.values_mut().enumerate() {
-            let at = core::mem::offset_of!(Block, stats) + 8 * i;
-            *value = u64::from_ne_bytes(u64_at(at)) as usize;
-        }
-        Ok(Self {
-            report: report_of(report).ok_or("its report names an unknown mode")?,
-            settings: has_settings.then(|| core::array::from_fn(setting)),
-            stats,
-            generation: u64::from_ne_bytes(u64_at(core::mem::offset_of!(Block, generation))),
-        })
+        (VERSION | VERSION_OF_SUMS, _) => Err(Refused::Damaged),
+        _ => Err(Refused::OtherVersion(version)),
     }
 }
 
-fn word<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    core::array::from_fn(|i| bytes[at + i])
+/// Why a block is not read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// There is none.
+    NoBlock,
+    /// It is cut short, or holds what no version writes.
+    Damaged,
+    /// It is of this version, which this reader does not know.
+    OtherVersion(u32),
+}
+
+impl core::fmt::Display for Refused {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Refused::NoBlock => f.write_str("there is no report of rsalloc"),
+            Refused::Damaged => f.write_str("the report of rsalloc is damaged"),
+            Refused::OtherVersion(version) => write!(
+                f,
+                "the report of rsalloc is of version {version}, and this command reads up to {VERSION}"
+            ),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Reads the bytes of a block at `address`, as many as [`block_bytes`] says.
+    pub fn parse(bytes: &[u8], address: u64) -> Result<Self, Refused> {
+        let header = bytes.first_chunk().ok_or(Refused::Damaged)?;
+        let bytes = bytes.get(..block_bytes(header)?).ok_or(Refused::Damaged)?;
+        if half_at(bytes, 8) == Some(VERSION_OF_SUMS) {
+            let (from, first, end) = REPORT_OF_SUMS;
+            let is_appended = half_at(bytes, 20) != Some(0);
+            let halves = core::array::from_fn(|i| match i < first {
+                true => half_at(bytes, from + 4 * i).unwrap_or(0),
+                false if is_appended => half_at(bytes, end).unwrap_or(0),
+                false => 0,
+            });
+            return Ok(Snapshot { report: report_of(halves).ok_or(Refused::Damaged)?, map: None });
+        }
+        let halves = core::array::from_fn(|i| half_at(bytes, HEADER_BYTES + 4 * i).unwrap_or(0));
+        let words = bytes[core::mem::offset_of!(Block, map)..].chunks_exact(8);
+        let map = HeapMap::from_words(
+            words.map(|word| u64::from_ne_bytes(core::array::from_fn(|i| word[i]))),
+        );
+        // The bytes of a block that lie elsewhere too, such as in a file that is mapped, are no block.
+        if map.block != address {
+            return Err(Refused::NoBlock);
+        }
+        Ok(Snapshot { report: report_of(halves).ok_or(Refused::Damaged)?, map: Some(map) })
+    }
+}
+
+fn half_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 /// The report as it is published. The numbers of the words are part of the layout.
@@ -230,28 +402,35 @@ fn report_of(words: [u32; REPORT_WORDS]) -> Option<Report> {
         os_page_bytes: page as usize,
         hardened: hardened != 0,
         guard_one_in: unless_0(guard),
-        purge_method: match purge {
-            0 => None,
-            1 => Some(PurgeMethod::Madvise),
-            2 => Some(PurgeMethod::Mmap),
-            _ => Some(PurgeMethod::Nothing),
-        },
+        purge_method: purge_method_of(purge),
     })
+}
+
+/// The way of giving memory back that a word of the report, or the half word that the map names, stands for.
+pub fn purge_method_of(number: u32) -> Option<PurgeMethod> {
+    match number {
+        0 => None,
+        1 => Some(PurgeMethod::Madvise),
+        2 => Some(PurgeMethod::Mmap),
+        _ => Some(PurgeMethod::Nothing),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     extern crate std;
+    use std::vec::Vec;
 
-    fn block_bytes() -> [u8; WHOLE_BYTES] {
+    fn block() -> (Vec<u8>, u64) {
+        let at = (&raw const rsalloc_report.block).cast::<u8>();
         // SAFETY: the block lives for ever and is plain words.
-        unsafe { core::ptr::read_volatile((&raw const rsalloc_report).cast()) }
+        let bytes = unsafe { core::slice::from_raw_parts(at, size_of::<Block>()) };
+        (bytes.to_vec(), at as u64)
     }
 
-    #[test]
-    fn a_reader_parses_the_published_block() {
-        let report = Report {
+    fn report() -> Report {
+        Report {
             mode: Mode::RseqOwn,
             reason: ModeReason::LibcDidNotRegister,
             shard_index: ShardIndex::MmCid,
@@ -263,42 +442,63 @@ mod tests {
             hardened: true,
             guard_one_in: Some(8),
             purge_method: Some(PurgeMethod::Mmap),
-        };
-        let mut stats = Stats::default();
-        stats.values_mut().enumerate().for_each(|(i, value)| *value = 1 << (3 * i));
-        publish_report(&report);
-        publish_stats(&stats);
-        let seen = Snapshot::parse(&block_bytes()).unwrap();
-        assert_eq!((seen.report, seen.stats), (report, stats));
-        assert!(seen.settings.unwrap().into_iter().eq(config::raw()));
-        assert!(seen.generation >= 1 && !stats_wanted());
+        }
     }
 
-    /// The layout as version 2 had it at first, word for word: what a reader of then looks at.
     #[test]
-    fn an_older_reader_and_an_older_process_are_served() {
-        assert_eq!(BLOCK_BYTES, 32 + 10 * 4 + STATS_WORDS * 8);
-        assert_eq!((VERSION, REQUEST_OFFSET), (2, 16));
-        let new = block_bytes();
-        assert_eq!(u32::from_ne_bytes(word(&new, 12)) as usize, BLOCK_BYTES);
-        let mut old = new;
-        old[20..24].fill(0);
-        for bytes in [&new[..BLOCK_BYTES], &old] {
-            let seen = Snapshot::parse(bytes).unwrap();
-            assert_eq!((seen.report.purge_method, seen.settings), (None, None), "not known");
-        }
+    fn what_is_published_is_what_a_reader_parses() {
+        publish_report(&report());
+        let (bytes, address) = block();
+        let header = bytes.first_chunk().unwrap();
+        assert_eq!(block_bytes(header), Ok(bytes.len()));
+        let seen = Snapshot::parse(&bytes, address).unwrap();
+        assert_eq!((seen.report, seen.map), (report(), Some(own_map())));
+        let names = own_map();
+        assert_eq!((names.block, names.classes), (address, CLASSES as u64));
+    }
+
+    /// A block of version 2, word for word as a process wrote it.
+    #[test]
+    fn a_block_of_the_version_before_is_read_without_a_map() {
+        let mut old = [0u32; 45];
+        let [magic, half] =
+            [0, 4].map(|at| u32::from_ne_bytes(*MAGIC[at..].first_chunk().unwrap()));
+        old[..6].copy_from_slice(&[magic, half, 2, 176, 0, 1]);
+        old[8..18].copy_from_slice(&words_of(&report())[..10]);
+        old[44] = 2;
+        let bytes: Vec<u8> = old.iter().flat_map(|half| half.to_ne_bytes()).collect();
+        assert_eq!(block_bytes(bytes.first_chunk().unwrap()), Ok(180));
+        let seen = Snapshot::parse(&bytes, 0).unwrap();
+        assert_eq!((seen.report, seen.map), (report(), None));
+    }
+
+    #[test]
+    fn a_block_with_fewer_words_is_read_as_far_as_it_goes() {
+        let (mut bytes, address) = block();
+        let len = core::mem::offset_of!(Block, map) + 8 * 20;
+        bytes.truncate(len);
+        bytes[12..16].copy_from_slice(&(len as u32).to_ne_bytes());
+        let map = Snapshot::parse(&bytes, address).unwrap().map.unwrap();
+        assert_eq!((map.classes, map.purge_method), (CLASSES as u64, 0));
+        assert_eq!(map.percpu_stride, 0, "the twenty-first word and all behind it");
     }
 
     #[test]
     fn damaged_blocks_are_refused() {
-        let good = block_bytes();
-        assert!(Snapshot::parse(&good).is_ok());
-        assert!(Snapshot::parse(&good[1..]).is_err());
-        assert!(Snapshot::parse(&good[..BLOCK_BYTES - 1]).is_err());
-        for at in [0, 8, 12, core::mem::offset_of!(Block, report)] {
-            let mut bad = good;
-            bad[at] ^= 0x40;
-            assert!(Snapshot::parse(&bad).is_err(), "byte {at}");
-        }
+        publish_report(&report());
+        let (good, address) = block();
+        let refused = |bytes: &[u8], address| Snapshot::parse(bytes, address).unwrap_err();
+        assert_eq!(refused(&good, address + 8), Refused::NoBlock, "a copy");
+        assert_eq!(refused(&good[1..], address), Refused::NoBlock);
+        assert_eq!(refused(&good[..good.len() - 1], address), Refused::Damaged);
+        let broken = |at: usize| {
+            let mut bytes = good.clone();
+            bytes[at] ^= 0x40;
+            refused(&bytes, address)
+        };
+        assert_eq!(broken(0), Refused::NoBlock);
+        assert_eq!(broken(8), Refused::OtherVersion(VERSION ^ 0x40));
+        assert_eq!(broken(14), Refused::Damaged, "longer than it is");
+        assert_eq!(broken(core::mem::offset_of!(Block, report)), Refused::Damaged, "no such mode");
     }
 }

@@ -330,19 +330,24 @@ fn address_space() -> usize {
     statm.split(' ').next().unwrap().parse::<usize>().unwrap() * 4096
 }
 
+/// Bytes of address space, and what the heap says is mapped.
+fn mapped() -> (usize, usize, usize) {
+    let stats = rsalloc_core::stats();
+    (address_space(), stats.metadata_bytes, stats.mapped_bytes)
+}
+
 /// Wherever in a step the OS refuses, pages or what describes them.
 #[test]
 fn a_refused_growth_leaves_what_is_mapped_as_it_was() {
     in_child(u64::MAX, 0, || {
         let acquire = |pages| PAGE_HEAP.acquire(pages, 1, Kind::Large, Density::Dense);
         assert!(acquire(1).is_some());
-        let before = (address_space(), PAGE_HEAP.metadata_bytes(), PAGE_HEAP.totals().mapped_bytes);
+        let before = mapped();
         for made in [0, 1] {
             faults::refuse(made, u64::MAX);
             assert!(acquire(100).is_none());
             assert!(faults::count() > made, "nothing was refused: nothing is tested");
-            let now =
-                (address_space(), PAGE_HEAP.metadata_bytes(), PAGE_HEAP.totals().mapped_bytes);
+            let now = mapped();
             assert_eq!(now, before, "{made} calls before the first refusal");
         }
         faults::refuse(2, u64::MAX);

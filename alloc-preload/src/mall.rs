@@ -3,6 +3,7 @@
 //! The functions that print are in `print`.
 
 use core::ffi::c_int;
+use rsalloc_core::internals::describe::Arena;
 
 /// glibc's `struct mallinfo2`; `usize` there, `int` in `struct mallinfo`.
 #[derive(Clone, Copy, Default)]
@@ -73,18 +74,17 @@ pub extern "C" fn mallinfo() -> MallInfo<c_int> {
     info(|number| c_int::try_from(number).unwrap_or(c_int::MAX))
 }
 
-/// In glibc's terms slabs are the arenas and large spans the mapped chunks:
-/// `arena = uordblks + fordblks`, `arena + hblkhd` = all mapped bytes.
+/// In glibc's terms small objects and free memory are the arenas, and large objects the mapped chunks:
+/// `arena = uordblks + fordblks`, of which `keepcost` is in spans. Untouched address space is in none of them.
 fn info<T: Default>(number: impl Fn(usize) -> T) -> MallInfo<T> {
     let s = rsalloc_core::stats();
-    let arena = s.mapped_bytes.saturating_sub(s.large_bytes);
-    let in_use = s.live_bytes.saturating_sub(s.large_bytes);
+    let arena = Arena::of(&s);
     MallInfo {
-        arena: number(arena),
+        arena: number(arena.total()),
         hblks: number(s.large_count),
         hblkhd: number(s.large_bytes),
-        uordblks: number(in_use),
-        fordblks: number(arena.saturating_sub(in_use)),
+        uordblks: number(arena.in_use),
+        fordblks: number(arena.free),
         keepcost: number(s.dirty_bytes),
         ..MallInfo::default()
     }

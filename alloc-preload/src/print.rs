@@ -6,7 +6,7 @@ use crate::errno;
 use core::ffi::{c_int, c_void};
 use rsalloc_core::internals::describe;
 use rsalloc_core::internals::print::{Buffered, all_text, to_fd};
-use rsalloc_core::internals::stats::shape;
+use rsalloc_core::internals::stats::heap;
 
 /// See malloc_stats(3). As glibc's, it is no cancellation point: it writes by system calls of its own.
 #[unsafe(no_mangle)]
@@ -28,8 +28,8 @@ pub unsafe extern "C" fn malloc_info(options: c_int, stream: *mut libc::FILE) ->
         // SAFETY: duty 1; the bytes are live. A stream in error keeps its own error flag.
         unsafe { libc::fwrite(bytes.as_ptr().cast::<c_void>(), 1, bytes.len(), stream) };
     });
-    let (report, stats) = (rsalloc_core::report(), rsalloc_core::stats());
-    let _ = describe::stats_xml(&mut out, &report, &stats, &shape());
+    let (stats, classes) = heap();
+    let _ = describe::stats_xml(&mut out, &rsalloc_core::report(), &stats, &classes);
     0
 }
 

@@ -143,7 +143,8 @@ in_each_mode! {
                 let free = number(text, "total", "fast", "size") + number(text, "total", "rest", "size");
                 assert!(free <= system, "{text}");
                 // The sizes are those of the totals, but for glibc's top, which has no size.
-                let sizes = text.lines().filter(|line| line.trim_start().starts_with("<size ")).map(|line| {
+                let sizes = text.lines().map(str::trim_start);
+                let sizes = sizes.filter(|line| line.starts_with("<size ") || line.starts_with("<unsorted ")).map(|line| {
                     assert!(attribute(line, "to") >= attribute(line, "from"), "{line}");
                     attribute(line, "total")
                 });

@@ -1,11 +1,12 @@
 //! `rsalloc check`: is rsalloc active in a process, in which mode, and why.
 
 use crate::format::Format;
-use crate::inspect::{self, Block};
 use crate::launch::{self, How};
+use crate::output;
+use crate::read::{self, Heap, Target};
 use anyhow::{Context, Result, bail};
 use rsalloc_core::Mode;
-use rsalloc_core::internals::publish::Snapshot;
+use rsalloc_core::internals::describe::SCHEMA;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::process::{Child, ExitCode, Stdio};
@@ -13,48 +14,48 @@ use std::process::{Child, ExitCode, Stdio};
 /// Name of the hidden subcommand whose process is examined.
 pub const PROBE: &str = "check-probe";
 
-/// Examines process `pid`, or a child that is started for it.
-pub fn check(pid: Option<u32>, format: Format, how: &How) -> Result<ExitCode> {
-    let child = if pid.is_none() { Some(Probe::start(how)?) } else { None };
-    let pid = pid.or(child.as_ref().map(|c| c.0.id())).context("no process to examine")?;
-    let found = match inspect::find(pid)? {
-        Some(block) => Some((block.read()?, block)),
-        None => None,
+/// Examines `target`, or a child that is started for it.
+pub fn check(target: Option<Target>, format: Format, how: &How) -> Result<ExitCode> {
+    let child = if target.is_none() { Some(Probe::start(how)?) } else { None };
+    let of_child = child.as_ref().map(|child| Target::Process(child.0.id()));
+    let target = target.or(of_child).context("no process to examine")?;
+    let heap = read::find(&target)?;
+    let report = heap.as_ref().map(Heap::report);
+    let answer = match format.json {
+        true => as_json(&target, heap.as_ref())?,
+        false => as_text(&target, heap.as_ref()),
     };
-    print!("{}", if format.json { as_json(pid, &found)? } else { as_text(pid, &found)? });
-    Ok(ExitCode::from(match found {
-        None => 2,
-        Some((seen, _)) => match seen.report.mode {
-            Mode::RseqLibc | Mode::RseqOwn => 0,
-            Mode::Atomic => 1,
-            _ => 2,
-        },
+    output::put(&answer, None, output::Stream::Out)?;
+    Ok(ExitCode::from(match report.map(|report| report.mode) {
+        Some(Mode::RseqLibc | Mode::RseqOwn) => 0,
+        Some(Mode::Atomic) => 1,
+        _ => 2,
     }))
 }
 
-type Found = Option<(Snapshot, Block)>;
-
-fn as_text(pid: u32, found: &Found) -> Result<String> {
-    let Some((seen, block)) = found else {
-        return Ok(format!("rsalloc is not active in process {pid}\n"));
-    };
-    let verdict = if is_active(seen) { "is active" } else { "is loaded, but not active" };
-    let file = block.file.display();
-    Ok(format!("rsalloc {verdict} in process {pid}\nfile:            {file}\n{}\n", seen.report))
+fn as_text(target: &Target, heap: Option<&Heap>) -> String {
+    let Some(heap) = heap else { return format!("rsalloc is not active in {target}\n") };
+    let verdict = if heap.is_active() { "is active" } else { "is loaded, but not active" };
+    format!(
+        "rsalloc {verdict} in {target}\nfile:            {}\n{}\n",
+        heap.file.display(),
+        heap.report()
+    )
 }
 
-fn as_json(pid: u32, found: &Found) -> Result<String> {
-    let mut answer = json!({"pid": pid, "active": false, "file": null, "report": null});
-    if let Some((seen, block)) = found {
-        answer["active"] = is_active(seen).into();
-        answer["file"] = block.file.to_string_lossy().into();
-        answer["report"] = serde_json::from_str::<Value>(&seen.report.json().to_string())?;
+fn as_json(target: &Target, heap: Option<&Heap>) -> Result<String> {
+    let pid = match target {
+        Target::Process(pid) => Some(*pid),
+        Target::Core(_) => heap.and_then(|heap| heap.pid),
+    };
+    let mut answer =
+        json!({"schema": SCHEMA, "pid": pid, "active": false, "file": null, "report": null});
+    if let Some(heap) = heap {
+        answer["active"] = heap.is_active().into();
+        answer["file"] = heap.file.to_string_lossy().into();
+        answer["report"] = serde_json::from_str::<Value>(&heap.report().json().to_string())?;
     }
     Ok(format!("{answer}\n"))
-}
-
-fn is_active(seen: &Snapshot) -> bool {
-    seen.report.mode != Mode::Unset
 }
 
 /// The child: writes a byte, for which it allocates, and waits until its stdin is closed.

@@ -2,8 +2,8 @@
 //! them in a process started from here.
 
 use crate::format::Format;
-use crate::inspect;
 use crate::launch::{self, How};
+use crate::read::{self, Target};
 use anyhow::{Context, Result, bail};
 use rsalloc_core::internals::{config, describe};
 use serde_json::json;
@@ -12,20 +12,20 @@ use std::process::{ExitCode, Stdio};
 /// Name of the hidden subcommand whose process prints the library's settings.
 pub const PROBE: &str = "conf-probe";
 
-/// Prints the settings of process `pid`, or of a child that is started for it: a line or a JSON object each.
-pub fn conf(pid: Option<u32>, format: Format, how: &How) -> Result<ExitCode> {
-    let lines = match pid {
-        Some(pid) => of_process(pid)?,
+/// Prints the settings of `target`, or of a child that is started for it: a line or a JSON object each.
+pub fn conf(target: Option<&Target>, format: Format, how: &How) -> Result<ExitCode> {
+    let lines = match target {
+        Some(target) => of_target(target)?,
         None => of_child(how)?,
     };
     print(&lines, format);
     Ok(ExitCode::SUCCESS)
 }
 
-fn of_process(pid: u32) -> Result<String> {
-    let Some(block) = inspect::find(pid)? else { bail!("rsalloc is not active in process {pid}") };
-    let Some(raw) = block.read()?.settings else {
-        bail!("process {pid} has an older rsalloc, which does not publish its settings")
+fn of_target(target: &Target) -> Result<String> {
+    let Some(heap) = read::find(target)? else { bail!("rsalloc is not active in {target}") };
+    let Some(raw) = heap.settings() else {
+        bail!("{target} has another version of rsalloc, whose settings cannot be read from outside")
     };
     let mut lines = String::new();
     describe::settings_lines(&mut lines, config::settings_of(raw))?;

@@ -1,10 +1,10 @@
-//! ELF files: which dynamic linker a program asks for, where a section is.
+//! ELF files: which dynamic linker a program asks for, and which library it is.
 //!
 //! Only native files (this machine's class and byte order).
 
 use memmap2::Mmap;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
-use object::{Endianness, Object, ObjectSection, elf};
+use object::{Endianness, Object, ObjectSymbol, elf};
 use std::fs::File;
 use std::path::Path;
 
@@ -51,17 +51,32 @@ const MACHINE: u16 = elf::EM_X86_64;
 #[cfg(target_arch = "aarch64")]
 const MACHINE: u16 = elf::EM_AARCH64;
 
-/// Offset of a section from where the file's first byte is mapped.
-pub fn section_offset(file: &File, section: &str) -> Option<u64> {
-    let bytes = map(file).ok()?;
-    let elf = ElfFile64::<Endianness>::parse(&*bytes).ok()?;
-    let endian = elf.endian();
-    let first_byte = elf
-        .elf_program_headers()
-        .iter()
-        .find(|h| h.p_type(endian) == elf::PT_LOAD && h.p_offset(endian) == 0)?
-        .p_vaddr(endian);
-    elf.section_by_name(section)?.address().checked_sub(first_byte)
+/// Why the library at `path` is not the one that has such a mark; none if it is.
+pub fn why_not(path: &Path, mark: Mark) -> Option<&'static str> {
+    let Ok(bytes) = File::open(path).and_then(|file| map(&file)) else {
+        return Some("cannot be read");
+    };
+    let Ok(file) = ElfFile64::<Endianness>::parse(&*bytes) else {
+        return Some("is no library for this machine");
+    };
+    let (header, endian) = (file.elf_header(), file.endian());
+    if header.e_machine(endian) != MACHINE || header.e_type(endian) != elf::ET_DYN {
+        return Some("is no library for this machine");
+    }
+    let is_marked = match mark {
+        Mark::Symbol(name) => file.dynamic_symbols().any(|symbol| symbol.name() == Ok(name)),
+        Mark::Text(text) => memchr::memmem::find(&bytes, text.as_bytes()).is_some(),
+    };
+    (!is_marked).then_some("is another library")
+}
+
+/// What only one of our libraries has.
+#[derive(Clone, Copy)]
+pub enum Mark {
+    /// A symbol that it exports.
+    Symbol(&'static str),
+    /// A text in it.
+    Text(&'static str),
 }
 
 fn map(file: &File) -> std::io::Result<Mmap> {

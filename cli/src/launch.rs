@@ -3,6 +3,7 @@
 //! Promises to keep what the environment holds already (LD_PRELOAD, RSALLOC_CONF, GLIBC_TUNABLES)
 //! and to start no program that the library would not be loaded into.
 
+use crate::elf::{self, Mark};
 use crate::program;
 use anyhow::{Context, Result, bail};
 use std::ffi::{OsStr, OsString};
@@ -11,8 +12,19 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 
+/// A library that programs are run on.
+pub struct Library {
+    /// Its names: as packages install it first.
+    pub names: &'static [&'static str],
+    /// What no other library has.
+    pub mark: Mark,
+}
+
 /// As packages install it, and as cargo leaves it in its target folder.
-const LIBRARY: [&str; 2] = ["librsalloc.so", "librsalloc_preload.so"];
+const ALLOCATOR: Library = Library {
+    names: &["librsalloc.so", "librsalloc_preload.so"],
+    mark: Mark::Symbol("rsalloc_print_settings"),
+};
 
 /// Names of the options in [`How`], which mean nothing for a process that runs already.
 pub const OPTIONS: [&str; 4] = ["conf", "lib", "own", "atomic"];
@@ -64,7 +76,7 @@ pub fn exit_code(status: ExitStatus) -> ExitCode {
 }
 
 fn set_environment(command: &mut Command, how: &How) -> Result<()> {
-    preload(command, &library(&LIBRARY, how.lib.as_deref())?)?;
+    preload(command, &library(&ALLOCATOR, how.lib.as_deref())?)?;
     let mut conf: Vec<&str> = how.conf.iter().map(String::as_str).collect();
     if how.atomic {
         conf.push("mode:atomic");
@@ -90,11 +102,16 @@ pub fn preload(command: &mut Command, library: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The library asked for, or the first of `names` in the folder of this command, or in `../lib`. In cargo's target
+/// The library asked for, or the first of its names in the folder of this command, or in `../lib`. In cargo's target
 /// folder `deps` holds the library that was built with the command; the one above it may be older.
-pub fn library(names: &[&str], asked: Option<&Path>) -> Result<PathBuf> {
+pub fn library(library: &Library, asked: Option<&Path>) -> Result<PathBuf> {
+    let names = library.names;
     if let Some(path) = asked {
-        return path.canonicalize().with_context(|| format!("no library {}", path.display()));
+        let path = path.canonicalize().with_context(|| format!("no library {}", path.display()))?;
+        if let Some(why) = elf::why_not(&path, library.mark) {
+            bail!("{} {why}: --lib takes a {}", path.display(), names[0]);
+        }
+        return Ok(path);
     }
     let own = std::env::current_exe().context("cannot find this command's own folder")?;
     let folder = own.parent().context("this command is in no folder")?;

@@ -1,17 +1,20 @@
 //! The `rsalloc` command: runs programs on rsalloc and says how a process is served.
 //!
 //! Promises one clear line on stderr for every error. Each subcommand is a module; they share
-//! `launch` (how a program is started on the library) and `inspect` (how a process is read).
+//! `launch` (how a program is started on the library) and `read` (how a process or a core file is read).
 
 mod check;
 mod conf;
 mod elf;
 mod format;
-mod inspect;
 mod launch;
+mod output;
 mod program;
+mod read;
 mod record;
 mod stats;
+mod supervise;
+mod text;
 
 use clap::{Parser, Subcommand};
 use format::Format;
@@ -20,7 +23,7 @@ use std::process::ExitCode;
 
 /// Run programs on the rsalloc allocator, and see how it serves them.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "rsalloc", version, after_help = STATUSES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -40,28 +43,30 @@ enum Command {
     #[command(after_help = "Without PID: how a program run from here would be served.\n\
         Exit code: 0 active per CPU, 1 active on the atomic path, 2 not active, 3 cannot tell.")]
     Check {
-        /// The process; without it, a child is started on rsalloc and examined
-        #[arg(conflicts_with_all = launch::OPTIONS)]
-        pid: Option<u32>,
+        /// The process, or a core file; without it, a child is started on rsalloc and examined
+        #[arg(value_name = "PID|CORE", conflicts_with_all = launch::OPTIONS)]
+        target: Option<read::Target>,
         #[command(flatten)]
         format: Format,
         #[command(flatten)]
         how: launch::How,
     },
-    /// Show a process's statistics, or those of a program when it ends
+    /// Show what a process's heap holds, running or stopped, that of a core file, or that of a program when it ends
+    #[command(after_help = "It reads and changes nothing: the process does not notice.\n\
+        Exit status: 0 shown, 3 cannot tell; of a program that was run, the program's own (128 and the number of a signal).")]
     Stats {
-        /// The process
-        #[arg(required_unless_present = "program", conflicts_with_all = launch::OPTIONS)]
-        pid: Option<u32>,
+        /// The process, or a core file
+        #[arg(value_name = "PID|CORE", required_unless_present = "program", conflicts_with_all = launch::OPTIONS)]
+        target: Option<read::Target>,
         #[command(flatten)]
-        format: Format,
-        /// Write the answer to a file (for a program otherwise: to stderr)
-        #[arg(short, long, value_name = "FILE")]
-        output: Option<std::path::PathBuf>,
+        form: stats::Form,
+        /// Show a row each so many seconds until the process ends (with --json: a document each)
+        #[arg(long, value_name = "SECONDS", conflicts_with_all = ["program", "all"])]
+        watch: Option<f64>,
         #[command(flatten)]
         how: launch::How,
         /// A program to run to its end, and its arguments
-        #[arg(last = true, conflicts_with = "pid")]
+        #[arg(last = true, conflicts_with = "target")]
         program: Vec<OsString>,
     },
     /// Write a trace of a program's allocator calls, for `cargo lab replay`
@@ -74,9 +79,9 @@ enum Command {
     },
     /// Print the effective settings and where each comes from
     Conf {
-        /// The process; without it, a child is started on rsalloc and asked
-        #[arg(conflicts_with_all = launch::OPTIONS)]
-        pid: Option<u32>,
+        /// The process, or a core file; without it, a child is started on rsalloc and asked
+        #[arg(value_name = "PID|CORE", conflicts_with_all = launch::OPTIONS)]
+        target: Option<read::Target>,
         #[command(flatten)]
         format: Format,
         #[command(flatten)]
@@ -100,15 +105,13 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run { how, program } => launch::run(&how, &program),
-        Command::Check { pid, format, how } => check::check(pid, format, &how),
-        Command::Stats { pid: Some(pid), format, output, .. } => {
-            stats::of_process(pid, format, output)
+        Command::Check { target, format, how } => check::check(target, format, &how),
+        Command::Stats { target: Some(target), form, watch, .. } => {
+            stats::of_target(&target, &form, watch)
         }
-        Command::Stats { format, output, how, program, .. } => {
-            stats::of_program(&how, &program, format, output)
-        }
+        Command::Stats { form, how, program, .. } => stats::of_program(&how, &program, &form),
         Command::Record { what, program } => record::record(&what, &program),
-        Command::Conf { pid, format, how } => conf::conf(pid, format, &how),
+        Command::Conf { target, format, how } => conf::conf(target.as_ref(), format, &how),
         Command::CheckProbe => check::probe(),
         Command::ConfProbe => conf::probe(),
     };
@@ -118,6 +121,11 @@ fn main() -> ExitCode {
         ExitCode::from(code)
     })
 }
+
+/// What the exit statuses mean, in the words of docs/operate.md.
+const STATUSES: &str = "Exit status: 0 done; 3 could not be done, said in one line; 126 the program cannot be run on \
+    rsalloc; 127 there is no such program. `check` has its own: 0 per CPU, 1 atomic path, 2 not active. A program that was \
+    run passes its own on, 128 and the number if a signal ended it.";
 
 /// Exit code of a command that could not do its work, distinct from the answers of `check`.
 const CANNOT: u8 = 3;

@@ -3,8 +3,10 @@
 //! Promises that the program runs on its own allocator, and an error when nothing was recorded. The
 //! library (benches/record) does the work and finds the file in the environment; docs/trace.md has both.
 
-use crate::{launch, program};
-use anyhow::{Context, Result, bail, ensure};
+use crate::elf::Mark;
+use crate::launch::{self, Library};
+use crate::{program, supervise};
+use anyhow::{Result, bail, ensure};
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +14,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-const LIBRARY: &str = "librsalloc_record.so";
+const LIBRARY: Library =
+    Library { names: &["librsalloc_record.so"], mark: Mark::Text("RSALLOC_RECORD") };
 /// How a trace begins, up to the numbers that are shown.
 const HEADER_BYTES: usize = 40;
 const MAGIC: &[u8] = b"rsalloct";
@@ -44,13 +47,12 @@ pub fn record(what: &What, program: &[OsString]) -> Result<ExitCode> {
     ensure!(folder.is_dir(), "there is no folder {}", folder.display());
     let mut command = Command::new(&path);
     command.arg0(&program[0]).args(&program[1..]);
-    launch::preload(&mut command, &launch::library(&[LIBRARY], what.lib.as_deref())?)?;
+    launch::preload(&mut command, &launch::library(&LIBRARY, what.lib.as_deref())?)?;
     command.env("RSALLOC_RECORD", &output).env_remove("RSALLOC_RECORD_ONLY");
     if let Some(only) = &what.only {
         command.env("RSALLOC_RECORD_ONLY", only);
     }
-    let mut child = command.spawn().context("cannot run the program")?;
-    let status = child.wait().context("cannot wait for the program")?;
+    let (_, status) = supervise::run(&mut command)?;
     if is_many {
         eprintln!("rsalloc: one trace for each process: {}", output.display());
     } else {

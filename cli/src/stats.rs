@@ -1,90 +1,234 @@
-//! `rsalloc stats`: a running process's statistics, or a program's at its end.
+//! `rsalloc stats`: what a process's heap holds now, what that of a core file held, or that of a program at its end.
 
 use crate::format::Format;
-use crate::inspect;
 use crate::launch::{self, How};
-use anyhow::{Context, Result, bail};
+use crate::read::{self, Counts, Heap, Resident, Target};
+use crate::{output, supervise, text};
+use anyhow::{Context, Result, bail, ensure};
 use rsalloc_core::Stats;
-use rsalloc_core::internals::describe;
-use serde_json::Value;
+use rsalloc_core::internals::describe::SCHEMA;
+use serde_json::{Value, json};
 use std::ffi::OsString;
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How long a process has to reach a slow path and answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+/// How the answer looks.
+#[derive(clap::Args)]
+pub struct Form {
+    #[command(flatten)]
+    format: Format,
+    /// Add tables of the size classes and of the shards
+    #[arg(long)]
+    all: bool,
+    /// Write the answer to a file (for a program otherwise: to stderr)
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
 
-/// Statistics of a running process, which publishes them anew.
-pub fn of_process(pid: u32, format: Format, output: Option<PathBuf>) -> Result<ExitCode> {
-    let Some(block) = inspect::find(pid)? else { bail!("rsalloc is not active in process {pid}") };
-    let before = block.read()?.generation;
-    block.request_stats()?;
-    let start = Instant::now();
-    let mut seen = block.read()?;
-    while seen.generation == before && start.elapsed() < ANSWER_TIMEOUT {
-        std::thread::sleep(Duration::from_millis(5));
-        seen = block.read()?;
+/// Statistics of a process or of a core file.
+pub fn of_target(target: &Target, form: &Form, watch: Option<f64>) -> Result<ExitCode> {
+    let Some(heap) = read::find(target)? else { bail!("rsalloc is not active in {target}") };
+    match watch {
+        None => {
+            let counts = heap.counts()?;
+            let answer = Answer { target, heap: &heap, counts: &counts, resident: heap.resident() };
+            output::put(&answer.show(form)?, form.output.as_deref(), output::Stream::Out)?;
+        }
+        Some(seconds) => {
+            ensure!(
+                matches!(target, Target::Process(_)),
+                "{target} does not change: --watch is for processes"
+            );
+            ensure!(seconds > 0.0 && seconds < 1e9, "--watch takes a number of seconds above 0");
+            self::watch(target, &heap, form, Duration::from_secs_f64(seconds))?;
+        }
     }
-    if seen.generation == before {
-        let which = if before == 0 { "it has published none yet" } else { "these are older" };
-        eprintln!("rsalloc: process {pid} allocated too little to answer; {which}");
-    }
-    let mut text = String::new();
-    if format.json {
-        describe::all_json(&mut text, &seen.report, &seen.stats)?;
-    } else {
-        text = format!("{}\n", seen.stats);
-    }
-    put(&text, output, Stream::Out)?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// A row each time, until the process ends.
+fn watch(target: &Target, heap: &Heap, form: &Form, every: Duration) -> Result<()> {
+    let mut out = output::Rows::open(form.output.as_deref())?;
+    let mut before: Option<Counts> = None;
+    let mut next = Instant::now();
+    while heap.is_there() {
+        let counts = match heap.counts() {
+            Err(_) if !heap.is_there() => break,
+            counts => counts?,
+        };
+        let resident = heap.resident();
+        let row = if form.format.json {
+            Answer { target, heap, counts: &counts, resident }.json()?
+        } else {
+            text::watched(&text::now("%H:%M:%S"), &counts, before.as_ref(), resident)
+        };
+        if before.is_none() && !form.format.json {
+            out.put(&text::watched_head())?;
+        }
+        out.put(&row)?;
+        before = Some(counts);
+        next += every;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    eprintln!("rsalloc: {target} has ended, or runs another program");
+    Ok(())
+}
+
+struct Answer<'a> {
+    target: &'a Target,
+    heap: &'a Heap,
+    counts: &'a Counts,
+    resident: Option<Resident>,
+}
+
+impl Answer<'_> {
+    fn show(&self, form: &Form) -> Result<String> {
+        if form.format.json { self.json() } else { Ok(self.text(form)) }
+    }
+
+    fn text(&self, form: &Form) -> String {
+        let (heap, stats) = (self.heap, &self.counts.stats);
+        let report = heap.report();
+        let mut text = format!("{} ({})", self.target, heap.program);
+        match self.target {
+            Target::Process(_) => text += &format!(", {}\n", text::now("%Y-%m-%d %H:%M:%S")),
+            Target::Core(_) => text.push('\n'),
+        }
+        text += &format!("{}: {}", heap.file.display(), report.mode.text());
+        if !report.reason.text().is_empty() {
+            text += &format!(": {}", report.reason.text());
+        }
+        text += "\n\n";
+        let values = numbers(stats);
+        text += &text::summary(&|name| {
+            values.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+        });
+        if let Some(resident) = &self.resident {
+            text += &text::resident(resident);
+        }
+        if form.all {
+            text += &text::classes(self.counts);
+            text += &text::shards(self.counts);
+        }
+        text
+    }
+
+    fn json(&self) -> Result<String> {
+        let Self { target, heap, counts, resident } = self;
+        let report: Value = serde_json::from_str(&heap.report().json().to_string())?;
+        let stats: serde_json::Map<_, _> =
+            counts.stats.entries().map(|(name, value)| (name.into(), value.into())).collect();
+        let classes = counts.classes.iter().enumerate().skip(1).map(|(class, counts)| {
+            json!({
+                "class": class, "size": counts.size, "live": counts.live(), "in_shards": counts.in_shards,
+                "in_depot": counts.in_depot, "free_in_slabs": counts.free_in_slabs(), "slabs": counts.slabs,
+                "slab_bytes": counts.slab_bytes, "tail_bytes": counts.tail_bytes(),
+            })
+        });
+        let shards = counts.shards.iter().map(|shard| {
+            json!({
+                "kind": text::kind(shard), "index": shard.index, "objects": shard.objects, "bytes": shard.bytes,
+                "refills": shard.refills, "flushes": shard.flushes, "aborts": shard.aborts,
+            })
+        });
+        let process = resident.map(|resident| {
+            json!({
+                "resident_bytes": resident.bytes, "anonymous_bytes": resident.anonymous_bytes,
+                "resident_peak_bytes": resident.peak_bytes, "swapped_bytes": resident.swapped_bytes,
+            })
+        });
+        let core = match target {
+            Target::Core(path) => Some(path.to_string_lossy()),
+            Target::Process(_) => None,
+        };
+        let answer = json!({
+            "schema": SCHEMA, "time_ms": unix_time_ms(), "pid": heap.pid, "core": core, "program": heap.program,
+            "file": heap.file.to_string_lossy(), "report": report, "stats": stats, "process": process,
+            "classes": classes.collect::<Vec<_>>(), "shards": shards.collect::<Vec<_>>(),
+        });
+        Ok(format!("{answer}\n"))
+    }
+}
+
+fn numbers(stats: &Stats) -> Vec<(&'static str, u64)> {
+    stats.entries().map(|(name, value)| (name, value as u64)).collect()
+}
+
+fn unix_time_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
 /// Runs a program to its end, then shows what it left: on stderr, since stdout is the program's.
-pub fn of_program(
-    how: &How,
-    program: &[OsString],
-    format: Format,
-    output: Option<PathBuf>,
-) -> Result<ExitCode> {
-    let name = |pid: &str| {
-        std::env::temp_dir().join(format!("rsalloc-stats-{}-{pid}.json", std::process::id()))
-    };
+pub fn of_program(how: &How, program: &[OsString], form: &Form) -> Result<ExitCode> {
+    let left = Left::new()?;
     let mut conf = how.conf.clone();
-    conf.push(format!("stats_at_exit:{}", name("%p").display()));
+    conf.push(format!("stats_at_exit:{}", left.name()?));
     let how = How { conf, ..how.clone() };
-    let mut child = launch::command(&how, program)?.spawn().context("cannot run the program")?;
-    let file = name(&child.id().to_string());
-    let status = child.wait().context("cannot wait for the program")?;
-    let left = std::fs::read_to_string(&file);
-    let _ = std::fs::remove_file(&file);
-    match left.ok().and_then(|text| serde_json::from_str::<Value>(&text).ok()) {
-        Some(found) => put(&render(&found, format), output, Stream::Err)?,
+    let (pid, status) = supervise::run(&mut launch::command(&how, program)?)?;
+    match left.of(pid)? {
+        Some(found) => {
+            output::put(
+                &render(&found, form.format.json),
+                form.output.as_deref(),
+                output::Stream::Err,
+            )?;
+        }
         None => eprintln!("rsalloc: the program left no statistics ({status})"),
     }
     Ok(launch::exit_code(status))
 }
 
-fn render(found: &Value, format: Format) -> String {
-    if format.json {
-        return format!("{found}\n");
+/// Memory that the program and its descendants inherit and append a line to at their end: no file system is needed, no
+/// process waits, and none leaves anything behind.
+struct Left(File);
+
+impl Left {
+    fn new() -> Result<Self> {
+        // SAFETY: the name ends with a zero; the descriptor is new and the file's own.
+        let file = unsafe {
+            let fd = libc::memfd_create(c"rsalloc-stats".as_ptr(), 0);
+            ensure!(
+                fd >= 0,
+                "cannot make memory for the statistics: {}",
+                std::io::Error::last_os_error()
+            );
+            File::from_raw_fd(fd)
+        };
+        // SAFETY: the descriptor is the file's.
+        let appends = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_APPEND) };
+        ensure!(
+            appends == 0,
+            "cannot make memory for the statistics: {}",
+            std::io::Error::last_os_error()
+        );
+        Ok(Self(file))
     }
-    let line = |(name, _)| format!("{name:<20}{:>16}\n", found["stats"][name]);
-    Stats::default().entries().map(line).collect()
+
+    /// As `stats_at_exit` has it: the descriptor, and what it must still be at the program's end.
+    fn name(&self) -> Result<String> {
+        let meta = self.0.metadata()?;
+        Ok(format!("fd={}={}={}", self.0.as_raw_fd(), meta.dev(), meta.ino()))
+    }
+
+    /// The last line of process `pid`.
+    fn of(mut self, pid: u32) -> Result<Option<Value>> {
+        let mut lines = Vec::new();
+        self.0.rewind().context("cannot read the statistics")?;
+        self.0.read_to_end(&mut lines).context("cannot read the statistics")?;
+        let lines = lines.split(|&byte| byte == b'\n').rev();
+        let mut found = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+        Ok(found.find(|found| found["pid"] == pid))
+    }
 }
 
-enum Stream {
-    Out,
-    Err,
-}
-
-fn put(text: &str, output: Option<PathBuf>, stream: Stream) -> Result<()> {
-    match (output, stream) {
-        (Some(path), _) => {
-            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-        }
-        (None, Stream::Out) => Ok(std::io::stdout().write_all(text.as_bytes())?),
-        (None, Stream::Err) => Ok(std::io::stderr().write_all(text.as_bytes())?),
+fn render(found: &Value, json: bool) -> String {
+    match json {
+        true => format!("{found}\n"),
+        false => text::summary(&|name| found["stats"][name].as_u64()),
     }
 }

@@ -1,15 +1,13 @@
 //! The `rsalloc` command: what it answers, its exit codes, its one-line errors.
 
-#[path = "../../alloc-preload/tests/common/mod.rs"]
-mod common;
+mod command_line;
 
+use command_line::*;
 use common::filter::{self, LIARS, NO_ADVICE, NO_FENCE, Rule};
 use common::library;
 use serde_json::Value;
-use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Command;
 
 #[test]
 fn run_starts_the_program_with_the_library_first() {
@@ -226,63 +224,6 @@ fn check_and_stats_say_when_they_cannot_tell() {
     assert_eq!(line, format!("rsalloc: rsalloc is not active in process {}", plain.pid()));
 }
 
-/// Makes and frees ever more memory until its stdin ends, and holds 30 MiB meanwhile.
-const BUSY: &str = r#"
-    #include <poll.h>
-    #include <stdlib.h>
-    #include <string.h>
-    #include <unistd.h>
-    int main(void) {
-        struct pollfd input = { 0, POLLIN, 0 };
-        char *kept[3000];
-        for (int i = 0; i < 3000; i++) memset(kept[i] = malloc(10240), 1, 10240);
-        write(1, "ready\n", 6);
-        while (!poll(&input, 1, 10)) {
-            void *p[2000];
-            for (int i = 0; i < 2000; i++) p[i] = malloc(i);
-            for (int i = 0; i < 2000; i++) free(p[i]);
-        }
-        for (int i = 0; i < 3000; i++) free(kept[i]);
-        return 7;
-    }
-"#;
-
-#[test]
-fn stats_of_a_process_are_fresh() {
-    let busy = common::compile("cc", "busy", BUSY, &["-O0", "-w"]).unwrap();
-    let served = Running::talker(&mut with_library("run", &[busy.to_str().unwrap()]));
-    let output = rsalloc(&["stats", "--json", &served.pid()]).output().unwrap();
-    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
-    let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let live = seen["stats"]["live_bytes"].as_u64().unwrap();
-    assert!((30_000_000..60_000_000).contains(&live), "{seen}");
-    assert!(seen["stats"]["mapped_bytes"].as_u64().unwrap() >= live, "{seen}");
-    let text = answer(&mut rsalloc(&["stats", &served.pid()]));
-    assert!(text.lines().any(|l| l.starts_with("live_bytes ")), "{text}");
-}
-
-#[test]
-fn stats_of_a_program_at_its_end() {
-    let busy = common::compile("cc", "busy-to-its-end", BUSY, &["-O0", "-w"]).unwrap();
-    let busy = busy.to_str().unwrap();
-    let output = with_library("stats", &["--json", "--", busy]).stdin(Stdio::null()).output();
-    let output = output.unwrap();
-    assert_eq!(output.status.code(), Some(7), "the program's own: {output:?}");
-    assert_eq!(output.stdout, b"ready\n", "stdout is the program's");
-    let seen: Value = serde_json::from_slice(&output.stderr).unwrap();
-    assert_eq!(seen["report"]["mode"], "rseq_libc");
-    assert!(seen["stats"]["live_bytes"].as_u64().unwrap() < 10_000_000, "freed at the end: {seen}");
-
-    let file = common::scratch().join("stats.txt");
-    let options = ["--output", file.to_str().unwrap(), "--", "sh", "-c", "kill -9 $$"];
-    let output = with_library("stats", &options).output().unwrap();
-    assert_eq!(output.status.code(), Some(128 + 9), "as shells have it");
-    let options = ["--output", file.to_str().unwrap(), "--", busy];
-    with_library("stats", &options).stdin(Stdio::null()).output().unwrap();
-    let text = std::fs::read_to_string(&file).unwrap();
-    assert!(text.lines().any(|l| l.starts_with("mapped_bytes ")), "{text}");
-}
-
 #[test]
 fn stats_at_exit_goes_where_it_is_told() {
     let mut command = with_library("run", &["--conf", "stats_at_exit:text", "true"]);
@@ -359,87 +300,4 @@ fn a_library_that_ld_preload_cannot_name() {
     assert!(line.contains("splits at spaces and colons"), "{line}");
     let line = error(&mut rsalloc(&["run", "--lib", "/no/such.so", "true"]), 3);
     assert!(line.starts_with("rsalloc: no library /no/such.so"), "{line}");
-}
-
-fn rsalloc(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rsalloc"));
-    clean(command.args(arguments));
-    command
-}
-
-/// With the library under test, not the one that cargo built beside the command.
-fn with_library(subcommand: &str, arguments: &[&str]) -> Command {
-    let mut command = rsalloc(&[subcommand, "--lib", library().to_str().unwrap()]);
-    command.args(arguments);
-    command
-}
-
-fn clean(command: &mut Command) -> &mut Command {
-    for name in ["LD_PRELOAD", "RSALLOC_CONF", "GLIBC_TUNABLES"] {
-        command.env_remove(name);
-    }
-    command
-}
-
-/// stdout of a command that succeeds and has nothing to say on stderr.
-#[track_caller]
-fn answer(command: &mut Command) -> String {
-    let output: Output = command.output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && stderr.is_empty(), "{}: {stderr}", output.status);
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// The one line on stderr of a command that fails with `code`.
-#[track_caller]
-fn error(command: &mut Command, code: i32) -> String {
-    let output = command.output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{stderr}");
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    stderr.trim_end().to_owned()
-}
-
-fn fresh_folder(name: &str) -> PathBuf {
-    let folder = common::scratch().join(name);
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
-}
-
-/// A program that answers once and then waits for its stdin to end.
-struct Running(Child);
-
-impl Running {
-    /// Starts `cat`, and has it answer.
-    fn cat(command: &mut Command) -> Self {
-        let mut running = Self::start(command);
-        running.0.stdin.as_mut().unwrap().write_all(b"!").unwrap();
-        running.first_byte()
-    }
-
-    /// Starts a program that says something by itself.
-    fn talker(command: &mut Command) -> Self {
-        Self::start(command).first_byte()
-    }
-
-    fn start(command: &mut Command) -> Self {
-        Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
-    }
-
-    fn first_byte(mut self) -> Self {
-        self.0.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-        self
-    }
-
-    fn pid(&self) -> String {
-        self.0.id().to_string()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
 }

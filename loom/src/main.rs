@@ -21,6 +21,8 @@ mod canary;
 mod config;
 #[path = "../../alloc-core/src/counters/mod.rs"]
 mod counters;
+#[path = "../../alloc-core/src/sums/mod.rs"]
+mod sums;
 #[path = "../../alloc-core/src/cpu_cache/mod.rs"]
 mod cpu_cache;
 #[path = "../../alloc-core/src/depot/mod.rs"]
@@ -38,8 +40,6 @@ mod object;
 mod page_heap;
 #[path = "../../alloc-core/src/page_map.rs"]
 mod page_map;
-#[path = "../../alloc-core/src/publish.rs"]
-mod publish;
 #[path = "../../alloc-core/src/report.rs"]
 mod report;
 #[path = "../../alloc-core/src/rseq/mod.rs"]
@@ -52,8 +52,6 @@ mod region;
 mod size_class;
 #[path = "../../alloc-core/src/slab/mod.rs"]
 mod slab;
-#[path = "../../alloc-core/src/stats.rs"]
-mod stats;
 #[path = "../../alloc-core/src/sync/mod.rs"]
 mod sync;
 #[path = "../../alloc-core/src/token_bucket.rs"]

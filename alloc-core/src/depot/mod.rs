@@ -22,6 +22,7 @@ use crate::link::Link;
 use crate::object::Batch;
 use crate::os::{self, Place};
 use crate::size_class::{CLASS, CLASSES, Class};
+use crate::sums::Column;
 use crate::units::MAGAZINE_MAX;
 
 /// Objects that are moved at once.
@@ -36,8 +37,10 @@ struct Magazine {
 // SAFETY: I2.
 unsafe impl Sync for Magazine {}
 
-const CHUNK_BYTES: usize = 128 << 10;
-const CHUNK_MAGAZINES: usize = CHUNK_BYTES / size_of::<Magazine>();
+/// Magazines are mapped in chunks of so many bytes.
+pub const CHUNK_BYTES: usize = 128 << 10;
+/// Magazines of a chunk.
+pub const CHUNK_MAGAZINES: usize = CHUNK_BYTES / size_of::<Magazine>();
 const CHUNKS: usize = 8192;
 /// Magazines that are mapped at once; all zeroes is valid.
 struct Chunk([Magazine; CHUNK_MAGAZINES]);
@@ -49,8 +52,10 @@ struct Held(u32);
 /// Bits of a magazine's number in a stack's word.
 const NUMBER_BITS: u32 = 21;
 const _: () = assert!(CHUNKS * CHUNK_MAGAZINES < 1 << NUMBER_BITS);
+/// Where the count is in a stack's word.
+pub const COUNT_SHIFT: u32 = NUMBER_BITS;
 /// The largest count of a stack; it may hold more magazines.
-const COUNT_MAX: usize = (1 << (32 - NUMBER_BITS)) - 1;
+pub const COUNT_MAX: usize = (1 << (32 - NUMBER_BITS)) - 1;
 
 #[repr(align(64))]
 struct Stack {
@@ -260,10 +265,10 @@ impl Depot {
         (self.bytes.load(Ordering::Relaxed) as isize).max(0) as usize
     }
 
-    /// Bytes mapped for magazines.
-    pub fn metadata_bytes(&self) -> usize {
-        // Ordering: Relaxed, a statistic.
-        self.created.load(Ordering::Relaxed).div_ceil(CHUNK_MAGAZINES) * CHUNK_BYTES
+    /// The word of class 0 that holds the count of full magazines, and the number of magazines ever created, for `publish`.
+    pub const fn counters(&'static self) -> (Column<AtomicU64>, &'static AtomicUsize) {
+        let first = &self.full[0].head;
+        (Column { first, stride: size_of::<Stack>(), count: CLASSES }, &self.created)
     }
 
     fn magazine(&self, held: &Held) -> &'static Magazine {

@@ -147,16 +147,9 @@ fn account(old: usize, new: usize) {
     COUNT.fetch_add(count, Ordering::Relaxed);
 }
 
-/// Number and bytes of live large objects, huge ones included.
-pub fn totals() -> (usize, usize) {
-    let (count, bytes) = HUGE.totals();
-    // Ordering: Relaxed, statistics.
-    (count + COUNT.load(Ordering::Relaxed), bytes + BYTES.load(Ordering::Relaxed))
-}
-
-/// Number and bytes of live standalone mappings.
-pub fn standalone_mappings() -> (usize, usize) {
-    HUGE.totals()
+/// Bytes and number of live large spans in segments, for `publish`.
+pub const fn counters() -> [&'static AtomicUsize; 2] {
+    [&BYTES, &COUNT]
 }
 
 #[cold]

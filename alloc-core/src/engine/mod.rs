@@ -32,11 +32,9 @@ use crate::canary;
 use crate::cpu_cache;
 use crate::fail::{Misuse, deny};
 use crate::object::{Fresh, Object};
-use crate::publish::{publish_report, publish_stats, stats_wanted};
 use crate::sanitizer;
 use crate::size_class::Class;
 use crate::slab;
-use crate::stats::stats;
 use crate::sync::WaitBudget;
 use core::ptr::NonNull;
 use request::Request;
@@ -52,10 +50,6 @@ pub(crate) fn allocate(request: Request) -> Option<Fresh> {
         return large::allocate_standalone(request);
     }
     let _budget = WaitBudget::bounded();
-    if stats_wanted() {
-        publish_report(&init::report());
-        publish_stats(&stats());
-    }
     let fresh = match hardened::is_watching() {
         true => hardened::allocate(request),
         false => plain::allocate(request),

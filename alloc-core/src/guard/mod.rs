@@ -21,6 +21,7 @@ use crate::fail::{Misuse, deny, fail};
 use crate::object::{Memory, Object};
 use crate::os;
 use crate::sanitizer;
+use crate::sums::Column;
 use core::ops::Range;
 
 /// Slots of the pool.
@@ -32,7 +33,8 @@ const PATTERN: u8 = 0xAB;
 /// States of a slot; `REST` and above are `REST` plus the ticket at which it was freed.
 const UNUSED: usize = 0;
 const BUSY: usize = 1;
-const LIVE: usize = 2;
+/// Of a slot with a live object.
+pub const LIVE: usize = 2;
 const REST: usize = 3;
 
 struct Slot {
@@ -73,6 +75,12 @@ pub fn name_root() {
 
 fn pool_bytes() -> usize {
     (2 * SLOTS + 1) * os::page_bytes()
+}
+
+/// The states of the slots and the size of the first one's object; the others lie as far apart. For `publish`.
+pub const fn counters() -> (Column<AtomicUsize>, &'static AtomicUsize) {
+    let Slot { state, size, .. } = &POOL[0];
+    (Column { first: state, stride: core::mem::size_of::<Slot>(), count: SLOTS }, size)
 }
 
 /// Counts a call of the thread; whether it gets a guarded object.

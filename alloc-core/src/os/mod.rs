@@ -11,7 +11,7 @@ mod promises;
 mod scratch;
 mod text;
 
-pub use promises::{Memory, Zeroing, give_back, probe, purge, zeroing};
+pub use promises::{Memory, Zeroing, give_back, probe, purge, zeroing, zeroing_word};
 pub use scratch::Scratch;
 pub use text::{gives_huge_pages_unasked, parse_number, read_file};
 
@@ -377,6 +377,32 @@ pub fn microseconds() -> usize {
     // SAFETY: as in `seconds`.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now.tv_sec as usize * 1_000_000 + now.tv_nsec as usize / 1_000
+}
+
+/// Whether the descriptor is open, and of this file.
+pub fn is_file(fd: i32, device: u64, inode: u64) -> bool {
+    let mut status = core::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: a live struct, which is filled in if the call succeeds.
+    unsafe {
+        libc::fstat(fd, status.as_mut_ptr()) == 0 && {
+            let status = status.assume_init();
+            (status.st_dev, status.st_ino) == (device, inode)
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn unix_time_ms() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: as in `seconds`.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now) };
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+/// The process's id.
+pub fn process_id() -> u32 {
+    // SAFETY: no preconditions.
+    unsafe { libc::getpid() as u32 }
 }
 
 /// The calling thread's errno, which a front saves and restores.

@@ -47,6 +47,11 @@ pub fn zeroing() -> Zeroing {
     }
 }
 
+/// The half word that holds the number of [`zeroing`], for `publish`.
+pub const fn zeroing_word() -> &'static AtomicU32 {
+    &ZEROING
+}
+
 /// Whether a mapping at a given address may be requested: the kernel does not replace what is there.
 pub(super) fn leaves_others_alone() -> bool {
     // Ordering: Relaxed, a fact that stands alone.

@@ -103,6 +103,20 @@ pub struct PageHeap {
 /// The one page heap.
 pub static PAGE_HEAP: PageHeap = PageHeap::new();
 
+/// The counters of a page heap.
+pub struct Counters<'a> {
+    /// Pages in spans that are held.
+    pub held: &'a AtomicUsize,
+    /// Pages that are free and may be resident.
+    pub dirty: &'a AtomicUsize,
+    /// Bytes of pages that are mapped.
+    pub mapped: &'a AtomicUsize,
+    /// Bytes of metadata that are mapped.
+    pub metadata: &'a AtomicUsize,
+    /// Bytes given back since start.
+    pub purged: &'a AtomicUsize,
+}
+
 impl PageHeap {
     const fn new() -> PageHeap {
         PageHeap {
@@ -337,19 +351,14 @@ impl PageHeap {
         self.dirty_limit.store(pages, Ordering::Relaxed);
     }
 
-    /// Bytes of metadata that are mapped in segments.
-    pub fn metadata_bytes(&self) -> usize {
-        // Ordering: Relaxed, a statistic.
-        self.metadata.load(Ordering::Relaxed)
-    }
-
-    /// Statistics; a snapshot.
-    pub fn totals(&self) -> Totals {
-        // Ordering: Relaxed, statistics.
-        Totals {
-            mapped_bytes: self.mapped.load(Ordering::Relaxed),
-            dirty_bytes: self.dirty.load(Ordering::Relaxed) * PAGE_BYTES,
-            purged_bytes: self.purged_total.load(Ordering::Relaxed), // Ordering: as above.
+    /// The counters, for `publish`.
+    pub const fn counters(&self) -> Counters<'_> {
+        Counters {
+            held: &self.held,
+            dirty: &self.dirty,
+            mapped: &self.mapped,
+            metadata: &self.metadata,
+            purged: &self.purged_total,
         }
     }
 
@@ -364,17 +373,6 @@ impl PageHeap {
         f(&self.growth, Rank::GROWTH);
         self.segments().for_each(|segment| f(segment.raw_lock(), segment.rank()));
     }
-}
-
-/// What the page heap counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Totals {
-    /// Bytes of pages that are mapped in segments.
-    pub mapped_bytes: usize,
-    /// Bytes of pages that may be resident and are free or being purged.
-    pub dirty_bytes: usize,
-    /// Bytes purged since start.
-    pub purged_bytes: usize,
 }
 
 fn outside_slot(base: usize) -> usize {

@@ -102,6 +102,11 @@ impl SlabClass {
         (self.slabs.get(), self.out.get())
     }
 
+    /// The words of [`SlabClass::totals`], for `publish`.
+    pub const fn counters(&self) -> [&Guarded; 2] {
+        [&self.slabs, &self.out]
+    }
+
     /// The lock, for a fork and for the validator.
     pub fn raw_lock(&self) -> &Lock {
         &self.lock

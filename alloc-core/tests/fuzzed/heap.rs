@@ -82,9 +82,9 @@ impl Census {
             (segment.mapped_pages() - HEADER_PAGES - free, dirty)
         });
         let (held_pages, dirty) = pages.fold((0, 0), |sum, page| (sum.0 + page.0, sum.1 + page.1));
-        let counted = PAGE_HEAP.totals().dirty_bytes / PAGE_BYTES;
-        assert_eq!(counted, dirty, "the page heap's count of dirty pages is not their number");
         let stats = rsalloc_core::stats();
+        let counted = stats.dirty_bytes / PAGE_BYTES;
+        assert_eq!(counted, dirty, "the page heap's count of dirty pages is not their number");
         Census {
             objects: (0..CLASSES).map(|class| SLABS[class].totals().1).collect(),
             large: (stats.large_count, stats.large_bytes),

@@ -1,7 +1,7 @@
 //! The page heap, the page map and what is published: what another thread sees of a change.
 
 use super::{Found, Model, on, threads};
-use crate::atomic::{AtomicU64, Ordering};
+use crate::atomic::Ordering;
 use crate::depot::DEPOT;
 use crate::object::Batch;
 use crate::os;
@@ -12,11 +12,9 @@ use crate::page_heap::{
     segment::{HEADER_PAGES, Segment},
 };
 use crate::page_map;
-use crate::publish::{BLOCK_BYTES, publish_stats};
 use crate::hot::HOT;
 use crate::size_class::{CLASS as CLASS_INFO, Class, class_of};
 use crate::slab;
-use crate::stats::{Stats, stats};
 use crate::units::{PAGE_BYTES, SEGMENT_BYTES};
 use crate::world::{bytes_of, explore_only};
 
@@ -74,8 +72,8 @@ fn grow(base: usize) {
         on(1, move || {
             PAGE_HEAP.segment_at(base).into_iter().for_each(is_whole);
             PAGE_HEAP.segments().for_each(is_whole);
-            let stats = stats();
-            assert!(stats.mapped_bytes < 4 * PAGES * PAGE_BYTES);
+            let mapped = PAGE_HEAP.counters().mapped.load(Ordering::Relaxed);
+            assert!(mapped < 4 * PAGES * PAGE_BYTES);
             two.add([acquire()]);
         }),
     ]);
@@ -223,32 +221,5 @@ pub const PAGE_MAP_RELEASE: Model = Model {
             (HEADER_PAGES..PAGES).map(|page| page_map::class_at(segment.base() + page * PAGE_BYTES))
         });
         assert!(slabs.filter(|&class| class != 0).eq([CLASS]), "and no other page has one");
-    },
-};
-
-unsafe extern "C" {
-    #[link_name = "rsalloc_report"]
-    static BLOCK: [AtomicU64; BLOCK_BYTES / 8];
-}
-/// See `publish`: the generation is the fourth word, the statistics are the last ones.
-const GENERATION: usize = 3;
-const FIRST: usize = BLOCK_BYTES / 8 - size_of::<Stats>() / 8;
-
-/// A reader that sees that statistics were published sees them.
-pub const REPORT: Model = Model {
-    name: "report",
-    preemptions: 3,
-    body: || {
-        threads(vec![
-            on(0, || publish_stats(&Stats { mapped_bytes: 7, atomic_ops: 8, ..Stats::default() })),
-            on(1, || {
-                // SAFETY: words of a static, written as atomics only.
-                let block = unsafe { &*(&raw const BLOCK) };
-                if block[GENERATION].load(Ordering::Acquire) == 1 {
-                    assert_eq!(block[FIRST].load(Ordering::Relaxed), 7);
-                    assert_eq!(block[BLOCK_BYTES / 8 - 1].load(Ordering::Relaxed), 8);
-                }
-            }),
-        ]);
     },
 };

@@ -57,7 +57,6 @@ pub const ALL: &[Model] = &[
     heap::DEFERRED,
     heap::PAGE_MAP,
     heap::PAGE_MAP_RELEASE,
-    heap::REPORT,
 ];
 
 /// How a run ends that has met a new word.

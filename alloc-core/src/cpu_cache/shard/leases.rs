@@ -21,6 +21,7 @@ use crate::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use crate::os;
 use crate::region::Region;
 use crate::rseq::abi::membarrier;
+use crate::sums::Column;
 use crate::sync::{Backoff, Guarded, Guarded32, Lock, Rank};
 use core::ptr;
 
@@ -295,6 +296,11 @@ pub(in crate::cpu_cache) fn grant_all() {
 /// All regions of leases, for statistics: they may change while the caller reads.
 pub fn regions() -> impl Iterator<Item = &'static Region> {
     LEASES.iter().map_while(Lease::region)
+}
+
+/// Where the regions' addresses lie, for `publish`.
+pub const fn table() -> Column<AtomicPtr<Region>> {
+    Column { first: &LEASES[0].region, stride: size_of::<Lease>(), count: LEASES_MAX }
 }
 
 /// Biased shards that ever had an owner, for tests.

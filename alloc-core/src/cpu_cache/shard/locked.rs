@@ -14,6 +14,7 @@ use crate::region::{Counter, Region};
 use crate::rseq::outcome::{Failure, Pop, Push, number};
 use crate::rseq::reference;
 use crate::size_class::Class;
+use crate::sums::Column;
 use crate::sync::{Backoff, TryGuard, TryLock};
 
 /// Shards of the atomic path for each CPU, biased ones (`leases`) included.
@@ -188,6 +189,11 @@ pub fn regions() -> impl Iterator<Item = &'static Region> {
         // SAFETY: regions live for ever.
         unsafe { region.as_ref() }
     })
+}
+
+/// Where the regions' addresses lie, for `publish`.
+pub const fn table() -> Column<AtomicPtr<Region>> {
+    Column { first: &LOCKED[0].region, stride: size_of::<LockedShard>(), count: LOCKED_MAX }
 }
 
 /// The locks, for tests.

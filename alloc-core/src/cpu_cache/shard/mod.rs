@@ -99,14 +99,13 @@ pub fn regions_created() -> usize {
 /// Slow-path operations of biased and locked shards since start.
 static ATOMIC_OPERATIONS: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts one of [`atomic_operations`].
+/// Counts one of them.
 pub(super) fn count_atomic_operation() {
     // Ordering: Relaxed, a statistic.
     ATOMIC_OPERATIONS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Slow-path operations of the atomic path since start.
-pub fn atomic_operations() -> usize {
-    // Ordering: Relaxed, a statistic.
-    ATOMIC_OPERATIONS.load(Ordering::Relaxed)
+/// Slow-path operations of the atomic path since start, for `publish`.
+pub const fn atomic_operations_counter() -> &'static AtomicUsize {
+    &ATOMIC_OPERATIONS
 }

@@ -16,6 +16,7 @@ use crate::rseq::outcome::{Failure, Pop, Push, number};
 use crate::rseq::registration;
 use crate::rseq::{Index, Sections};
 use crate::size_class::Class;
+use crate::sums::Column;
 use crate::sync::{Lock, Rank};
 use crate::units::SHARDS_MAX;
 
@@ -102,6 +103,12 @@ pub(in crate::cpu_cache) fn created() -> impl Iterator<Item = (usize, &'static R
 /// All regions that were created, for statistics: they may change while the caller reads.
 pub fn regions() -> impl Iterator<Item = &'static Region> {
     created().map(|(_, region)| region)
+}
+
+/// Where the regions' addresses lie, and how many shards were ever created, for `publish`.
+pub const fn table() -> (Column<AtomicPtr<Region>>, &'static AtomicUsize) {
+    let stride = size_of::<AtomicPtr<Region>>();
+    (Column { first: &REGIONS[0], stride, count: SHARDS_MAX }, &HIGHEST)
 }
 
 /// The lock that keeps shards from being created or stopped, for fork and `exclusive`.

@@ -12,6 +12,7 @@
 // While a thread holds all locks, for a fork or the validator, handlers on top of it have only these lists.
 use crate::atomic::DEFERRED_PLACES as PLACES;
 use crate::atomic::{AtomicUsize, Ordering};
+use crate::sums::Column;
 
 const BUSY: usize = 1;
 const MOVING: usize = 2;
@@ -20,6 +21,9 @@ struct Created {
     address: AtomicUsize,
     len: AtomicUsize,
 }
+
+/// A word that is 0 if no place is in use, the addresses, and the first length, which are as far apart.
+pub type Places = (&'static AtomicUsize, Column<AtomicUsize>, &'static AtomicUsize);
 
 /// The two lists; all zeroes is empty.
 pub struct DeferredSpans {
@@ -130,16 +134,12 @@ impl DeferredSpans {
         }
     }
 
-    /// Number and bytes of the created spans, except those being moved.
-    pub fn totals(&self) -> (usize, usize) {
-        // Ordering: Relaxed, statistics.
-        let live = |created: &&Created| {
-            let address = created.address.load(Ordering::Relaxed);
-            address > BUSY && address & MOVING == 0
-        };
-        self.in_use().iter().filter(live).fold((0, 0), |(count, bytes), created| {
-            (count + 1, bytes + created.len.load(Ordering::Relaxed)) // Ordering: Relaxed, as above.
-        })
+    /// Where created spans are listed, for `publish`. A span whose address has a mark is not to be counted: its place is being
+    /// filled, or the table has the span.
+    pub const fn places(&'static self) -> Places {
+        let Created { address, len } = &self.created[0];
+        let column = Column { first: address, stride: size_of::<Created>(), count: PLACES };
+        (&self.created_count, column, len)
     }
 
     /// All places, or none if none is in use.
@@ -196,15 +196,24 @@ mod tests {
 
     const SPAN: usize = 0x7000_0000_0000;
 
+    /// Number and bytes of the created spans without a mark.
+    fn totals(spans: &DeferredSpans) -> (usize, usize) {
+        // Ordering: Relaxed, there is one thread.
+        let word = |word: &AtomicUsize| word.load(Ordering::Relaxed);
+        let is_live = |address| address != 0 && address & (BUSY | MOVING) == 0;
+        let live = spans.created.iter().filter(|created| is_live(word(&created.address)));
+        live.fold((0, 0), |(count, bytes), created| (count + 1, bytes + word(&created.len)))
+    }
+
     #[test]
     fn a_span_moves_once() {
         let spans = DeferredSpans::new();
         assert!(spans.insert(SPAN, 4096));
-        assert_eq!((spans.len_of(SPAN), spans.totals()), (Some(4096), (1, 4096)));
+        assert_eq!((spans.len_of(SPAN), totals(&spans)), (Some(4096), (1, 4096)));
         spans.move_created(|_, _| None::<()>, |()| unreachable!());
         assert_eq!(spans.len_of(SPAN), Some(4096), "no space in the table");
         spans.move_created(|address, len| Some((address, len)), |_| unreachable!());
-        assert_eq!((spans.len_of(SPAN), spans.totals()), (None, (0, 0)));
+        assert_eq!((spans.len_of(SPAN), totals(&spans)), (None, (0, 0)));
     }
 
     /// By a signal handler on top of the thread that moves it.

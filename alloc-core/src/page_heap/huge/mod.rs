@@ -21,6 +21,8 @@ use crate::os::{self, Place};
 use crate::sanitizer;
 use crate::sync::{Backoff, Guard, Guarded, Lock, Rank, Reentered, WaitBudget};
 use crate::units::PAGE_BYTES;
+pub use deferred::Places;
+
 use deferred::DeferredSpans;
 use table::{Slot, Table};
 
@@ -239,10 +241,9 @@ impl HugeSpans {
             .for_each(|slot| sanitizer::add_root(slot.address(), slot.len()));
     }
 
-    /// Number and bytes of live huge spans.
-    pub fn totals(&self) -> (usize, usize) {
-        let (count, bytes) = self.deferred.totals();
-        (self.live.get() + count, self.bytes.get() + bytes)
+    /// Number and bytes of the spans in the table, and the places of those on the deferred list, for `publish`.
+    pub const fn counters(&'static self) -> (&'static Guarded, &'static Guarded, Places) {
+        (&self.live, &self.bytes, self.deferred.places())
     }
 
     /// For the validator: the address of a span that a look-up misses, or of the table if its entries don't add up to the totals.

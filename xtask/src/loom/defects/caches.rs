@@ -161,15 +161,6 @@ pub const DEFECTS: &[Defect] = &[
         changes: &[("            return has_ended();", "            return BAD || has_ended();")],
     },
     Defect {
-        name: "report-relaxed",
-        model: "report",
-        file: "publish.rs",
-        changes: &[(
-            "block.generation.fetch_add(1, Ordering::Release)",
-            "block.generation.fetch_add(1, if BAD { Ordering::Relaxed } else { Ordering::Release })",
-        )],
-    },
-    Defect {
         name: "created-unseen",
         model: "creation",
         file: "cpu_cache/shard/percpu.rs",

@@ -1,0 +1,101 @@
+//! [`HeapMap`]: where the counters of a heap lie, so that code outside the process, or of another version, can sum them.
+
+macro_rules! heap_map {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Addresses and sizes, one word each. A process publishes its own (`P` is a word that the linker fills in); a
+        /// reader has them as numbers. Fields are only ever added at the end: a map of an older version has fewer words.
+        #[repr(C)]
+        #[expect(missing_docs, reason = "one comment describes several fields")]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub struct HeapMap<P> {
+            $($(#[$doc])* pub $name: P,)*
+        }
+
+        impl<P> HeapMap<P> {
+            /// The same map with other words.
+            pub fn map<Q>(&self, mut f: impl FnMut(&P) -> Q) -> HeapMap<Q> {
+                HeapMap { $($name: f(&self.$name),)* }
+            }
+        }
+
+        impl HeapMap<u64> {
+            /// The map whose first words these are; words that are missing read as 0, which names no counter.
+            pub fn from_words(mut words: impl Iterator<Item = u64>) -> Self {
+                HeapMap { $($name: words.next().unwrap_or(0),)* }
+            }
+        }
+    };
+}
+
+heap_map! {
+    /// Address of the block that this map is part of.
+    block,
+    /// Rows of [`ROW`] half words, one for each class, class 0 included.
+    rows, row_bytes, classes,
+    /// Slabs of class 0, and the distance to those of the next class.
+    slabs, slabs_stride,
+    /// Objects of class 0 handed out of slabs, caches included; at the same distance.
+    handed_out,
+    /// A word of class 0 that holds the number of full magazines, and the distance to that of the next class.
+    depot, depot_stride, depot_shift, depot_mask,
+    /// Magazines ever made, which are mapped in chunks.
+    magazines_made, chunk_magazines, chunk_bytes,
+    /// A shard's region: its size, the top of class 0 (a half word, in bytes from the region's start), the distance to the
+    /// next top, bytes of a slot, and the counters [`REFILLS`], [`FLUSHES`] and [`ABORTS`].
+    region_bytes, region_tops, region_tops_stride, slot_bytes, region_counters,
+    /// Addresses of regions, 0 for none: of the per-CPU shards, of which the first `percpu_used` (an address) were created.
+    percpu, percpu_stride, percpu_count, percpu_used,
+    /// Of the biased shards.
+    biased, biased_stride, biased_count,
+    /// Of the locked shards.
+    locked, locked_stride, locked_count,
+    /// Bytes of a page of the page heap, and its counters: pages in spans that are held, pages that are free and dirty,
+    /// bytes of pages that are mapped, bytes of metadata, bytes given back since start.
+    page_bytes, held_pages, dirty_pages, mapped_bytes, metadata_bytes, purged_bytes,
+    /// Large spans in segments.
+    large_count, large_bytes,
+    /// Huge spans in the table.
+    huge_count, huge_bytes,
+    /// Huge spans on the deferred list: a word that is 0 if there is none, addresses, lengths.
+    deferred_used, deferred_address, deferred_len, deferred_stride, deferred_places,
+    /// Aborts that entries counted, slow operations of the atomic path.
+    entry_aborts, atomic_operations,
+    /// Guarded objects: state and size of the first slot, and what the state of a live one is.
+    guarded_state, guarded_size, guarded_stride, guarded_slots, guarded_live,
+    /// How memory is given back: a half word, numbered as in the report.
+    purge_method,
+    /// The settings by key, each in three half words: its value, the low half first, and its origin.
+    settings, settings_count,
+}
+
+/// Half words of a class's row.
+pub const ROW: usize = 5;
+/// Numbers of a row: object size, objects of a slab, pages of a slab, objects of a magazine, and the top of an empty class in
+/// a region.
+pub const ROW_SIZE: usize = 0;
+/// See [`ROW_SIZE`].
+pub const ROW_OBJECTS: usize = 1;
+/// See [`ROW_SIZE`].
+pub const ROW_PAGES: usize = 2;
+/// See [`ROW_SIZE`].
+pub const ROW_BATCH: usize = 3;
+/// See [`ROW_SIZE`].
+pub const ROW_EMPTY_TOP: usize = 4;
+
+/// Words of a region's counters, by number: refills, flushes, aborts.
+pub const REFILLS: u64 = 0;
+/// See [`REFILLS`].
+pub const FLUSHES: u64 = 1;
+/// See [`REFILLS`].
+pub const ABORTS: u64 = 2;
+
+/// Values of the same kind, a fixed distance apart.
+#[derive(Clone, Copy)]
+pub struct Column<T: 'static> {
+    /// The first of them.
+    pub first: &'static T,
+    /// Bytes from each to the next.
+    pub stride: usize,
+    /// Their number.
+    pub count: usize,
+}

@@ -1,0 +1,80 @@
+//! [`Stats`]: the sums, under their public names.
+
+macro_rules! counts {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What the allocator holds at this moment, in bytes and counts, from [`stats`](crate::stats()). Shown as lines of text, or as
+        /// [JSON](Stats::json).
+        ///
+        /// ```
+        /// let stats = rsalloc::stats();
+        /// println!("{} bytes in use of {} mapped", stats.live_bytes, stats.mapped_bytes);
+        /// println!("{stats}");
+        /// println!("{}", stats.json());
+        /// ```
+        #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+        #[non_exhaustive]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: usize,)*
+        }
+
+        impl Stats {
+            /// The names of the fields and their values.
+            ///
+            /// ```
+            /// for (name, value) in rsalloc::stats().entries() {
+            ///     println!("rsalloc_{name} {value}");
+            /// }
+            /// ```
+            pub fn entries(&self) -> impl ExactSizeIterator<Item = (&'static str, usize)> + Clone {
+                [$((stringify!($name), self.$name)),*].into_iter()
+            }
+        }
+    };
+}
+
+counts! {
+    /// Bytes mapped from the OS for objects.
+    mapped_bytes,
+    /// Bytes of allocator metadata that are mapped.
+    metadata_bytes,
+    /// Bytes in objects that the program holds (object sizes, not requested sizes).
+    live_bytes,
+    /// Of these, bytes in large spans (above the largest size class).
+    large_bytes,
+    /// Number of large spans that the program holds.
+    large_count,
+    /// Bytes in objects cached in shards and depot.
+    cached_bytes,
+    /// Bytes in free objects inside slabs.
+    slab_free_bytes,
+    /// Bytes in free spans that may still be resident.
+    dirty_bytes,
+    /// Bytes returned to the OS since start.
+    purged_bytes_total,
+    /// Slow-path entries: refills of a shard's cache.
+    refills,
+    /// Slow-path entries: flushes of a shard's cache.
+    flushes,
+    /// Sections that the kernel aborted, as far as the retry paths saw.
+    aborts,
+    /// Slow-path operations of the atomic path.
+    atomic_ops,
+    /// Bytes of huge objects (above 32 MiB), each in a mapping of its own; part of the large ones.
+    huge_bytes,
+    /// Number of huge objects that the program holds.
+    huge_count,
+    /// Of the cached bytes, those in shards.
+    shard_cached_bytes,
+    /// Of the cached bytes, those in the depot.
+    depot_cached_bytes,
+    /// Bytes of slabs, whatever is in them.
+    slab_bytes,
+    /// Of the slabs, bytes at their ends in which no object fits.
+    slab_tail_bytes,
+    /// Bytes in free spans that were never touched, or were returned to the OS: mapped, and not resident.
+    clean_bytes,
+    /// Bytes in sampled objects between guard pages (`guard`), which lie outside what is mapped for others.
+    guarded_bytes,
+    /// Number of those.
+    guarded_count,
+}

@@ -1,0 +1,172 @@
+//! A heap read from outside: that of a process, running, idle or stopped, or of a core file.
+//!
+//! Promises to find rsalloc in a library (renamed or deleted, in any mount namespace) and in a program that has it built in,
+//! stripped or not, and to write nothing. What is summed is `rsalloc_core::internals::sums`', for the process itself too.
+
+mod block;
+mod core_file;
+mod memory;
+mod process;
+
+pub use process::Resident;
+
+use anyhow::{Result, bail};
+use block::Found;
+use core_file::CoreFile;
+use memory::Paged;
+use process::Process;
+use rsalloc_core::internals::config::KEYS;
+use rsalloc_core::internals::publish::{self, Snapshot, purge_method_of};
+use rsalloc_core::internals::sums::{self, CLASSES_MAX, ClassCounts, HeapMap, Memory, ShardCounts};
+use rsalloc_core::{Mode, Report, Stats};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// What is looked into.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A process, by its id.
+    Process(u32),
+    /// A core file.
+    Core(PathBuf),
+}
+
+impl FromStr for Target {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(text.parse().map_or_else(|_| Target::Core(text.into()), Target::Process))
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Process(pid) => write!(f, "process {pid}"),
+            Target::Core(path) => write!(f, "core file {}", path.display()),
+        }
+    }
+}
+
+/// A part of a target's memory that a file was mapped to, and that the program may write to.
+pub struct Range {
+    /// Its first address.
+    pub start: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// The memory of a target, of either kind.
+trait Source {
+    /// Reads bytes; how many, which is 0 where nothing can be read.
+    fn read(&self, address: u64, bytes: &mut [u8]) -> usize;
+    /// Where a block may be.
+    fn ranges(&self) -> &[Range];
+    /// Id of the process and name of its program, as far as they are known.
+    fn program(&self) -> (Option<u32>, String);
+    /// The file of the program.
+    fn executable(&self) -> Option<&Path>;
+    /// What of the process is resident; none of a core file.
+    fn resident(&self) -> Option<Resident>;
+    /// Why memory cannot be read that the block says is there.
+    fn why_unreadable(&self) -> String;
+}
+
+/// rsalloc in a target.
+pub struct Heap {
+    source: Box<dyn Source>,
+    address: u64,
+    seen: Snapshot,
+    /// The file that holds rsalloc: the library, or the program itself.
+    pub file: PathBuf,
+    /// Id of the process, as far as it is known.
+    pub pid: Option<u32>,
+    /// Name of the program.
+    pub program: String,
+}
+
+/// Everything that is counted in a heap.
+pub struct Counts {
+    /// The sums.
+    pub stats: Stats,
+    /// By class.
+    pub classes: Vec<ClassCounts>,
+    /// The shards that exist.
+    pub shards: Vec<ShardCounts>,
+}
+
+/// The heap of `target`; none if rsalloc does not serve it.
+pub fn find(target: &Target) -> Result<Option<Heap>> {
+    let source: Box<dyn Source> = match target {
+        Target::Process(pid) => Box::new(Process::open(*pid)?),
+        Target::Core(path) => Box::new(CoreFile::open(path)?),
+    };
+    match block::find(&*source) {
+        Ok(Some(Found { address, seen, file })) => {
+            let (pid, program) = source.program();
+            Ok(Some(Heap { source, address, seen, file, pid, program }))
+        }
+        Ok(None) => Ok(None),
+        Err((file, refused)) => bail!("{target}, {}: {refused}", file.display()),
+    }
+}
+
+impl Heap {
+    /// How allocations are served there.
+    pub fn report(&self) -> Report {
+        let mut report = self.seen.report;
+        let memory = Paged::new(&*self.source);
+        if let Some(map) = &self.seen.map {
+            let shards = sums::percpu_shards(map, &memory).unwrap_or(0);
+            let method = sums::purge_method(map, &memory).and_then(purge_method_of);
+            report.shards = report.shards.max(shards);
+            report.purge_method = method.or(report.purge_method);
+        }
+        report
+    }
+
+    /// Whether rsalloc has served an allocation there.
+    pub fn is_active(&self) -> bool {
+        self.seen.report.mode != Mode::Unset
+    }
+
+    /// Reads and sums the counters, as they are now.
+    pub fn counts(&self) -> Result<Counts> {
+        let Some(map) = &self.seen.map else {
+            bail!(
+                "{} is of an older version, whose statistics cannot be read from outside; \
+                 restart the program with this version",
+                self.file.display()
+            )
+        };
+        let memory = Paged::new(&*self.source);
+        match collect(map, &memory) {
+            Some(counts) => Ok(counts),
+            None => bail!("{}", self.source.why_unreadable()),
+        }
+    }
+
+    /// Values and origins of the settings, see `rsalloc_core::internals::config::settings_of`.
+    pub fn settings(&self) -> Option<[(usize, u8); KEYS]> {
+        publish::settings(self.seen.map.as_ref()?, &Paged::new(&*self.source))
+    }
+
+    /// Whether the process still runs the same program on the same heap.
+    pub fn is_there(&self) -> bool {
+        block::read_at(&*self.source, self.address).is_ok_and(|seen| seen.map == self.seen.map)
+    }
+
+    /// What of the process is resident; none of a core file, or of a process that has ended.
+    pub fn resident(&self) -> Option<Resident> {
+        self.source.resident()
+    }
+}
+
+fn collect(map: &HeapMap<u64>, memory: &impl Memory) -> Option<Counts> {
+    let mut classes = vec![ClassCounts::default(); CLASSES_MAX.min(map.classes as usize)];
+    let mut shards = Vec::new();
+    let stats = sums::collect(map, memory, &mut classes, |shard| shards.push(*shard))?;
+    Some(Counts { stats, classes, shards })
+}
