@@ -49,13 +49,18 @@ pub struct Run<'a> {
 /// What a child does before it becomes the victim; async-signal-safe.
 pub type Setup = fn() -> std::io::Result<()>;
 
-const HEADER: &str = include_str!("victims/storm.h");
+const HEADERS: [(&str, &str); 2] = [
+    ("storm.h", include_str!("victims/storm.h")),
+    ("workers.h", include_str!("victims/workers.h")),
+];
 
 /// Compiles `source` into `scratch`; `arguments` are further ones of cc.
 pub fn compile(scratch: &Path, name: &str, source: &str, arguments: &[&str]) -> Result<PathBuf> {
     let (file, program) = (scratch.join(name).with_extension("c"), scratch.join(name));
     std::fs::create_dir_all(scratch).with_context(|| format!("create {}", scratch.display()))?;
-    std::fs::write(scratch.join("storm.h"), HEADER).context("write storm.h")?;
+    for (name, text) in HEADERS {
+        std::fs::write(scratch.join(name), text).with_context(|| format!("write {name}"))?;
+    }
     std::fs::write(&file, source).with_context(|| format!("write {}", file.display()))?;
     let mut cc = Command::new("cc");
     cc.args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fno-builtin", "-pthread"]);
