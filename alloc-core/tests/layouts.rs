@@ -19,7 +19,7 @@ fn objects_return_to_their_slab_by_their_layout() {
     for shift in 0..22 {
         let align = 1 << shift;
         for size in sizes() {
-            // Room in the cache of the smallest class, where a wrong class would show.
+            // Capacity for the smallest class, where a wrong class would show.
             let tiny = [(); 8].map(|()| rsalloc_core::allocate(1));
             // Twice: from a slab, then from the cache that the free filled.
             for _ in 0..2 {

@@ -161,15 +161,15 @@ fn sections_match_the_reference_implementation() {
     let Some(sections) = rsalloc_core::internals::rseq::registration::sections() else {
         panic!("this test needs rseq; the kernel or a filter denies it");
     };
-    let twin = FakeCpus::new(1);
+    let reference = FakeCpus::new(1);
     let class = class_of_aligned(48, 16);
-    // Pinned to one CPU the thread has one shard, which the test brings to the twin's state first.
+    // Pinned to one CPU the thread has one shard, which the test brings to the reference's state first.
     pin();
     let mut drained = [0; 64];
     while retry(|| sections.pop_batch(class, &mut drained)) != 0 {}
     let region = shards_region(sections);
     let end = Region::bottom_offset(class) + 40 * 8;
-    set_both(sections, &twin, region, class, end);
+    set_both(sections, &reference, region, class, end);
     let mut random = 0x9E37_79B9u64;
     for step in 0..20_000 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -177,17 +177,20 @@ fn sections_match_the_reference_implementation() {
         let objects: Vec<usize> = (0..n).map(|i| (step * 64 + i + 1) * 16).collect();
         let (mut a, mut b) = ([0; 64], [0; 64]);
         let (real, plain) = match (random >> 33) % 4 {
-            0 => (retry(|| sections.pop(class)), twin.pop(class)),
-            1 => (retry(|| sections.push(class, objects[0])), twin.push(class, objects[0])),
+            0 => (retry(|| sections.pop(class)), reference.pop(class)),
+            1 => (retry(|| sections.push(class, objects[0])), reference.push(class, objects[0])),
             2 => (
                 retry(|| sections.pop_batch(class, &mut a[..n])),
-                twin.pop_batch(class, &mut b[..n]),
+                reference.pop_batch(class, &mut b[..n]),
             ),
-            _ => (retry(|| sections.push_batch(class, &objects)), twin.push_batch(class, &objects)),
+            _ => (
+                retry(|| sections.push_batch(class, &objects)),
+                reference.push_batch(class, &objects),
+            ),
         };
         assert_eq!(real, plain, "step {step}");
         assert_eq!(a, b, "step {step}");
-        assert_eq!(region.len(class), twin.regions()[0].len(class), "step {step}");
+        assert_eq!(region.len(class), reference.regions()[0].len(class), "step {step}");
     }
     // The objects were made up: none may stay.
     while retry(|| sections.pop(class)) > 0 {}
@@ -214,7 +217,7 @@ fn shards_region(sections: rsalloc_core::internals::rseq::Sections) -> &'static 
 
 fn set_both(
     sections: rsalloc_core::internals::rseq::Sections,
-    twin: &FakeCpus,
+    reference: &FakeCpus,
     region: &Region,
     class: Class,
     end: usize,
@@ -226,7 +229,7 @@ fn set_both(
         sections.set_end(class, region, seen.wrapping_add(8), end),
         rsalloc_core::internals::rseq::CHANGED
     );
-    let plain = twin.regions()[0];
+    let plain = reference.regions()[0];
     let seen = plain.heads[class].end.load(Relaxed) as usize;
-    assert_eq!(twin.set_end(class, plain, seen, end), 0);
+    assert_eq!(reference.set_end(class, plain, seen, end), 0);
 }

@@ -109,7 +109,7 @@ fn a_moved_object_leaves_its_range_mapped() {
     }
 }
 
-/// Regions are in the hands of the one who stops them only if the others were fenced.
+/// Regions belong to the stopper only if the other CPUs were fenced.
 fn nothing_is_stopped_without_a_fence(case: &ModeCase) {
     faults::lie(&[Call::Membarrier]);
     let stops = || stop_all(&mut Backoff::usual(), |_| ()).is_some();

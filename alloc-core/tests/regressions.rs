@@ -100,7 +100,7 @@ fn sample_of_tiers() {
     );
 }
 
-/// A free that gave memory back waited for whoever had the shards stopped, here for that free.
+/// A free that gave memory back waited for the stopper of the shards, which here waited for that free.
 #[test]
 fn a_free_does_not_wait_for_a_stop() {
     use operations::Op::*;

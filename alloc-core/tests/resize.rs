@@ -116,7 +116,7 @@ fn large_objects_keep_their_contents_and_the_kernel_its_areas() {
 fn only_objects_that_grew_large_get_huge_pages() {
     const MIB: usize = 1 << 20;
     let object = Object::new(100 * MIB);
-    assert!(!wants_huge_pages(object.address), "as allocated: nobody knows how dense");
+    assert!(!wants_huge_pages(object.address), "as allocated: its density is not known");
     let object = object.resize(60 * MIB);
     assert!(!wants_huge_pages(object.address), "shrunk");
     let object = object.resize(101 * MIB + 5);

@@ -41,7 +41,7 @@ rsalloc_core::c_malloc! {
 }
 
 call_or_jump! {
-    /// The slow twin of `operator new(size_t)`.
+    /// The slow counterpart of `operator new(size_t)`.
     new_slow = new, new_failed;
     /// `operator new(size_t, align_val_t)`.
     #[unsafe(no_mangle)]
@@ -131,7 +131,7 @@ rsalloc_core::c_malloc! {
     rsalloc_new_nothrow, new_nothrow_slow
 }
 
-/// The slow twin of nothrow `new`; `tag` is the `std::nothrow_t`, which passes through.
+/// The slow counterpart of nothrow `new`; `tag` is the `std::nothrow_t`, which passes through.
 extern "C" fn new_nothrow_slow(size: usize, tag: *const ()) -> *mut u8 {
     type New = extern "C" fn(usize, *const ()) -> *mut u8;
     match new(size) {

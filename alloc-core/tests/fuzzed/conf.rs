@@ -1,8 +1,7 @@
 //! Texts from outside: RSALLOC_CONF, another process's published block.
 //!
 //! The settings that a text leaves are compared with those of a second, plain reading of its rules, and
-//! each item that is refused must be named in one line on standard error. Called by the fuzz target of
-//! this name and by `regressions.rs`.
+//! each item that is refused must be named in one line on standard error.
 
 use crate::objects::{Defect, alone};
 use rsalloc_core::internals::config;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
-/// The heap is the process's, and `check` wants it quiet: whoever replays holds this.
+/// The heap is the process's, and `check` wants it quiet: each replay holds this.
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// Waits for the other tests of the process.

@@ -1,7 +1,6 @@
 //! Sequences of the public operations, held against the model of [`crate::objects`].
 //!
-//! Called by the fuzz target of this name, by `schedules` and by `regressions.rs`, where a failing
-//! sequence is kept.
+//! A failing sequence is kept in `regressions.rs`.
 
 use crate::heap::{self, Census, Refusals};
 use crate::objects::{Defect, Object, Objects, alone, is_zero};

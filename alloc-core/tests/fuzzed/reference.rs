@@ -148,7 +148,7 @@ impl Pair<'_> {
         assert_eq!(stack(self.real, class), stack(self.model, class), "stack after {op:?}");
     }
 
-    /// Nobody else works on the two regions: this thread is the only one, and on its CPU.
+    /// Only this thread works on the two regions: it is the process's only thread, on one CPU.
     fn set(&self, class: usize, objects: usize, slots: usize) {
         let slots = slots % (CLASS[class].slots_max + 1);
         let objects = objects % (slots + 1);

@@ -2,8 +2,8 @@
 //!
 //! Each step is an operation of [`crate::operations`] on the thread that the schedule names. One thread
 //! runs at a time, on a CPU that the schedule chooses, so that a schedule does the same again. Objects
-//! belong to whoever's turn it is: threads free, resize and look into those of the others, before and
-//! after these have ended. Called by the fuzz target of this name and by `regressions.rs`.
+//! belong to the thread whose turn it is: threads free, resize and look into those of the others, before and
+//! after these have ended.
 
 use crate::cpus::Cpus;
 use crate::objects::{Defect, alone};
@@ -35,7 +35,7 @@ pub const THREADS: usize = 4;
 pub fn replay(ops: &[Op], defect: Option<Defect>) -> u64 {
     let _alone = alone();
     let cpus = Cpus::allowed();
-    // A shard's birth waits for whoever stops shards, who here waits for the thread.
+    // The creation of a shard waits for the stopper, which here waits for the thread.
     cpus.each(|| drop_object(rsalloc_core::allocate(1)));
     let mut crew = Crew {
         program: Arc::new(Mutex::new(Program::start(defect))),
@@ -119,7 +119,7 @@ impl Worker {
                     Job::Run(op) => program.lock().expect("no thread has failed").step(op),
                     Job::Migrate(cpu) => cpus.move_to(cpu),
                 }
-                says.send(()).expect("somebody waits");
+                says.send(()).expect("the schedule waits");
             }
         });
         Worker { jobs, done, thread: Some(thread) }

@@ -1,7 +1,6 @@
 //! Sequences of operations of the tiers below the hot path, on CPUs that the sequence chooses.
 //!
-//! Called by the fuzz target of this name and by `regressions.rs`. What `check` can't see, the shards
-//! of the test, is checked here: their stacks, their budget, and that each object which the slabs have
+//! What `check` can't see, the shards of the test, is checked here: their stacks, their budget, and that each object which the slabs have
 //! handed out is in the program's hands, in a shard or in the depot.
 
 use crate::heap::{self, Census, Refusals};

@@ -140,7 +140,7 @@ fn a_stopped_region_does_not_change() {
                 }
                 if !pop(sections, class, &mut held) && pushed == 0 {
                     // Stopped, or no capacity yet, or all in one place. The policy gives some capacity to
-                    // whoever frees and allocates.
+                    // a thread that frees and allocates.
                     // SAFETY: live.
                     unsafe { rsalloc_core::free(rsalloc_core::allocate(64)) };
                     slab::put(&mut held);

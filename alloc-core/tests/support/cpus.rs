@@ -1,6 +1,4 @@
 //! The CPUs that this process may use, by number.
-//!
-//! Called by `schedules`, which chooses them, by `twin`, which stays on one, and by `sections`, which wants two.
 
 /// The CPUs of the calling thread when this was made.
 pub struct Cpus {

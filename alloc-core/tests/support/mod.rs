@@ -11,7 +11,7 @@ use rsalloc_core::internals::slab;
 use rsalloc_core::internals::units::MAGAZINE_MAX;
 use std::cell::Cell;
 
-/// Shards of the test's own, worked on by the plain twins of the sections.
+/// Shards of the test's own, worked on by the reference implementation of the sections.
 pub struct FakeCpus {
     regions: Vec<&'static Region>,
     cpu: Cell<usize>,

@@ -146,7 +146,7 @@ impl Object {
         }
     }
 
-    /// Panics if somebody else wrote to the object.
+    /// Panics if another owner wrote to the object.
     pub fn verify(self) {
         let pointer = self.address() as *const u64;
         for word in self.words() {
@@ -198,7 +198,7 @@ fn shadow_give(address: usize) {
     }
 }
 
-/// A small generator of numbers that nobody needs to predict.
+/// A small generator of numbers, good enough for tests.
 pub struct Random(pub u64);
 
 impl Random {
