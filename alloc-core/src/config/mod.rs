@@ -4,14 +4,17 @@
 //! error and change nothing; a setuid program ignores the environment; each effective value knows its origin.
 
 mod declared;
+mod key;
 mod text;
 
 pub use declared::Config;
+pub use key::{KEYS, Key};
 pub use text::parse;
 
 use crate::atomic::{AtomicU8, AtomicUsize, Ordering};
 use crate::report::ShardIndex;
 use core::cell::UnsafeCell;
+use key::{EXIT_TO_FILE, EXIT_WORDS, Shape, VALUES};
 
 /// Where the value of a setting comes from.
 ///
@@ -130,142 +133,6 @@ pub enum StatsAtExit {
     JsonFile(&'static str),
 }
 
-/// The keys.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(usize)]
-pub enum Key {
-    /// See [`RequestedMode`].
-    Mode,
-    /// See [`ShardIndex`].
-    Index,
-    /// Bytes that one shard may cache; 0: see `cpu_cache::policy::capacity`.
-    Cache,
-    /// Bytes of free spans that may stay resident.
-    Dirty,
-    /// See [`StatsAtExit`].
-    StatsAtExit,
-    /// Says at start which mode the process runs in.
-    Verbose,
-    /// Checks each object when it is freed, resized and handed out.
-    Hardened,
-    /// One of how many slow calls gets an object between guard pages; 0: none.
-    Guard,
-    /// Allows calls of membarrier(2).
-    Membarrier,
-}
-
-impl Key {
-    /// All of them.
-    const ALL: [Key; KEYS] = [
-        Key::Mode,
-        Key::Index,
-        Key::Cache,
-        Key::Dirty,
-        Key::StatsAtExit,
-        Key::Verbose,
-        Key::Hardened,
-        Key::Guard,
-        Key::Membarrier,
-    ];
-}
-
-/// Number of keys.
-pub const KEYS: usize = 9;
-
-/// How a key's value is written, and kept in a `usize`.
-enum Shape {
-    /// 0 or 1.
-    Switch,
-    /// The index of a word.
-    Words(&'static [&'static str]),
-    Number,
-    /// As a number, and the words of a switch that is off mean 0.
-    NumberOrOff,
-    /// See [`EXIT_WORDS`].
-    Exit,
-}
-
-/// The words of `stats_at_exit`. Any other value is the name of a file.
-const EXIT_WORDS: [&str; 3] = ["off", "text", "json"];
-/// The value of `stats_at_exit` that stands for the name in [`EXIT_FILE`].
-const EXIT_TO_FILE: usize = EXIT_WORDS.len();
-
-struct KeyInfo {
-    name: &'static str,
-    shape: Shape,
-    default: usize,
-    help: &'static str,
-}
-
-/// In the order of [`Key`].
-static INFO: [KeyInfo; KEYS] = [
-    KeyInfo {
-        name: "mode",
-        shape: Shape::Words(&["auto", "atomic"]),
-        default: RequestedMode::Auto as usize,
-        help: "atomic: never use restartable sequences",
-    },
-    KeyInfo {
-        name: "index",
-        shape: Shape::Words(&["cpu_id", "mm_cid"]),
-        default: ShardIndex::CpuId as usize,
-        help: "what numbers the shards: the CPU, or the kernel's compact concurrency id",
-    },
-    KeyInfo {
-        name: "cache",
-        shape: Shape::Number,
-        default: 0,
-        help: "bytes that one shard may cache; 0: all shards together a quarter of what is in use",
-    },
-    KeyInfo {
-        name: "dirty",
-        shape: Shape::Number,
-        default: 1 << 20,
-        help: "bytes of free spans that may stay resident at least; a quarter of what is in use may as well",
-    },
-    KeyInfo {
-        name: "stats_at_exit",
-        shape: Shape::Exit,
-        default: 0,
-        help: "text, json or a file name for JSON: write statistics when the process ends",
-    },
-    KeyInfo {
-        name: "verbose",
-        shape: Shape::Switch,
-        default: 0,
-        help: "on: say at start which mode the process runs in",
-    },
-    KeyInfo {
-        name: "hardened",
-        shape: Shape::Switch,
-        default: 0,
-        help: "on: check each object when it is freed and handed out (slower); sets guard:1000",
-    },
-    KeyInfo {
-        name: "guard",
-        shape: Shape::NumberOrOff,
-        default: 0,
-        help: "one of so many slow calls gives an object between guard pages, with a SIGSEGV handler; 0: none",
-    },
-    KeyInfo {
-        name: "membarrier",
-        shape: Shape::Switch,
-        default: 1,
-        help: "off: never call membarrier, where a filter kills for it (release then empties one CPU's cache)",
-    },
-];
-
-static VALUES: [AtomicUsize; KEYS] = [
-    AtomicUsize::new(INFO[0].default),
-    AtomicUsize::new(INFO[1].default),
-    AtomicUsize::new(INFO[2].default),
-    AtomicUsize::new(INFO[3].default),
-    AtomicUsize::new(INFO[4].default),
-    AtomicUsize::new(INFO[5].default),
-    AtomicUsize::new(INFO[6].default),
-    AtomicUsize::new(INFO[7].default),
-    AtomicUsize::new(INFO[8].default),
-];
 static ORIGINS: [AtomicU8; KEYS] = [const { AtomicU8::new(Origin::Default as u8) }; KEYS];
 
 const FILE_NAME_MAX_BYTES: usize = 255;
@@ -351,7 +218,7 @@ pub fn settings_of(raw: [(usize, u8); KEYS]) -> impl ExactSizeIterator<Item = Se
 }
 
 fn setting_of(key: Key, value: usize, origin: u8, exit_file: &'static str) -> Setting {
-    let info = &INFO[key as usize];
+    let info = key.info();
     let origins = [Origin::Default, Origin::Program, Origin::Environment, Origin::Call];
     let value = match info.shape {
         Shape::Switch => Value::Switch(value != 0),

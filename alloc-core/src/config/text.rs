@@ -1,6 +1,7 @@
 //! `RSALLOC_CONF=key:value,...`: the configuration in the environment.
 
-use super::{EXIT_WORDS, INFO, Key, Origin, Shape, keep_exit_file, store};
+use super::key::{EXIT_WORDS, Key, Shape};
+use super::{Origin, keep_exit_file, store};
 use crate::fail::Line;
 use crate::os;
 
@@ -23,9 +24,9 @@ pub fn parse(text: &[u8]) {
         let mut parts = item.splitn(2, |&byte| byte == b':');
         let key = parts.next().unwrap_or(b"").trim_ascii();
         let value = parts.next().unwrap_or(b"").trim_ascii();
-        match Key::ALL.into_iter().find(|&known| INFO[known as usize].name.as_bytes() == key) {
+        match Key::ALL.into_iter().find(|&known| known.info().name.as_bytes() == key) {
             None => complain("unknown key", item, "ignored; `rsalloc conf` lists the keys"),
-            Some(key) => match parse_value(&INFO[key as usize].shape, value) {
+            Some(key) => match parse_value(&key.info().shape, value) {
                 Some(value) => store(key, value, Origin::Environment),
                 None => complain("bad value", item, "ignored; `rsalloc conf` lists the values"),
             },

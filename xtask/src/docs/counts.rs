@@ -8,7 +8,7 @@ const CLASSES: &str = "alloc-core/src/size_class.rs";
 const UNITS: &str = "alloc-core/src/units.rs";
 const RANKS: &str = "alloc-core/src/sync/rank.rs";
 const RANKS_DOCUMENT: &str = "docs/adr/0006-locks-and-handlers.md";
-const SETTINGS: &str = "alloc-core/src/config/mod.rs";
+const SETTINGS: &str = "alloc-core/src/config/key.rs";
 const SETTINGS_DOCUMENT: &str = "README.md";
 const GOLDEN: &str = "docs/golden.md";
 

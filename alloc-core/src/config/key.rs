@@ -1,0 +1,134 @@
+//! The keys of the configuration: their names, how their values are written, and their defaults.
+
+use super::RequestedMode;
+use crate::atomic::AtomicUsize;
+use crate::report::ShardIndex;
+
+/// How a key's value is written, and kept in a `usize`.
+pub enum Shape {
+    /// 0 or 1.
+    Switch,
+    /// The index of a word.
+    Words(&'static [&'static str]),
+    /// A number.
+    Number,
+    /// As a number, and the words of a switch that is off mean 0.
+    NumberOrOff,
+    /// See [`EXIT_WORDS`].
+    Exit,
+}
+
+/// The words of `stats_at_exit`. Any other value is the name of a file.
+pub const EXIT_WORDS: [&str; 3] = ["off", "text", "json"];
+/// The value of `stats_at_exit` that stands for the name in `EXIT_FILE`.
+pub const EXIT_TO_FILE: usize = EXIT_WORDS.len();
+
+/// What belongs to a key.
+pub struct KeyInfo {
+    /// As `RSALLOC_CONF` has it.
+    pub name: &'static str,
+    /// How values are written.
+    pub shape: Shape,
+    /// The value unless another is set.
+    default: usize,
+    /// What the setting does.
+    pub help: &'static str,
+}
+
+macro_rules! keys {
+    ($($(#[$doc:meta])* $key:ident = $info:expr,)*) => {
+        /// The keys.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(usize)]
+        pub enum Key {
+            $($(#[$doc])* $key,)*
+        }
+
+        /// Number of keys.
+        pub const KEYS: usize = Key::ALL.len();
+
+        impl Key {
+            /// All of them, in the order in which they are shown and published: a new one comes last.
+            pub const ALL: [Key; [$(Key::$key),*].len()] = [$(Key::$key),*];
+        }
+
+        static INFO: [KeyInfo; KEYS] = [$($info),*];
+
+        /// The effective values.
+        pub static VALUES: [AtomicUsize; KEYS] =
+            [$(AtomicUsize::new(INFO[Key::$key as usize].default)),*];
+    };
+}
+
+keys! {
+    /// See [`RequestedMode`].
+    Mode = KeyInfo {
+        name: "mode",
+        shape: Shape::Words(&["auto", "atomic"]),
+        default: RequestedMode::Auto as usize,
+        help: "atomic: never use restartable sequences",
+    },
+    /// See [`ShardIndex`].
+    Index = KeyInfo {
+        name: "index",
+        shape: Shape::Words(&["cpu_id", "mm_cid"]),
+        default: ShardIndex::CpuId as usize,
+        help: "what numbers the shards: the CPU, or the kernel's compact concurrency id",
+    },
+    /// Bytes that one shard may cache; 0: see `cpu_cache::policy::capacity`.
+    Cache = KeyInfo {
+        name: "cache",
+        shape: Shape::Number,
+        default: 0,
+        help: "bytes that one shard may cache; 0: all shards together a quarter of what is in use",
+    },
+    /// Bytes of free spans that may stay resident.
+    Dirty = KeyInfo {
+        name: "dirty",
+        shape: Shape::Number,
+        default: 1 << 20,
+        help: "bytes of free spans that may stay resident at least; a quarter of what is in use may as well",
+    },
+    /// See [`StatsAtExit`].
+    StatsAtExit = KeyInfo {
+        name: "stats_at_exit",
+        shape: Shape::Exit,
+        default: 0,
+        help: "text, json or a file name for JSON: write statistics when the process ends",
+    },
+    /// Says at start which mode the process runs in.
+    Verbose = KeyInfo {
+        name: "verbose",
+        shape: Shape::Switch,
+        default: 0,
+        help: "on: say at start which mode the process runs in",
+    },
+    /// Checks each object when it is freed, resized and handed out.
+    Hardened = KeyInfo {
+        name: "hardened",
+        shape: Shape::Switch,
+        default: 0,
+        help: "on: check each object when it is freed and handed out (slower); sets guard:1000",
+    },
+    /// One of how many slow calls gets an object between guard pages; 0: none.
+    Guard = KeyInfo {
+        name: "guard",
+        shape: Shape::NumberOrOff,
+        default: 0,
+        help: "one of so many slow calls gives an object between guard pages, with a SIGSEGV handler; 0: none",
+    },
+    /// Allows calls of membarrier(2).
+    Membarrier = KeyInfo {
+        name: "membarrier",
+        shape: Shape::Switch,
+        default: 1,
+        help: "off: never call membarrier, where a filter kills for it (release then empties one CPU's cache)",
+    },
+}
+
+impl Key {
+    /// What belongs to it.
+    pub fn info(self) -> &'static KeyInfo {
+        &INFO[self as usize]
+    }
+}
