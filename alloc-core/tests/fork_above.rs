@@ -8,10 +8,8 @@
 mod trapped;
 
 use rsalloc_core::internals::object::{Batch, Contents};
-use rsalloc_core::internals::page_heap::PAGE_HEAP;
-use rsalloc_core::internals::page_heap::density::Density;
-use rsalloc_core::internals::page_heap::entry::Kind;
-use rsalloc_core::internals::page_heap::segment::Segment;
+use rsalloc_core::internals::page_heap::segment::{PageRun, Segment};
+use rsalloc_core::internals::page_heap::{PAGE_HEAP, SpanRequest};
 use rsalloc_core::internals::size_class::{CLASSES, Class, object_size};
 use rsalloc_core::internals::slab::{self, SLABS};
 use rsalloc_core::internals::sync::{Guard, Rank};
@@ -166,7 +164,7 @@ fn a_holder_of_a_class_gives_way_to_a_fork_in_a_handler() {
 #[test]
 fn a_thread_that_takes_pages_continues_after_a_fork() {
     let _alone = alone();
-    let span = PAGE_HEAP.acquire(1, 1, Kind::Large, Density::Dense).expect("memory");
+    let span = PAGE_HEAP.acquire(SpanRequest::large(1)).expect("memory");
     // SAFETY: just acquired. Without a purge, unlike `free`.
     unsafe { PAGE_HEAP.release(span.entry) };
     let dirty = || rsalloc_core::stats().dirty_bytes;
@@ -178,7 +176,8 @@ fn a_thread_that_takes_pages_continues_after_a_fork() {
     let mut guard = Some(guard);
     let mut put_back = || {
         expect(dirty() == before, "the count has changed\n");
-        segment.put(run, Contents::Any);
+        // In the child, the child's own copy of the page.
+        segment.put(PageRun { ..run }, Contents::Any);
         drop(guard.take());
     };
     await_child(fork_holding(&mut put_back));

@@ -2,10 +2,8 @@
 //! on for ever. Null is returned, nothing is lost, and everything works again afterwards.
 
 use rsalloc_core::internals::os::faults;
-use rsalloc_core::internals::page_heap::PAGE_HEAP;
-use rsalloc_core::internals::page_heap::density::Density;
-use rsalloc_core::internals::page_heap::entry::Kind;
 use rsalloc_core::internals::page_heap::huge::HUGE;
+use rsalloc_core::internals::page_heap::{PAGE_HEAP, SpanRequest};
 use rsalloc_core::internals::sync::Rank;
 
 /// Size, alignment, and how many: enough to need a new slab or a new segment now and then.
@@ -340,7 +338,7 @@ fn mapped() -> (usize, usize, usize) {
 #[test]
 fn a_refused_growth_leaves_what_is_mapped_as_it_was() {
     in_child(u64::MAX, 0, || {
-        let acquire = |pages| PAGE_HEAP.acquire(pages, 1, Kind::Large, Density::Dense);
+        let acquire = |pages| PAGE_HEAP.acquire(SpanRequest::large(pages));
         assert!(acquire(1).is_some());
         let before = mapped();
         for made in [0, 1] {

@@ -1,10 +1,9 @@
 //! The list of segments: full, and beside foreign mappings; and how much of the address space they take.
 
 use rsalloc_core::internals::hot::HOT;
-use rsalloc_core::internals::page_heap::density::Density;
-use rsalloc_core::internals::page_heap::entry::{Kind, PageEntry};
+use rsalloc_core::internals::page_heap::entry::PageEntry;
 use rsalloc_core::internals::page_heap::segment::HEADER_PAGES;
-use rsalloc_core::internals::page_heap::{PAGE_HEAP, SEGMENTS_MAX};
+use rsalloc_core::internals::page_heap::{PAGE_HEAP, SEGMENTS_MAX, SpanRequest};
 use rsalloc_core::internals::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES, SPAN_MAX_PAGES};
 use std::hint::black_box;
 use std::sync::atomic::Ordering;
@@ -26,7 +25,7 @@ fn in_child(life: fn()) {
 }
 
 fn acquire(pages: usize) -> Option<usize> {
-    PAGE_HEAP.acquire(pages, 1, Kind::Large, Density::Dense).map(|span| span.address())
+    PAGE_HEAP.acquire(SpanRequest::large(pages)).map(|span| span.address())
 }
 
 fn entry_of(span: usize) -> &'static PageEntry {

@@ -2,9 +2,8 @@
 //! from, and what the kernel is advised of them. Each test's life is a child whose heap has no segment yet.
 
 use rsalloc_core::internals::hot::HOT;
-use rsalloc_core::internals::page_heap::PAGE_HEAP;
 use rsalloc_core::internals::page_heap::density::{Density, SparseSpans};
-use rsalloc_core::internals::page_heap::entry::Kind;
+use rsalloc_core::internals::page_heap::{PAGE_HEAP, SpanRequest};
 use rsalloc_core::internals::units::SEGMENT_SHIFT;
 use std::collections::HashSet;
 use std::fs;
@@ -118,7 +117,9 @@ fn with_the_switch_off_all_spans_share_a_segment_without_advice() {
 fn sparse_spans_outside_the_range_have_segments_of_their_own() {
     in_child(Some(SparseSpans::Separate), || {
         HOT.page_map_base.store(0, Ordering::Relaxed);
-        let acquire = |density| PAGE_HEAP.acquire(1, 1, Kind::Large, density).unwrap().address();
+        let acquire = |density| {
+            PAGE_HEAP.acquire(SpanRequest { density, ..SpanRequest::large(1) }).unwrap().address()
+        };
         for _ in 0..COUNT {
             let (whole, sparse) = (acquire(Density::Dense), acquire(Density::Sparse));
             assert_ne!(whole >> SEGMENT_SHIFT, sparse >> SEGMENT_SHIFT);
@@ -131,8 +132,11 @@ fn sparse_spans_outside_the_range_have_segments_of_their_own() {
 #[test]
 fn out_of_memory_each_kind_takes_pages_of_the_other() {
     in_child(Some(SparseSpans::Separate), || {
-        let acquire =
-            |density| PAGE_HEAP.acquire(1, 1, Kind::Large, density).map(|span| span.address());
+        let acquire = |density| {
+            PAGE_HEAP
+                .acquire(SpanRequest { density, ..SpanRequest::large(1) })
+                .map(|span| span.address())
+        };
         let (whole, sparse) = (acquire(Density::Dense).unwrap(), acquire(Density::Sparse).unwrap());
         let limit_mappings = |rlim_cur| {
             let limit = libc::rlimit { rlim_cur, rlim_max: libc::RLIM_INFINITY };

@@ -8,10 +8,9 @@ use crate::atomic::{AtomicUsize, Ordering};
 use crate::fail::{Misuse, deny, fail};
 use crate::guard;
 use crate::object::{Fresh, Object};
-use crate::page_heap::PAGE_HEAP;
-use crate::page_heap::density::Density;
 use crate::page_heap::entry::{Kind, PageEntry};
 use crate::page_heap::huge::HUGE;
+use crate::page_heap::{PAGE_HEAP, SpanRequest};
 use crate::size_class::{natural_align, object_size};
 use crate::units::{PAGE_BYTES, SPAN_MAX_PAGES, pages_of};
 
@@ -37,7 +36,8 @@ pub fn allocate(request: Request) -> Option<Fresh> {
         return acquire_huge(bytes, request.align);
     }
     let pages = pages_of(bytes);
-    let span = PAGE_HEAP.acquire(pages, pages_of(request.align), Kind::Large, Density::Dense)?;
+    let align_pages = pages_of(request.align);
+    let span = PAGE_HEAP.acquire(SpanRequest { align_pages, ..SpanRequest::large(pages) })?;
     account(0, pages);
     // SAFETY: the span was handed out to this call.
     let object = unsafe { Object::from_address(span.address()) }?;

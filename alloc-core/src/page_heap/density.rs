@@ -8,8 +8,7 @@
 //! I1. A segment's density is set before the segment is published, and never changes.
 //! I2. Pages of a sparse segment are advised against huge pages before any of them is free.
 
-use super::entry::Kind;
-use super::{PageHeap, Span};
+use super::{PageHeap, Span, SpanRequest};
 use crate::atomic::Ordering;
 
 /// How much of a span its holder will touch.
@@ -75,18 +74,12 @@ impl PageHeap {
         }
     }
 
-    /// A span from the other segments than those of `home`, which have no pages while the OS has none either.
+    /// A span from segments of the other density, when those of its own have no pages and the OS has none either.
     #[cold]
-    pub(super) fn acquire_elsewhere(
-        &self,
-        pages: usize,
-        align_pages: usize,
-        kind: Kind,
-        home: Density,
-    ) -> Option<Span> {
+    pub(super) fn acquire_elsewhere(&self, request: SpanRequest) -> Option<Span> {
         if self.sparse_spans() == SparseSpans::Together {
             return None;
         }
-        self.acquire_free(pages, align_pages, kind, home.other()).ok()
+        self.acquire_free(SpanRequest { density: request.density.other(), ..request }).ok()
     }
 }

@@ -14,9 +14,8 @@
 //! I1. All fields of a segment's `Extent` change under the lock of growth. What an extent says is mapped, is mapped.
 
 use super::density::Density;
-use super::entry::Kind;
 use super::segment::{Extent, HEADER_PAGES, Segment, metadata_bytes};
-use super::{OUTSIDE_SLOTS, OutsideTable, PageHeap, SEGMENTS_MAX, Span, outside_slot};
+use super::{OUTSIDE_SLOTS, OutsideTable, PageHeap, SEGMENTS_MAX, Span, SpanRequest, outside_slot};
 use crate::atomic::Ordering;
 use crate::hot::HOT;
 use crate::os::{self, Errno, Place};
@@ -44,28 +43,22 @@ enum Growth {
 
 impl PageHeap {
     #[cold]
-    pub(super) fn grow_and_acquire(
-        &self,
-        pages: usize,
-        align_pages: usize,
-        kind: Kind,
-        home: Density,
-    ) -> Option<Span> {
+    pub(super) fn grow_and_acquire(&self, request: SpanRequest) -> Option<Span> {
         // Ordering: Relaxed, the lock orders it: whether another thread has grown the heap meanwhile.
         let seen = self.mapped.load(Ordering::Relaxed);
         let growth = self.growth.acquire(Rank::GROWTH).ok()?;
         // Ordering: Relaxed, as above.
         if self.mapped.load(Ordering::Relaxed) != seen {
             drop(growth);
-            return self.acquire(pages, align_pages, kind, home);
+            return self.acquire(request);
         }
         // Aligned pages may begin some way behind the first free page.
+        let SpanRequest { pages, align_pages, density, .. } = request;
         let slack = if align_pages > 1 { align_pages } else { 0 };
-        let segment = self.grow(pages.next_multiple_of(align_pages) + slack, home, &growth)?;
+        let segment = self.grow(pages.next_multiple_of(align_pages) + slack, density, &growth)?;
         drop(growth);
         let guard = segment.lock().ok()?;
-        self.acquire_in(segment, pages, align_pages, kind, guard)
-            .or_else(|| self.acquire(pages, align_pages, kind, home))
+        self.acquire_in(segment, request, guard).or_else(|| self.acquire(request))
     }
 
     /// Grows `segment` in place so that at least its first `end` pages are mapped; whether they are.

@@ -58,6 +58,26 @@ impl Span {
     }
 }
 
+/// What span is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SpanRequest {
+    /// Number of pages, at most `SPAN_MAX_PAGES`.
+    pub pages: usize,
+    /// The span begins at a multiple of so many pages.
+    pub align_pages: usize,
+    /// What its entry says.
+    pub kind: Kind,
+    /// How much of it will be touched.
+    pub density: Density,
+}
+
+impl SpanRequest {
+    /// A dense large span of so many pages, without an alignment.
+    pub const fn large(pages: usize) -> SpanRequest {
+        SpanRequest { pages, align_pages: 1, kind: Kind::Large, density: Density::Dense }
+    }
+}
+
 /// The page heap of the process; all zeroes is a valid one. The order of the fields puts what acquiring and releasing a span of
 /// the first segments writes into the first cache line, and what that only reads into the second.
 #[repr(C, align(64))]
@@ -144,42 +164,27 @@ impl PageHeap {
         }
     }
 
-    /// Acquires a span of `pages` (at most `SPAN_MAX_PAGES`) at a multiple of `align_pages`, whose entry says `kind`. None when
-    /// the OS has no more memory, or when an operation of the program can't have the lock of a segment that may have pages; it
-    /// is barred then (see `sync`).
-    pub fn acquire(
-        &self,
-        pages: usize,
-        align_pages: usize,
-        kind: Kind,
-        density: Density,
-    ) -> Option<Span> {
+    /// Acquires a span. None when the OS has no more memory, or when an operation of the program can't have the lock of a segment
+    /// that may have pages; it is barred then (see `sync`).
+    pub fn acquire(&self, request: SpanRequest) -> Option<Span> {
         self.collect_deferred();
-        let home = self.home_of(density);
-        match self.acquire_free(pages, align_pages, kind, home) {
+        let request = SpanRequest { density: self.home_of(request.density), ..request };
+        match self.acquire_free(request) {
             Ok(span) => Some(span),
             // A lock is missing, not pages: there are other ways, none of which maps a segment.
             Err(Missing::Lock) if WaitBudget::is_bounded() => None,
-            Err(_) => self
-                .grow_and_acquire(pages, align_pages, kind, home)
-                .or_else(|| self.acquire_elsewhere(pages, align_pages, kind, home)),
+            Err(_) => self.grow_and_acquire(request).or_else(|| self.acquire_elsewhere(request)),
         }
     }
 
-    /// A span of free pages in the segments of density `home`. First tries the locks of all segments, then waits for them.
-    fn acquire_free(
-        &self,
-        pages: usize,
-        align_pages: usize,
-        kind: Kind,
-        home: Density,
-    ) -> Result<Span, Missing> {
+    /// A span of free pages in the segments of its density. First tries the locks of all segments, then waits for them.
+    fn acquire_free(&self, request: SpanRequest) -> Result<Span, Missing> {
         let mut is_left_out = false;
         for may_wait in [false, true] {
             // Ordering: Relaxed, a hint.
             let first = self.first_free.load(Ordering::Relaxed);
             for (index, segment) in self.segments().enumerate().skip(first) {
-                if segment.longest() < pages || segment.density() != home {
+                if segment.longest() < request.pages || segment.density() != request.density {
                     if segment.longest() == 0 && index == first {
                         self.advance_first_free(first);
                     }
@@ -188,7 +193,7 @@ impl PageHeap {
                 let guard = if may_wait { segment.lock().ok() } else { segment.try_lock() };
                 is_left_out |= may_wait && guard.is_none();
                 if let Some(guard) = guard
-                    && let Some(span) = self.acquire_in(segment, pages, align_pages, kind, guard)
+                    && let Some(span) = self.acquire_in(segment, request, guard)
                 {
                     return Ok(span);
                 }
@@ -220,26 +225,24 @@ impl PageHeap {
     fn acquire_in(
         &self,
         segment: &'static Segment,
-        pages: usize,
-        align_pages: usize,
-        kind: Kind,
+        request: SpanRequest,
         _guard: Guard<'_>,
     ) -> Option<Span> {
-        let run = match (pages, align_pages) {
+        let run = match (request.pages, request.align_pages) {
             (1, 1) => segment.take_page()?,
-            _ => segment.take(pages, align_pages)?,
+            (pages, align) => segment.take(pages, align)?,
         };
-        self.account_taken(segment, run);
+        self.account_taken(segment, &run);
         let entry = segment.entry(run.first);
         entry.pages.set(run.pages as u32);
-        entry.set_kind(kind);
+        entry.set_kind(request.kind);
         let span = Span { entry, contents: run.contents() };
         sanitizer::pages_taken(span.address(), run.pages);
         Some(span)
     }
 
     /// Counts a run whose holder will write to it. The segment's lock is held.
-    fn account_taken(&self, segment: &Segment, run: PageRun) {
+    fn account_taken(&self, segment: &Segment, run: &PageRun) {
         segment.mark_dirty(run);
         // Ordering: Relaxed throughout, statistics that steer purging.
         self.dirty.fetch_sub(run.dirty, Ordering::Relaxed);
@@ -275,7 +278,7 @@ impl PageHeap {
             }
             let run = segment.extend(end, more)?;
             sanitizer::pages_taken(segment.base() + end * PAGE_BYTES, more);
-            self.account_taken(segment, run);
+            self.account_taken(segment, &run);
             first.pages.set((pages + more) as u32);
             Some(true)
         };

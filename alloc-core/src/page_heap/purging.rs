@@ -187,11 +187,12 @@ impl PageHeap {
             self.held.fetch_add(run.pages, Ordering::Relaxed);
             return self.defer(segment.entry(run.first));
         };
+        let dirty = run.dirty;
         segment.put(run, contents);
         self.lower_first_free(segment);
         if contents == Contents::Zero {
             // Ordering: Relaxed, a statistic that steers purging.
-            self.dirty.fetch_sub(run.dirty, Ordering::Relaxed);
+            self.dirty.fetch_sub(dirty, Ordering::Relaxed);
         }
     }
 

@@ -67,8 +67,8 @@ pub struct Extent {
     pub reserved: Guarded32,
 }
 
-/// A run of pages taken from a segment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A run of pages taken from a segment, which the holder of this value alone uses.
+#[derive(PartialEq, Eq, Debug)]
 #[must_use = "pages that are not put back are lost"]
 pub struct PageRun {
     /// Number of the first page in its segment.
@@ -353,7 +353,7 @@ impl Segment {
     }
 
     /// Marks a run dirty: its holder will write to it. The lock is held.
-    pub fn mark_dirty(&self, run: PageRun) {
+    pub fn mark_dirty(&self, run: &PageRun) {
         (run.first..run.end()).for_each(|page| self.header().dirty.add(page));
     }
 

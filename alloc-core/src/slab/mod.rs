@@ -16,10 +16,10 @@ use crate::canary::{self, Canary};
 use crate::fail::{Misuse, deny, fail};
 use crate::guard;
 use crate::object::{Batch, Contents, Memory};
-use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::density::Density;
 use crate::page_heap::entry::{self, Kind, PageEntry};
 use crate::page_heap::huge::HUGE;
+use crate::page_heap::{PAGE_HEAP, SpanRequest};
 use crate::page_map;
 use crate::sanitizer;
 use crate::size_class::{CLASS, Class, ClassInfo, RECIPROCAL_SHIFT};
@@ -66,7 +66,12 @@ pub fn take(class: Class, batch: &mut Batch, wanted: usize) -> Result<Contents, 
 /// A slab of `class`, in no list yet, and what its first object holds. None when out of memory.
 fn new_slab(slabs: &SlabClass, class: Class) -> Option<(&'static PageEntry, Contents)> {
     let info = &CLASS[class];
-    let span = PAGE_HEAP.acquire(info.pages, 1, Kind::Slab, density_of(info))?;
+    let span = PAGE_HEAP.acquire(SpanRequest {
+        pages: info.pages,
+        align_pages: 1,
+        kind: Kind::Slab,
+        density: density_of(info),
+    })?;
     let entry = span.entry;
     entry.class.set(class as u32);
     entry.free.set(info.objects as u32);

@@ -5,12 +5,8 @@ use crate::atomic::Ordering;
 use crate::depot::DEPOT;
 use crate::object::Batch;
 use crate::os;
-use crate::page_heap::{PAGE_HEAP, SEGMENTS_MAX};
-use crate::page_heap::{
-    entry::Kind,
-    density::Density,
-    segment::{HEADER_PAGES, Segment},
-};
+use crate::page_heap::{PAGE_HEAP, SEGMENTS_MAX, SpanRequest};
+use crate::page_heap::segment::{HEADER_PAGES, Segment};
 use crate::page_map;
 use crate::hot::HOT;
 use crate::size_class::{CLASS as CLASS_INFO, Class, class_of};
@@ -31,7 +27,7 @@ fn start(in_page_map: bool, bases: &[usize]) {
 }
 
 fn acquire() -> usize {
-    PAGE_HEAP.acquire(1, 1, Kind::Large, Density::Dense).expect("memory").address()
+    PAGE_HEAP.acquire(SpanRequest::large(1)).expect("memory").address()
 }
 
 /// Pages that can be handed out, of all segments.
