@@ -22,7 +22,7 @@
 //! # Entries
 //!
 //! Macros, exported at the root of the crate, that each define one function with the attributes given. The function does
-//! what its slow twin in `engine::slow` does, or the twin named last, and may call it (a jump: the arguments as they
+//! what the function of its name in `engine::slow` does, or the one named last, and may call that (a jump: the arguments as they
 //! came) whenever a plain pop or push does not do. Every caller treats the two as one function.
 //!
 //! | macro | function |
@@ -36,7 +36,7 @@
 //! | `rust_dealloc!(name)` | `unsafe extern "C" fn(ptr, size, align)`, not exported by name |
 //!
 //! An entry is a section (see [`sections`]) behind a table look-up in [`crate::hot`]. It counts an abort in `HOT.aborts`,
-//! then takes the slow twin: nothing retries.
+//! then takes the slow path: nothing retries.
 //!
 //! # Memory order
 //!

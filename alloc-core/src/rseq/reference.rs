@@ -76,8 +76,8 @@ pub unsafe fn pop_batch(region: &Region, class: usize, out: &mut [usize]) -> isi
 pub unsafe fn push_batch(region: &Region, class: usize, objects: &[usize]) -> isize {
     let head = &region.heads[class];
     let top = head.top.load(Relaxed);
-    let room = head.end.load(Relaxed).saturating_sub(top) / WORD;
-    let count = objects.len().min(room as usize);
+    let space = head.end.load(Relaxed).saturating_sub(top) / WORD;
+    let count = objects.len().min(space as usize);
     for i in 1..=count {
         // SAFETY: I2: below end.
         unsafe { slot(region, top + i as u32 * WORD) }.store(objects[objects.len() - i], Relaxed);

@@ -29,6 +29,7 @@ pub const GATES: &[Gate] = &[
     cargo("fmt", &["fmt", "--all", "--check"]),
     cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     xtask("layers", &["layers"]),
+    xtask("docs", &["docs"]),
     xtask("golden", &["golden"]),
     xtask("imports", &["imports"]),
     xtask("package", &["package"]),

@@ -1,4 +1,4 @@
-//! The entries as calls of their slow twins, which look first whether the thread has a biased shard.
+//! The entries as calls of the slow paths, which look first whether the thread has a biased shard.
 #![allow(missing_docs, reason = "the contract at `arch` says what each macro defines")]
 
 #[macro_export]
