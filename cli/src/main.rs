@@ -98,9 +98,13 @@ enum Command {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(usage) => {
-            let _ = usage.print();
-            return if usage.use_stderr() { ExitCode::from(CANNOT) } else { ExitCode::SUCCESS };
+        Err(usage) if usage.use_stderr() => {
+            eprintln!("rsalloc: {}; see rsalloc --help", in_a_line(&usage.to_string()));
+            return ExitCode::from(CANNOT);
+        }
+        Err(asked_for) => {
+            let _ = asked_for.print();
+            return ExitCode::SUCCESS;
         }
     };
     let done = match cli.command {
@@ -120,6 +124,13 @@ fn main() -> ExitCode {
         let code = error.downcast_ref::<program::Unusable>().map_or(CANNOT, |why| why.exit_code());
         ExitCode::from(code)
     })
+}
+
+/// What clap says first, without what follows behind an empty line.
+fn in_a_line(usage: &str) -> String {
+    let words = usage.lines().take_while(|line| !line.is_empty()).flat_map(str::split_whitespace);
+    let line = words.collect::<Vec<_>>().join(" ");
+    line.strip_prefix("error: ").map(str::to_owned).unwrap_or(line)
 }
 
 /// What the exit statuses mean, in the words of docs/operate.md.

@@ -275,10 +275,8 @@ fn conf_of_a_process() {
 #[test]
 fn options_for_a_start_are_refused_for_a_running_process() {
     for command in ["check", "stats", "conf"] {
-        let output = rsalloc(&[command, "--atomic", "1"]).output().unwrap();
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(3), "{text}");
-        assert!(text.contains("'--atomic' cannot be used with '[PID]'"), "{text}");
+        let line = error(&mut rsalloc(&[command, "--atomic", "1"]), 3);
+        assert!(line.contains("'--atomic' cannot be used with '[PID|CORE]'"), "{line}");
     }
 }
 

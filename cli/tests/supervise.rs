@@ -1,0 +1,229 @@
+//! Programs under the command as under a container's first process: signals, exit statuses, what is left behind.
+
+mod command_line;
+
+use command_line::*;
+use common::library;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// `rsalloc stats` and `rsalloc record`, which stay above the program.
+fn supervisors() -> Vec<Vec<String>> {
+    let mut all =
+        vec![vec!["stats".to_owned(), "--lib".into(), library().to_str().unwrap().into()]];
+    let recorder = recorder();
+    let trace = common::scratch().join("supervised-%p.trace");
+    all.push(
+        ["record", "--lib", recorder.to_str().unwrap(), "-o", trace.to_str().unwrap()]
+            .map(Into::into)
+            .into(),
+    );
+    all
+}
+
+fn recorder() -> std::path::PathBuf {
+    let target = common::scratch().join("recorder");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--package", "record", "--target-dir"]).arg(&target);
+    assert!(cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());
+    target.join("debug/librsalloc_record.so")
+}
+
+fn shell(supervisor: &[String], script: &str) -> Command {
+    let mut command = rsalloc(&[]);
+    command.args(supervisor).args(["--", "sh", "-c", script]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Starts it, and waits for its first line.
+fn started(command: &mut Command) -> (Child, String) {
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    (child, line.trim().to_owned())
+}
+
+fn send(pid: i32, signal: i32) {
+    // SAFETY: a child that is not collected, or its group.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+/// How it ends, which it does soon.
+fn ended(mut child: Child) -> Output {
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
+}
+
+fn is_alive(pid: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn signals_reach_the_program_and_its_status_comes_back() {
+    const CATCHES: &str =
+        "trap 'echo caught; exit 9' SIGNAL; echo $$; while :; do sleep 0.01; done";
+    const IS_ENDED: &str = "echo $$; while :; do sleep 0.01; done";
+    for supervisor in supervisors() {
+        for (name, signal) in [
+            ("TERM", libc::SIGTERM),
+            ("INT", libc::SIGINT),
+            ("HUP", libc::SIGHUP),
+            ("USR1", libc::SIGUSR1),
+        ] {
+            let (child, program) =
+                started(&mut shell(&supervisor, &CATCHES.replace("SIGNAL", name)));
+            send(child.id() as i32, signal);
+            let output = ended(child);
+            assert_eq!(output.status.code(), Some(9), "{supervisor:?}, {name}: {output:?}");
+            assert!(!is_alive(&program), "{name}: the program is an orphan");
+
+            let (child, program) = started(&mut shell(&supervisor, IS_ENDED));
+            send(child.id() as i32, signal);
+            assert_eq!(ended(child).status.code(), Some(128 + signal), "{supervisor:?}, {name}");
+            assert!(!is_alive(&program), "{name}: the program is an orphan");
+        }
+    }
+}
+
+/// Runs a script in a shell, reopens descriptors if it is told to, and ends with a status, as most programs do: by `exit`.
+const ENDS: &str = r#"
+    #include <fcntl.h>
+    #include <stdlib.h>
+    #include <unistd.h>
+    int main(int argc, char **argv) {
+        system(argv[1]);
+        for (int fd = 3; argc > 3 && fd < 20; fd++) dup2(open(argv[3], O_WRONLY | O_CREAT, 0600), fd);
+        return atoi(argv[2]);
+    }
+"#;
+
+fn ends(name: &str, arguments: &[&str]) -> Command {
+    let program = common::compile("cc", name, ENDS, &["-w"]).unwrap();
+    let mut command = with_library("stats", &["--", program.to_str().unwrap()]);
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// The first process of a namespace gets what others leave, as in a container: it collects them, and ends with the program.
+#[test]
+fn the_first_process_of_a_container_collects_what_others_leave() {
+    let script = "for i in 1 2 3 4 5; do (sleep 0.0$i &) ; done; sleep 0.5; grep -l '^State:.Z' /proc/[0-9]*/status; echo";
+    let inner = ends("ends-first", &[script, "4"]);
+    let mut command = Command::new("unshare");
+    command
+        .args(["--fork", "--pid", "--mount-proc", "--"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    let output = clean(command.stdin(Stdio::null())).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if said.contains("unshare: ") {
+        return common::note(&format!("the first process of a container: {said}"));
+    }
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(4), &b"\n"[..]), "{said}");
+    assert!(has_statistics(&said), "{said}");
+}
+
+fn has_statistics(said: &str) -> bool {
+    said.lines().any(|line| line.trim_start().starts_with("live ")) && !said.contains("rsalloc: ")
+}
+
+#[test]
+fn descendants_leave_nothing_and_a_read_only_file_system_is_enough() {
+    let temporary = fresh_folder("temporary");
+    // `env` ends by `exit`, so each writes its statistics; the last one after the command has ended.
+    let script = "for i in 1 2 3 4 5; do env true; done; (sleep 0.2; env >/dev/null) & echo on";
+    let mut command = ends("ends-with-descendants", &[script, "6"]);
+    command.env("TMPDIR", &temporary);
+    let remount = || {
+        let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
+        let (no, root) = (std::ptr::null(), c"/".as_ptr());
+        // SAFETY: system calls, on names that end with a zero. Where they are refused, files could be written.
+        unsafe {
+            if libc::unshare(libc::CLONE_NEWNS) == 0 {
+                libc::mount(no, root, no, libc::MS_REC | libc::MS_PRIVATE, no.cast());
+                libc::mount(no, root, no, flags, no.cast());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: system calls only.
+    unsafe { command.pre_exec(remount) };
+    let output = command.output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(6), &b"on\n"[..]));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(has_statistics(&said), "{said}");
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0);
+}
+
+/// The descriptor's number may serve the program for a file of its own by then.
+#[test]
+fn a_descriptor_that_the_program_uses_for_itself_is_left_alone() {
+    let file = common::scratch().join("own-file");
+    let output = ends("ends-with-files", &["", "2"]).output().unwrap();
+    assert!(has_statistics(&String::from_utf8_lossy(&output.stderr)), "nothing is tested");
+    let output = ends("ends-with-files", &["", "2", file.to_str().unwrap()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(said, "rsalloc: the program left no statistics (exit status: 2)\n");
+    assert_eq!(std::fs::read(&file).unwrap(), b"");
+}
+
+#[test]
+fn another_library_is_refused() {
+    let other = common::compile("cc", "not-ours.so", "int other;", &["-shared", "-fPIC"]).unwrap();
+    let text = common::scratch().join("not-a-library");
+    std::fs::write(&text, "text").unwrap();
+    for (library, why) in
+        [(&other, "is another library"), (&text, "is no library for this machine")]
+    {
+        let library = library.to_str().unwrap();
+        let full = Path::new(library).canonicalize().unwrap();
+        for command in ["run", "stats"] {
+            let line = error(&mut rsalloc(&[command, "--lib", library, "--", "true"]), 3);
+            assert_eq!(
+                line,
+                format!("rsalloc: {} {why}: --lib takes a librsalloc.so", full.display())
+            );
+        }
+        let line = error(&mut rsalloc(&["record", "--lib", library, "--", "true"]), 3);
+        assert_eq!(
+            line,
+            format!("rsalloc: {} {why}: --lib takes a librsalloc_record.so", full.display())
+        );
+    }
+}
+
+#[test]
+fn the_command_says_its_name_and_its_statuses() {
+    let version = answer(&mut rsalloc(&["--version"]));
+    assert_eq!(version, format!("rsalloc {}\n", env!("CARGO_PKG_VERSION")));
+    let help = answer(&mut rsalloc(&["--help"]));
+    assert!(help.contains("Exit status: 0 done; 3 could not be done"), "{help}");
+    assert!(answer(&mut rsalloc(&["stats", "--help"])).contains("Exit status: 0 shown"));
+    for wrong in
+        [&["no-such-command"][..], &["stats"], &["stats", "--no-such-option"], &["run"], &[]]
+    {
+        let line = error(&mut rsalloc(wrong), 3);
+        assert!(line.starts_with("rsalloc: ") && line.ends_with("see rsalloc --help"), "{line}");
+    }
+}
+
+/// What comes through a pipe that is closed early is no error.
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let served = Running::cat(&mut with_library("run", &["cat"]));
+    let mut command = rsalloc(&["stats", "--watch", "0.01", &served.pid()]);
+    let mut watching = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    watching.stdout.take().unwrap().read_exact(&mut [0; 10]).unwrap();
+    let output = ended(watching);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
