@@ -194,7 +194,7 @@ fn a_heap_of_one_gib_takes_few_calls() {
     assert!(calls < 80, "{calls} calls");
 }
 
-/// Sizes and alignments that no address space has room for, up to the largest that the type has.
+/// Sizes and alignments that no address space can hold, up to the largest that the type has.
 const IMPOSSIBLE: [(usize, usize); 6] = [
     (1 << 47, 8),
     (1 << 50, 16),

@@ -3,6 +3,7 @@
 //! Promises: no system call where libc reads the CPU from the thread's rseq area or the vDSO (a filter may kill
 //! for `sched_getaffinity`, and the files of /sys may not be there); the number only grows, as far as the
 //! affinity of the threads that are recorded allows.
+#![forbid(unsafe_code)]
 
 use crate::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::os;
