@@ -76,7 +76,7 @@ impl Sections {
     pub fn pop_batch(self, class: Class, out: &mut [usize]) -> isize {
         let n = out.len().min(MAGAZINE_MAX);
         let bottom = Region::bottom_offset(class);
-        // SAFETY: class and bottom belong together; `out` has room for n.
+        // SAFETY: class and bottom belong together; `out` takes n.
         unsafe {
             match self.index {
                 Index::CpuId => sections::pop_batch_cpu(class, out.as_mut_ptr(), n, bottom),
@@ -85,7 +85,7 @@ impl Sections {
         }
     }
 
-    /// Pushes the last objects first while there is room: how many, or a status.
+    /// Pushes the last objects first while there is space: how many, or a status.
     #[inline]
     pub fn push_batch(self, class: Class, objects: &[usize]) -> isize {
         debug_assert!(objects.len() <= MAGAZINE_MAX);

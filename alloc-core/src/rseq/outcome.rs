@@ -23,7 +23,7 @@ pub enum Pop {
 pub enum Push {
     /// The shard has the object.
     Done,
-    /// The class has no room.
+    /// The class is full.
     Full(Object),
     /// As [`Pop::Aborted`].
     Aborted(Object),

@@ -217,7 +217,7 @@ section! {
     /// ```
     ///
     /// # Safety
-    /// 1. `class` is a class, `bottom` its own. 2. `out` has room for `n`, at most MAGAZINE_MAX.
+    /// 1. `class` is a class, `bottom` its own. 2. `out` takes `n`, at most MAGAZINE_MAX.
     pop_batch_cpu / pop_batch_cid (class: usize, out: *mut usize, n: usize, bottom: usize);
     "mov r8d, [r11 + rdi*8]"            // top; 0 in the closed region
     "mov rax, r8"
@@ -242,7 +242,7 @@ section! {
 }
 
 section! {
-    /// Puts the last of `n` objects on top of a class, then the one before it, while there is room;
+    /// Puts the last of `n` objects on top of a class, then the one before it, while there is space;
     /// how many, or a status. The first ones of `objects` stay with the caller.
     ///
     /// ```text
