@@ -94,7 +94,8 @@ unsafe fn look_up(handle: *mut c_void, name: &str) -> *mut c_void {
         let mut home: libc::Dl_info = std::mem::zeroed();
         assert!(libc::dladdr(address, &mut home) != 0, "whose is {name}?");
         let file = std::ffi::CStr::from_ptr(home.dli_fname).to_string_lossy();
-        assert!(file.ends_with("/librsalloc.so"), "{name} is {file}'s");
+        let library = crate::library_path();
+        assert!(library.as_os_str() == &*file, "{name} is {file}'s, not {}'s", library.display());
         address
     }
 }

@@ -81,7 +81,7 @@ fn control(wanted: &[String]) -> anyhow::Result<usize> {
         let found = output.status.code() == Some(1);
         let verdict = if found { "found: " } else { "NOT FOUND" };
         let reason = if found { reason(&output) } else { output.status.to_string() };
-        println!("{:<20}{:<16}{verdict}{reason}", defect.name, defect.model);
+        println!("{:<24}{:<24}{verdict}{reason}", defect.name, defect.model);
         Ok(found)
     })
 }
