@@ -62,7 +62,7 @@ pub const DEFECTS: &[Defect] = &[
         )],
     },
     Defect {
-        name: "deferred-len-relaxed",
+        name: "created-len-relaxed",
         model: "huge-deferred",
         file: "page_heap/huge/deferred.rs",
         changes: &[(
@@ -71,7 +71,7 @@ pub const DEFECTS: &[Defect] = &[
         )],
     },
     Defect {
-        name: "deferred-count-relaxed",
+        name: "lowered-relaxed",
         model: "huge-deferred",
         file: "page_heap/huge/deferred.rs",
         changes: &[(
@@ -80,7 +80,7 @@ pub const DEFECTS: &[Defect] = &[
         )],
     },
     Defect {
-        name: "cleared-deferred-first",
+        name: "cleared-first",
         model: "huge-deferred",
         file: "page_heap/huge/deferred.rs",
         changes: &[(
