@@ -50,7 +50,7 @@ pub(super) fn drain_class(class: Class) -> bool {
     let mut backoff = Backoff::none();
     // A shard with capacity would cache the next frees.
     let wanted = |region: &Region| region.capacity(class) > 0 || region.len(class) > 0;
-    let drain = |stopped| drain_class_stopped(stopped, class);
+    let drain = |stopped: Stopped<'_>| drain_class_stopped(stopped, class);
     let all = stop_each(&mut backoff, wanted, drain);
     locked::for_each(&mut backoff, |locked| drain_class_by_ops(locked, class));
     all

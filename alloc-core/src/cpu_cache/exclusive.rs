@@ -28,22 +28,26 @@ use crate::rseq::registration;
 use crate::size_class::{CLASSES, Class};
 use crate::sync::{Backoff, Rank};
 use crate::units::MAGAZINE_MAX;
+use core::marker::PhantomData;
 
-/// A region that no thread but the caller's touches: its shard is stopped, or its lock is held.
+/// A region that no thread but the caller's touches for as long as `'a`: its shard is stopped, or its lock is held.
 #[derive(Clone, Copy)]
-pub struct Stopped<'a>(&'a Region);
+pub struct Stopped<'a> {
+    region: &'static Region,
+    while_stopped: PhantomData<&'a ()>,
+}
 
 /// Stops all shards of this process' mode at once and hands their regions to `f`. None, with nothing stopped, if the
 /// kernel has no fence, a handler came on top of the thread that has shards stopped, or another thread has and `backoff`
 /// is none. Biased shards whose owners stay in an operation for longer than `backoff` are left out.
 pub fn stop_all<R>(
     backoff: &mut Backoff,
-    f: impl FnOnce(&mut dyn Iterator<Item = Stopped<'static>>) -> R,
+    f: impl FnOnce(&mut dyn Iterator<Item = Stopped<'_>>) -> R,
 ) -> Option<R> {
     match registration::sections() {
         Some(_) => {
             let _guard = percpu::raw_lock().acquire_or_try(Rank::SHARDS, backoff)?;
-            let mut regions = percpu::regions().map(Stopped);
+            let mut regions = percpu::regions().map(Stopped::of);
             stop_percpu(percpu::created(), None, || f(&mut regions))
         }
         None => stop_biased(backoff, f),
@@ -55,7 +59,7 @@ pub fn stop_all<R>(
 pub fn stop_each(
     backoff: &mut Backoff,
     wanted: impl Fn(&Region) -> bool,
-    mut f: impl FnMut(Stopped<'static>),
+    mut f: impl FnMut(Stopped<'_>),
 ) -> bool {
     if registration::sections().is_none() {
         return stop_biased(backoff, |regions| {
@@ -70,7 +74,7 @@ pub fn stop_each(
     let cpu = |shard| (registration::index() == Index::CpuId).then_some(shard as u32);
     percpu::created().filter(|(_, region)| wanted(region)).fold(true, |all, (shard, region)| {
         let one = core::iter::once((shard, region));
-        stop_percpu(one, cpu(shard), || f(Stopped(region))).is_some() && all
+        stop_percpu(one, cpu(shard), || f(Stopped::of(region))).is_some() && all
     })
 }
 
@@ -100,36 +104,41 @@ fn stop_percpu<R>(
 /// [`stop_all`] on the atomic path.
 fn stop_biased<R>(
     backoff: &mut Backoff,
-    f: impl FnOnce(&mut dyn Iterator<Item = Stopped<'static>>) -> R,
+    f: impl FnOnce(&mut dyn Iterator<Item = Stopped<'_>>) -> R,
 ) -> Option<R> {
     let _guard = leases::raw_lock().acquire_or_try(Rank::LEASES, backoff)?;
     leases::begin_revoke_all();
     let fenced = !leases::is_enabled() || membarrier::barrier();
     let result = fenced.then(|| {
         leases::wait_for_operations(backoff);
-        f(&mut leases::revoked_regions().map(Stopped))
+        f(&mut leases::revoked_regions().map(Stopped::of))
     });
     leases::grant_all();
     result
 }
 
 impl<'a> Stopped<'a> {
-    /// The region of a shard whose lock is held.
-    pub(super) fn of_locked(locked: &'a Locked) -> Self {
-        Stopped(locked.region)
+    /// The caller has stopped the shard, for as long as `'a`.
+    fn of(region: &'static Region) -> Self {
+        Stopped { region, while_stopped: PhantomData }
     }
 
-    /// The region.
-    pub fn region(self) -> &'a Region {
-        self.0
+    /// The region of a shard whose lock is held.
+    pub(super) fn of_locked(locked: &'a Locked) -> Self {
+        Stopped::of(locked.region)
+    }
+
+    /// The region, which may be read at any time.
+    pub fn region(self) -> &'static Region {
+        self.region
     }
 
     /// Takes the objects of `class` out, a magazine at a time, and its capacity away. `place` takes a batch and says
     /// whether it has placed all of it: if not, what is left in the batch and all others stay in the region.
     pub(super) fn take_objects(self, class: Class, place: impl Fn(&mut Batch) -> bool) {
-        let bottom = self.0.bottom(class) as *const usize;
+        let bottom = self.region.bottom(class) as *const usize;
         // SAFETY: region I1: the slots above the sentinel hold objects; no other thread writes to them.
-        let objects = unsafe { core::slice::from_raw_parts(bottom.add(1), self.0.len(class)) };
+        let objects = unsafe { core::slice::from_raw_parts(bottom.add(1), self.region.len(class)) };
         for (index, slots) in objects.chunks(MAGAZINE_MAX).enumerate() {
             // SAFETY: the objects are the region's, which forgets them below.
             let mut batch = unsafe { Batch::from_slots(slots) };
@@ -138,16 +147,16 @@ impl<'a> Stopped<'a> {
                 let placed = slots.iter().take_while(|&&slot| slot != first).count();
                 batch.forget_all();
                 let left = objects.len() - index * MAGAZINE_MAX - placed;
-                return self.0.keep_last(class, left);
+                return self.region.keep_last(class, left);
             }
         }
-        self.0.reset_class(class);
+        self.region.reset_class(class);
     }
 
     /// Gives the pages of the stacks back to the OS, if all are empty: one or more for each class.
     pub(super) fn forget_slots(self) {
-        if (1..CLASSES).all(|class| self.0.len(class) == 0) {
-            let (address, len) = self.0.slot_pages(os::page_bytes());
+        if (1..CLASSES).all(|class| self.region.len(class) == 0) {
+            let (address, len) = self.region.slot_pages(os::page_bytes());
             // SAFETY: region I1: no slot holds an object, so what lies there is as good as zero; a sentinel is zero.
             unsafe { os::give_back(address, len) };
         }
@@ -173,7 +182,7 @@ mod tests {
                 for object in 1..=info.slots_max {
                     assert_eq!(reference::push(region, class, object), 0);
                 }
-                Stopped(region).forget_slots();
+                Stopped::of(region).forget_slots();
                 for object in (1..=info.slots_max).rev() {
                     assert_eq!(reference::pop(region, class), object as isize, "class {class}");
                 }
@@ -192,7 +201,7 @@ mod tests {
             assert_eq!(reference::set_end(region, last, 0, end), 0);
             assert_eq!(reference::push(region, last, 16), 0);
             assert_eq!(reference::pop(region, last), 16);
-            Stopped(region).forget_slots();
+            Stopped::of(region).forget_slots();
             assert_eq!((region.at(end) as *const usize).read(), 0, "the page is still there");
         }
     }
