@@ -79,7 +79,7 @@ const TARGETS: &[Target] = &[
 ];
 
 /// How long a control may take to find its defect.
-const CONTROL_SECONDS: u64 = 30;
+const CONTROL_SECONDS: u64 = 60;
 /// How long a target runs without a defect before.
 const SOUND_SECONDS: u64 = 2;
 /// How long a crash is made smaller.
