@@ -50,6 +50,10 @@ pub fn table(tree: &Tree) -> String {
         glossary.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| word |"));
     let rows = rows.filter(|line| !line.starts_with("| where |")).count();
     writeln!(text, "| of the engine | |\n|---|--:|").unwrap();
+    let lines =
+        engine.iter().flat_map(|file| code(file).lines().map(str::to_owned).collect::<Vec<_>>());
+    let lines = lines.filter(|line| !line.trim().is_empty()).count();
+    writeln!(text, "| lines without comments and tests | {lines} |").unwrap();
     writeln!(text, "| modules with `unsafe` | {} |", modules.len()).unwrap();
     writeln!(text, "| files with `unsafe` | {files} of {} |", engine.len()).unwrap();
     writeln!(text, "| `unsafe` blocks | {} |", count("unsafe {")).unwrap();
@@ -93,6 +97,7 @@ mod tests {
         ]));
         for line in [
             "| `alloc-core/src` | 4 | 1 | 0 |",
+            "| lines without comments and tests | 2 |",
             "| modules with `unsafe` | 1 |",
             "| `unsafe` blocks | 1 |",
             "| `unsafe fn` | 1 |",

@@ -12,7 +12,7 @@ pub struct File {
     pub text: String,
 }
 
-/// All files that git knows.
+/// All files that git knows, by their paths.
 pub struct Tree {
     files: Vec<File>,
 }
@@ -43,6 +43,8 @@ impl Tree {
                 files.push(File { path: path.to_owned(), text });
             }
         }
+        // Files that git does not track yet come first in its list.
+        files.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(Tree { files })
     }
 
