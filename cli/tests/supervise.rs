@@ -68,9 +68,8 @@ fn is_alive(pid: &str) -> bool {
 
 #[test]
 fn signals_reach_the_program_and_its_status_comes_back() {
-    const CATCHES: &str =
-        "trap 'echo caught; exit 9' SIGNAL; echo $$; while :; do sleep 0.01; done";
-    const IS_ENDED: &str = "echo $$; while :; do sleep 0.01; done";
+    const CATCHES: &str = "trap 'echo caught; exit 9' SIGNAL; echo $$; n=0; while [ $((n += 1)) -lt 3000 ]; do sleep 0.01; done";
+    const IS_ENDED: &str = "echo $$; n=0; while [ $((n += 1)) -lt 3000 ]; do sleep 0.01; done";
     for supervisor in supervisors() {
         for (name, signal) in [
             ("TERM", libc::SIGTERM),
@@ -167,7 +166,7 @@ fn descendants_leave_nothing_and_a_read_only_file_system_is_enough() {
 /// The descriptor's number may serve the program for a file of its own by then.
 #[test]
 fn a_descriptor_that_the_program_uses_for_itself_is_left_alone() {
-    let file = common::scratch().join("own-file");
+    let file = fresh_folder("own-files").join("file");
     let output = ends("ends-with-files", &["", "2"]).output().unwrap();
     assert!(has_statistics(&String::from_utf8_lossy(&output.stderr)), "nothing is tested");
     let output = ends("ends-with-files", &["", "2", file.to_str().unwrap()]).output().unwrap();

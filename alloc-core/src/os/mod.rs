@@ -379,16 +379,17 @@ pub fn microseconds() -> usize {
     now.tv_sec as usize * 1_000_000 + now.tv_nsec as usize / 1_000
 }
 
-/// Whether the descriptor is open, and of this file.
+/// Whether the descriptor is open, and of this file. libc's function needs glibc 2.33.
 pub fn is_file(fd: i32, device: u64, inode: u64) -> bool {
     let mut status = core::mem::MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: a live struct, which is filled in if the call succeeds.
-    unsafe {
-        libc::fstat(fd, status.as_mut_ptr()) == 0 && {
-            let status = status.assume_init();
-            (status.st_dev, status.st_ino) == (device, inode)
-        }
+    let args = [fd as usize, status.as_mut_ptr() as usize, 0, 0, 0, 0];
+    // SAFETY: fills in a live struct, which on 64-bit Linux is the kernel's.
+    if outcome(unsafe { syscall(libc::SYS_fstat as usize, args) }).is_err() {
+        return false;
     }
+    // SAFETY: the call succeeded.
+    let status = unsafe { status.assume_init() };
+    (status.st_dev, status.st_ino) == (device, inode)
 }
 
 /// Milliseconds since 1970.

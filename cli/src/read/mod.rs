@@ -99,18 +99,35 @@ pub struct Counts {
 
 /// The heap of `target`; none if rsalloc does not serve it.
 pub fn find(target: &Target) -> Result<Option<Heap>> {
-    let source: Box<dyn Source> = match target {
+    for _ in 0..ATTEMPTS {
+        let source = open(target)?;
+        match block::find(&*source) {
+            Ok(Some(Found { address, seen, file })) => {
+                let (pid, program) = source.program();
+                return Ok(Some(Heap { source, address, seen, file, pid, program }));
+            }
+            Ok(None) if is_readable(&*source) => return Ok(None),
+            // It ended meanwhile, which the next attempt says, or started another program.
+            Ok(None) => {}
+            Err((file, refused)) => bail!("{target}, {}: {refused}", file.display()),
+        }
+    }
+    bail!("{target} starts one program after the other: none could be read")
+}
+
+/// A process that starts so many programs in this time is not read.
+const ATTEMPTS: usize = 3;
+
+fn open(target: &Target) -> Result<Box<dyn Source>> {
+    Ok(match target {
         Target::Process(pid) => Box::new(Process::open(*pid)?),
         Target::Core(path) => Box::new(CoreFile::open(path)?),
-    };
-    match block::find(&*source) {
-        Ok(Some(Found { address, seen, file })) => {
-            let (pid, program) = source.program();
-            Ok(Some(Heap { source, address, seen, file, pid, program }))
-        }
-        Ok(None) => Ok(None),
-        Err((file, refused)) => bail!("{target}, {}: {refused}", file.display()),
-    }
+    })
+}
+
+/// Whether what is said to be in the target's memory is there still.
+fn is_readable(source: &dyn Source) -> bool {
+    source.ranges().first().is_none_or(|range| source.read(range.start, &mut [0; 8]) == 8)
 }
 
 impl Heap {

@@ -34,10 +34,7 @@ impl Process {
     pub fn open(pid: u32) -> Result<Self> {
         let maps = match std::fs::read_to_string(format!("/proc/{pid}/maps")) {
             Err(e) if e.kind() == ErrorKind::PermissionDenied => refuse(pid)?,
-            Err(e)
-                if !matches!(e.kind(), ErrorKind::NotFound)
-                    && e.raw_os_error() != Some(libc::ESRCH) =>
-            {
+            Err(e) if !is_gone(&e) => {
                 return Err(e).with_context(|| format!("cannot read /proc/{pid}/maps"));
             }
             maps => maps.unwrap_or_default(),
@@ -51,6 +48,7 @@ impl Process {
         }
         let memory = match File::open(format!("/proc/{pid}/mem")) {
             Err(e) if e.kind() == ErrorKind::PermissionDenied => refuse(pid)?,
+            Err(e) if is_gone(&e) => bail!("{}", has_ended(pid)),
             opened => opened.with_context(|| format!("cannot read process {pid}'s memory"))?,
         };
         Ok(Process {
@@ -65,6 +63,14 @@ impl Process {
 
 fn refuse<T>(pid: u32) -> Result<T> {
     bail!("may not look into process {pid}: ask as its user or as root (ptrace rules)")
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+fn has_ended(pid: u32) -> String {
+    format!("process {pid} ended while it was read")
 }
 
 fn status(pid: u32) -> Option<String> {
@@ -137,7 +143,7 @@ impl Source for Process {
             Ok(maps) if !maps.is_empty() => format!(
                 "process {pid}: the counters cannot be read; it may have started another program"
             ),
-            _ => format!("process {pid} ended while it was read"),
+            _ => has_ended(pid),
         }
     }
 }
