@@ -24,6 +24,8 @@ const HOLDER: &str = r#"
         char byte;
         for (;;) {
             malloc_info(0, stdout);
+            struct mallinfo2 m = mallinfo2();
+            printf("mallinfo2 %zu %zu %zu %zu %zu %zu\n", m.arena, m.uordblks, m.fordblks, m.hblks, m.hblkhd, m.keepcost);
             fflush(stdout);
             if (read(0, &byte, 1) != 1) return 0;
             if (byte == 'd') abort();
@@ -62,19 +64,42 @@ impl Holder {
         self.child.stdin.as_mut().unwrap().write_all(&[byte]).unwrap();
     }
 
-    /// The attributes of the line that the process itself has for its numbers.
+    /// What the process itself says of its numbers, which its C functions say in other terms too.
     fn own_numbers(&mut self) -> Vec<(String, u64)> {
-        let line =
-            self.lines.by_ref().map(Result::unwrap).find(|line| line.starts_with("<rsalloc "));
-        assert_eq!(self.lines.next().unwrap().unwrap(), "</malloc>");
-        let line = line.unwrap();
-        let attributes = line.trim_end_matches("/>").split_ascii_whitespace().skip(2);
-        attributes
-            .map(|attribute| {
-                let (name, value) = attribute.split_once('=').unwrap();
-                (name.to_owned(), value.trim_matches('"').parse().unwrap())
-            })
-            .collect()
+        let mut lines = Vec::new();
+        while !lines.last().is_some_and(|line: &String| line.starts_with("mallinfo2 ")) {
+            lines.push(self.lines.next().unwrap().unwrap());
+        }
+        let of =
+            |start: &str| lines.iter().rfind(|line| line.trim_start().starts_with(start)).unwrap();
+        let attributes = |line: &str| -> Vec<(String, u64)> {
+            let attributes = line.trim_end_matches("/>").split_ascii_whitespace();
+            let pairs = attributes.filter_map(|attribute| attribute.split_once('='));
+            let number = |value: &str| value.trim_matches('"').parse().ok();
+            pairs.filter_map(|(name, value)| Some((name.to_owned(), number(value)?))).collect()
+        };
+        let own = attributes(of("<rsalloc "));
+        let n = |wanted: &str| own.iter().find(|(name, _)| name == wanted).unwrap().1;
+        let (in_use, free) = (
+            n("live_bytes") - n("large_bytes"),
+            n("cached_bytes") + n("slab_free_bytes") + n("dirty_bytes"),
+        );
+        let expected =
+            [in_use + free, in_use, free, n("large_count"), n("large_bytes"), n("dirty_bytes")];
+        let mallinfo: Vec<u64> =
+            of("mallinfo2 ").split(' ').skip(1).map(|number| number.parse().unwrap()).collect();
+        assert_eq!(mallinfo, expected, "mallinfo2");
+        let size = |start: &str| {
+            attributes(of(start)).into_iter().find(|(name, _)| name == "size").unwrap().1
+        };
+        let totals = ["fast", "rest", "mmap"].map(|kind| size(&format!("<total type=\"{kind}\"")));
+        assert_eq!(
+            totals,
+            [n("cached_bytes"), free - n("cached_bytes"), n("large_bytes")],
+            "malloc_info"
+        );
+        assert_eq!(size("<system type=\"current\""), in_use + free, "malloc_info");
+        own
     }
 
     fn signal(&self, signal: i32) {
