@@ -32,6 +32,7 @@ use crate::size_class::{CLASS, CLASSES};
 use crate::slab::{SLABS, SlabClass};
 use crate::sums::{self, ClassCounts, HeapMap, Memory, ROW, Stats};
 use crate::units::PAGE_BYTES;
+use core::ptr;
 
 /// Name of the ELF section that holds the block, and of the symbol without the dot.
 pub const SECTION: &str = ".rsalloc_report";
@@ -198,7 +199,7 @@ const fn own() -> HeapMap<Address> {
 
 /// Where the counters of this process lie.
 pub fn own_map() -> HeapMap<u64> {
-    rsalloc_report.block.map.map(|address| address.0.addr() as u64)
+    rsalloc_report.block.map.map(|address| address.0.expose_provenance() as u64)
 }
 
 /// Sums the counters of this process, see [`sums::collect`].
@@ -213,14 +214,14 @@ impl Memory for OwnMemory {
     fn word(&self, address: u64) -> Option<u64> {
         // SAFETY: `collect_own` alone reads here, by the map, which leads to counters (I4). They are only written to as atomic
         // words.
-        let word = unsafe { &*(address as *const AtomicUsize) };
+        let word = unsafe { &*ptr::with_exposed_provenance::<AtomicUsize>(address as usize) };
         // Ordering: Relaxed, a statistic.
         Some(word.load(Ordering::Relaxed) as u64)
     }
 
     fn half(&self, address: u64) -> Option<u32> {
         // SAFETY: as above; the rows of the classes are never written to.
-        let half = unsafe { &*(address as *const AtomicU32) };
+        let half = unsafe { &*ptr::with_exposed_provenance::<AtomicU32>(address as usize) };
         // Ordering: Relaxed, a statistic.
         Some(half.load(Ordering::Relaxed))
     }

@@ -14,15 +14,18 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 /// A library that programs are run on.
 pub struct Library {
-    /// Its names: as packages install it first.
-    pub names: &'static [&'static str],
+    /// Its name where it is installed.
+    pub installed: &'static str,
+    /// Its name in cargo's target folder.
+    pub built: &'static str,
     /// What no other library has.
     pub mark: Mark,
 }
 
 /// As packages install it, and as cargo leaves it in its target folder.
 const ALLOCATOR: Library = Library {
-    names: &["librsalloc.so", "librsalloc_preload.so"],
+    installed: "librsalloc.so",
+    built: "librsalloc_preload.so",
     mark: Mark::Symbol("rsalloc_print_settings"),
 };
 
@@ -102,25 +105,24 @@ pub fn preload(command: &mut Command, library: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The library asked for, or the first of its names in the folder of this command, or in `../lib`. In cargo's target
-/// folder `deps` holds the library that was built with the command; the one above it may be older.
+/// The library asked for, or the one in the folder of this command, or in `../lib`. In cargo's target folder `deps` holds
+/// the library that was built with the command; the one above it may be older.
 pub fn library(library: &Library, asked: Option<&Path>) -> Result<PathBuf> {
-    let names = library.names;
+    let Library { installed, built, mark } = *library;
     if let Some(path) = asked {
         let path = path.canonicalize().with_context(|| format!("no library {}", path.display()))?;
-        if let Some(why) = elf::why_not(&path, library.mark) {
-            bail!("{} {why}: --lib takes a {}", path.display(), names[0]);
+        if let Some(why) = elf::why_not(&path, mark) {
+            bail!("{} {why}: --lib takes a {installed}", path.display());
         }
         return Ok(path);
     }
     let own = std::env::current_exe().context("cannot find this command's own folder")?;
     let folder = own.parent().context("this command is in no folder")?;
-    ["deps", "", "../lib"]
+    [("deps", built), ("", installed), ("", built), ("../lib", installed)]
         .iter()
-        .flat_map(|place| names.iter().map(move |name| folder.join(place).join(name)))
-        .find_map(|path| path.canonicalize().ok())
+        .find_map(|(place, name)| folder.join(place).join(name).canonicalize().ok())
         .with_context(|| {
-            format!("no {} beside {} or in ../lib; name it by --lib", names[0], own.display())
+            format!("no {installed} beside {} or in ../lib; name it by --lib", own.display())
         })
 }
 

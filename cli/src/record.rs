@@ -14,8 +14,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-const LIBRARY: Library =
-    Library { names: &["librsalloc_record.so"], mark: Mark::Text("RSALLOC_RECORD") };
+const LIBRARY: Library = Library {
+    installed: "librsalloc_record.so",
+    built: "librsalloc_record.so",
+    mark: Mark::Text("RSALLOC_RECORD"),
+};
 /// How a trace begins, up to the numbers that are shown.
 const HEADER_BYTES: usize = 40;
 const MAGIC: &[u8] = b"rsalloct";

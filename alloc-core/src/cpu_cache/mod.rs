@@ -27,7 +27,7 @@ mod transfer;
 pub use census::{cached_bytes, regions};
 pub use shard::Shard;
 
-use crate::object::{Batch, Fresh, Object};
+use crate::object::{Fresh, Object};
 use crate::region::Counter;
 use crate::rseq::Sections;
 use crate::rseq::outcome::{Pop, Push};
@@ -37,7 +37,7 @@ use crate::slab::SLABS;
 use policy::decay;
 use shard::locked::{self, Locked};
 use shard::{RETRIES, count, leases, percpu};
-use supply::{give_back, take_one};
+use supply::{give_back_one, take_one};
 use transfer::{flush, refill};
 
 /// Allocates an object of `class`; none when the OS has no more memory.
@@ -108,7 +108,7 @@ fn free_by_sections(sections: Sections, class: Class, mut object: Object) -> Opt
             Push::Full(object) => {
                 match percpu::open_or_create(sections) {
                     true => flush(&sections, class, object),
-                    false => give_back(class, &mut Batch::of(object)),
+                    false => give_back_one(class, object),
                 }
                 return None;
             }
@@ -134,7 +134,7 @@ fn free_without_sections(class: Class, mut object: Object) {
     }
     match Locked::take_any() {
         Some(locked) => free_on(&locked, class, object),
-        None => give_back(class, &mut Batch::of(object)),
+        None => give_back_one(class, object),
     }
 }
 

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use crate::depot::DEPOT;
-use crate::object::{Batch, Contents, Fresh};
+use crate::object::{Batch, Contents, Fresh, Object};
 use crate::page_heap::PAGE_HEAP;
 use crate::size_class::{CLASS, CLASSES, Class, natural_align};
 use crate::slab::{self, SLABS};
@@ -71,6 +71,13 @@ pub(super) fn give_back(class: Class, batch: &mut Batch) {
         return;
     }
     give_back_to_slab(class, batch);
+}
+
+/// As [`give_back`], of one object. Not inlined: a batch takes half a KiB of stack, which most frees do not need.
+#[cold]
+#[inline(never)]
+pub(super) fn give_back_one(class: Class, object: Object) {
+    give_back(class, &mut Batch::of(object));
 }
 
 /// As [`give_back`], without the depot if the slabs can be had.

@@ -6,7 +6,7 @@
 
 use super::policy::capacity;
 use super::shard::{RETRIES, Shard, count, pop_into};
-use super::supply::{depot_may_grow, give_back, prefetch, supply};
+use super::supply::{depot_may_grow, give_back, give_back_one, prefetch, supply};
 use crate::fail::{Misuse, deny};
 use crate::object::{Batch, Fresh, Object};
 use crate::region::Counter;
@@ -57,7 +57,7 @@ pub(super) fn flush<S: Shard>(shard: &S, class: Class, object: Object) {
         }
     }
     if let Some(object) = shard.push(class, object).left() {
-        give_back(class, &mut Batch::of(object));
+        give_back_one(class, object);
     }
 }
 
