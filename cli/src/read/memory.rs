@@ -28,7 +28,7 @@ impl<'a> Paged<'a> {
             let mut bytes = Box::new([0; PAGE_BYTES]);
             (self.source.read(page, &mut *bytes) == PAGE_BYTES).then_some(bytes)
         });
-        bytes.as_ref()?.get(at..)?.first_chunk().copied().filter(|_| at % N == 0)
+        bytes.as_ref()?.get(at..)?.first_chunk().copied().filter(|_| at.is_multiple_of(N))
     }
 }
 
