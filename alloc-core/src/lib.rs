@@ -37,6 +37,7 @@ mod os;
 mod page_heap;
 #[forbid(unsafe_code)]
 mod page_map;
+#[forbid(unsafe_code)]
 mod print;
 mod publish;
 #[forbid(unsafe_code)]

@@ -5,17 +5,13 @@
 use crate::config::{self, StatsAtExit};
 use crate::describe;
 use crate::engine::init::report;
-use crate::os;
+use crate::os::{self, File};
 use crate::stats::stats;
-use core::ffi::c_int;
+use core::ffi::{CStr, c_int};
 use core::fmt::Write;
 
-#[used]
-#[unsafe(link_section = ".fini_array")]
-static AT_EXIT: extern "C" fn() = stats_at_exit;
-
 /// Obeys the setting `stats_at_exit`.
-extern "C" fn stats_at_exit() {
+pub fn stats_at_exit() {
     match config::stats_at_exit() {
         StatsAtExit::Off => {}
         StatsAtExit::Text => all_text(&mut to_fd(libc::STDERR_FILENO)),
@@ -38,22 +34,12 @@ fn json_to_file(name: &str) {
         return json_in_one_write(fd);
     }
     let mut path = Path { bytes: [0; 1024], len: 0 };
-    let fd = match path.expand(name) {
-        // SAFETY: `path` ends with a zero, which `expand` never overwrites.
-        Ok(()) => unsafe {
-            let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
-            libc::open(path.bytes.as_ptr().cast(), flags, 0o644)
-        },
-        Err(_) => -1,
-    };
-    if fd < 0 {
+    let Some(file) = path.expand(name).ok().and_then(|()| File::create(path.as_c_str()?)) else {
         let mut err = to_fd(libc::STDERR_FILENO);
         let _ = writeln!(err, "rsalloc: cannot write the statistics to {name}; see stats_at_exit");
         return;
-    }
-    all_json(&mut to_fd(fd));
-    // SAFETY: opened above, closed once.
-    unsafe { libc::close(fd) };
+    };
+    all_json(&mut to_fd(file.descriptor()));
 }
 
 /// The descriptor that `name`, `fd=NUMBER=DEVICE=INODE`, stands for, with which `rsalloc stats` starts programs; -1 if it is
@@ -83,6 +69,11 @@ impl Path {
         let mut parts = name.split("%p");
         self.write_str(parts.next().unwrap_or_default())?;
         parts.try_for_each(|part| write!(self, "{}{part}", os::process_id()))
+    }
+
+    /// The path, up to its first zero: `expand` never overwrites the last.
+    fn as_c_str(&self) -> Option<&CStr> {
+        CStr::from_bytes_until_nul(&self.bytes).ok()
     }
 }
 

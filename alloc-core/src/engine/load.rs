@@ -1,4 +1,5 @@
-//! Loading: the engine starts with the program, or with the library that it is part of, and stays in memory.
+//! Loading and exit: the engine starts with the program, or with the library that it is part of, stays in memory, and
+//! prints the statistics at the end.
 //!
 //! Promises: init has run before a program that loads the library as a plugin can be inside an entry (docs/adr/0003);
 //! a wrong `RSALLOC_CONF` is named, `rsalloc check` finds a mode and `stats_at_exit` is obeyed also in programs that never
@@ -15,12 +16,17 @@ use crate::hot::HOT;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
+use crate::print;
 use crate::sanitizer;
 use crate::units::PAGE_MAP_BYTES;
 
 #[used]
 #[unsafe(link_section = ".init_array")]
 static AT_LOAD: extern "C" fn() = at_load;
+
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static AT_EXIT: extern "C" fn() = at_exit;
 
 extern "C" fn at_load() {
     init::ensure();
@@ -33,6 +39,10 @@ extern "C" fn at_load() {
         line.text("rsalloc: the dynamic linker does not keep this library in memory; it must not be unloaded\n");
         line.write_to_stderr();
     }
+}
+
+extern "C" fn at_exit() {
+    print::stats_at_exit();
 }
 
 /// Names what the heap has so far. The page-map range is one root, whatever is mapped of it.

@@ -17,6 +17,7 @@ pub use text::{gives_huge_pages_unasked, parse_number, read_file};
 
 use crate::arch::{STACK_TOP, syscall};
 use crate::atomic::{AtomicUsize, Ordering};
+use core::ffi::CStr;
 
 /// A positive errno value.
 pub type Errno = i32;
@@ -279,7 +280,7 @@ pub fn environment<'a>(prefix: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> 
     unsafe {
         let mut entry = environ;
         while !entry.is_null() && !(*entry).is_null() {
-            let text = core::ffi::CStr::from_ptr((*entry).cast()).to_bytes();
+            let text = CStr::from_ptr((*entry).cast()).to_bytes();
             if let Some(value) = text.strip_prefix(prefix) {
                 let len = value.len().min(buffer.len());
                 buffer[..len].copy_from_slice(&value[..len]);
@@ -300,6 +301,31 @@ pub fn write(fd: i32, bytes: &[u8]) -> Result<usize, Errno> {
     let args = [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
     // SAFETY: reads `bytes` only.
     outcome(unsafe { syscall(libc::SYS_write as usize, args) })
+}
+
+/// A file that was opened here, and is closed when the value is dropped.
+pub struct File(i32);
+
+impl File {
+    /// Opens `path` to write, empty; a new file can be read by all.
+    pub fn create(path: &CStr) -> Option<File> {
+        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
+        // SAFETY: a NUL-terminated path; the flags ask for the mode that follows.
+        let fd = unsafe { libc::open(path.as_ptr(), flags, 0o644) };
+        (fd >= 0).then_some(File(fd))
+    }
+
+    /// The file's descriptor, open as long as this value lives.
+    pub const fn descriptor(&self) -> i32 {
+        self.0
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // SAFETY: opened by `create`, closed once.
+        unsafe { libc::close(self.0) };
+    }
 }
 
 /// Writes to standard error, as far as it goes.
@@ -336,7 +362,7 @@ pub fn has_fixed_addresses() -> bool {
         return false;
     }
     // SAFETY: the kernel puts the NUL-terminated name there.
-    let bytes = unsafe { core::ffi::CStr::from_ptr(name) }.count_bytes() + 1;
+    let bytes = unsafe { CStr::from_ptr(name) }.count_bytes() + 1;
     name as usize + bytes + size_of::<usize>() == STACK_TOP
 }
 
