@@ -83,9 +83,9 @@ pub fn thread_id() -> usize {
 /// The calling thread's words.
 ///
 /// 1. All 0 when the thread first asks for them, or as a dead thread with the same [`thread_id`] left them. 2. No other
-///    thread's, but those of threads beyond a number that the architecture names, which share one set: there the words
-///    change under the thread, and `biased_shard` stays 0. 3. Neither allocates nor waits, but for what libc does at a
-///    thread's first call. 4. Async-signal-safe: a handler finds the words of the thread below it.
+///    thread's, but for threads that an architecture has no words for while memory is out. They share one set: there the
+///    words change under the thread, and `biased_shard` stays 0. 3. Neither allocates from the heap nor waits, but for what
+///    libc does at a thread's first call. 4. Async-signal-safe: a handler finds the words of the thread below it.
 ///
 /// `'static` is as long as the thread runs: the reference is not kept.
 #[inline(always)]

@@ -5,13 +5,14 @@
 //! There is no better place in stable Rust without std: `#[thread_local]` is unstable, and a value of
 //! `pthread_setspecific` alone would have to be set before the thread's first allocation, which itself allocates in glibc.
 //!
-//! Promises: a look-up is loads only; a claim is one exchange. The table is static: nothing is allocated.
+//! Promises: a look-up is loads only; a claim is one exchange. The first table is static; where all slots that a thread may
+//! have are taken, a further one is mapped, and stays.
 //!
 //! Invariants:
 //! I1. A slot's owner is 0 or the identity of a thread, live or dead. Only that thread, a later one with the same identity,
 //!     or the only thread of a forked child changes the words or sets the owner back to 0.
-//! I2. A slot of a thread lies within [`PROBES`] slots of its hash. If a handler on top of a claim claims one too, the
-//!     first of them is the thread's: each look-up finds that one.
+//! I2. A slot of a thread lies within [`PROBES`] slots of its hash, in one of the tables. If a handler on top of a claim
+//!     claims one too, the first of them is the thread's: each look-up finds that one.
 //! I3. A dead thread's slot may stay (a thread that ends by a raw exit, or allocates in its last destructor). A later thread
 //!     with its identity finds the words as they were left, which is as if it had come before: it holds no
 //!     lock, and a biased shard that was left so has no other user.
@@ -21,15 +22,16 @@
 //! biased shard asks for no other).
 
 use crate::arch::ThreadWords;
-use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use core::ptr;
 use libc::{c_void, pthread_key_t};
 
 /// Rounds that libc makes over the destructors (PTHREAD_DESTRUCTOR_ITERATIONS of glibc and musl). Below 8: a round's number
 /// stands in the low bits of an identity.
 const ROUNDS: usize = 4;
-/// Threads beyond three quarters of this many may have to share words.
+/// Slots of a table.
 const SLOTS: usize = 4096;
-/// Slots in which a thread's may lie.
+/// Slots of each table in which a thread's may lie.
 const PROBES: usize = 32;
 
 /// A line of its own: other threads write to the next one.
@@ -39,11 +41,21 @@ struct Slot {
     words: ThreadWords,
 }
 
-static TABLE: [Slot; SLOTS] =
-    [const { Slot { owner: AtomicUsize::new(0), words: ThreadWords::zeroed() } }; SLOTS];
+/// All zeroes is a table without owners.
+#[repr(C)]
+struct Table {
+    slots: [Slot; SLOTS],
+    /// The table for the threads that find no slot here; null until one is needed.
+    next: AtomicPtr<Table>,
+}
 
-/// Words of the threads that find no slot. What they say of held locks may be wrong; a wait is bounded all the same
-/// (`sync::WaitBudget`). None of these threads asks for a biased shard.
+static FIRST: Table = Table {
+    slots: [const { Slot { owner: AtomicUsize::new(0), words: ThreadWords::zeroed() } }; SLOTS],
+    next: AtomicPtr::new(ptr::null_mut()),
+};
+
+/// Words of the threads that find no slot while no memory is left for a further table. What they say of held locks may be
+/// wrong, so that an operation may fail that would have waited. None of these threads asks for a biased shard.
 static SHARED: ThreadWords =
     ThreadWords { lease_countdown: AtomicU32::new(u32::MAX), ..ThreadWords::zeroed() };
 
@@ -58,7 +70,7 @@ pub fn thread_id() -> usize {
 #[inline]
 pub fn thread_words() -> &'static ThreadWords {
     let id = thread_id();
-    let first = &TABLE[hash(id)];
+    let first = &FIRST.slots[hash(id)];
     // Ordering: Relaxed: only this thread stores its own identity.
     if first.owner.load(Ordering::Relaxed) == id { &first.words } else { words_of(id) }
 }
@@ -67,10 +79,19 @@ fn hash(id: usize) -> usize {
     id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (usize::BITS - SLOTS.ilog2())
 }
 
+fn tables() -> impl Iterator<Item = &'static Table> {
+    core::iter::successors(Some(&FIRST), |table| {
+        // Ordering: Acquire pairs with the Release in `add_table`.
+        let next = table.next.load(Ordering::Acquire);
+        // SAFETY: null, or a table from `add_table`, which stays mapped.
+        unsafe { next.as_ref() }
+    })
+}
+
 /// The slots in which that of `id` may lie.
 fn probes(id: usize) -> impl Iterator<Item = &'static Slot> {
     let start = hash(id);
-    (start..start + PROBES).map(|index| &TABLE[index % SLOTS])
+    tables().flat_map(move |table| (start..start + PROBES).map(|index| &table.slots[index % SLOTS]))
 }
 
 fn find(id: usize) -> Option<&'static Slot> {
@@ -84,15 +105,41 @@ fn words_of(id: usize) -> &'static ThreadWords {
     find(id).or_else(|| claim(id)).map_or(&SHARED, |slot| &slot.words)
 }
 
-/// Claims a slot for the calling thread; none if all that it may have are taken.
+/// Claims a slot for the calling thread; none if all that it may have are taken, and there is no memory for more.
 fn claim(id: usize) -> Option<&'static Slot> {
     // Ordering: Acquire pairs with the Release in `free`: the words are 0.
-    probes(id).find(|slot| {
+    let try_claim = |slot: &&Slot| {
         slot.owner.compare_exchange(0, id, Ordering::Acquire, Ordering::Relaxed).is_ok()
-    })?;
+    };
+    while probes(id).find(try_claim).is_none() {
+        add_table()?;
+    }
     run_at_end(id);
     // Not the slot above: a handler may have claimed an earlier one (I2).
     find(id)
+}
+
+/// Maps a table behind the last one, unless another thread does at the same time. None if there is no memory.
+fn add_table() -> Option<()> {
+    let (access, kind) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let arguments = [0, size_of::<Table>(), access as usize, kind as usize, usize::MAX, 0];
+    // SAFETY: a fresh mapping of memory that reads as zero, at an address of the kernel's choice.
+    let address = unsafe { super::syscall(libc::SYS_mmap as usize, arguments) };
+    let table = ptr::with_exposed_provenance_mut::<Table>(usize::try_from(address).ok()?);
+    let last = &tables().last()?.next;
+    // Ordering: Release pairs with the Acquire in `tables`: the table is mapped.
+    if last.compare_exchange(ptr::null_mut(), table, Ordering::Release, Ordering::Relaxed).is_err()
+    {
+        // SAFETY: the mapping from above, which no other thread knows.
+        unsafe {
+            super::syscall(
+                libc::SYS_munmap as usize,
+                [table as usize, size_of::<Table>(), 0, 0, 0, 0],
+            );
+        }
+    }
+    Some(())
 }
 
 /// Has [`end`] called with `value` when the calling thread ends, or in the next round of its destructors. libc may call
@@ -151,7 +198,7 @@ pub fn forget_other_threads() {
     let id = thread_id();
     // Ordering: Relaxed, there is no other thread.
     let is_others = |slot: &&Slot| ![0, id].contains(&slot.owner.load(Ordering::Relaxed));
-    TABLE.iter().filter(is_others).for_each(Slot::free);
+    tables().flat_map(|table| &table.slots).filter(is_others).for_each(Slot::free);
 }
 
 impl Slot {
@@ -182,7 +229,8 @@ mod tests {
     #[test]
     fn threads_have_words_of_their_own_and_give_them_back() {
         const THREADS: usize = 200;
-        let used = || TABLE.iter().filter(|slot| slot.owner.load(Ordering::Relaxed) != 0).count();
+        let slots = || tables().flat_map(|table| &table.slots);
+        let used = || slots().filter(|slot| slot.owner.load(Ordering::Relaxed) != 0).count();
         let before = used();
         let all_live = Barrier::new(THREADS);
         let live = || {
@@ -208,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_without_a_slot_shares_words_and_asks_for_no_biased_shard() {
+    fn a_thread_that_finds_no_slot_gets_one_in_a_further_table() {
         // Identities of no threads: errno is not there.
         let (id, other) = (16, 8);
         let take = |slot: &&Slot| {
@@ -216,8 +264,12 @@ mod tests {
             owner.compare_exchange(0, other, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         };
         let taken: Vec<_> = probes(id).filter(take).collect();
-        assert!(core::ptr::eq(words_of(id), &SHARED));
-        assert_eq!(SHARED.lease_countdown.load(Ordering::Relaxed), u32::MAX);
+        let found = [(); 2].map(|()| core::ptr::from_ref(words_of(id)));
+        assert_eq!(found[0], found[1], "the same words each time");
+        assert!(!core::ptr::eq(found[0], &SHARED));
+        let slot = find(id).expect("its slot");
+        assert!(!FIRST.slots.iter().any(|first| core::ptr::eq(first, slot)), "in a further table");
+        slot.free();
         taken.into_iter().for_each(Slot::free);
         assert!(find(id).is_none());
     }
