@@ -31,7 +31,6 @@ mod engine;
 mod fail;
 mod guard;
 mod hot;
-mod link;
 mod object;
 mod os;
 mod page_heap;

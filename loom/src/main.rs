@@ -32,8 +32,6 @@ mod engine;
 mod fail;
 #[path = "../../alloc-core/src/hot.rs"]
 mod hot;
-#[path = "../../alloc-core/src/link.rs"]
-mod link;
 #[path = "../../alloc-core/src/object/mod.rs"]
 mod object;
 #[path = "../../alloc-core/src/page_heap/mod.rs"]

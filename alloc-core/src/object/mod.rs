@@ -1,4 +1,5 @@
-//! Ownership of objects on their way through the tiers: one object, a fresh one, a batch of them; and the bytes of an object.
+//! Ownership of objects on their way through the tiers: one object, a fresh one, a batch of them; the bytes of an object;
+//! and links to what lives as long as the process.
 //!
 //! An object that is neither kept, passed on nor freed is a compiler warning ([`Object`]) or a failed assertion of a
 //! debug build ([`Batch`]).
@@ -8,9 +9,11 @@
 //!     and a holder gives the value up when the memory goes elsewhere: to the program, into a slot, into a bitmap.
 
 mod batch;
+mod link;
 mod memory;
 
 pub use batch::Batch;
+pub use link::Link;
 pub use memory::Memory;
 
 use core::ptr::NonNull;

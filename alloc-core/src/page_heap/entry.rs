@@ -7,7 +7,7 @@
 
 use super::segment::Segment;
 use crate::arch;
-use crate::link::Link;
+use crate::object::Link;
 use crate::size_class::{CLASS, Class};
 use crate::sync::{Guarded32, Guarded64};
 use crate::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES, SLAB_OBJECTS_MAX};

@@ -24,8 +24,7 @@ pub use purging::Recount;
 
 use crate::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::hot::HOT;
-use crate::link::Link;
-use crate::object::Contents;
+use crate::object::{Contents, Link};
 use crate::sanitizer;
 use crate::sync::{Guard, Guarded, Lock, Rank, WaitBudget};
 use crate::units::{PAGE_BYTES, PAGE_MAP_SEGMENTS, SEGMENT_BYTES, SEGMENT_SHIFT};

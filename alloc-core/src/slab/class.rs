@@ -3,7 +3,7 @@
 //! The number of objects handed out counts cached ones too. The class notices when it has fallen, so that caches can give back
 //! what a program that shrank leaves in them.
 
-use crate::link::Link;
+use crate::object::Link;
 use crate::page_heap::entry::PageEntry;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo};
 use crate::sync::{Guarded, Lock, Rank};
