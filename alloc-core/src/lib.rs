@@ -20,6 +20,7 @@ mod atomic;
 mod canary;
 #[forbid(unsafe_code)]
 mod check;
+#[forbid(unsafe_code)]
 mod config;
 mod counters;
 mod cpu_cache;

@@ -51,6 +51,10 @@ pub fn restore() {
     JUDGE.set(None);
 }
 
+pub fn keep<T>(value: T) -> Option<&'static T> {
+    Some(Box::leak(Box::new(value)))
+}
+
 pub fn map(place: Place, len: usize) -> Result<usize, Errno> {
     // A search for an aligned place asks for one more segment.
     if len > LEN_MAX + SEGMENT_BYTES || (len > LEN_MAX && len <= SEGMENT_BYTES) {

@@ -1,9 +1,4 @@
 //! What the program declares about its configuration, in its own binary.
-//!
-//! A declaration is a static in the section `rsalloc_config`, whose beginning and end the linker gives names to
-//! (a section whose name is a C identifier: ld(1), "Input Section Example"). So it is there before any code of the
-//! program runs, and a program without one pays nothing. Each declaration has the symbol `rsalloc_declared_config`, so
-//! that two of them do not link.
 
 use super::{FILE_NAME_MAX_BYTES, KEYS};
 use super::{Key, Origin, RequestedMode, StatsAtExit, keep_exit_file, store};
@@ -105,7 +100,7 @@ impl Config {
         self
     }
 
-    fn take_over(&self) {
+    pub(super) fn take_over(&self) {
         let values = Key::ALL.into_iter().zip(self.values);
         for (key, value) in values.filter_map(|(key, value)| Some((key, value?))) {
             store(key, value, Origin::Program);
@@ -120,26 +115,4 @@ impl Default for Config {
     fn default() -> Self {
         Config::new()
     }
-}
-
-/// The linker names the ends of a section only if there is one.
-#[used]
-#[unsafe(link_section = "rsalloc_config")]
-static NOTHING: Config = Config::new();
-
-unsafe extern "C" {
-    #[link_name = "__start_rsalloc_config"]
-    static FIRST: u8;
-    #[link_name = "__stop_rsalloc_config"]
-    static END: u8;
-}
-
-/// Takes over what the program declares.
-pub fn read() {
-    let (first, end) = (&raw const FIRST, &raw const END);
-    let count = (end as usize - first as usize) / size_of::<Config>();
-    // SAFETY: the section holds nothing but statics of this type, one behind the other, since their size is a multiple
-    // of their alignment.
-    let declarations = unsafe { core::slice::from_raw_parts(first.cast::<Config>(), count) };
-    declarations.iter().for_each(Config::take_over);
 }

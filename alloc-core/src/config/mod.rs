@@ -11,9 +11,10 @@ pub use declared::Config;
 pub use key::{KEYS, Key};
 pub use text::parse;
 
-use crate::atomic::{AtomicU8, AtomicUsize, Ordering};
+use crate::atomic::{AtomicU8, Ordering};
+use crate::object::Link;
+use crate::os;
 use crate::report::ShardIndex;
-use core::cell::UnsafeCell;
 use key::{EXIT_TO_FILE, EXIT_WORDS, Shape, VALUES};
 
 /// Where the value of a setting comes from.
@@ -138,13 +139,10 @@ static ORIGINS: [AtomicU8; KEYS] = [const { AtomicU8::new(Origin::Default as u8)
 const FILE_NAME_MAX_BYTES: usize = 255;
 
 struct FileName {
-    bytes: UnsafeCell<[u8; FILE_NAME_MAX_BYTES]>,
-    len: AtomicUsize,
+    bytes: [u8; FILE_NAME_MAX_BYTES],
+    len: usize,
 }
-// SAFETY: init alone writes, before `EXIT_TO_FILE` is stored; read-only afterwards.
-unsafe impl Sync for FileName {}
-static EXIT_FILE: FileName =
-    FileName { bytes: UnsafeCell::new([0; FILE_NAME_MAX_BYTES]), len: AtomicUsize::new(0) };
+static EXIT_FILE: Link<FileName> = Link::none();
 
 /// The value of a key whose values are numbers.
 pub fn number(key: Key) -> usize {
@@ -175,7 +173,7 @@ pub fn requested_index() -> ShardIndex {
 
 /// Where the statistics go when the process ends.
 pub fn stats_at_exit() -> StatsAtExit {
-    // Ordering: Acquire pairs with the Release in `store`, for the file's name.
+    // Ordering: Acquire pairs with the Release in `store`: the link to the file's name leads to it.
     match VALUES[Key::StatsAtExit as usize].load(Ordering::Acquire) {
         0 => StatsAtExit::Off,
         1 => StatsAtExit::Text,
@@ -256,13 +254,13 @@ pub fn set_number(key: Key, value: usize) {
 }
 
 /// Takes over what the program declares, then the environment. For init, once.
-pub fn read() {
-    declared::read();
+pub fn read(declarations: &[Config]) {
+    declarations.iter().for_each(Config::take_over);
     text::read_environment();
 }
 
 fn store(key: Key, value: usize, origin: Origin) {
-    // Ordering: Release publishes the name behind `EXIT_TO_FILE`.
+    // Ordering: Release publishes the link to the name behind `EXIT_TO_FILE`.
     VALUES[key as usize].store(value, Ordering::Release);
     // Ordering: Relaxed, a word that stands alone.
     ORIGINS[key as usize].store(origin as u8, Ordering::Relaxed);
@@ -273,17 +271,13 @@ fn keep_exit_file(name: &[u8]) -> Option<usize> {
     if name.is_empty() || name.len() > FILE_NAME_MAX_BYTES || core::str::from_utf8(name).is_err() {
         return None;
     }
-    // SAFETY: init runs alone, and other threads read only after `EXIT_TO_FILE` is stored.
-    unsafe { (&mut *EXIT_FILE.bytes.get())[..name.len()].copy_from_slice(name) };
-    // Ordering: Relaxed, published with `EXIT_TO_FILE`.
-    EXIT_FILE.len.store(name.len(), Ordering::Relaxed);
+    let mut kept = FileName { bytes: [0; FILE_NAME_MAX_BYTES], len: name.len() };
+    kept.bytes[..name.len()].copy_from_slice(name);
+    EXIT_FILE.set(Some(os::keep(kept)?));
     Some(EXIT_TO_FILE)
 }
 
 fn exit_file() -> &'static str {
-    // Ordering: Relaxed, the caller has acquired `EXIT_TO_FILE`.
-    let len = EXIT_FILE.len.load(Ordering::Relaxed);
-    // SAFETY: written by init, before `EXIT_TO_FILE` was stored.
-    let bytes: &'static [u8; FILE_NAME_MAX_BYTES] = unsafe { &*EXIT_FILE.bytes.get() };
-    core::str::from_utf8(&bytes[..len]).unwrap_or("")
+    let name = EXIT_FILE.get().and_then(|name| core::str::from_utf8(&name.bytes[..name.len]).ok());
+    name.unwrap_or("")
 }

@@ -62,7 +62,7 @@ fn ensure_slow() -> bool {
 
 fn run() {
     let errno = os::errno();
-    config::read();
+    config::read(super::load::declarations());
     if os::probe() == os::Memory::NotZeroed {
         Line::new().text(NOT_ZEROED).write_to_stderr();
         os::abort();

@@ -10,6 +10,7 @@
 use super::init;
 use crate::arch;
 use crate::atomic::Ordering;
+use crate::config::Config;
 use crate::fail::Line;
 use crate::guard;
 use crate::hot::HOT;
@@ -27,6 +28,32 @@ static AT_LOAD: extern "C" fn() = at_load;
 #[used]
 #[unsafe(link_section = ".fini_array")]
 static AT_EXIT: extern "C" fn() = at_exit;
+
+/// The linker names the ends of a section only if there is one.
+#[used]
+#[unsafe(link_section = "rsalloc_config")]
+static NOTHING: Config = Config::new();
+
+unsafe extern "C" {
+    #[link_name = "__start_rsalloc_config"]
+    static FIRST: u8;
+    #[link_name = "__stop_rsalloc_config"]
+    static END: u8;
+}
+
+/// What the program declares about its configuration, in its own binary.
+///
+/// A declaration is a static in the section `rsalloc_config`, whose beginning and end the linker gives names to
+/// (a section whose name is a C identifier: ld(1), "Input Section Example"). So it is there before any code of the
+/// program runs, and a program without one pays nothing. Each declaration has the symbol `rsalloc_declared_config`, so
+/// that two of them do not link.
+pub fn declarations() -> &'static [Config] {
+    let (first, end) = (&raw const FIRST, &raw const END);
+    let count = (end as usize - first as usize) / size_of::<Config>();
+    // SAFETY: the section holds nothing but statics of this type, one behind the other, since their size is a multiple
+    // of their alignment.
+    unsafe { core::slice::from_raw_parts(first.cast::<Config>(), count) }
+}
 
 extern "C" fn at_load() {
     init::ensure();

@@ -7,10 +7,12 @@
 //! I1. No function here allocates, takes a lock of the allocator, or unwinds; every failure is a value.
 
 pub mod faults;
+mod kept;
 mod promises;
 mod scratch;
 mod text;
 
+pub use kept::keep;
 pub use promises::{Memory, Zeroing, give_back, probe, purge, zeroing, zeroing_word};
 pub use scratch::Scratch;
 pub use text::{gives_huge_pages_unasked, parse_number, read_file};
