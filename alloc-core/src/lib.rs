@@ -22,6 +22,7 @@ mod canary;
 mod check;
 #[forbid(unsafe_code)]
 mod config;
+#[cfg_attr(not(test), forbid(unsafe_code))]
 mod counters;
 mod cpu_cache;
 mod depot;

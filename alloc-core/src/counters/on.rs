@@ -3,6 +3,7 @@
 //! A line is *shared* from the second CPU on that writes to it. A write to it *moves* it if another CPU wrote to it
 //! last: that is a certain cache miss. The numbers are statistics; two counts that race may lose one.
 
+use crate::os;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const LINE_SHIFT: usize = 6;
@@ -90,13 +91,10 @@ pub fn lock_contended() {
 
 /// The word at `address` is written to.
 pub fn wrote(address: usize) {
-    // SAFETY: no preconditions; on x86-64 it is the thread pointer.
-    let thread = unsafe { libc::pthread_self() } as usize;
-    if address.wrapping_sub(thread).wrapping_add(OWN_BYTES) < 2 * OWN_BYTES {
+    if address.wrapping_sub(os::thread_descriptor()).wrapping_add(OWN_BYTES) < 2 * OWN_BYTES {
         return;
     }
-    // SAFETY: no preconditions.
-    let cpu = unsafe { libc::sched_getcpu() } as u64 + 1;
+    let cpu = os::current_cpu() as u64 + 1;
     let Some(line) = line_at(address) else { return count(&UNTRACKED) };
     let owner = line.owner.load(RELAXED);
     let (last, was_shared) = (owner & !SHARED, owner & SHARED != 0);

@@ -257,6 +257,12 @@ pub fn current_cpu() -> usize {
     cpu.max(0) as usize
 }
 
+/// The address of libc's descriptor of the calling thread; on x86-64 the thread pointer.
+pub fn thread_descriptor() -> usize {
+    // SAFETY: no preconditions.
+    unsafe { libc::pthread_self() as usize }
+}
+
 /// A key with which a thread can have `f` called when it ends; none if all keys are in use.
 pub fn make_thread_end_key(f: unsafe extern "C" fn(*mut libc::c_void)) -> Option<u32> {
     let mut key = 0;
