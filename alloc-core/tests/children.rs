@@ -42,7 +42,7 @@ fn a_child_that_its_parent_waits_for(has_sections: bool) {
 fn a_child_whose_end_the_kernel_tells(has_sections: bool) {
     let word = begin_watched();
     assert_eq!(word.is_some(), has_sections);
-    let child = Child::start(libc::CLONE_CHILD_CLEARTID, word);
+    let child = Child::start(libc::CLONE_CHILD_CLEARTID, word.map(|word| word.as_ptr()));
     child.end();
     assert!(word.is_none_or(|word| word.load(Ordering::SeqCst) == 0), "cleared by the kernel");
     call();
@@ -120,11 +120,11 @@ struct Found {
 }
 
 impl Child {
-    fn start(flags: c_int, word: Option<&AtomicU32>) -> Child {
+    fn start(flags: c_int, word: Option<*mut u32>) -> Child {
         let made = Vec::with_capacity(OBJECTS);
         let mut found = Box::new(Found { shards: AtomicU32::new(0), made });
         let mut stack = vec![0; STACK_BYTES];
-        let word = word.map_or(std::ptr::null(), std::ptr::from_ref);
+        let word = word.unwrap_or(std::ptr::null_mut());
         // The kernel clears this word even if it is null: it does not look.
         let flags = if word.is_null() { flags & !libc::CLONE_CHILD_CLEARTID } else { flags };
         // SAFETY: the stack and what is found outlive the child, see `end`.
