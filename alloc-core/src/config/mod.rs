@@ -266,7 +266,8 @@ fn store(key: Key, value: usize, origin: Origin) {
     ORIGINS[key as usize].store(origin as u8, Ordering::Relaxed);
 }
 
-/// Keeps the name of a file for the statistics; the value that stands for it, or none if the name cannot be kept.
+/// Keeps the name of a file for the statistics; the value that stands for it, or none if the name cannot be kept. The name
+/// that it replaces stays in memory, since a thread may be using it.
 fn keep_exit_file(name: &[u8]) -> Option<usize> {
     if name.is_empty() || name.len() > FILE_NAME_MAX_BYTES || core::str::from_utf8(name).is_err() {
         return None;

@@ -1,7 +1,8 @@
 //! The operating system: each system call that the allocator makes, with types.
 //!
-//! System calls don't go through libc, so they leave errno alone. From libc comes only what is no system call or needs
-//! libc's data: `environ`, `getauxval`, errno, `abort`, the clocks, `sched_getcpu`, and a key of its threads.
+//! System calls don't go through libc, so they leave errno alone; but for those of `File` and `is_file`, which serve the
+//! statistics at exit. Else from libc comes only what is no system call or needs libc's data: `environ`, `getauxval`,
+//! errno, `abort`, the clocks, `sched_getcpu`, the process's id, and descriptor and keys of its threads.
 //!
 //! Invariants:
 //! I1. No function here allocates, takes a lock of the allocator, or unwinds; every failure is a value.
