@@ -57,8 +57,8 @@ impl Misuse {
     /// The fixed text.
     pub const fn text(self) -> &'static str {
         match self {
-            Misuse::ForeignPointer => "free of a pointer that rsalloc did not allocate",
-            Misuse::InnerPointer => "free of a pointer into the middle of an object",
+            Misuse::ForeignPointer => "a pointer that rsalloc did not allocate",
+            Misuse::InnerPointer => "a pointer into the middle of an object",
             Misuse::DoubleFree => "double free",
             Misuse::NeverAllocated => "free of an object that was never allocated",
             Misuse::ResizeOfFreed => "realloc of a freed object",

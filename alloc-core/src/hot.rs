@@ -1,5 +1,5 @@
-//! [`HOT`]: the one static that everything on the fast paths is reached from, and the way from it to each shard's
-//! [`Region`].
+//! [`HOT`]: the one static from which the fast paths reach everything but the offset of the thread's rseq area, and the way
+//! from it to each shard's [`Region`].
 //!
 //! An all-zero `Hot` is valid: its tables name no region and no class, so every fast path finds its class empty or
 //! full, and the slow path initialises.
@@ -19,8 +19,6 @@
 use crate::atomic::{AtomicIsize, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::region::Region;
 use crate::size_class::{MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
-/// See `units`.
-pub use crate::units::SHARDS_MAX as SHARD_BOUND;
 use crate::units::{PAGE_MAP_PAGES, SHARDS_MAX};
 
 /// Words at the start of a region that sections may touch whatever `top` is: heads and counters.
@@ -32,7 +30,7 @@ pub const TINY_CLASSES: usize = class_of(TINY_MAX_BYTES) + 1;
 /// Half of the indices that fit into 16 bits.
 const INDICES: usize = 1 << 15;
 
-/// Everything that the entries read, reachable by one address.
+/// What the entries read, reachable by one address; the offset of the rseq area lies elsewhere.
 #[repr(C, align(64))]
 pub struct Hot {
     /// Where table entries of 0 lead (I1): the start of a region without a slot. The sections that count

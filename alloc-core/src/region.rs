@@ -9,7 +9,8 @@
 //! Positions are distances from the region's start, so that 0 is a safe value wherever the fast paths look.
 //!
 //! Invariants:
-//! I1. For each class `bottom <= top`, slots `bottom+1..=top` hold objects, slot `bottom` is 0 for ever.
+//! I1. For each class `bottom <= top`, slots `bottom+1..=top` hold objects, or the null of a sized free, slot `bottom` is
+//!     0 for ever.
 //! I2. `top <= bottom + slots_max`. A push checks `top < end`; `end` is never above that.
 //! I3. While a table entry names a region and no fence has stopped it, only sections write to it.
 

@@ -4,7 +4,7 @@
 //! 128 B is wasted.
 //!
 //! Invariants:
-//! I1. Class 0 is "no class": it has size 0, is never filled and never full.
+//! I1. Class 0 is "no class": it has size 0 and no slots, so it is always empty for a pop and full for a push.
 //! I2. Sizes ascend; every size but 8 is a multiple of 16.
 //! I3. `object_size(class_of(n)) >= n` for every `n <= OBJECT_MAX_BYTES`, and the class below is too small.
 

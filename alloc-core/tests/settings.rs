@@ -83,7 +83,7 @@ fn settings_from_the_environment_stay() {
 }
 
 fn hardened_sets_guards_unless_they_are_set() {
-    has("hardened:1", "guard 1000 default");
+    has("hardened:1", "guard 1000 environment");
     has("hardened:1,guard:0", "guard 0 environment");
     has("guard:0,hardened:1", "guard 0 environment");
     has("hardened:0", "guard 0 default");

@@ -33,8 +33,8 @@ const FREE: &str = "at its free";
 const HOME: &str = "when it comes home";
 
 const DOUBLE: &str = "double free";
-const INNER: &str = "free of a pointer into the middle of an object";
-const FOREIGN: &str = "free of a pointer that rsalloc did not allocate";
+const INNER: &str = "a pointer into the middle of an object";
+const FOREIGN: &str = "a pointer that rsalloc did not allocate";
 const PAST: &str = "write past the end of an object";
 /// What the fault handler says where the architecture does not tell reads from writes.
 const FAULTS: [(&str, &str); 3] = [
@@ -179,6 +179,22 @@ const CASES: &[Case] = &[
         default: Some((HOME, INNER)),
         hardened: Some((ONCE, INNER)),
         guard: Some((ONCE, INNER)),
+    },
+    Case {
+        name: "realloc_foreign",
+        misuse: "realloc of a static or a stack pointer",
+        source: "static char bytes[64]; char *p = realloc(bytes, 100); use(p != 0);",
+        default: Some((ONCE, FOREIGN)),
+        hardened: Some((ONCE, FOREIGN)),
+        guard: Some((ONCE, FOREIGN)),
+    },
+    Case {
+        name: "size_foreign",
+        misuse: "malloc_usable_size of a static or a stack pointer",
+        source: "static char bytes[64]; use(malloc_usable_size(bytes));",
+        default: Some((ONCE, FOREIGN)),
+        hardened: Some((ONCE, FOREIGN)),
+        guard: Some((ONCE, FOREIGN)),
     },
     Case {
         name: "size_freed",

@@ -39,7 +39,7 @@ impl Config {
         self.with(Key::Mode, mode as usize)
     }
 
-    /// `index`: what numbers the shards.
+    /// `index`: what numbers the shards. With `MmCid` every call takes the slow path, three to four times slower.
     pub const fn index(self, index: ShardIndex) -> Self {
         self.with(Key::Index, index as usize)
     }
@@ -76,8 +76,8 @@ impl Config {
         self.with(Key::Verbose, is_on as usize)
     }
 
-    /// `hardened`: checks each object when it is freed, resized and handed out. Slower; turns guard pages on as well,
-    /// for one of 1,000 calls unless [`guard_one_in`](Self::guard_one_in) says otherwise.
+    /// `hardened`: checks each object when it is freed, resized and handed out. Every call takes the slow path. Turns
+    /// guard pages on as well, for one of 1,000 slow calls unless [`guard_one_in`](Self::guard_one_in) says otherwise.
     pub const fn hardened(self, is_on: bool) -> Self {
         self.with(Key::Hardened, is_on as usize)
     }

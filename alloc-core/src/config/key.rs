@@ -73,7 +73,7 @@ keys! {
         name: "index",
         shape: Shape::Words(&["cpu_id", "mm_cid"]),
         default: ShardIndex::CpuId as usize,
-        help: "what numbers the shards: the CPU, or the kernel's compact concurrency id",
+        help: "what numbers the shards: the CPU, or the kernel's compact concurrency id (every call then takes the slow path)",
     },
     /// Bytes that one shard may cache; 0: see `cpu_cache::policy::capacity`.
     Cache = KeyInfo {
@@ -108,7 +108,7 @@ keys! {
         name: "hardened",
         shape: Shape::Switch,
         default: 0,
-        help: "on: check each object when it is freed and handed out (slower); sets guard:1000",
+        help: "on: check each object when it is freed, resized and handed out; every call takes the slow path; sets guard:1000",
     },
     /// One of how many slow calls gets an object between guard pages; 0: none.
     Guard = KeyInfo {

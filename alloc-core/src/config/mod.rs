@@ -217,7 +217,6 @@ pub fn settings_of(raw: [(usize, u8); KEYS]) -> impl ExactSizeIterator<Item = Se
 
 fn setting_of(key: Key, value: usize, origin: u8, exit_file: &'static str) -> Setting {
     let info = key.info();
-    let origins = [Origin::Default, Origin::Program, Origin::Environment, Origin::Call];
     let value = match info.shape {
         Shape::Switch => Value::Switch(value != 0),
         Shape::Words(words) => Value::Word(words.get(value).unwrap_or(&"(unknown)")),
@@ -226,15 +225,20 @@ fn setting_of(key: Key, value: usize, origin: u8, exit_file: &'static str) -> Se
             EXIT_WORDS.get(value).map_or(Value::Text(exit_file), |word| Value::Word(word))
         }
     };
-    let origin = origins.into_iter().find(|&known| known as u8 == origin);
-    Setting { key: info.name, value, origin: origin.unwrap_or(Origin::Default), help: info.help }
+    Setting { key: info.name, value, origin: origin_of(origin), help: info.help }
 }
 
-/// Sets the default of a number that init finds out, unless the number was set.
-pub fn set_default(key: Key, value: usize) {
+fn origin_of(raw: u8) -> Origin {
+    let origins = [Origin::Default, Origin::Program, Origin::Environment, Origin::Call];
+    origins.into_iter().find(|&known| known as u8 == raw).unwrap_or(Origin::Default)
+}
+
+/// Sets a number that the setting `by` implies, unless the number was set. Its origin is that of `by`.
+pub fn set_implied(key: Key, value: usize, by: Key) {
     // Ordering: Relaxed, values that stand alone.
-    if ORIGINS[key as usize].load(Ordering::Relaxed) == Origin::Default as u8 {
-        store(key, value, Origin::Default);
+    let origin = |key: Key| origin_of(ORIGINS[key as usize].load(Ordering::Relaxed));
+    if origin(key) == Origin::Default {
+        store(key, value, origin(by));
     }
 }
 

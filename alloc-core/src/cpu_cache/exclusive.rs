@@ -137,7 +137,7 @@ impl<'a> Stopped<'a> {
     /// whether it has placed all of it: if not, what is left in the batch and all others stay in the region.
     pub(super) fn take_objects(self, class: Class, place: impl Fn(&mut Batch) -> bool) {
         let bottom = self.region.bottom(class) as *const usize;
-        // SAFETY: region I1: the slots above the sentinel hold objects; no other thread writes to them.
+        // SAFETY: region I1: the slots above the sentinel hold objects or nulls; no other thread writes to them.
         let objects = unsafe { core::slice::from_raw_parts(bottom.add(1), self.region.len(class)) };
         for (index, slots) in objects.chunks(MAGAZINE_MAX).enumerate() {
             // SAFETY: the objects are the region's, which forgets them below.

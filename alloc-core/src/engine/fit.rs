@@ -11,6 +11,7 @@ use crate::size_class::{CLASS, CLASSES, Class, class_of, natural_align};
 /// By class, the sizes that its objects may be resized to where they are: the least in the low half, how
 /// many in the high half. None at first, and none if hardened: each object is checked then.
 static IN_PLACE: [AtomicU64; 128] = [const { AtomicU64::new(0) }; 128];
+const _: () = assert!(CLASSES <= 128);
 
 /// Whether the object at `ptr` serves `size` as it is.
 #[inline]
@@ -26,10 +27,10 @@ pub(super) fn allow_in_place() {
     for class in 1..CLASSES {
         let most = CLASS[class].size;
         let below = (1..class).rev();
-        let above = below.take_while(|&smaller| {
+        let allowed = below.take_while(|&smaller| {
             CLASS[smaller].size > most / 2 && may_be_freed_as(class, CLASS[smaller].size)
         });
-        let least = CLASS[above.last().unwrap_or(class) - 1].size.max(most / 2) + 1;
+        let least = CLASS[allowed.last().unwrap_or(class) - 1].size.max(most / 2) + 1;
         let sizes = (most - least + 1) << 32 | least;
         // Ordering: Relaxed, published by READY.
         IN_PLACE[class].store(sizes as u64, Ordering::Relaxed);

@@ -31,7 +31,7 @@ static WATCHING: AtomicBool = AtomicBool::new(false);
 /// Obeys the configuration. For init, before any object exists.
 pub fn set_up(random: [u8; 16]) {
     if config::is_on(Key::Hardened) {
-        config::set_default(Key::Guard, GUARD_EVERY);
+        config::set_implied(Key::Guard, GUARD_EVERY, Key::Hardened);
         canary::arm(random);
     } else {
         fit::allow_in_place();

@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! malloc(size)                                  free(ptr)
-//!   arch::entry: size -> class, pop               arch::entry: page map -> class, push
-//!   slow::malloc -> Request                       slow::free -> Object, Class
+//!   an entry (arch/*/entry.rs): class, pop        an entry: page map -> class, push
+//!   slow::malloc, serve -> Request                slow::free, free_slow -> Class, Object
 //!     engine::allocate                              engine::free
 //!       [hardened::allocate]                          [hardened::retire]
 //!       plain::allocate                               cpu_cache::free | large::free

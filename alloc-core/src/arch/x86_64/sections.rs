@@ -7,13 +7,15 @@
 //! Rules (kernel/rseq.c; librseq's guide):
 //! S1. The `rseq_cs` store is the last instruction before the section; nothing comes between.
 //! S2. Inside: no call, no system call, no stack, no unbounded loop.
-//! S3. One committing store, the last instruction inside; stores before it go where no thread reads yet.
+//! S3. One committing store, the last instruction inside; stores before it go where no thread reads yet. The computation
+//!     before it may take more instructions than here.
 //! S4. The shard index is loaded inside and can't leave its table; in mm_cid mode `cpu_id` proves the
 //!     registration.
-//! S5. The abort handler lies outside, behind the signature; inputs are not needed there.
+//! S5. The abort handler lies outside, behind the signature. A section's returns ABORTED; an entry's jumps to its slow
+//!     function with the arguments still in their registers.
 //!
 //! Registers: r9 rseq area (offset from fs), r10 descriptor, r11 `HOT`, then the shard's region; rax shard
-//! index. The region of a stopped or unborn shard is the closed one: empty and full (shard I3).
+//! index. The region of a stopped shard, or of one that was never created, is the closed one: empty and full (hot I1).
 
 use super::thread_pointer;
 use super::weak::weak;
@@ -26,6 +28,7 @@ use crate::units::SHARDS_MAX;
 use core::arch::{asm, global_asm, naked_asm};
 use core::mem::offset_of;
 
+/// RSEQ_SIG of glibc's sys/rseq.h for this architecture.
 pub const SIGNATURE: u32 = 0x5305_3053;
 
 // The text names these fields by their numbers.
@@ -284,7 +287,7 @@ section! {
     /// ```
     ///
     /// # Safety
-    /// 1. `class` is a class; `end` is an offset in its stack (I2 of shard), or 0.
+    /// 1. `class` is a class; `end` is an offset in its stack (region I2), or 0.
     set_end_cpu / set_end_cid (class: usize, region: *const Region, expected: usize, end: usize);
     "mov rax, -3"                       // CHANGED
     "cmp r11, rsi"
