@@ -19,7 +19,7 @@ use core::ops::Range;
 
 /// Bytes of the word.
 pub const WORD_BYTES: usize = size_of::<usize>();
-/// The most bytes of slack that are filled; a longer overflow hits the word.
+/// The most bytes of slack that are filled; bytes between the filled part and the word are not checked.
 const SLACK_MAX: usize = 1024;
 /// Objects up to twice this size are poisoned whole, larger ones at both ends.
 const POISON_END: usize = 2048;

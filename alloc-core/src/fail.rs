@@ -77,24 +77,24 @@ impl Misuse {
 /// Ends the process by [`fail`] if `found`.
 #[inline]
 pub fn deny(found: bool, what: Misuse, at: usize) {
-    if found && !blind::is_to(what) {
+    if found && !blind::ignores(what) {
         fail(what, at);
     }
 }
 
-/// The positive control of the checks: with the feature `blind`, `RSALLOC_BLIND` names a text that [`deny`] ignores, so a test can show
-/// that it fails without that check.
+/// For tests of the tests: with the feature `blind`, [`deny`] ignores the misuse that `RSALLOC_BLIND` names, so a test can show that
+/// it fails without that check.
 mod blind {
     use super::Misuse;
 
     #[cfg(not(feature = "blind"))]
     #[inline(always)]
-    pub fn is_to(_what: Misuse) -> bool {
+    pub fn ignores(_what: Misuse) -> bool {
         false
     }
 
     #[cfg(feature = "blind")]
-    pub fn is_to(what: Misuse) -> bool {
+    pub fn ignores(what: Misuse) -> bool {
         let mut buffer = [0; 1024];
         let named = crate::os::environment(b"RSALLOC_BLIND=", &mut buffer);
         named.is_some_and(|named| named == what.text().as_bytes())

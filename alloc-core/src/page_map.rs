@@ -62,7 +62,7 @@ fn outside_class_at(address: usize) -> Class {
 /// Says that a slab of `class` starts at `page_address`, or that none does (0).
 pub fn set_class_at(page_address: usize, class: Class) {
     if let Some(page) = index_of(page_address) {
-        // Ordering: Relaxed, see `class_at`.
+        // Ordering: Relaxed, see `class_of_page`.
         HOT.pages[page].store(class as u8, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! The parts of the allocator to which the writes that `counters` counted belong. With the feature `counters` only.
+//! The assignment of the writes that `counters` counted to parts of the allocator. With the feature `counters` only.
 
 use crate::counters;
 use crate::depot::DEPOT;

@@ -5,19 +5,36 @@
 //! | `mod.rs` | the functions and constants wrapped below | unit tests of `sync`, `os`; tests `lock_ranks`, `reentry`, `late` |
 //! | `entry.rs` | the fronts' entries, as macros | `front`, `functions`, `sequences`, `cargo xtask golden` |
 //! | `sections.rs` | the restartable sequences and what they know of threads | `sections`, `own_area`, `children`, `cargo xtask sweep` |
+//! | `text.rs` | the text that entries and sections have in common; only with sections | those of both |
 //!
 //! `x86_64` has sections. `portable` has no assembly: with it every thread takes the atomic path, on any 64-bit Linux.
 //! The feature `portable` chooses it on x86-64 too.
 //!
 //! # To add an architecture
 //!
-//! 1. A folder `NAME/` with the three files. `portable/` is a start that builds: copy it, then replace one item after the
-//!    other, `sections.rs` and `entry.rs` last and together with [`HAS_SECTIONS`].
-//! 2. A line for `NAME` at `mod selected` below. No other file of this crate names an architecture.
+//! 1. A folder `NAME/` with at least the first three files. `portable/` is a start that builds: copy it, then replace one
+//!    item after the other, `sections.rs`, `text.rs` and `entry.rs` last and together with [`HAS_SECTIONS`].
+//! 2. A `cfg_attr` line for `NAME` at `mod selected` below, and `NAME` added to the `not(..)` of the line for `portable`. No
+//!    other file under `src/` names an architecture.
 //! 3. The same two steps in `alloc-preload/src/arch/` (children of vfork and clone, operators of C++), which must have a
 //!    folder for each architecture with sections.
 //! 4. `xtask/cross.sh` shows how to build and run the tests for another machine. Of the gates, `cargo xtask golden` and
 //!    `sweep` decode x86-64 and need the new instructions; the gates `portable` hold the form without sections.
+//! 5. The other files that ask for the architecture: `sections.rs`, `regressions.rs`, `model.rs` and `support/trapped.rs` in
+//!    `alloc-core/tests/`, `alloc-global/tests/misuse.rs`, `cli/src/elf.rs`.
+//!
+//! # What sections of another architecture need
+//!
+//! * Regions are laid out in [`crate::region`]: the head of class `c` is the 8 bytes at `8 * c`, `top` before `end`, both in
+//!   bytes from the start of the region.
+//! * The signature is RSEQ_SIG of glibc's `sys/rseq.h` for the architecture.
+//! * Descriptors lie in the ELF section `__rseq_cs`, where `cargo xtask sweep` and `golden` find them.
+//!   `__rseq_cs_ptr_array` has a pointer to each, for debuggers (librseq's convention). `.reloc` refers to that pointer
+//!   from the function, so a linker that drops unused sections keeps it as long as the function.
+//! * The kernel clears `rseq_cs` when it aborts a section: each attempt stores it again.
+//! * Before init, `area_offset` leads to a word of each thread that may be written to as `rseq_cs`. Where `cpu_id` lies then,
+//!   a negative number is best: it stays closed in a thread that is held up across init (docs/adr/0003).
+//! * `cpu_id` is loaded as the 16 bits at 4: its low half on little-endian machines only.
 //!
 //! # Entries
 //!
@@ -40,8 +57,8 @@
 //!
 //! # Memory order
 //!
-//! Sections read the shard table and the regions by plain loads, where docs/ordering.md asks for Acquire: free on x86-64,
-//! a load-acquire or an address dependency elsewhere ("Another architecture" there).
+//! Sections read the shard table and the regions by plain loads: each access to a region depends on the address that was
+//! loaded, which every architecture orders (docs/ordering.md, "Another architecture").
 
 mod words;
 

@@ -1,4 +1,4 @@
-//! A request that no tier could serve: whether giving idle memory back may help, and one more try.
+//! The retry of a request that no tier could serve, after giving idle memory back if there is any.
 //!
 //! Promises: what a release can bring back is tried before a request is refused; a program that asks again and
 //! again for what is not to be had keeps its caches.
@@ -21,7 +21,7 @@ static VAIN: AtomicUsize = AtomicUsize::new(0);
 /// Releases what idles and calls `allocate_once`, if anything idles and that was not in vain too often: one cached object
 /// may be all that a slab, and with it a long run of pages, waits for.
 pub(super) fn retry(allocate_once: impl FnOnce() -> Option<Fresh>) -> Option<Fresh> {
-    // Not on top of a holder, nor late, where the locks are the reason.
+    // A barred thread failed for want of a lock, so a release would not help.
     if is_barred() || idle_bytes() == 0 {
         return None;
     }
@@ -47,8 +47,8 @@ fn idle_bytes() -> usize {
     cpu_cache::cached_bytes() + slab::kept_bytes()
 }
 
-/// For a late thread that found no way around a held lock: memory may lie behind that lock, so it waits for the holder
-/// after all, but for a fork not longer than else.
+/// For a late thread that found no way around a held lock. The lock may guard free memory, so the thread now waits for the
+/// holder. It waits for a fork no longer than any operation does.
 #[cold]
 pub(super) fn wait_and_retry(allocate_once: impl FnOnce() -> Option<Fresh>) -> Option<Fresh> {
     if !is_barred() || Rank::is_any_held() {

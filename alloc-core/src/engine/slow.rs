@@ -3,8 +3,8 @@
 //! Promises: the same contract as the entry, whatever made the hot path leave; C functions set errno on
 //! failure, and frees leave it alone.
 //!
-//! Each first tries the biased shard of the thread: on the atomic path this is the hot path. Its class comes from the
-//! tables, or from the page map, and goes on to the cold half.
+//! Each but `calloc` first tries the biased shard of the thread: on the atomic path this is the hot path. The class comes
+//! from the tables or the page map and is passed to the `#[cold]` function.
 
 use super::api;
 use super::request::Request;
@@ -56,8 +56,8 @@ pub extern "C" fn alloc(size: usize, align: usize) -> *mut u8 {
     }
 }
 
-/// Resolves a request and serves it: by a locked shard, if that is short, else by the engine. `class` is 0 if the caller
-/// does not know it.
+/// Resolves a request and serves it: by the first locked shard tried, if it has an object, else by the engine. `class` is 0
+/// if the caller does not know it.
 #[cold]
 #[inline(never)]
 fn serve(size: usize, align: usize, class: Class, on_failure: OnFailure) -> *mut u8 {

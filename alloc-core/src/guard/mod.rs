@@ -2,14 +2,15 @@
 //!
 //! An access past such an object's page, or after its free, faults at that very instruction, and [`fault`] names it. A write
 //! inside the page is found when the object is freed. The pool exists on request only (`guard:N`). It takes no lock, so
-//! signal handlers and fork need no care: an operation that they cut off loses one slot at most.
+//! it is safe in handlers and across fork: an operation that never continues loses one slot.
 //!
 //! ```text
 //! | sealed | page 0: ....object | sealed | page 1: object.... | sealed | ...
 //! ```
 //!
 //! Invariants:
-//! I1. The page of a slot is open while its state is `LIVE` or `BUSY`, sealed otherwise.
+//! I1. The page of a slot is open while it is `LIVE`; while `BUSY`, its holder opens or seals it; otherwise it is sealed, unless
+//!     the OS refused.
 //! I2. The page's bytes outside a live object are `PATTERN`.
 //! I3. A slot rests for at least half a round of the pool before it is used again.
 

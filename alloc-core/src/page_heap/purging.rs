@@ -16,9 +16,9 @@ use crate::units::PAGE_BYTES;
 /// The refault credit loses one part of so many each second.
 const EXPIRY_PARTS: usize = 16;
 
-/// The heap decays when the pages held are fewer than their peak divided by this,
+/// The heap decays when the pages held are fewer than their peak divided by this.
 const DECAY_PARTS: usize = 8;
-/// and the peak was at least so many.
+/// It decays only if the peak was at least so many pages.
 const DECAY_PEAK_MIN_PAGES: usize = (1 << 20) / PAGE_BYTES;
 /// Pages that decays may purge: 64 MiB at once, and 16 MiB each second, which are some 4,000 page faults if they come back.
 static ALLOWANCE: TokenBucket = TokenBucket::new((64 << 20) / PAGE_BYTES, (16 << 20) / PAGE_BYTES);

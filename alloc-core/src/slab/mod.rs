@@ -35,7 +35,7 @@ pub fn prefetch_class(class: Class) {
 }
 
 /// Takes up to `wanted` objects of `class` in ascending order into `batch`, which is empty and has space for so many; none
-/// when the OS has no more memory. What the first of them holds.
+/// when the OS has no more memory. Returns what the first object contains.
 pub fn take(class: Class, batch: &mut Batch, wanted: usize) -> Result<Contents, Reentered> {
     let slabs = &SLABS[class];
     let guard = slabs.lock.acquire(Rank::slab(class))?;
@@ -85,7 +85,7 @@ fn new_slab(slabs: &SlabClass, class: Class) -> Option<(&'static PageEntry, Cont
     }
     page_map::set_class_at(span.address(), class);
     slabs.slabs.set(slabs.slabs.get() + 1);
-    // Only larger objects than those of such slabs are asked for zeroes.
+    // `calloc` uses this only for classes with one object in a slab.
     Some((entry, if info.objects == 1 { span.contents } else { Contents::Any }))
 }
 
@@ -154,7 +154,8 @@ pub fn is_object_start(object: usize, class: Class) -> bool {
     PAGE_HEAP.entry_at(object).is_some_and(|slab| index_of(slab, class, object).is_some())
 }
 
-/// As [`put`], of objects that were cached as such of `class`; the caller trims the page heap.
+/// As [`put`], for objects that a cache held as objects of `class`; a sized free may have named the wrong class. The caller
+/// trims the page heap.
 pub fn put_cached(class: Class, batch: &mut Batch) {
     let objects = batch.addresses();
     if run_of(class, objects) == objects.len() {
@@ -329,8 +330,8 @@ pub enum Rest {
     PutBack,
 }
 
-/// Says that the caches of `class` were drained, which had `out` objects handed out before. Peaks are counted from now on. What
-/// becomes of the `rest` holds unless more objects have been taken meanwhile.
+/// Records that the caches of `class` were drained; before, `out` objects were handed out. Resets the peaks. `rest` holds until
+/// more objects are taken.
 pub fn decay(class: Class, out: usize, rest: Rest) {
     let slabs = &SLABS[class];
     let Ok(_guard) = slabs.lock.acquire(Rank::slab(class)) else { return };

@@ -3,10 +3,10 @@
 //! Each is a macro that defines a naked function, so that a front's exported symbol *is* the hot path.
 //! They are the `pop` and `push` of `sections` with the size or address turned into a class first.
 //! Whatever is not the plain case leaves by a jump to the slow path in `engine::slow` or the front, with the
-//! arguments still in their registers; an abort does so too, which bounds the retries.
+//! arguments still in their registers; an abort does so too: an entry never retries.
 //!
-//! Registers: rdi, rsi, rdx arguments, kept to the end; r8 the class; r9 rseq area, r10 descriptor, then
-//! top, r11 `HOT`; rax index, then result; rcx region.
+//! Registers: rdi, rsi, rdx arguments (an aligned size of 0 becomes 1); r8 the class; r9 rseq area, r10 descriptor,
+//! then a pop's top, r11 `HOT`; rax index, then a push's top, or the result; rcx region.
 
 /// Defines the hot path of `malloc(size)`, or of a function like it that has a slow path of its own:
 /// `c_malloc!(name, slow)`, where `slow` takes the same argument and does all that `malloc` might.

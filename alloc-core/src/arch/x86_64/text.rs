@@ -1,8 +1,8 @@
 //! The text that the entries and the sections have in common; their heads name the registers and the rules.
 
 /// Text shared by entries and sections; see `sections` for the rules S1 to S5. Descriptor: the section
-/// between labels 10 and 20, abort handler 30 (include/uapi/linux/rseq.h). It comes first, and with it begins what
-/// unwinders read: these functions use no stack, so at each instruction the return address lies at `rsp`.
+/// between labels 10 and 20, abort handler 30 (include/uapi/linux/rseq.h). The descriptor comes first, since it also
+/// starts the unwind information: these functions use no stack, so at each instruction the return address lies at `rsp`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __rsalloc_text {

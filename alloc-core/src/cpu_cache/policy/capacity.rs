@@ -22,7 +22,7 @@ use crate::units::MAGAZINE_MAX;
 const WORD: usize = size_of::<usize>();
 
 /// What the shards of a CPU may cache at least, however little is in use: with less, a load on eight CPUs
-/// goes past its caches thousands of times as often (docs/adr/0005).
+/// has thousands of times as many misses (docs/adr/0005).
 const BUDGET_MIN_BYTES: usize = 2 << 20;
 
 /// In `Region::references`: the class ran empty since its last flush.
