@@ -57,7 +57,7 @@ pub fn watch_slots(region: &Region, class: size_class::Class) {
 pub fn empty(region: &Region, class: size_class::Class) -> Vec<usize> {
     let bottom = region.bottom(class);
     let objects = (1..=region.len(class)).map(|slot| {
-        // SAFETY: shard I1.
+        // SAFETY: region I1.
         let slot = unsafe { &*((bottom + slot * WORD) as *const crate::atomic::AtomicUsize) };
         slot.load(Ordering::Relaxed)
     });
