@@ -4,7 +4,7 @@ use core::fmt;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $text:literal,)*) => {
-        /// What [`check`] can find.
+        /// What [`check`](crate::check) can find.
         ///
         /// ```
         /// use rsalloc::DefectKind;

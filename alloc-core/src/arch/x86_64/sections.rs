@@ -191,7 +191,7 @@ section! {
 }
 
 section! {
-    /// Puts `object` on top; 0, [`FULL`] or a status.
+    /// Puts `object` on top; 0, [`FULL`](crate::rseq::status::FULL) or a status.
     ///
     /// ```text
     /// if top >= end { return FULL }; top[1] = object; top += 1; return 0
@@ -280,7 +280,7 @@ section! {
 
 section! {
     /// Sets the end of a class from `expected` to `end`, both byte offsets, if the shard's region still is
-    /// `region`; 0, [`CHANGED`] or a status.
+    /// `region`; 0, [`CHANGED`](crate::rseq::status::CHANGED) or a status.
     ///
     /// ```text
     /// if region_of_shard != region || end_of_class != expected { return CHANGED }; end_of_class = end; return 0
