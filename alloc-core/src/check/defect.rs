@@ -88,7 +88,7 @@ kinds! {
     HugeMiscounted = "table of huge spans disagrees with its totals",
 }
 
-/// The first broken invariant that [`check`] found.
+/// The first broken invariant that [`check`](crate::check) found.
 ///
 /// ```
 /// use rsalloc::DefectKind;
