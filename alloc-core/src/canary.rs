@@ -72,7 +72,7 @@ pub struct Canary {
 impl Canary {
     /// The canary of the object with this memory, which includes the word.
     pub fn of(memory: Memory) -> Canary {
-        Canary { memory, usable: memory.len() - WORD_BYTES }
+        Canary { memory, usable: memory.len_bytes() - WORD_BYTES }
     }
 
     /// Bytes in front of the word.

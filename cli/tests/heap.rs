@@ -223,6 +223,7 @@ fn a_stopped_process_is_read_and_stays_as_it_is() {
 }
 
 /// The processor's time that a command takes from its start on: how long it waits for the processor is the machine's.
+#[expect(clippy::zombie_processes, reason = "wait4 collects it, with the time that it took")]
 fn cpu_time(mut command: Command) -> Duration {
     let child = command.stdout(Stdio::null()).spawn().unwrap();
     // SAFETY: live words; the child is collected here alone.

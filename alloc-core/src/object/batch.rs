@@ -171,6 +171,12 @@ impl Batch {
     }
 }
 
+impl Default for Batch {
+    fn default() -> Batch {
+        Batch::new()
+    }
+}
+
 impl Drop for Batch {
     #[inline(always)]
     fn drop(&mut self) {

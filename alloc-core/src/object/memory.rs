@@ -29,7 +29,7 @@ impl Memory {
     }
 
     /// Number of bytes.
-    pub const fn len(&self) -> usize {
+    pub const fn len_bytes(&self) -> usize {
         self.len
     }
 
