@@ -50,9 +50,8 @@ pub fn table(tree: &Tree) -> String {
         glossary.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| word |"));
     let rows = rows.filter(|line| !line.starts_with("| where |")).count();
     writeln!(text, "| of the engine | |\n|---|--:|").unwrap();
-    let lines =
-        engine.iter().flat_map(|file| code(file).lines().map(str::to_owned).collect::<Vec<_>>());
-    let lines = lines.filter(|line| !line.trim().is_empty()).count();
+    let lines_of = |text: &str| text.lines().filter(|line| !line.trim().is_empty()).count();
+    let lines: usize = engine.iter().map(|file| lines_of(&code(file))).sum();
     writeln!(text, "| lines without comments and tests | {lines} |").unwrap();
     writeln!(text, "| modules with `unsafe` | {} |", modules.len()).unwrap();
     writeln!(text, "| files with `unsafe` | {files} of {} |", engine.len()).unwrap();
