@@ -10,8 +10,9 @@ use std::process::Command;
 use tools::{cargo, output, release_dir, root, run};
 
 /// Each published crate and its folder.
-const PUBLISHED: [(&str, &str); 4] = [
+const PUBLISHED: [(&str, &str); 5] = [
     ("rsalloc-core", "alloc-core"),
+    ("rsalloc-pprof", "pprof"),
     ("rsalloc", "alloc-global"),
     ("rsalloc-preload", "alloc-preload"),
     ("rsalloc-cli", "cli"),

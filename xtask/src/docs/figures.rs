@@ -13,6 +13,7 @@ const FOLDERS: &[&str] = &[
     "alloc-global",
     "alloc-preload",
     "cli",
+    "pprof",
     "benches",
     "xtask",
     "lab",
