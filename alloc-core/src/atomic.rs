@@ -12,7 +12,7 @@ pub use core::hint::spin_loop;
 #[cfg(not(feature = "counters"))]
 pub use core::sync::atomic::*;
 #[cfg(feature = "counters")]
-pub use core::sync::atomic::{Ordering, compiler_fence, fence};
+pub use core::sync::atomic::{AtomicU16, Ordering, compiler_fence, fence};
 #[cfg(feature = "counters")]
 pub use counting::*;
 

@@ -5,6 +5,7 @@
 //! | `mod.rs` | the functions and constants wrapped below | unit tests of `sync`, `os`; tests `lock_ranks`, `reentry`, `late` |
 //! | `entry.rs` | the fronts' entries, as macros | `front`, `functions`, `sequences`, `cargo xtask golden` |
 //! | `sections.rs` | the restartable sequences and what they know of threads | `sections`, `own_area`, `children`, `cargo xtask sweep` |
+//! | `probe.rs` | static probes for tracers (USDT), or functions that do nothing | `probe` |
 //! | `text.rs` | the text that entries and sections have in common; only with sections | those of both |
 //!
 //! `x86_64` has sections. `portable` has no assembly: with it every thread takes the atomic path, on any 64-bit Linux.
@@ -194,6 +195,27 @@ pub struct Sanitizers {
     pub release: usize,
     /// `rsalloc_check`, which librsalloc.so has: malloc is rsalloc's then, not the sanitizer's.
     pub is_malloc: usize,
+}
+
+/// The probes that tell tracers of sampled objects, by the contract of OpenTelemetry's eBPF profiler (docs/adr/0035). Each
+/// is a nop that the kernel replaces while a tool is attached; an architecture without them has functions that do nothing.
+pub mod probe {
+    use super::selected::probe as selected;
+
+    /// Whether a tool is attached to any of them: it wants samples.
+    pub fn is_wanted() -> bool {
+        selected::is_wanted()
+    }
+
+    /// `otel_memory:alloc`: an object of `size` requested bytes was sampled, which stands for `weight` allocated bytes.
+    pub fn alloc(object: usize, size: usize, weight: u64) {
+        selected::alloc(object, size, weight);
+    }
+
+    /// `otel_memory:free`: a sampled object was freed.
+    pub fn free(object: usize) {
+        selected::free(object);
+    }
 }
 
 /// The restartable sequences, and what they know of threads. Where [`HAS_SECTIONS`] is false these are functions that

@@ -7,6 +7,7 @@
 use super::{Access, DlAddr, DlOpen, Sanitizers};
 
 pub mod entry;
+pub mod probe;
 pub mod sections;
 mod threads;
 

@@ -5,6 +5,7 @@ use super::words::ThreadWords;
 use core::arch::asm;
 
 pub mod entry;
+pub mod probe;
 pub mod sections;
 mod text;
 mod weak;
