@@ -40,6 +40,7 @@ mod page_heap;
 mod page_map;
 #[forbid(unsafe_code)]
 mod print;
+mod profile;
 mod publish;
 #[forbid(unsafe_code)]
 mod region;
@@ -106,6 +107,7 @@ pub mod internals {
         page_heap,
         page_map,
         print,
+        profile,
         publish,
         region,
         report,

@@ -26,6 +26,7 @@ use crate::hot::HOT;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
+use crate::profile;
 use crate::region::{Head, Region};
 use crate::report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
 use crate::size_class::{CLASS, CLASSES};
@@ -194,6 +195,10 @@ const fn own() -> HeapMap<Address> {
         purge_method: Address::of(os::zeroing_word()),
         settings: Address::of(&rsalloc_report.settings),
         settings_count: number(KEYS),
+        profile: Address::of(&profile::PROFILE),
+        profile_words: number(profile::layout::Header::<u64>::WORDS),
+        profile_start: Address(profile::start_for_c as extern "C" fn(usize) -> i32 as *const ()),
+        profile_stop: Address(profile::stop_for_c as extern "C" fn() -> i32 as *const ()),
     }
 }
 

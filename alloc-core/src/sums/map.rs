@@ -66,6 +66,10 @@ heap_map! {
     purge_method,
     /// The settings by key, each in three half words: its value, the low half first, and its origin.
     settings, settings_count,
+    /// The header of the heap profile and its words, see `profile::layout`; the functions that start and stop a profile
+    /// (`extern "C"`: the interval in bytes, 0 for the default; nothing), which return 0 or an errno and may be called at
+    /// any instant.
+    profile, profile_words, profile_start, profile_stop,
 }
 
 /// Half words of a class's row.
