@@ -62,6 +62,37 @@ impl Client {
         unsafe { self.sign(libc::malloc(size).cast(), "malloc") }
     }
 
+    /// `malloc(size)`, `size` at least 1, in no ledger: any client may free it.
+    pub fn malloc_untagged(size: usize) -> Object {
+        // SAFETY: malloc takes any size.
+        let object = NonNull::new(unsafe { libc::malloc(size) }.cast::<u8>());
+        let object = object.unwrap_or_else(|| out_of_memory("malloc"));
+        // SAFETY: the object is new and has a first byte. A tag of 0 adds nothing to the sum of what is read.
+        unsafe { object.write_volatile(0) };
+        Object(object)
+    }
+
+    /// [`Client::malloc`], and all of the object is written once.
+    #[inline(always)]
+    pub fn malloc_filled(&mut self, size: usize) -> Object {
+        let object = self.malloc(size);
+        // SAFETY: the object has `size` bytes, the first of which is the tag.
+        unsafe { std::hint::black_box(object.0.add(1)).write_bytes(0x5a, size - 1) };
+        object
+    }
+
+    /// [`Client::malloc`] of at least 2 bytes, of which the second is written so many times.
+    #[inline(always)]
+    pub fn malloc_written(&mut self, size: usize, times: usize) -> Object {
+        assert!(size >= 2, "the first byte is the tag");
+        let object = self.malloc(size);
+        for time in 0..times {
+            // SAFETY: the object has at least two bytes.
+            unsafe { object.0.add(1).write_volatile(time as u8) };
+        }
+        object
+    }
+
     /// `calloc(1, size)`, `size` at least 1; its first and last byte must be 0.
     #[inline(always)]
     pub fn calloc(&mut self, size: usize) -> Object {

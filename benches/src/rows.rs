@@ -3,9 +3,12 @@
 //! Adding a line here adds a row to `cargo lab compare`.
 
 use crate::loads::Load;
+use crate::loads::handing::{Neighbour, allocating_and_freeing};
 use crate::loads::mixed::{Server, ShortLived, Stress};
 use crate::loads::passing::{producers_and_consumers, ring};
 use crate::loads::single::{Aligned, Batch, Churn, Cleared, Doubling, Growth, Order, Same, Touch};
+use crate::loads::tables::{InverseSquare, Pareto, Scratch};
+use crate::loads::waves::{Ladder, Waves};
 use serde::Serialize;
 
 /// One row.
@@ -84,6 +87,51 @@ pub static ROWS: &[Row] = &[
         "a thread allocates 64, frees 32, ends; 32 freed outside",
         || one(ShortLived::new(1)),
     ),
+    row("sh6", PAIR, "waves of 10,000 to 1,000 B, mostly small, a sixteenth kept", || {
+        one(Waves::new(1))
+    }),
+    row("shbench", PAIR, "the same on 2 threads", || many(2, Waves::new)),
+    row("sh8", PAIR, "the same on 8 threads, an eighth freed on another", || Waves::group(8)),
+    row(
+        "rptest",
+        PAIR,
+        "2 threads, 1,000 of 8 to 16,000 B each, a tenth handed over, all written",
+        || Neighbour::group(2),
+    ),
+    row("xmalloc-64", PAIR, "2 threads allocate 64 B, 2 free, batches of 4,096", || {
+        allocating_and_freeing(2, 64)
+    }),
+    row(
+        "larson-5000",
+        PAIR,
+        "2 server tables of 5,000, inherited after 500,000 replacements",
+        || many(2, Server::original),
+    ),
+    row(
+        "alloc-test",
+        PAIR,
+        "sizes to 1 KiB and places by Pareto's rule, 32,000 live, written",
+        || one(Pareto::new(1)),
+    ),
+    row("alloc-test-2", PAIR, "the same on 2 threads", || many(2, Pareto::new)),
+    row("glibc-simple", PAIR, "25 to 1,600 of 8 to 512 B, freed in the same order", || {
+        one(Ladder::new())
+    }),
+    row(
+        "glibc-thread",
+        PAIR,
+        "2 threads, 4 B to 32 KiB by an inverse square, 1,024 live each",
+        || many(2, InverseSquare::new),
+    ),
+    row(
+        "cache-scratch",
+        PAIR,
+        "2 threads free a neighbour of the main thread's, then write to 8 B",
+        || Scratch::group(2),
+    ),
+    row("cache-thrash", PAIR, "2 threads allocate 8 B, write 1,000 times, free", || {
+        many(2, Scratch::new)
+    }),
 ];
 
 /// A row.

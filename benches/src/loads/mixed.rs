@@ -13,27 +13,33 @@ use std::sync::Arc;
 /// table to a new thread, which frees what the old one allocated.
 pub struct Server {
     slots: Slots,
+    /// Objects that a thread replaces before it ends.
+    generation: u64,
     rng: Rng,
 }
 
 impl Server {
-    /// A table of 1,000 objects, drawn from `seed`.
+    /// A table of 1,000 objects and short-lived threads, drawn from `seed`.
     pub fn new(seed: usize) -> Self {
-        Server { slots: Slots::new(1000), rng: Rng::new(seed) }
+        Server { slots: Slots::new(1000), generation: 20_000, rng: Rng::new(seed) }
+    }
+
+    /// 5,000 objects, each replaced about 100 times before the thread ends: what the test is usually run with.
+    pub fn original(seed: usize) -> Self {
+        Server { slots: Slots::new(5000), generation: 500_000, rng: Rng::new(seed) }
     }
 }
 
 impl Load for Server {
     fn step(&mut self, client: &mut Client) -> u64 {
-        const GENERATION: u64 = 20_000;
         // The waiting thread does nothing meanwhile: one of the pair runs at a time.
         on_new_thread(|| {
-            for _ in 0..GENERATION {
+            for _ in 0..self.generation {
                 let slot = self.rng.below(self.slots.len());
                 replace(&mut self.slots[slot], 8 + self.rng.below(1016), client);
             }
         });
-        GENERATION
+        self.generation
     }
     fn finish(&mut self, client: &mut Client) {
         free_all(self.slots.iter_mut(), client);

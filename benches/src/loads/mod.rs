@@ -1,12 +1,15 @@
-//! What the rows do, in modules: `single` (one thread), `passing` (objects freed on another thread),
-//! `mixed` (programs in small).
+//! What the rows do, in modules: `single` (one thread), `passing` (objects freed on another thread), `mixed` (programs
+//! in small); loads of the literature at their sizes: `waves`, `handing` (batches freed on another thread), `tables`.
 //!
 //! A step is a fixed piece of work of some ten thousand operations, so that reading the clock between steps costs
 //! nothing.
 
+pub mod handing;
 pub mod mixed;
 pub mod passing;
 pub mod single;
+pub mod tables;
+pub mod waves;
 
 use crate::client::Client;
 
