@@ -33,6 +33,8 @@ mod engine;
 mod fail;
 mod guard;
 mod hot;
+#[forbid(unsafe_code)]
+mod metrics;
 mod object;
 mod os;
 mod page_heap;
@@ -74,8 +76,9 @@ pub use engine::api::{
 };
 pub use engine::init::report;
 pub use engine::keep_loaded;
+pub use metrics::{Metrics, MetricsFormat};
 pub use report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
-pub use stats::stats;
+pub use stats::{metrics, stats};
 pub use sums::Stats;
 
 /// The engine's modules, for its fronts, tests and benchmarks. Not part of the public interface: anything here may
@@ -102,6 +105,7 @@ pub mod internals {
         fail,
         guard,
         hot,
+        metrics,
         object,
         os,
         page_heap,

@@ -132,7 +132,7 @@ impl Answer<'_> {
         });
         let shards = counts.shards.iter().map(|shard| {
             json!({
-                "kind": text::kind(shard), "index": shard.index, "objects": shard.objects, "bytes": shard.bytes,
+                "kind": shard.kind.word(), "index": shard.index, "objects": shard.objects, "bytes": shard.bytes,
                 "refills": shard.refills, "flushes": shard.flushes, "aborts": shard.aborts,
             })
         });

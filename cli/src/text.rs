@@ -1,7 +1,6 @@
 //! Statistics as text: units that people read, columns that line up.
 
 use crate::read::{Counts, Resident};
-use rsalloc_core::internals::sums::{ShardCounts, ShardKind};
 use std::fmt::Write;
 
 /// Numbers by their names, of this version or of another.
@@ -168,15 +167,6 @@ pub fn classes(counts: &Counts) -> String {
     text
 }
 
-/// A shard's kind as a word, as JSON has it.
-pub fn kind(shard: &ShardCounts) -> &'static str {
-    match shard.kind {
-        ShardKind::PerCpu => "per_cpu",
-        ShardKind::Biased => "biased",
-        ShardKind::Locked => "locked",
-    }
-}
-
 /// A table of the shards.
 pub fn shards(counts: &Counts) -> String {
     let mut text = String::new();
@@ -189,7 +179,7 @@ pub fn shards(counts: &Counts) -> String {
         let _ = writeln!(
             text,
             "{:<8}{:>6}{:>12}{:>12}{:>14}{:>14}{:>14}",
-            kind(shard),
+            shard.kind.word(),
             shard.index,
             grouped(shard.objects as u64),
             human(shard.bytes as u64),

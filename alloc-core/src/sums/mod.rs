@@ -15,7 +15,7 @@ pub use map::{
     ABORTS, Column, FLUSHES, HeapMap, REFILLS, ROW, ROW_BATCH, ROW_EMPTY_TOP, ROW_OBJECTS,
     ROW_PAGES, ROW_SIZE,
 };
-pub use stats::Stats;
+pub use stats::{Kind, Stats};
 
 /// Memory that counters are read from.
 pub trait Memory {
@@ -80,6 +80,17 @@ pub enum ShardKind {
     Biased,
     /// Behind a lock.
     Locked,
+}
+
+impl ShardKind {
+    /// The kind as a word, as JSON has it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            ShardKind::PerCpu => "per_cpu",
+            ShardKind::Biased => "biased",
+            ShardKind::Locked => "locked",
+        }
+    }
 }
 
 /// One shard that exists.

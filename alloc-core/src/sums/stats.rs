@@ -1,7 +1,17 @@
 //! [`Stats`]: the sums, under their public names.
 
+/// How a number moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Up and down.
+    Gauge,
+    /// Up only, from 0 at the start of the process.
+    Counter,
+}
+
+/// Fields, each with its kind and a comment, which is also what metrics say of it.
 macro_rules! counts {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($(#[doc = $doc:literal])+ $name:ident: $kind:ident,)*) => {
         /// What the allocator holds at this moment, in bytes and counts, from [`stats`](crate::stats()). Shown as lines of text, or as
         /// [JSON](Stats::json).
         ///
@@ -14,7 +24,7 @@ macro_rules! counts {
         #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
         #[non_exhaustive]
         pub struct Stats {
-            $($(#[$doc])* pub $name: usize,)*
+            $($(#[doc = $doc])+ pub $name: usize,)*
         }
 
         impl Stats {
@@ -28,53 +38,58 @@ macro_rules! counts {
             pub fn entries(&self) -> impl ExactSizeIterator<Item = (&'static str, usize)> + Clone {
                 [$((stringify!($name), self.$name)),*].into_iter()
             }
+
+            /// For each field, in the order of [`entries`](Stats::entries), what it is: for formats that say so.
+            #[doc(hidden)]
+            pub const KINDS: [(Kind, &'static str); [$(stringify!($name)),*].len()] =
+                [$((Kind::$kind, concat!($($doc),+))),*];
         }
     };
 }
 
 counts! {
     /// Bytes mapped from the OS for objects.
-    mapped_bytes,
+    mapped_bytes: Gauge,
     /// Bytes of allocator metadata that are mapped.
-    metadata_bytes,
+    metadata_bytes: Gauge,
     /// Bytes in objects that the program holds (object sizes, not requested sizes).
-    live_bytes,
+    live_bytes: Gauge,
     /// Of these, bytes in large spans (above the largest size class).
-    large_bytes,
+    large_bytes: Gauge,
     /// Number of large spans that the program holds.
-    large_count,
+    large_count: Gauge,
     /// Bytes in objects cached in shards and depot.
-    cached_bytes,
+    cached_bytes: Gauge,
     /// Bytes in free objects inside slabs.
-    slab_free_bytes,
+    slab_free_bytes: Gauge,
     /// Bytes in free spans that may still be resident.
-    dirty_bytes,
+    dirty_bytes: Gauge,
     /// Bytes returned to the OS since start.
-    purged_bytes_total,
+    purged_bytes_total: Counter,
     /// Slow-path entries: refills of a shard's cache.
-    refills,
+    refills: Counter,
     /// Slow-path entries: flushes of a shard's cache.
-    flushes,
+    flushes: Counter,
     /// Sections that the kernel aborted, as far as the retry paths saw.
-    aborts,
+    aborts: Counter,
     /// Slow-path operations of the atomic path.
-    atomic_ops,
+    atomic_ops: Counter,
     /// Bytes of huge objects (above 32 MiB), each in a mapping of its own; part of the large ones.
-    huge_bytes,
+    huge_bytes: Gauge,
     /// Number of huge objects that the program holds.
-    huge_count,
+    huge_count: Gauge,
     /// Of the cached bytes, those in shards.
-    shard_cached_bytes,
+    shard_cached_bytes: Gauge,
     /// Of the cached bytes, those in the depot.
-    depot_cached_bytes,
+    depot_cached_bytes: Gauge,
     /// Bytes of slabs, whatever is in them.
-    slab_bytes,
+    slab_bytes: Gauge,
     /// Of the slabs, bytes at their ends in which no object fits.
-    slab_tail_bytes,
+    slab_tail_bytes: Gauge,
     /// Bytes in free spans that were never touched, or were returned to the OS: mapped, and not resident.
-    clean_bytes,
+    clean_bytes: Gauge,
     /// Bytes in sampled objects between guard pages (`guard`), which lie outside what is mapped for others.
-    guarded_bytes,
+    guarded_bytes: Gauge,
     /// Number of those.
-    guarded_count,
+    guarded_count: Gauge,
 }
