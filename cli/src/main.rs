@@ -9,11 +9,13 @@ mod elf;
 mod format;
 mod launch;
 mod output;
+mod profile;
 mod program;
 mod read;
 mod record;
 mod stats;
 mod supervise;
+mod symbolize;
 mod text;
 
 use clap::{Parser, Subcommand};
@@ -77,6 +79,17 @@ enum Command {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         program: Vec<OsString>,
     },
+    /// Add symbols to a profile, or to lines that name places as MODULE+0xOFFSET
+    #[command(
+        after_help = "Files are found by their names and build ids, debug files in --debug-dir and /usr/lib/debug. \
+        A profile is replaced unless something else is asked for; lines of a text go to stdout."
+    )]
+    Symbolize {
+        /// The profile or the text (default: standard input)
+        file: Option<std::path::PathBuf>,
+        #[command(flatten)]
+        outputs: profile::Outputs,
+    },
     /// Print the effective settings and where each comes from
     Conf {
         /// The process, or a core file; without it, a child is started on rsalloc and asked
@@ -115,6 +128,7 @@ fn main() -> ExitCode {
         }
         Command::Stats { form, how, program, .. } => stats::of_program(&how, &program, &form),
         Command::Record { what, program } => record::record(&what, &program),
+        Command::Symbolize { file, outputs } => symbolize::symbolize(file.as_deref(), &outputs),
         Command::Conf { target, format, how } => conf::conf(target.as_ref(), format, &how),
         Command::CheckProbe => check::probe(),
         Command::ConfProbe => conf::probe(),
