@@ -100,6 +100,7 @@ impl Origin {
             Origin::Program => "program",
             Origin::Environment => "RSALLOC_CONF",
             Origin::Call => "call",
+            Origin::Outside => "set from outside",
         }
     }
 }

@@ -16,11 +16,12 @@
 //! I3. The block only grows at its end, and `size` says how long it is: a reader takes what it knows.
 //! I4. What the map names is never unmapped, and is memory that core files have: no file's, unless written to.
 
+use crate::arch;
 use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::config::{self, KEYS};
 use crate::cpu_cache::shard::{self, leases, locked, percpu};
 use crate::depot::{self, DEPOT};
-use crate::engine::large;
+use crate::engine::{command, large};
 use crate::guard;
 use crate::hot::HOT;
 use crate::os;
@@ -199,6 +200,11 @@ const fn own() -> HeapMap<Address> {
         profile_words: number(profile::layout::Header::<u64>::WORDS),
         profile_start: Address(profile::start_for_c as extern "C" fn(usize) -> i32 as *const ()),
         profile_stop: Address(profile::stop_for_c as extern "C" fn() -> i32 as *const ()),
+        command_entry: Address(arch::COMMAND_ENTRY),
+        command_entry_bytes: number(arch::COMMAND_ENTRY_BYTES),
+        command_area: Address::of(&command::AREA),
+        command_frame: Address::of(&command::AREA.frame),
+        command_frame_bytes: number(command::FRAME_BYTES),
     }
 }
 

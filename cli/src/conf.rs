@@ -55,7 +55,7 @@ fn print(lines: &str, format: Format) {
         println!("{}", serde_json::Value::from(list));
     } else {
         for (key, value, origin, help) in settings {
-            println!("{key:<16}{value:<12}{origin:<14}{help}");
+            println!("{key:<16}{value:<12}{origin:<18}{help}");
         }
     }
 }

@@ -13,6 +13,9 @@ mod profile;
 mod program;
 mod read;
 mod record;
+mod release;
+mod remote;
+mod set;
 mod stats;
 mod supervise;
 mod symbolize;
@@ -100,6 +103,29 @@ enum Command {
         #[command(flatten)]
         how: launch::How,
     },
+    /// Have a process give all cached and free memory back to the OS
+    #[command(after_help = "A thread of the process does it, and goes on where it was.\n\
+        Exit status: 0 done, 3 could not be done.")]
+    Release {
+        /// The process
+        #[arg(value_name = "PID")]
+        pid: u32,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Change settings of a running process
+    #[command(after_help = "A thread of the process does it, and goes on where it was.\n\
+        Exit status: 0 all set, 3 at least one was not: one line on standard error says why.")]
+    Set {
+        /// The process
+        #[arg(value_name = "PID")]
+        pid: u32,
+        /// The settings, as in RSALLOC_CONF
+        #[arg(value_name = "KEY:VALUE,...", required = true)]
+        settings: Vec<String>,
+        #[command(flatten)]
+        format: Format,
+    },
     /// The child of `check`: waits to be examined
     #[command(name = check::PROBE, hide = true)]
     CheckProbe,
@@ -130,6 +156,8 @@ fn main() -> ExitCode {
         Command::Record { what, program } => record::record(&what, &program),
         Command::Symbolize { file, outputs } => symbolize::symbolize(file.as_deref(), &outputs),
         Command::Conf { target, format, how } => conf::conf(target.as_ref(), format, &how),
+        Command::Release { pid, format } => release::release(pid, format),
+        Command::Set { pid, settings, format } => set::set(pid, &settings, format),
         Command::CheckProbe => check::probe(),
         Command::ConfProbe => conf::probe(),
     };

@@ -148,6 +148,14 @@ pub fn libc_dl() -> Option<(DlAddr, DlOpen)> {
     selected::libc_dl()
 }
 
+/// Where another process has a thread of this one go on, to run a command (see `engine::command`); 0 where there is no such
+/// function. Registers then: the stack pointer 16 bytes into [`Frame`](crate::engine::command::Frame), rdi the
+/// operation, rsi its argument, rdx the [`Area`](crate::engine::command::Area). All of the function is in the
+/// [`COMMAND_ENTRY_BYTES`] from there on, and no other code.
+pub const COMMAND_ENTRY: *const () = selected::COMMAND_ENTRY;
+/// See [`COMMAND_ENTRY`].
+pub const COMMAND_ENTRY_BYTES: usize = selected::COMMAND_ENTRY_BYTES;
+
 /// What of the sanitizers is part of this process, by weak symbols; all absent where there are none.
 #[cold]
 pub fn sanitizers() -> Sanitizers {

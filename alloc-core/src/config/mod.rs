@@ -9,7 +9,7 @@ mod text;
 
 pub use declared::Config;
 pub use key::{KEYS, Key};
-pub use text::parse;
+pub use text::{parse, parse_item};
 
 use crate::atomic::{AtomicU8, Ordering};
 use crate::object::Link;
@@ -38,6 +38,8 @@ pub enum Origin {
     Environment,
     /// A call at run time: `mallopt` or [`limit_dirty`](crate::limit_dirty).
     Call,
+    /// Another process: `rsalloc set PID`.
+    Outside,
 }
 
 /// The value of a setting.
@@ -229,32 +231,41 @@ fn setting_of(key: Key, value: usize, origin: u8, exit_file: &'static str) -> Se
 }
 
 fn origin_of(raw: u8) -> Origin {
-    let origins = [Origin::Default, Origin::Program, Origin::Environment, Origin::Call];
+    let origins =
+        [Origin::Default, Origin::Program, Origin::Environment, Origin::Call, Origin::Outside];
     origins.into_iter().find(|&known| known as u8 == raw).unwrap_or(Origin::Default)
 }
 
 /// Sets a number that the setting `by` implies, unless the number was set. Its origin is that of `by`.
 pub fn set_implied(key: Key, value: usize, by: Key) {
-    // Ordering: Relaxed, values that stand alone.
-    let origin = |key: Key| origin_of(ORIGINS[key as usize].load(Ordering::Relaxed));
     if origin(key) == Origin::Default {
         store(key, value, origin(by));
     }
 }
 
-/// Sets a number for a call at run time, unless the environment did; whether it was set.
-pub fn set_number_if_unset(key: Key, value: usize) -> bool {
+/// Where the value of a key comes from.
+pub fn origin(key: Key) -> Origin {
     // Ordering: Relaxed, values that stand alone.
-    let is_free = ORIGINS[key as usize].load(Ordering::Relaxed) != Origin::Environment as u8;
-    if is_free {
-        set_number(key, value);
-    }
-    is_free
+    origin_of(ORIGINS[key as usize].load(Ordering::Relaxed))
 }
 
-/// Sets a number for a call at run time.
+/// Whether a key may get this value while the program runs: not what takes effect at the start only, nor the name of a file.
+pub fn may_change(key: Key, value: usize) -> bool {
+    match key {
+        Key::Cache | Key::Dirty => true,
+        Key::StatsAtExit => value < EXIT_TO_FILE,
+        _ => false,
+    }
+}
+
+/// Sets a value at run time, for `engine::settings` and tests.
+pub fn set(key: Key, value: usize, origin: Origin) {
+    store(key, value, origin);
+}
+
+/// As [`set`], for a call.
 pub fn set_number(key: Key, value: usize) {
-    store(key, value, Origin::Call);
+    set(key, value, Origin::Call);
 }
 
 /// Takes over what the program declares, then the environment. For init, once.

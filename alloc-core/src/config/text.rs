@@ -21,17 +21,47 @@ pub fn read_environment() {
 #[doc(hidden)]
 pub fn parse(text: &[u8]) {
     for item in text.split(|&byte| byte == b',').filter(|item| !item.is_empty()) {
-        let mut parts = item.splitn(2, |&byte| byte == b':');
-        let key = parts.next().unwrap_or(b"").trim_ascii();
-        let value = parts.next().unwrap_or(b"").trim_ascii();
-        match Key::ALL.into_iter().find(|&known| known.info().name.as_bytes() == key) {
-            None => complain("unknown key", item, "ignored; `rsalloc conf` lists the keys"),
-            Some(key) => match parse_value(&key.info().shape, value) {
-                Some(value) => store(key, value, Origin::Environment),
-                None => complain("bad value", item, "ignored; `rsalloc conf` lists the values"),
-            },
+        match parse_item(item) {
+            Ok((key, value)) => store(key, value, Origin::Environment),
+            Err(wrong) => complain(wrong.text(), item, wrong.then()),
         }
     }
+}
+
+/// What is wrong with a setting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wrong {
+    /// There is no such key.
+    Key,
+    /// The key has no such value.
+    Value,
+}
+
+impl Wrong {
+    /// In words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Wrong::Key => "unknown key",
+            Wrong::Value => "bad value",
+        }
+    }
+
+    const fn then(self) -> &'static str {
+        match self {
+            Wrong::Key => "ignored; `rsalloc conf` lists the keys",
+            Wrong::Value => "ignored; `rsalloc conf` lists the values",
+        }
+    }
+}
+
+/// The key and the number of a setting `key:value`.
+pub fn parse_item(item: &[u8]) -> Result<(Key, usize), Wrong> {
+    let mut parts = item.splitn(2, |&byte| byte == b':');
+    let key = parts.next().unwrap_or(b"").trim_ascii();
+    let value = parts.next().unwrap_or(b"").trim_ascii();
+    let known = Key::ALL.into_iter().find(|&known| known.info().name.as_bytes() == key);
+    let key = known.ok_or(Wrong::Key)?;
+    Ok((key, parse_value(&key.info().shape, value).ok_or(Wrong::Value)?))
 }
 
 fn parse_value(shape: &Shape, value: &[u8]) -> Option<usize> {

@@ -15,7 +15,7 @@ use crate::region::Region;
 use crate::rseq::registration;
 use crate::size_class::{CLASSES, Class};
 use crate::slab;
-use crate::sync::{Backoff, WaitBudget};
+use crate::sync::{Backoff, WaitBudget, is_barred};
 use crate::units::MAGAZINE_MAX;
 
 /// Drains everything; bytes that went back to the OS.
@@ -27,6 +27,33 @@ pub fn drain_all() -> usize {
     HUGE.collect();
     PAGE_HEAP.purge(0)
 }
+
+/// Whether a drain left something out because a lock was held for too long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// It did not.
+    Nothing,
+    /// It did.
+    Busy,
+}
+
+/// As [`drain_all`], for a caller that may wait for no lock for long: other threads may be stopped.
+pub fn drain_in_time() -> (usize, Left) {
+    let mut bytes = 0;
+    for _ in 0..ATTEMPTS {
+        let _budget = WaitBudget::bounded();
+        drain_caches(&mut Backoff::usual());
+        HUGE.collect();
+        bytes += PAGE_HEAP.purge(0);
+        if !is_barred() {
+            return (bytes, Left::Nothing);
+        }
+    }
+    (bytes, Left::Busy)
+}
+
+/// Drains that [`drain_in_time`] begins when locks are busy: a holder that was preempted is done by then.
+const ATTEMPTS: usize = 3;
 
 /// As [`drain_all`], but the free spans stay, and what is busy for longer than `backoff`.
 pub(super) fn drain_caches(backoff: &mut Backoff) {

@@ -4,15 +4,13 @@
 //! [`slow`](super::slow).
 
 use super::request::Request;
-use super::{fit, hardened, init, large};
+use super::{fit, hardened, init, large, settings};
 use crate::canary;
-use crate::config::{self, Key};
+use crate::config::{self, Key, Origin};
 use crate::cpu_cache::drain;
 use crate::fail::Misuse;
 use crate::object::{Contents, Fresh, Object};
-use crate::page_heap::PAGE_HEAP;
 use crate::page_map;
-use crate::publish::publish_report;
 use crate::size_class::{CLASS, Class, class_of};
 use crate::units::PAGE_BYTES;
 use core::ptr::{self, NonNull};
@@ -144,20 +142,18 @@ pub unsafe fn reallocate_sized(
 }
 
 /// Sets how many bytes of free pages may stay resident at least: the setting `dirty`. Returns whether it was set;
-/// what `RSALLOC_CONF` says stays.
+/// what `RSALLOC_CONF` or
+/// `rsalloc set` says stays.
 ///
 /// ```
 /// if !rsalloc::limit_dirty(32 << 20) {
-///     eprintln!("RSALLOC_CONF sets another limit");
+///     eprintln!("RSALLOC_CONF or `rsalloc set` says otherwise");
 /// }
 /// ```
 pub fn limit_dirty(bytes: usize) -> bool {
-    let is_set = init::ensure() && config::set_number_if_unset(Key::Dirty, bytes);
-    if is_set {
-        PAGE_HEAP.set_dirty_limit(bytes / PAGE_BYTES);
-        publish_report(&init::report());
-    }
-    is_set
+    init::ensure()
+        && !matches!(config::origin(Key::Dirty), Origin::Environment | Origin::Outside)
+        && settings::change(Key::Dirty, bytes, Origin::Call).is_ok()
 }
 
 /// Gives all cached and free memory back to the OS: that of each CPU's cache, of the tiers behind them, and free pages.

@@ -142,6 +142,7 @@ unsafe extern "C" fn release_in_child() {
         arch::forget_other_threads();
         vfork::start_anew();
         leases::reset_in_child();
+        super::command::forget();
     }
     // SAFETY: called by libc in the place of `release`.
     unsafe { release() };

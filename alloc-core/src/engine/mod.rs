@@ -15,6 +15,7 @@
 //! ```
 
 pub mod api;
+pub mod command;
 mod fit;
 pub mod fork;
 mod hardened;
@@ -24,6 +25,7 @@ mod load;
 mod plain;
 pub mod request;
 mod scarce;
+mod settings;
 pub mod slow;
 
 pub use load::keep_loaded;

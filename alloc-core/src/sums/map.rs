@@ -70,6 +70,9 @@ heap_map! {
     /// (`extern "C"`: the interval in bytes, 0 for the default; nothing), which return 0 or an errno and may be called at
     /// any instant.
     profile, profile_words, profile_start, profile_stop,
+    /// See `engine::command`: where a thread begins a command (0: not on this architecture) and the length of that code; the
+    /// area, the frame in it and its length.
+    command_entry, command_entry_bytes, command_area, command_frame, command_frame_bytes,
 }
 
 /// Half words of a class's row.

@@ -10,6 +10,7 @@ mod process;
 
 pub use process::Resident;
 
+use crate::remote::Place;
 use anyhow::{Result, bail};
 use block::Found;
 use core_file::CoreFile;
@@ -85,6 +86,7 @@ pub struct Heap {
     pub pid: Option<u32>,
     /// Name of the program.
     pub program: String,
+    is_process: bool,
 }
 
 /// Everything that is counted in a heap.
@@ -104,7 +106,8 @@ pub fn find(target: &Target) -> Result<Option<Heap>> {
         match block::find(&*source) {
             Ok(Some(Found { address, seen, file })) => {
                 let (pid, program) = source.program();
-                return Ok(Some(Heap { source, address, seen, file, pid, program }));
+                let is_process = matches!(target, Target::Process(_));
+                return Ok(Some(Heap { source, address, seen, file, pid, program, is_process }));
             }
             Ok(None) if is_readable(&*source) => return Ok(None),
             // It ended meanwhile, which the next attempt says, or started another program.
@@ -168,6 +171,31 @@ impl Heap {
     /// Values and origins of the settings, see `rsalloc_core::internals::config::settings_of`.
     pub fn settings(&self) -> Option<[(usize, u8); KEYS]> {
         publish::settings(self.seen.map.as_ref()?, &Paged::new(&*self.source))
+    }
+
+    /// Where the process runs commands. `Err` says in words why it cannot.
+    pub fn command_place(&self) -> Result<(u32, Place)> {
+        let Some(pid) = self.pid.filter(|_| self.is_process) else {
+            bail!("a core file cannot be commanded")
+        };
+        if !self.is_active() {
+            bail!("process {pid} has not allocated yet: there is nothing to command")
+        }
+        let map = self.seen.map.filter(|map| map.command_area != 0);
+        let Some(map) = map else {
+            bail!("process {pid} runs an older version of rsalloc, which takes no commands")
+        };
+        if map.command_entry == 0 {
+            bail!("process {pid}: rsalloc takes commands on x86-64 only (and not as portable)")
+        }
+        let place = Place {
+            entry: map.command_entry,
+            entry_bytes: map.command_entry_bytes,
+            area: map.command_area,
+            frame: map.command_frame,
+            frame_bytes: map.command_frame_bytes,
+        };
+        Ok((pid, place))
     }
 
     /// Whether the process still runs the same program on the same heap.

@@ -43,6 +43,9 @@ pub unsafe fn syscall(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
 #[inline(always)]
 pub fn prefetch(_address: usize) {}
 
+pub const COMMAND_ENTRY: *const () = core::ptr::null();
+pub const COMMAND_ENTRY_BYTES: usize = 0;
+
 pub fn is_single_threaded() -> bool {
     false
 }

@@ -4,6 +4,7 @@ use super::Access;
 use super::words::ThreadWords;
 use core::arch::asm;
 
+mod command;
 pub mod entry;
 pub mod probe;
 pub mod sections;
@@ -20,6 +21,9 @@ pub const ADDRESS_SPACE_BYTES: usize = 1 << 47;
 
 /// Linux, with page tables of four and five levels.
 pub const STACK_TOP: usize = 0x7fff_ffff_f000;
+
+pub const COMMAND_ENTRY: *const () = command::command_entry as *const ();
+pub const COMMAND_ENTRY_BYTES: usize = 128;
 
 /// Below the lowest address of a position-independent program.
 pub const SANITIZED_ADDRESSES: core::ops::Range<usize> = 0x5500_0000_0000..0x5555_5000_0000;

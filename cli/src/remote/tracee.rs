@@ -1,0 +1,324 @@
+//! A thread of another process, under ptrace(2).
+
+use super::registers::{self, Saved};
+use super::{FINISH_LIMIT, Place, STOP_LIMIT};
+use anyhow::{Result, bail};
+use libc::{c_int, c_void};
+use rsalloc_core::internals::engine::command::FREE;
+use std::io::Error;
+use std::time::{Duration, Instant};
+
+/// A thread that this thread traces. It is detached when this thread ends.
+pub struct Tracee {
+    pid: u32,
+    pub(super) tid: i32,
+    is_stopped: bool,
+}
+
+/// Why a thread cannot be attached to.
+pub enum NoTracee {
+    HasEnded,
+    /// A line for the user.
+    Denied(String),
+}
+
+/// Why a thread is not used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unusable {
+    HasEnded,
+    DoesNotStop,
+    IsAtCommand,
+    Has32Bits,
+    HasNoThreadPointer,
+    MayBeInSection,
+}
+
+impl std::fmt::Display for Unusable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Unusable::HasEnded => "the thread has ended",
+            Unusable::DoesNotStop => {
+                "no thread could be stopped (uninterruptible sleep, or waiting for a child of vfork); try again"
+            }
+            Unusable::IsAtCommand => "another command is under way there; try again",
+            Unusable::Has32Bits => "it runs 32-bit code, which is not supported",
+            Unusable::HasNoThreadPointer => {
+                "no thread has thread-local storage yet; try again"
+            }
+            Unusable::MayBeInSection => {
+                "no thread is in a system call, and this kernel (before 5.13) does not say where restartable sequences are; try again"
+            }
+        })
+    }
+}
+
+/// What a thread was waited for to do.
+enum Event {
+    /// It stopped as it was told to, or with its process.
+    Stopped,
+    /// It is about to get this signal.
+    Signal(c_int),
+    HasEnded,
+}
+
+const PTRACE_EVENT_STOP: c_int = 128;
+/// Sent by the thread's own instructions: blocked, they would end the process.
+const FAULTS: [c_int; 6] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS];
+
+impl Tracee {
+    /// Attaches to a thread, which runs on.
+    pub fn seize(pid: u32, tid: i32) -> Result<Self, NoTracee> {
+        if ptrace(libc::PTRACE_SEIZE, tid, 0, 0).is_ok() {
+            return Ok(Tracee { pid, tid, is_stopped: false });
+        }
+        let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status"));
+        let status = status.map_err(|_| NoTracee::HasEnded)?;
+        let field = |name: &str| {
+            status.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
+        };
+        if field("State:").is_some_and(|state| state.starts_with(['Z', 'X'])) {
+            return Err(NoTracee::HasEnded);
+        }
+        Err(NoTracee::Denied(match field("TracerPid:").as_deref() {
+            None | Some("0") => {
+                format!("may not change process {pid}: ask as its user or as root (ptrace rules)")
+            }
+            Some(tracer) => format!(
+                "process {pid} is traced by process {tracer} (a debugger, or another command): try again when that has ended"
+            ),
+        }))
+    }
+
+    /// Stops the thread and has it run a command.
+    pub fn run(
+        &mut self,
+        place: &Place,
+        operation: usize,
+        argument: usize,
+    ) -> Result<Result<isize, Unusable>> {
+        if let Err(why) = self.stop() {
+            return Ok(Err(why));
+        }
+        match self.begin(place, operation, argument)? {
+            Ok(saved) => Ok(Ok(self.finish(place, saved)?)),
+            Err(why) => Ok(Err(why)),
+        }
+    }
+
+    fn stop(&mut self) -> Result<(), Unusable> {
+        let _ = ptrace(libc::PTRACE_INTERRUPT, self.tid, 0, 0);
+        let begin = Instant::now();
+        loop {
+            match self.wait() {
+                Some(Event::Stopped) => {
+                    self.is_stopped = true;
+                    return Ok(());
+                }
+                Some(Event::Signal(signal)) => self.go_on(signal),
+                Some(Event::HasEnded) => return Err(Unusable::HasEnded),
+                None if begin.elapsed() > STOP_LIMIT => return Err(Unusable::DoesNotStop),
+                None => std::thread::sleep(Duration::from_micros(50)),
+            }
+        }
+    }
+
+    /// Has the stopped thread begin a command; what it was at.
+    fn begin(
+        &mut self,
+        place: &Place,
+        operation: usize,
+        argument: usize,
+    ) -> Result<Result<Saved, Unusable>> {
+        let mut saved = match Saved::of(self, place)? {
+            Ok(saved) => saved,
+            Err(why) => return Ok(Err(why)),
+        };
+        let (state, answers) = self.state(place)?;
+        if state != FREE {
+            return Ok(Err(Unusable::IsAtCommand));
+        }
+        saved.answers = answers;
+        ptrace_get(libc::PTRACE_GETSIGMASK, self.tid, size_of::<u64>(), &mut saved.signal_mask)?;
+        self.write(place.frame, &saved.frame(place))?;
+        saved.enter(self.tid, place, operation, argument)?;
+        // From here on the thread can finish alone, and puts this mask back.
+        let faults = FAULTS.iter().fold(0, |mask, signal| mask | 1 << (signal - 1));
+        self.set_signal_mask(!faults)?;
+        self.go_on(0);
+        Ok(Ok(saved))
+    }
+
+    /// Waits for the answer and restores the thread.
+    fn finish(&mut self, place: &Place, mut saved: Saved) -> Result<isize> {
+        let (begin, pid) = (Instant::now(), self.pid);
+        let mut pause = Duration::from_micros(20);
+        while self.state(place)?.1 == saved.answers {
+            match self.wait() {
+                None => {}
+                Some(Event::HasEnded) => bail!("process {pid} ended meanwhile"),
+                Some(Event::Stopped) => {
+                    saved.forget_restart();
+                    self.go_on(0);
+                }
+                Some(Event::Signal(signal)) if self.catches(signal) => {
+                    saved.forget_restart();
+                    self.go_on(signal);
+                }
+                Some(Event::Signal(signal)) => {
+                    self.restore(place, &saved)?;
+                    bail!(
+                        "process {pid}: the command failed there (signal {signal}); the process goes on as before"
+                    );
+                }
+            }
+            if begin.elapsed() > FINISH_LIMIT {
+                bail!(
+                    "process {pid} has not finished after {} s; it goes on, and ends the command by itself",
+                    FINISH_LIMIT.as_secs()
+                );
+            }
+            std::thread::sleep(pause);
+            pause = (2 * pause).min(Duration::from_millis(1));
+        }
+        let mut answer = [0; 8];
+        self.read(place.area + 8, &mut answer)?;
+        match self.stop() {
+            // Else it has gone on by itself.
+            Ok(()) if registers::is_at_command(self.tid, place)? => self.restore(place, &saved)?,
+            Ok(()) | Err(Unusable::HasEnded) => {}
+            Err(why) => bail!("process {pid}: {why}"),
+        }
+        self.detach();
+        Ok(isize::from_ne_bytes(answer))
+    }
+
+    /// Has the thread go on where it was: last of all by its registers, without which it finishes alone.
+    fn restore(&mut self, place: &Place, saved: &Saved) -> Result<()> {
+        self.set_signal_mask(saved.signal_mask)?;
+        self.write(place.area, &FREE.to_ne_bytes())?;
+        saved.restore(self.tid)
+    }
+
+    /// Whether the process has a handler for the signal.
+    fn catches(&self, signal: c_int) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
+        let status = status.unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        caught.is_some_and(|mask| mask >> (signal - 1) & 1 != 0)
+    }
+
+    fn set_signal_mask(&self, mut mask: u64) -> Result<()> {
+        ptrace_get(libc::PTRACE_SETSIGMASK, self.tid, size_of::<u64>(), &mut mask)
+    }
+
+    /// The state, and how many commands were answered.
+    fn state(&self, place: &Place) -> Result<(u32, u32)> {
+        let mut words = [0; 8];
+        self.read(place.area, &mut words)?;
+        let [a, b, c, d, e, f, g, h] = words;
+        Ok((u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])))
+    }
+
+    /// Lets the thread run, still attached.
+    pub fn let_run(&mut self) {
+        if self.is_stopped {
+            self.go_on(0);
+        }
+    }
+
+    fn go_on(&mut self, signal: c_int) {
+        self.is_stopped = false;
+        let _ = ptrace(libc::PTRACE_CONT, self.tid, 0, signal as usize);
+    }
+
+    /// Ends the tracing. A process that was stopped by a signal is stopped again.
+    pub fn detach(&mut self) {
+        if self.is_stopped {
+            self.is_stopped = false;
+            let _ = ptrace(libc::PTRACE_DETACH, self.tid, 0, 0);
+        }
+    }
+
+    /// What the thread has done since, if anything.
+    fn wait(&self) -> Option<Event> {
+        let mut status = 0;
+        // SAFETY: a live word.
+        let tid = unsafe { libc::waitpid(self.tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
+        if tid == 0 {
+            return None;
+        }
+        if tid < 0 || !libc::WIFSTOPPED(status) {
+            return Some(Event::HasEnded);
+        }
+        Some(match status >> 16 {
+            PTRACE_EVENT_STOP => Event::Stopped,
+            _ => Event::Signal(libc::WSTOPSIG(status)),
+        })
+    }
+
+    /// Reads the process's memory.
+    pub(super) fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        let remote = libc::iovec { iov_base: address as *mut c_void, iov_len: bytes.len() };
+        // SAFETY: one range each; the local one is live.
+        let done = unsafe {
+            libc::process_vm_readv(self.tid, &raw const local, 1, &raw const remote, 1, 0)
+        };
+        self.check(done, bytes.len())
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        let local =
+            libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let remote = libc::iovec { iov_base: address as *mut c_void, iov_len: bytes.len() };
+        // SAFETY: one range each; the local one is live, and only read.
+        let done = unsafe {
+            libc::process_vm_writev(self.tid, &raw const local, 1, &raw const remote, 1, 0)
+        };
+        self.check(done, bytes.len())
+    }
+
+    fn check(&self, done: isize, wanted: usize) -> Result<()> {
+        if done == wanted as isize {
+            return Ok(());
+        }
+        match Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ESRCH) => {
+                bail!("process {} ended meanwhile", self.pid)
+            }
+            error => bail!("cannot reach the memory of process {}: {error}", self.pid),
+        }
+    }
+}
+
+/// ptrace(2) with plain words.
+pub(super) fn ptrace(
+    request: libc::c_uint,
+    tid: i32,
+    address: usize,
+    data: usize,
+) -> Result<usize, Error> {
+    // SAFETY: requests with words, or whose memory `ptrace_get` lends, change no memory of this process.
+    match unsafe { libc::ptrace(request, tid, address as *mut c_void, data as *mut c_void) } {
+        -1 => Err(Error::last_os_error()),
+        done => Ok(done as usize),
+    }
+}
+
+/// ptrace(2) with a value that the kernel reads or fills.
+pub(super) fn ptrace_get<T>(
+    request: libc::c_uint,
+    tid: i32,
+    address: usize,
+    value: &mut T,
+) -> Result<()> {
+    match ptrace(request, tid, address, (&raw mut *value) as usize) {
+        Ok(_) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+            bail!("thread {tid} ended while it was stopped")
+        }
+        Err(error) => bail!("cannot trace thread {tid}: {error}"),
+    }
+}

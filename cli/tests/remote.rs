@@ -1,0 +1,181 @@
+//! Commands for a running process: what they do, and that its threads notice nothing.
+
+mod command_line;
+
+#[path = "../src/read/mod.rs"]
+#[allow(dead_code, reason = "a part of it is used here")]
+mod read;
+#[path = "../src/remote/mod.rs"]
+#[allow(dead_code, reason = "as above")]
+mod remote;
+
+use command_line::common::Mode;
+use command_line::*;
+use rsalloc_core::internals::engine::command::Operation;
+use std::io::{Read, Write};
+use std::process::Command;
+
+/// Threads that allocate, write and look at what they wrote, keep numbers in registers of floating point, sleep, and never stop. Asked
+/// by a byte, the first thread validates the heap and says how it is: `+` sound, `-` not. Any fault of a thread ends it.
+const BUSY: &str = r#"
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <errno.h>
+    #include <poll.h>
+    #include <pthread.h>
+    #include <signal.h>
+    #include <stdlib.h>
+    #include <string.h>
+    #include <time.h>
+    #include <unistd.h>
+    enum { SLOTS = 512 };
+    static __thread struct { unsigned char *start; size_t size; unsigned char byte; } slots[SLOTS];
+    static void turn(unsigned *seed) {
+        int i = rand_r(seed) % SLOTS;
+        for (size_t at = 0; slots[i].start && at < slots[i].size; at += 61)
+            if (slots[i].start[at] != slots[i].byte) abort();
+        free(slots[i].start);
+        size_t size = 1 + rand_r(seed) % (rand_r(seed) % 100 ? 600 : 200000);
+        if (!(slots[i].start = malloc(size))) abort();
+        slots[i].size = size;
+        slots[i].byte = *seed;
+        memset(slots[i].start, slots[i].byte, size);
+    }
+    static void *allocates(void *arg) {
+        unsigned seed = (size_t)arg;
+        for (;;) {
+            double sum = 0.25;
+            long count = 0;
+            for (int k = 0; k < 1000; k++) { turn(&seed); sum += 0.5; count++; }
+            if (sum != 500.25 || count != 1000) abort();
+        }
+    }
+    static void *computes(void *arg) {
+        double a = 1.0, b = 3.0, c = 7.0;
+        for (;;) {
+            double x = a, y = b, z = c;
+            for (int k = 0; k < 100000; k++) { x += 1.0; y += 2.0; z += 3.0; }
+            if (x != 100001.0 || y != 200003.0 || z != 300007.0) abort();
+        }
+    }
+    static void *sleeps(void *arg) {
+        unsigned seed = 99;
+        for (;;) {
+            struct timespec time = {0, 3000000}, left;
+            errno = 0;
+            if (nanosleep(&time, &left) || errno) abort();
+            if (poll(0, 0, 2) || errno) abort();
+            turn(&seed);
+        }
+    }
+    int main(int argc, char **argv) {
+        int (*check)(void) = (int (*)(void))dlsym(RTLD_DEFAULT, "rsalloc_check");
+        if (!check) return 3;
+        for (long i = 0; i < 3; i++) {
+            pthread_t thread;
+            pthread_create(&thread, 0, (void *(*[])(void *)){allocates, computes, sleeps}[i], (void *)i);
+        }
+        char byte = '!';
+        for (unsigned seed = 7;;) {
+            write(1, &byte, 1);
+            for (;;) {
+                struct pollfd in = {0, POLLIN, 0};
+                if (poll(&in, 1, 0) > 0) break;
+                for (int k = 0; k < 100; k++) turn(&seed);
+            }
+            if (read(0, &byte, 1) != 1) return 0;
+            byte = check() ? '-' : '+';
+        }
+    }
+"#;
+
+struct Busy(Running);
+
+impl Busy {
+    fn start(mode: Mode, name: &str) -> Self {
+        let program = common::compile("cc", name, BUSY, &["-O1", "-w", "-pthread"]).unwrap();
+        let mut command = Command::new(program);
+        common::in_mode(&mut command, mode);
+        Busy(Running::talker(&mut command))
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.0.id()
+    }
+
+    #[track_caller]
+    fn assert_sound(&mut self) {
+        let mut answer = [0];
+        self.0.0.stdin.as_mut().unwrap().write_all(b"?").unwrap();
+        let read = self.0.0.stdout.as_mut().unwrap().read(&mut answer).unwrap();
+        assert!(read == 1 && answer == *b"+", "{answer:?}, {:?}", self.0.0.try_wait());
+    }
+}
+
+/// A line of /proc/PID/status.
+fn status(pid: u32, name: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap().trim().to_owned()
+}
+
+#[test]
+fn threads_notice_nothing_of_commands() {
+    for mode in [Mode::Rseq, Mode::OwnRegistration, Mode::Atomic, Mode::Guarded] {
+        let mut busy = Busy::start(mode, &format!("busy-{mode:?}"));
+        let pid = busy.pid();
+        let heap = read::find(&read::Target::Process(pid)).unwrap().unwrap();
+        let (_, place) = heap.command_place().unwrap();
+        let mut given_back = 0;
+        for round in 0..200 {
+            given_back += remote::command(pid, &place, Operation::Release, 0).unwrap_or(0);
+            if round % 50 == 0 {
+                busy.assert_sound();
+            }
+        }
+        busy.assert_sound();
+        assert!(given_back > 1 << 20, "{mode:?}: {given_back}");
+        assert_eq!((status(pid, "TracerPid"), status(pid, "SigBlk")), ("0".into(), "0".repeat(16)));
+    }
+}
+
+#[test]
+fn a_stopped_process_is_commanded_and_stays_stopped() {
+    let mut busy = Busy::start(Mode::Rseq, "busy-stopped");
+    let pid = busy.pid();
+    let is_stopped = || status(pid, "State").starts_with('T');
+    // SAFETY: a child of this test.
+    unsafe { libc::kill(pid as i32, libc::SIGSTOP) };
+    while !is_stopped() {
+        std::thread::yield_now();
+    }
+    let text = answer(&mut rsalloc(&["release", &pid.to_string()]));
+    assert!(text.contains("given back"), "{text}");
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert!(is_stopped());
+    // SAFETY: as above.
+    unsafe { libc::kill(pid as i32, libc::SIGCONT) };
+    busy.assert_sound();
+}
+
+#[test]
+fn settings_change_and_say_from_where() {
+    let mut busy = Busy::start(Mode::Rseq, "busy-set");
+    let pid = busy.pid().to_string();
+    let text = answer(&mut rsalloc(&["set", &pid, "dirty:8m,cache:100k", "stats_at_exit:text"]));
+    let lines = "dirty: 1048576 -> 8388608\ncache: 0 -> 102400\nstats_at_exit: off -> text\n";
+    assert_eq!(text, lines);
+    let conf = answer(&mut rsalloc(&["conf", &pid]));
+    let dirty = conf.lines().find(|line| line.starts_with("dirty")).unwrap();
+    assert!(dirty.contains("8388608") && dirty.contains("set from outside"), "{dirty}");
+    for (setting, says) in [
+        ("mode:atomic", "mode cannot be changed so while a program runs"),
+        ("dirty:x", "bad value 'dirty:x'"),
+        ("nothing:1", "unknown key 'nothing:1'"),
+        ("stats_at_exit:/tmp/file", "stats_at_exit cannot be changed so"),
+    ] {
+        let error = error(&mut rsalloc(&["set", &pid, setting]), 3);
+        assert!(error.contains(says), "{error}");
+    }
+    busy.assert_sound();
+}
