@@ -205,7 +205,32 @@ const fn own() -> HeapMap<Address> {
         command_area: Address::of(&command::AREA),
         command_frame: Address::of(&command::AREA.frame),
         command_frame_bytes: number(command::FRAME_BYTES),
+        library_version: number(LIBRARY_VERSION),
     }
+}
+
+/// This version, as the map has it.
+const LIBRARY_VERSION: usize = {
+    let [major, minor, patch] = [
+        decimal(env!("CARGO_PKG_VERSION_MAJOR")),
+        decimal(env!("CARGO_PKG_VERSION_MINOR")),
+        decimal(env!("CARGO_PKG_VERSION_PATCH")),
+    ];
+    major << 32 | minor << 16 | patch
+};
+
+const fn decimal(text: &str) -> usize {
+    let (mut number, mut at) = (0, 0);
+    while at < text.len() {
+        number = 10 * number + (text.as_bytes()[at] - b'0') as usize;
+        at += 1;
+    }
+    number
+}
+
+/// The parts of a version as the map has it; none in the map of a version that did not say.
+pub fn version_of(word: u64) -> Option<[u16; 3]> {
+    (word != 0).then_some([(word >> 32) as u16, (word >> 16) as u16, word as u16])
 }
 
 /// Where the counters of this process lie.

@@ -8,6 +8,7 @@ mod conf;
 mod elf;
 mod format;
 mod launch;
+mod metrics;
 mod output;
 mod profile;
 mod program;
@@ -73,6 +74,13 @@ enum Command {
         /// A program to run to its end, and its arguments
         #[arg(last = true, conflicts_with = "target")]
         program: Vec<OsString>,
+    },
+    /// Expose what processes hold as metrics for Prometheus: printed, in a file, or over HTTP
+    #[command(after_help = "Without --listen and --textfile the metrics are printed once.\n\
+        Exit status: 0 done, 3 could not be done.")]
+    Metrics {
+        #[command(flatten)]
+        what: metrics::What,
     },
     /// Write a trace of a program's allocator calls, for `cargo lab replay`
     Record {
@@ -153,6 +161,7 @@ fn main() -> ExitCode {
             stats::of_target(&target, &form, watch)
         }
         Command::Stats { form, how, program, .. } => stats::of_program(&how, &program, &form),
+        Command::Metrics { what } => metrics::metrics(what),
         Command::Record { what, program } => record::record(&what, &program),
         Command::Symbolize { file, outputs } => symbolize::symbolize(file.as_deref(), &outputs),
         Command::Conf { target, format, how } => conf::conf(target.as_ref(), format, &how),

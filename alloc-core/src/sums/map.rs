@@ -73,6 +73,8 @@ heap_map! {
     /// See `engine::command`: where a thread begins a command (0: not on this architecture) and the length of that code; the
     /// area, the frame in it and its length.
     command_entry, command_entry_bytes, command_area, command_frame, command_frame_bytes,
+    /// The version of rsalloc: 16 bits each, the last one lowest.
+    library_version,
 }
 
 /// Half words of a class's row.

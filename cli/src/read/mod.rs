@@ -60,7 +60,7 @@ pub struct Range {
 }
 
 /// The memory of a target, of either kind.
-trait Source {
+trait Source: Send {
     /// Reads bytes; how many, which is 0 where nothing can be read.
     fn read(&self, address: u64, bytes: &mut [u8]) -> usize;
     /// Where a block may be.
@@ -145,6 +145,12 @@ impl Heap {
             report.purge_method = method.or(report.purge_method);
         }
         report
+    }
+
+    /// The version of rsalloc there; `unknown` if it is too old to say.
+    pub fn version(&self) -> String {
+        let version = self.seen.map.and_then(|map| publish::version_of(map.library_version));
+        version.map_or("unknown".into(), |[major, minor, patch]| format!("{major}.{minor}.{patch}"))
     }
 
     /// Whether rsalloc has served an allocation there.
