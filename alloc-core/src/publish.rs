@@ -24,16 +24,19 @@ use crate::depot::{self, DEPOT};
 use crate::engine::{command, large};
 use crate::guard;
 use crate::hot::HOT;
+use crate::object::Link;
 use crate::os;
-use crate::page_heap::PAGE_HEAP;
+use crate::page_heap::entry::{self, Kind, PageEntry};
 use crate::page_heap::huge::HUGE;
+use crate::page_heap::segment::{self, HEADER_PAGES, Segment};
+use crate::page_heap::{PAGE_HEAP, SEGMENTS_MAX};
 use crate::profile;
 use crate::region::{Head, Region};
 use crate::report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
 use crate::size_class::{CLASS, CLASSES};
 use crate::slab::{SLABS, SlabClass};
 use crate::sums::{self, ClassCounts, HeapMap, Memory, ROW, Stats};
-use crate::units::PAGE_BYTES;
+use crate::units::{PAGE_BYTES, SEGMENT_BYTES};
 use core::ptr;
 
 /// Name of the ELF section that holds the block, and of the symbol without the dot.
@@ -139,6 +142,8 @@ const fn own() -> HeapMap<Address> {
     let (percpu, percpu_used) = percpu::table();
     let (biased, locked) = (leases::table(), locked::table());
     let [large_bytes, large_count] = large::counters();
+    let (segment, entry) = (segment::Layout::OWN, entry::Layout::OWN);
+    let (huge_table, [slot_bytes, slot_address, slot_len], huge_marks) = HUGE.table_layout();
     HeapMap {
         block: Address::of(&rsalloc_report),
         rows: Address::of(&rsalloc_report.rows),
@@ -206,6 +211,29 @@ const fn own() -> HeapMap<Address> {
         command_frame: Address::of(&command::AREA.frame),
         command_frame_bytes: number(command::FRAME_BYTES),
         library_version: number(LIBRARY_VERSION),
+        segments_used: Address::of(pages.segments_used),
+        segments: Address::of(pages.segments),
+        segments_stride: number(size_of::<Link<Segment>>()),
+        segments_places: number(SEGMENTS_MAX),
+        segment_bytes: number(SEGMENT_BYTES),
+        first_page: number(HEADER_PAGES),
+        segment_mapped: number(segment.mapped_pages),
+        segment_free: number(segment.free),
+        segment_dirty: number(segment.dirty),
+        segment_purging: number(segment.purging),
+        entry_bytes: number(size_of::<PageEntry>()),
+        entry_kind: number(entry.kind),
+        entry_class: number(entry.class),
+        entry_pages: number(entry.pages),
+        entry_free: number(entry.free),
+        kind_slab: number(Kind::Slab as usize),
+        kind_large: number(Kind::Large as usize),
+        kind_deferred: number(Kind::Deferred as usize),
+        huge_table: Address::of(huge_table),
+        huge_slot_bytes: number(slot_bytes),
+        huge_slot_address: number(slot_address),
+        huge_slot_len: number(slot_len),
+        huge_marks: number(huge_marks),
     }
 }
 

@@ -16,6 +16,8 @@ mod read;
 mod record;
 mod release;
 mod remote;
+mod report;
+mod series;
 mod set;
 mod stats;
 mod supervise;
@@ -81,6 +83,21 @@ enum Command {
     Metrics {
         #[command(flatten)]
         what: metrics::What,
+    },
+    /// Write a page that shows where a process's memory is: in words, drawn by address, by size and over time
+    #[command(after_help = "It reads and changes nothing: the process does not notice.\n\
+        Exit status: 0 written, 3 cannot tell; of a program that was run, the program's own (128 and the number of a signal).")]
+    Report {
+        /// The process, or a core file
+        #[arg(value_name = "PID|CORE", required_unless_present = "program", conflicts_with_all = launch::OPTIONS)]
+        target: Option<read::Target>,
+        #[command(flatten)]
+        what: report::What,
+        #[command(flatten)]
+        how: launch::How,
+        /// A program to run and look at, and its arguments
+        #[arg(last = true, conflicts_with = "target")]
+        program: Vec<OsString>,
     },
     /// Write a trace of a program's allocator calls, for `cargo lab replay`
     Record {
@@ -162,6 +179,8 @@ fn main() -> ExitCode {
         }
         Command::Stats { form, how, program, .. } => stats::of_program(&how, &program, &form),
         Command::Metrics { what } => metrics::metrics(what),
+        Command::Report { target: Some(target), what, .. } => report::of_target(&target, &what),
+        Command::Report { what, how, program, .. } => report::of_program(&how, &program, &what),
         Command::Record { what, program } => record::record(&what, &program),
         Command::Symbolize { file, outputs } => symbolize::symbolize(file.as_deref(), &outputs),
         Command::Conf { target, format, how } => conf::conf(target.as_ref(), format, &how),

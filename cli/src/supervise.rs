@@ -28,9 +28,15 @@ const SI_KERNEL: i32 = 0x80;
 
 /// Runs `command` to its end; the process's id and how it ended.
 pub fn run(command: &mut Command) -> Result<(u32, ExitStatus)> {
+    run_beside(command, |_| ())
+}
+
+/// As [`run`]. `started` is called with the process's id when the process is there; threads that it starts get no signals.
+pub fn run_beside(command: &mut Command, started: impl FnOnce(u32)) -> Result<(u32, ExitStatus)> {
     // From before the program is there: none may be lost. `Command` gives the program an empty mask.
     let taken = take_signals();
     let child = command.spawn().context("cannot run the program")?.id() as libc::pid_t;
+    started(child as u32);
     loop {
         if let Some(status) = collect(child)? {
             return Ok((child as u32, status));

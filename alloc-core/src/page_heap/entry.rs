@@ -11,6 +11,7 @@ use crate::object::Link;
 use crate::size_class::{CLASS, Class};
 use crate::sync::{Guarded32, Guarded64};
 use crate::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES, SLAB_OBJECTS_MAX};
+use core::mem::offset_of;
 
 /// 64-bit words of a slab's bitmap.
 pub const BITMAP_WORDS: usize = SLAB_OBJECTS_MAX / 64;
@@ -65,6 +66,28 @@ pub struct PageEntry {
 }
 
 const _: () = assert!(size_of::<PageEntry>() == 64);
+
+/// Where the half words of an entry are, in bytes, for `publish`.
+pub struct Layout {
+    /// See [`Kind`].
+    pub kind: usize,
+    /// Class of a slab.
+    pub class: usize,
+    /// Pages of the span.
+    pub pages: usize,
+    /// Free objects of a slab.
+    pub free: usize,
+}
+
+impl Layout {
+    /// The layout.
+    pub const OWN: Layout = Layout {
+        kind: offset_of!(PageEntry, kind),
+        class: offset_of!(PageEntry, class),
+        pages: offset_of!(PageEntry, pages),
+        free: offset_of!(PageEntry, free),
+    };
+}
 
 impl PageEntry {
     /// What the page is.

@@ -134,6 +134,10 @@ pub struct Counters<'a> {
     pub metadata: &'a AtomicUsize,
     /// Bytes given back since start.
     pub purged: &'a AtomicUsize,
+    /// Number of segments.
+    pub segments_used: &'a AtomicUsize,
+    /// Addresses of segments.
+    pub segments: &'a [Link<Segment>; SEGMENTS_MAX],
 }
 
 impl PageHeap {
@@ -361,6 +365,8 @@ impl PageHeap {
             mapped: &self.mapped,
             metadata: &self.metadata,
             purged: &self.purged_total,
+            segments_used: &self.count,
+            segments: &self.segments,
         }
     }
 

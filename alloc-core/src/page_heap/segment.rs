@@ -27,6 +27,7 @@ use crate::atomic::{AtomicU32, Ordering};
 use crate::object::Contents;
 use crate::sync::{Guard, Guarded, Guarded32, Lock, Rank, Reentered};
 use crate::units::{PAGE_BYTES, SEGMENT_PAGES};
+use core::mem::offset_of;
 
 /// Pages at the start of each segment that hold metadata.
 pub const HEADER_PAGES: usize =
@@ -52,6 +53,28 @@ struct Header {
     /// Taken by a purge, which puts them back.
     purging: PageSet,
     extent: Extent,
+}
+
+/// Where a segment's own words are, in bytes from its start, for `publish`.
+pub struct Layout {
+    /// A half word: the pages that are mapped.
+    pub mapped_pages: usize,
+    /// The set of free pages.
+    pub free: usize,
+    /// The set of pages that may be resident if they are free.
+    pub dirty: usize,
+    /// The set of pages that are being purged.
+    pub purging: usize,
+}
+
+impl Layout {
+    /// The layout.
+    pub const OWN: Layout = Layout {
+        mapped_pages: offset_of!(Header, mapped_pages),
+        free: offset_of!(Header, free),
+        dirty: offset_of!(Header, dirty),
+        purging: offset_of!(Header, purging),
+    };
 }
 
 /// How far a segment's mappings reach, in bytes from its start; guarded by the lock of growth.

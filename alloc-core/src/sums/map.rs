@@ -75,6 +75,20 @@ heap_map! {
     command_entry, command_entry_bytes, command_area, command_frame, command_frame_bytes,
     /// The version of rsalloc: 16 bits each, the last one lowest.
     library_version,
+    /// Segments of the page heap: how many there are (an address), and their addresses in order of creation.
+    segments_used, segments, segments_stride, segments_places,
+    /// A segment: its bytes, and the first page that is not metadata. From its start: a half word with the number of mapped
+    /// pages, and sets of pages, a bit each: free ones, those that may be resident if they are free, those that are being
+    /// purged.
+    segment_bytes, first_page, segment_mapped, segment_free, segment_dirty, segment_purging,
+    /// Entries of pages lie at a segment's start; of each its bytes, and where its half words are: kind, class, pages of the
+    /// span, free objects of the slab. The first entry of a span speaks for all.
+    entry_bytes, entry_kind, entry_class, entry_pages, entry_free,
+    /// What the kind of a slab is, that of a large span, that of a deferred one.
+    kind_slab, kind_large, kind_deferred,
+    /// The table of huge spans: a word with its address; its slots, the first of which has the number of those behind it
+    /// in the place of a length. A slot has a span if its address is above the marks.
+    huge_table, huge_slot_bytes, huge_slot_address, huge_slot_len, huge_marks,
 }
 
 /// Half words of a class's row.

@@ -6,6 +6,7 @@
 mod block;
 mod core_file;
 mod memory;
+pub mod picture;
 mod process;
 
 pub use process::Resident;
@@ -15,6 +16,7 @@ use anyhow::{Result, bail};
 use block::Found;
 use core_file::CoreFile;
 use memory::Paged;
+use picture::Picture;
 use process::Process;
 use rsalloc_core::internals::config::KEYS;
 use rsalloc_core::internals::publish::{self, Snapshot, purge_method_of};
@@ -172,6 +174,12 @@ impl Heap {
             Some(counts) => Ok(counts),
             None => bail!("{}", self.source.why_unreadable()),
         }
+    }
+
+    /// What each part of the heap's address space holds; none if the process has a version of rsalloc that does not say, or
+    /// has ended.
+    pub fn picture(&self) -> Option<Picture> {
+        Picture::read(self.seen.map.as_ref()?, &*self.source)
     }
 
     /// Values and origins of the settings, see `rsalloc_core::internals::config::settings_of`.

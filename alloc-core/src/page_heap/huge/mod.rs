@@ -246,6 +246,12 @@ impl HugeSpans {
         (&self.live, &self.bytes, self.deferred.places())
     }
 
+    /// The word with the address of the current table; bytes of a slot, where in it the address and the length are, and the
+    /// highest address that is a mark: for `publish`.
+    pub const fn table_layout(&'static self) -> (&'static AtomicUsize, [usize; 3], usize) {
+        (&self.table, Slot::LAYOUT, table::TOMBSTONE)
+    }
+
     /// For the validator: the address of a span that a look-up misses, or of the table if its entries don't add up to the totals.
     pub fn find_broken(&self) -> Result<Option<usize>, Reentered> {
         let _guard = self.lock()?;

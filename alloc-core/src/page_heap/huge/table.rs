@@ -8,6 +8,7 @@
 
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::os::{self, Place};
+use core::mem::offset_of;
 
 /// One huge span; address 0 is a free slot, 1 a tombstone.
 #[repr(C)]
@@ -16,9 +17,13 @@ pub(super) struct Slot {
     len: AtomicUsize,
 }
 
-const TOMBSTONE: usize = 1;
+pub(super) const TOMBSTONE: usize = 1;
 
 impl Slot {
+    /// Bytes of a slot, and where in it the address and the length are.
+    pub const LAYOUT: [usize; 3] =
+        [size_of::<Slot>(), offset_of!(Slot, address), offset_of!(Slot, len)];
+
     /// Address of the span; 0 or 1 if there is none.
     pub fn address(&self) -> usize {
         // Ordering: Acquire pairs with the Release in `Table::insert`.
