@@ -107,6 +107,24 @@ enum Command {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         program: Vec<OsString>,
     },
+    /// Profile the heap of a process or of a program: what is allocated and live, by stack
+    #[command(
+        after_help = "A process that is not sampled yet is sampled for --seconds (10), then no more; one that is, by \
+        profile:BYTES in RSALLOC_CONF, is read. A program is sampled from its start.\n\
+        Exit status: 0 done, 3 could not be done; of a program that was run, the program's own (128 and the number of a signal)."
+    )]
+    Profile {
+        /// The process, or a core file of one that was sampled
+        #[arg(value_name = "PID|CORE", required_unless_present = "program", conflicts_with_all = launch::OPTIONS)]
+        target: Option<read::Target>,
+        #[command(flatten)]
+        what: profile::What,
+        #[command(flatten)]
+        how: launch::How,
+        /// A program to run, and its arguments
+        #[arg(last = true, conflicts_with = "target")]
+        program: Vec<OsString>,
+    },
     /// Add symbols to a profile, or to lines that name places as MODULE+0xOFFSET
     #[command(
         after_help = "Files are found by their names and build ids, debug files in --debug-dir and /usr/lib/debug. \
@@ -182,6 +200,8 @@ fn main() -> ExitCode {
         Command::Report { target: Some(target), what, .. } => report::of_target(&target, &what),
         Command::Report { what, how, program, .. } => report::of_program(&how, &program, &what),
         Command::Record { what, program } => record::record(&what, &program),
+        Command::Profile { target: Some(target), what, .. } => profile::of_target(&target, &what),
+        Command::Profile { what, how, program, .. } => profile::of_program(&how, &program, &what),
         Command::Symbolize { file, outputs } => symbolize::symbolize(file.as_deref(), &outputs),
         Command::Conf { target, format, how } => conf::conf(target.as_ref(), format, &how),
         Command::Release { pid, format } => release::release(pid, format),

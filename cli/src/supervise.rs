@@ -1,9 +1,12 @@
 //! Running a program as a container's first process does: signals go to the program, its exit status comes back, and other
 //! processes' remains are collected.
 
+mod traced;
+
 use anyhow::{Context, Result};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
 
 /// Left to their usual effect: what the kernel raises for an instruction or a limit of this process, what stops it (the
 /// terminal stops the program too), and what cannot be had.
@@ -37,20 +40,65 @@ pub fn run_beside(command: &mut Command, started: impl FnOnce(u32)) -> Result<(u
     let taken = take_signals();
     let child = command.spawn().context("cannot run the program")?.id() as libc::pid_t;
     started(child as u32);
+    attend(child, &taken, &mut None)
+}
+
+/// The same, and shows `last_look` the process (by the id of a thread) when it ends, by whatever, while its memory is still
+/// there; or, if that comes first, `after` so long a time.
+pub fn run_and_look(
+    command: &mut Command,
+    after: Option<Duration>,
+    last_look: &mut dyn FnMut(u32),
+) -> Result<(u32, ExitStatus)> {
+    let taken = take_signals();
+    let child = traced::spawn(command)?;
+    let due = after.map(|after| Instant::now() + after);
+    attend(child, &taken, &mut Some(Look { due, last_look }))
+}
+
+/// A look at the program that is still to come.
+struct Look<'a> {
+    due: Option<Instant>,
+    last_look: &'a mut dyn FnMut(u32),
+}
+
+fn attend(
+    child: libc::pid_t,
+    taken: &libc::sigset_t,
+    look: &mut Option<Look<'_>>,
+) -> Result<(u32, ExitStatus)> {
     loop {
-        if let Some(status) = collect(child)? {
+        if let Some(status) = collect(child, look)? {
             return Ok((child as u32, status));
         }
-        // SAFETY: both live as long as the call.
-        let (signal, info) = unsafe {
-            let mut info: libc::siginfo_t = std::mem::zeroed();
-            (libc::sigwaitinfo(&raw const taken, &raw mut info), info)
-        };
+        let due = look.as_ref().and_then(|look| look.due);
+        let (signal, info) = wait_for_signal(taken, due);
         // A signal of the terminal comes to the program as well, which is in the same group.
         if signal > 0 && signal != libc::SIGCHLD && info.si_code != SI_KERNEL {
             // SAFETY: the child is not collected, so the id is its own.
             unsafe { libc::kill(child, signal) };
         }
+        if due.is_some_and(|due| due <= Instant::now())
+            && let Some(look) = look.take()
+        {
+            (look.last_look)(child as u32);
+        }
+    }
+}
+
+/// A signal of `taken`; none if `due` comes first.
+fn wait_for_signal(taken: &libc::sigset_t, due: Option<Instant>) -> (i32, libc::siginfo_t) {
+    // SAFETY: all live as long as the call; a null pointer waits without a limit.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let limit = due.map(|due| {
+            let left = due.saturating_duration_since(Instant::now());
+            let mut limit: libc::timespec = std::mem::zeroed();
+            (limit.tv_sec, limit.tv_nsec) = (left.as_secs() as i64, left.subsec_nanos().into());
+            limit
+        });
+        let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        (libc::sigtimedwait(taken, &raw mut info, limit), info)
     }
 }
 
@@ -70,14 +118,23 @@ fn take_signals() -> libc::sigset_t {
     }
 }
 
-/// Collects all children that have ended; the status of `child` if it is one of them.
-fn collect(child: libc::pid_t) -> Result<Option<ExitStatus>> {
+/// Collects all children that have ended; the status of `child` if it is one of them. Lets traced threads that have stopped go
+/// on.
+fn collect(child: libc::pid_t, look: &mut Option<Look<'_>>) -> Result<Option<ExitStatus>> {
     let mut ended = None;
     loop {
         let mut status = 0;
         // SAFETY: a live word.
         match unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) } {
             0 => return Ok(ended),
+            thread if thread > 0 && libc::WIFSTOPPED(status) => {
+                let is_last = traced::is_at_end(status) && traced::is_last(child, thread);
+                if is_last && let Some(look) = look.take() {
+                    // The first thread may have ended before: then it has no memory any more, but this thread has.
+                    (look.last_look)(thread as u32);
+                }
+                traced::let_go_on(thread, status);
+            }
             pid if pid == child => ended = Some(ExitStatus::from_raw(status)),
             pid if pid > 0 => {}
             _ if ended.is_some() => return Ok(ended),

@@ -23,6 +23,7 @@ use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::config::{Key, Origin};
 use crate::cpu_cache::drain;
 use crate::os;
+use crate::profile;
 use core::cell::UnsafeCell;
 
 /// No thread is at a command.
@@ -78,10 +79,16 @@ pub enum Operation {
     Release,
     /// Sets the key to the argument; the answer is 0.
     Set(Key),
+    /// Starts a heap profile with a mean interval of so many bytes; the answer is 0, or an errno.
+    StartProfile,
+    /// Stops it; the answer is 0, or an errno.
+    StopProfile,
 }
 
 const RELEASE: usize = 1;
 const SET: usize = 2;
+const START_PROFILE: usize = 3;
+const STOP_PROFILE: usize = 4;
 /// The key's number is in the bits from here.
 const KEY_SHIFT: u32 = 8;
 
@@ -91,6 +98,8 @@ impl Operation {
         match self {
             Operation::Release => RELEASE,
             Operation::Set(key) => SET | (key as usize) << KEY_SHIFT,
+            Operation::StartProfile => START_PROFILE,
+            Operation::StopProfile => STOP_PROFILE,
         }
     }
 
@@ -98,6 +107,8 @@ impl Operation {
         match word & ((1 << KEY_SHIFT) - 1) {
             RELEASE => Some(Operation::Release),
             SET => Key::ALL.get(word >> KEY_SHIFT).map(|&key| Operation::Set(key)),
+            START_PROFILE => Some(Operation::StartProfile),
+            STOP_PROFILE => Some(Operation::StopProfile),
             _ => None,
         }
     }
@@ -142,5 +153,7 @@ fn carry_out(operation: usize, argument: usize) -> Result<isize, Refusal> {
             (bytes, _) => Ok(bytes as isize),
         },
         Operation::Set(key) => settings::change(key, argument, Origin::Outside).map(|()| 0),
+        Operation::StartProfile => Ok(profile::start_for_c(argument) as isize),
+        Operation::StopProfile => Ok(profile::stop_for_c() as isize),
     }
 }

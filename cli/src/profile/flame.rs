@@ -15,6 +15,7 @@ const HEAD: usize = 42;
 const MARGIN: usize = 8;
 /// Narrower frames are left out: a fiftieth of a percent of the whole is half a pixel on a wide page.
 const SHARE_MIN: f64 = 0.0005;
+const TEXT_SHARE_MIN: f64 = 0.015;
 const DEPTH_MAX: usize = 400;
 /// Colours, which the style gives: hues apart enough that neighbours differ.
 const HUES: [u16; 10] = [4, 20, 34, 48, 64, 90, 150, 190, 215, 265];
@@ -33,12 +34,12 @@ pub fn svg(profile: &Profile, measure: Measure, heading: &str) -> String {
     let height = HEAD + (picture.depth + 1) * ROW + MARGIN;
     let total = amount(root.value, measure);
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"rsalloc-flame\" width=\"100%\" height=\"{height}\" role=\"img\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"rsalloc-flame\" width=\"100%\" height=\"{height}\">\n\
          <title>{heading}</title>\n<style>{style}</style>\n\
          <rect class=\"page\" width=\"100%\" height=\"100%\"/>\n\
-         <text class=\"head\" x=\"10\" y=\"18\">{heading}</text>\n\
-         <text class=\"note\" x=\"10\" y=\"34\">{total}, {what}; callers above, callees below; hover for details</text>\n\
-         <svg x=\"10\" y=\"{HEAD}\" width=\"100%\" height=\"100%\" style=\"width:calc(100% - 20px)\">\n{body}</svg>\n</svg>\n",
+         <text class=\"head\" x=\"0.8%\" y=\"18\">{heading}</text>\n\
+         <text class=\"note\" x=\"0.8%\" y=\"34\">{total}, {what}; callers above, callees below; hover for details</text>\n\
+         <svg x=\"0.8%\" y=\"{HEAD}\" width=\"98.4%\" height=\"100%\">\n{body}</svg>\n</svg>\n",
         heading = escaped(heading),
         what = what(measure),
         style = style(),
@@ -132,8 +133,8 @@ impl Picture {
             ROW - 1,
             hue(&name),
             100.0 * share,
-            // Narrower than a letter: the text would only be in the way of a search.
-            if share < 0.004 { "" } else { &name },
+            // Letters that are cut off say nothing; the title has the name.
+            if share < TEXT_SHARE_MIN { "" } else { &name },
         );
     }
 }
@@ -183,4 +184,66 @@ fn escaped(text: &str) -> String {
         }
     }
     escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rsalloc_pprof::{Amount, HeapProfile, HeapSample};
+
+    fn picture() -> String {
+        let sample = |stack: &[u64], bytes| HeapSample {
+            stack: stack.to_vec(),
+            allocated: Amount { objects: 1, bytes },
+            live: Amount { objects: 1, bytes },
+        };
+        let samples = vec![sample(&[2, 9], 3 << 20), sample(&[4, 9], 1 << 20), sample(&[6, 9], 1)];
+        let mut profile = HeapProfile { samples, ..HeapProfile::default() }.to_pprof();
+        for (index, name) in ["Vec<T>::push", "serve", "parse & copy", "tiny"].iter().enumerate() {
+            profile.functions.push(rsalloc_pprof::Function {
+                name: (*name).into(),
+                file: "/src/a.rs".into(),
+                ..Default::default()
+            });
+            let line = rsalloc_pprof::Line { function: index, line: 7 };
+            profile.locations[index].lines.push(line);
+        }
+        svg(&profile, Measure::LiveBytes, "a < b")
+    }
+
+    #[test]
+    fn frames_are_as_wide_as_their_bytes_and_say_what_they_are() {
+        let svg = picture();
+        let frame = |name: &str| {
+            let lines: Vec<_> =
+                svg.lines().filter(|l| l.contains(&format!("<title>{name}"))).collect();
+            assert_eq!(lines.len(), 1, "{name} in {svg}");
+            lines[0].to_owned()
+        };
+        assert!(frame("serve").starts_with("<svg x=\"0.000%\" y=\"19\" width=\"100.000%\""));
+        assert!(frame("Vec&lt;T&gt;::push").contains("y=\"38\" width=\"75.000%\""));
+        assert!(
+            frame("parse &amp; copy").starts_with("<svg x=\"75.000%\" y=\"38\" width=\"25.000%\"")
+        );
+        assert!(svg.contains("a.rs:7"), "{svg}");
+        assert!(svg.contains("\n3.0 MiB, 75.0 %</title>"), "{svg}");
+        assert!(!svg.contains("tiny"), "half a pixel is not drawn");
+        assert!(svg.contains(">a &lt; b</text>"), "the heading is text");
+    }
+
+    #[test]
+    fn the_picture_stands_alone() {
+        let svg = picture();
+        assert!(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\""));
+        assert!(!svg.contains("<script") && !svg.contains("href") && !svg.contains("url("));
+        assert!(svg.contains("prefers-color-scheme:dark"));
+        let (style, _) = svg.split_once("<style>").unwrap().1.split_once("</style>").unwrap();
+        let rules = style.lines().filter(|line| line.contains('{') && !line.starts_with('@'));
+        for rule in rules {
+            assert!(rule.starts_with(".rsalloc-flame"), "{rule} would reach a page around it");
+        }
+        let count = |text: &str| svg.matches(text).count();
+        assert_eq!(count("<svg"), count("</svg>"));
+        assert_eq!(count("<title>"), count("</title>"));
+    }
 }

@@ -5,7 +5,7 @@
 use super::symbols::Symbols;
 use super::{flame, folded, top};
 use crate::output::{self, Stream};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rsalloc_pprof::{Mapping, Measure, Profile};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -49,6 +49,27 @@ impl Outputs {
     /// Whether nothing was asked for.
     pub fn is_empty(&self) -> bool {
         self.output.is_none() && self.folded.is_none() && self.svg.is_none() && !self.top
+    }
+
+    /// Fails unless there is a folder for each file: before the work, not after it.
+    pub fn check_folders(&self) -> Result<()> {
+        for path in self.files() {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new("."));
+            ensure!(folder.is_dir(), "there is no folder {}", folder.display());
+        }
+        Ok(())
+    }
+
+    /// `: heap.pb.gz, heap.svg`, or nothing if no file is written.
+    pub fn names(&self) -> String {
+        let names: Vec<_> = self.files().map(|path| path.display().to_string()).collect();
+        if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) }
+    }
+
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let files = [&self.output, &self.folded, &self.svg].into_iter().flatten();
+        files.map(PathBuf::as_path).filter(|path| *path != Path::new("-"))
     }
 
     /// Adds symbols, see [`Symbols::add_to`].

@@ -1,5 +1,7 @@
 //! A core file: the memory of a process that the kernel, or a debugger, wrote down.
 
+use super::mapped::Mapped;
+use super::sampled::unix_time_ns;
 use super::{Range, Resident, Source};
 use anyhow::{Context, Result, bail};
 use memmap2::Mmap;
@@ -16,6 +18,7 @@ pub struct CoreFile {
     bytes: Mmap,
     segments: Vec<Segment>,
     ranges: Vec<Range>,
+    files: Vec<MappedFile>,
     pid: Option<u32>,
     name: String,
 }
@@ -25,7 +28,10 @@ struct Segment {
     address: u64,
     len: u64,
     offset: u64,
+    /// Of the memory, which may be more than what is in the file.
+    memory_len: u64,
     is_writable: bool,
+    is_code: bool,
 }
 
 impl CoreFile {
@@ -43,6 +49,7 @@ impl CoreFile {
             bytes,
             segments: Vec::new(),
             ranges: Vec::new(),
+            files: Vec::new(),
             pid: None,
             name: String::new(),
         };
@@ -65,7 +72,9 @@ impl CoreFile {
                 address: header.p_vaddr(endian),
                 len: header.p_filesz(endian),
                 offset: header.p_offset(endian),
+                memory_len: header.p_memsz(endian),
                 is_writable: header.p_flags(endian) & elf::PF_W != 0,
+                is_code: header.p_flags(endian) & elf::PF_X != 0,
             });
         }
         let mut files = Vec::new();
@@ -98,6 +107,7 @@ impl CoreFile {
                 Some(Range { start: segment.address, len: segment.len, path })
             })
             .collect();
+        self.files = files;
         Some(())
     }
 }
@@ -115,17 +125,21 @@ fn program(bytes: &[u8]) -> (Option<u32>, Option<String>) {
 struct MappedFile {
     start: u64,
     end: u64,
+    /// In bytes.
+    offset: u64,
     path: PathBuf,
 }
 
 /// The entries of an NT_FILE note: a count, the unit of offsets, triples of start, end and offset, then the names.
 fn mapped_files(bytes: &[u8]) -> Option<Vec<MappedFile>> {
     let word = |index: usize| Some(u64::from_ne_bytes(*bytes.get(8 * index..)?.first_chunk()?));
+    let unit = word(1)?;
     let count = usize::try_from(word(0)?).ok().filter(|count| *count <= bytes.len() / 24)?;
     let names = bytes.get(16 + 24 * count..)?.split(|&byte| byte == 0);
     let entries = names.take(count).enumerate().map(|(index, name)| {
         let (start, end) = (word(2 + 3 * index)?, word(3 + 3 * index)?);
-        Some(MappedFile { start, end, path: OsStr::from_bytes(name).into() })
+        let offset = word(4 + 3 * index)?.wrapping_mul(unit);
+        Some(MappedFile { start, end, offset, path: OsStr::from_bytes(name).into() })
     });
     entries.collect()
 }
@@ -165,6 +179,25 @@ impl Source for CoreFile {
 
     fn resident(&self) -> Option<Resident> {
         None
+    }
+
+    fn mapped(&self) -> Vec<Mapped> {
+        let segment = |address: u64| {
+            self.segments.iter().find(|s| address.wrapping_sub(s.address) < s.memory_len)
+        };
+        let files = self.files.iter().map(|file| Mapped {
+            start: file.start,
+            end: file.end,
+            offset: file.offset,
+            name: file.path.to_string_lossy().into(),
+            is_code: segment(file.start).is_some_and(|segment| segment.is_code),
+        });
+        files.collect()
+    }
+
+    fn time_ns(&self) -> u64 {
+        let written = self.path.metadata().and_then(|meta| meta.modified());
+        written.map_or(0, unix_time_ns)
     }
 
     fn why_unreadable(&self) -> String {

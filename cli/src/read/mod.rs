@@ -5,16 +5,20 @@
 
 mod block;
 mod core_file;
+mod mapped;
 mod memory;
 pub mod picture;
 mod process;
+mod sampled;
 
 pub use process::Resident;
+pub use sampled::Sampling;
 
 use crate::remote::Place;
 use anyhow::{Result, bail};
 use block::Found;
 use core_file::CoreFile;
+use mapped::Mapped;
 use memory::Paged;
 use picture::Picture;
 use process::Process;
@@ -73,6 +77,10 @@ trait Source: Send {
     fn executable(&self) -> Option<&Path>;
     /// What of the process is resident; none of a core file.
     fn resident(&self) -> Option<Resident>;
+    /// What is mapped now.
+    fn mapped(&self) -> Vec<Mapped>;
+    /// The instant whose memory is read, in nanoseconds since 1970.
+    fn time_ns(&self) -> u64;
     /// Why memory cannot be read that the block says is there.
     fn why_unreadable(&self) -> String;
 }
@@ -187,11 +195,14 @@ impl Heap {
         publish::settings(self.seen.map.as_ref()?, &Paged::new(&*self.source))
     }
 
+    /// Id of the process that is read; none of a core file.
+    pub fn process(&self) -> Option<u32> {
+        self.pid.filter(|_| self.is_process)
+    }
+
     /// Where the process runs commands. `Err` says in words why it cannot.
     pub fn command_place(&self) -> Result<(u32, Place)> {
-        let Some(pid) = self.pid.filter(|_| self.is_process) else {
-            bail!("a core file cannot be commanded")
-        };
+        let Some(pid) = self.process() else { bail!("a core file cannot be commanded") };
         if !self.is_active() {
             bail!("process {pid} has not allocated yet: there is nothing to command")
         }

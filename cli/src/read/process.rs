@@ -1,11 +1,14 @@
 //! A process as /proc shows it. Nothing is asked of it and nothing is written to it: it may be idle, or stopped.
 
+use super::mapped::{self, Mapped};
+use super::sampled::unix_time_ns;
 use super::{Range, Source};
 use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// What the kernel says of a process's memory, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -135,6 +138,15 @@ impl Source for Process {
             peak_bytes: bytes("VmHWM")?,
             swapped_bytes: bytes("VmSwap").unwrap_or(0),
         })
+    }
+
+    fn mapped(&self) -> Vec<Mapped> {
+        let maps = std::fs::read(format!("/proc/{}/maps", self.pid)).unwrap_or_default();
+        String::from_utf8_lossy(&maps).lines().filter_map(mapped::parse).collect()
+    }
+
+    fn time_ns(&self) -> u64 {
+        unix_time_ns(SystemTime::now())
     }
 
     fn why_unreadable(&self) -> String {
