@@ -5,10 +5,12 @@
 //! a process of its own, and that the allocator meant is the one that served it. `replay`, a suite of its own, and
 //! `memory` use these modules too.
 
+pub mod confidence;
 mod crates;
 pub mod figures;
 mod front;
 mod latency;
+pub mod multiples;
 pub mod part;
 pub mod peers;
 pub mod plot;
@@ -59,8 +61,8 @@ pub struct Arguments {
 /// How often to measure, and what becomes of the samples.
 #[derive(clap::Args)]
 pub struct Run {
-    /// How often each row runs on each allocator; the median counts (0: with --add only)
-    #[arg(long, default_value_t = 5)]
+    /// How often each row runs on each allocator; the median counts, and below 5 has no interval (0: with --add only)
+    #[arg(long, default_value_t = 9)]
     rounds: usize,
     /// Add the samples of these files, which --csv wrote of the same build: a run in pieces
     #[arg(long, value_delimiter = ',', value_name = "FILE")]

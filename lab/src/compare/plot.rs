@@ -3,6 +3,7 @@
 //! Writes SVG, which needs no font on this machine.
 
 use super::figures::{Figures, Metric};
+use super::multiples::Multiples;
 use super::peers::Peer;
 use super::report::Results;
 use anyhow::Context;
@@ -50,6 +51,7 @@ fn draw<S: Figures>(results: &Results<S>, metric: &Metric<S>, path: &Path) -> an
     const EXPONENTS: std::ops::Range<f64> = -2.0..4.0;
     const HEAD: u32 = 84;
     let lanes = results.rows.len();
+    let multiples = Multiples::of(results, metric);
     let lane = |row: usize| -(row as f64) - 0.5;
     let area = SVGBackend::new(path, (900, HEAD + 60 + 24 * lanes as u32)).into_drawing_area();
     area.fill(&WHITE)?;
@@ -84,7 +86,7 @@ fn draw<S: Figures>(results: &Results<S>, metric: &Metric<S>, path: &Path) -> an
     order.sort_by_key(|&peer| results.peers[peer].ours);
     for peer in order {
         chart.draw_series((0..lanes).filter_map(|row| {
-            let ratio = results.ratio(metric, row, peer)?;
+            let ratio = multiples.of_row(row, peer)?.value;
             let exponent = ratio.log2().clamp(EXPONENTS.start, EXPONENTS.end);
             let radius = radius(results.peers[peer].ours);
             Some(Circle::new((exponent, lane(row)), radius, colour(peer).filled()))

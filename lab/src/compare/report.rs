@@ -1,8 +1,10 @@
-//! Samples turned into medians, ratios, means, and the CSV file.
+//! The samples of a run: medians, what failed, the CSV file.
 //!
-//! "Best peer" leaves out our own variants; a peer that failed in a row has no figure there, and the failure is kept.
+//! A peer that failed in a row has no figure there, and the failure is kept.
 
+use super::confidence::median;
 use super::figures::{Figures, Metric, Row};
+use super::multiples::Multiples;
 use super::part;
 use super::peers::Peer;
 use anyhow::{Context, bail, ensure};
@@ -81,32 +83,13 @@ impl<S: Figures> Results<S> {
         median(self.samples(row, peer).map(metric.of).collect())
     }
 
-    /// The lowest median of the peers that are not ours.
-    pub fn best_peer(&self, metric: &Metric<S>, row: usize) -> Option<f64> {
-        let others = (0..self.peers.len()).filter(|&peer| !self.peers[peer].ours);
-        others.filter_map(|peer| self.median(metric, row, peer)).min_by(f64::total_cmp)
-    }
-
-    /// The median over the best peer's; none where either is missing.
-    pub fn ratio(&self, metric: &Metric<S>, row: usize, peer: usize) -> Option<f64> {
-        Some(self.median(metric, row, peer)? / self.best_peer(metric, row)?)
-    }
-
-    /// The rows in which every allocator has a ratio.
-    pub fn complete_rows(&self, metric: &Metric<S>) -> Vec<usize> {
-        let complete = |&row: &usize| {
-            let ratio = |peer| self.ratio(metric, row, peer);
-            (0..self.peers.len()).all(|peer| ratio(peer).is_some_and(|r| r.is_finite() && r > 0.0))
-        };
-        (0..self.rows.len()).filter(complete).collect()
-    }
-
-    /// The geometric mean of a peer's ratios over `rows`; none if there are none.
-    pub fn geometric_mean(&self, metric: &Metric<S>, rows: &[usize], peer: usize) -> Option<f64> {
-        let logs: Option<Vec<f64>> =
-            rows.iter().map(|&row| Some(self.ratio(metric, row, peer)?.ln())).collect();
-        let logs = logs.filter(|logs| !logs.is_empty())?;
-        Some((logs.iter().sum::<f64>() / logs.len() as f64).exp())
+    /// The figures of a row, by round and peer; none where a sample is missing.
+    pub fn by_round(&self, metric: &Metric<S>, row: usize, rounds: usize) -> Vec<Vec<Option<f64>>> {
+        let mut figures = vec![vec![None; self.peers.len()]; rounds];
+        for entry in self.samples.iter().filter(|entry| entry.row == row) {
+            figures[entry.round][entry.peer] = Some((metric.of)(&entry.sample));
+        }
+        figures
     }
 
     /// Takes in the samples that [`Results::write_csv`] wrote into the file at `path`; an error if
@@ -155,9 +138,10 @@ impl<S: Figures> Results<S> {
         // The atomic path has a goal of its own; the limit is the normal path's.
         let limited =
             |peer: &usize| self.peers[*peer].ours && self.peers[*peer].environment.is_empty();
+        let multiples = Multiples::of(self, &S::METRICS[0]);
         for row in 0..self.rows.len() {
             for peer in (0..self.peers.len()).filter(limited) {
-                let ratio = self.ratio(&S::METRICS[0], row, peer).unwrap_or(0.0);
+                let ratio = multiples.of_row(row, peer).map_or(0.0, |multiple| multiple.value);
                 if limit.is_some_and(|limit| ratio > limit) {
                     let (row, peer) = (&self.rows[row].name, self.peers[peer].name);
                     bad.push(format!("{row} on {peer}: {ratio:.2} times the best peer"));
@@ -182,28 +166,11 @@ impl<S: Figures> Results<S> {
     }
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(values[middle]),
-        _ => Some((values[middle - 1] + values[middle]) / 2.0),
-    }
-}
-
 #[cfg(test)]
 pub mod tests {
     use super::super::peers::Caches;
     use super::super::sample::Sample;
     use super::*;
-
-    #[test]
-    fn medians() {
-        assert_eq!(median(vec![]), None);
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0]), Some(2.5));
-    }
 
     /// A peer, ours if it is called so.
     pub fn peer(name: &'static str) -> Peer {
@@ -233,29 +200,6 @@ pub mod tests {
             }
         }
         results
-    }
-
-    #[test]
-    fn the_best_peer_is_never_ours() {
-        let results = results(&["ours", "a", "b"], &[("row", &[Some(1.0), Some(2.0), Some(3.0)])]);
-        assert_eq!(results.best_peer(&Sample::METRICS[0], 0), Some(2.0));
-    }
-
-    #[test]
-    fn means_are_over_the_rows_that_all_have() {
-        let rows: [(&str, &[Option<f64>]); 3] = [
-            ("one", &[Some(2.0), Some(1.0), Some(3.0)]),
-            ("two", &[Some(4.0), Some(16.0), Some(8.0)]),
-            ("three", &[Some(9.0), None, Some(1.0)]),
-        ];
-        let results = results(&["ours", "a", "b"], &rows);
-        let metric = &Sample::METRICS[0];
-        let complete = results.complete_rows(metric);
-        assert_eq!(complete, [0, 1]);
-        let mean = |peer| results.geometric_mean(metric, &complete, peer).unwrap();
-        assert!((mean(0) - 1.0).abs() < 1e-9, "of 2 and 1/2: {}", mean(0));
-        assert!((mean(1) - 2_f64.sqrt()).abs() < 1e-9, "of 1 and 2: {}", mean(1));
-        assert_eq!(results.geometric_mean(metric, &[], 0), None);
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub const MIB: f64 = (1 << 20) as f64;
 pub const TIME: Metric<Sample> = Metric {
     title: "Time, ns",
     digits: 2,
-    summary: Summary::None,
+    summary: Summary::GeometricMean,
     plot: Some("time"),
     of: |s| s.ns_per_operation,
 };
@@ -59,7 +59,7 @@ pub const TIME: Metric<Sample> = Metric {
 pub const CPU: Metric<Sample> = Metric {
     title: "CPU time of all threads, ns",
     digits: 2,
-    summary: Summary::None,
+    summary: Summary::GeometricMean,
     plot: None,
     of: |s| s.cpu_seconds * 1e9 / s.operations.max(1) as f64,
 };
@@ -68,7 +68,7 @@ pub const CPU: Metric<Sample> = Metric {
 pub const PEAK: Metric<Sample> = Metric {
     title: "Peak RSS, MiB",
     digits: 1,
-    summary: Summary::None,
+    summary: Summary::GeometricMean,
     plot: Some("peak-rss"),
     of: |s| s.peak_rss_bytes as f64 / MIB,
 };

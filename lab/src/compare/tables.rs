@@ -1,6 +1,8 @@
 //! The results as Markdown: a table for each figure, what failed, and where it all comes from.
 
+use super::confidence::Interval;
 use super::figures::{Figures, Metric, Row, Summary};
+use super::multiples::{Multiple, Multiples};
 use super::part::Part;
 use super::peers::Peer;
 use super::report::Results;
@@ -35,8 +37,10 @@ pub fn document<S: Figures>(
     pictures: &[(&str, String)],
 ) -> anyhow::Result<String> {
     let mut text = format!(
-        "{} Medians of {} rounds, interleaved, each sample in its own process; bold is the best peer, \
-         the last columns are ours over the best peer. {}",
+        "{} Medians of {} rounds, interleaved, each sample in its own process; bold is the best peer. \
+         The last columns are ours over the best peer: the median over the rounds, the best peer of a round being the \
+         one with the lowest median of the other rounds; in brackets where it lies with a confidence of 95 % (bootstrap \
+         over the rounds, none below 5); ahead, level, behind: the interval lies below, around, above 1.00. {}",
         origin()?,
         results.rounds(),
         allocators(&results.peers)
@@ -54,14 +58,45 @@ pub fn document<S: Figures>(
 
 fn table<S: Figures>(results: &Results<S>, metric: &Metric<S>, text: &mut String) {
     let peers = &results.peers;
+    let multiples = Multiples::of(results, metric);
     write!(text, "\n### {}\n\n{}", metric.title, head(&["row", "per"], peers)).unwrap();
+    // By peer of ours: in how many rows it is ahead, level, behind.
+    let mut standings = vec![[0; 3]; peers.len()];
     for (row, Row { name, unit, .. }) in results.rows.iter().enumerate() {
         let values: Vec<_> =
             (0..peers.len()).map(|peer| results.median(metric, row, peer)).collect();
-        text.push_str(&line(&[name, unit], peers, &values, metric.digits));
+        let ours = (0..peers.len()).filter(|&peer| peers[peer].ours).map(|peer| {
+            let multiple = multiples.of_row(row, peer);
+            if let Some(interval) = multiple.and_then(|multiple| multiple.interval) {
+                standings[peer][interval.standing() as usize] += 1;
+            }
+            shown(multiple, 2)
+        });
+        let ours: Vec<_> = ours.collect();
+        text.push_str(&(figures(&[name, unit], peers, &values, metric.digits) + &cells(&ours)));
     }
     if metric.summary == Summary::GeometricMean {
-        means(results, metric, text);
+        means(results, &multiples, text);
+    }
+    let counted = peers.iter().zip(&standings).filter(|(_, counts)| counts.iter().any(|&n| n > 0));
+    let counted = counted.map(|(peer, [ahead, level, behind])| {
+        format!("{} is ahead in {ahead} rows, level in {level}, behind in {behind}", peer.name)
+    });
+    let counted: Vec<_> = counted.collect();
+    if !counted.is_empty() {
+        writeln!(text, "\n{}.", counted.join("; ")).unwrap();
+    }
+}
+
+/// A multiple as a cell: its value, and with enough rounds its interval and what that says.
+fn shown(multiple: Option<Multiple>, digits: usize) -> String {
+    match multiple {
+        None => "-".to_owned(),
+        Some(Multiple { value, interval: None }) => format!("{value:.digits$}"),
+        Some(Multiple { value, interval: Some(interval) }) => {
+            let Interval { low, high } = interval;
+            format!("{value:.digits$} ({low:.digits$} to {high:.digits$}) {}", interval.standing())
+        }
     }
 }
 
@@ -74,12 +109,24 @@ pub fn head(first: &[&str], peers: &[Peer]) -> String {
     text + "\n|" + &"---|".repeat(first.len()) + &"--:|".repeat(peers.len() + ours.count()) + "\n"
 }
 
-/// A line of it: a figure for each peer, none where it failed; the least of the peers that are not
-/// ours is bold.
+/// A line of it: a figure for each peer, none where it failed, and ours over the best; the least of the peers that are
+/// not ours is bold.
 pub fn line(first: &[&str], peers: &[Peer], values: &[Option<f64>], digits: usize) -> String {
+    let best = best(peers, values);
+    let ours = values.iter().zip(peers).filter(|(_, peer)| peer.ours).map(|(value, _)| {
+        let ratio = value.zip(best).map(|(value, best)| value / best);
+        match ratio.filter(|ratio| ratio.is_finite() && *ratio >= 0.0) {
+            None => "-".to_owned(),
+            Some(ratio) => format!("{ratio:.2}"),
+        }
+    });
+    figures(first, peers, values, digits) + &cells(&ours.collect::<Vec<_>>())
+}
+
+/// The first columns of a line, and the peers'.
+fn figures(first: &[&str], peers: &[Peer], values: &[Option<f64>], digits: usize) -> String {
     let mut text = format!("| {} |", first.join(" | "));
-    let others = (0..peers.len()).filter(|&peer| !peers[peer].ours);
-    let best = others.filter_map(|peer| values[peer]).min_by(f64::total_cmp);
+    let best = best(peers, values);
     for (peer, value) in peers.iter().zip(values) {
         match value {
             None => text.push_str(" failed |"),
@@ -89,40 +136,46 @@ pub fn line(first: &[&str], peers: &[Peer], values: &[Option<f64>], digits: usiz
             }
         }
     }
-    for (_, value) in peers.iter().zip(values).filter(|(peer, _)| peer.ours) {
-        let ratio = value.zip(best).map(|(value, best)| value / best);
-        match ratio.filter(|ratio| ratio.is_finite() && *ratio >= 0.0) {
-            None => text.push_str(" - |"),
-            Some(ratio) => write!(text, " {ratio:.2} |").unwrap(),
-        }
-    }
-    text + "\n"
+    text
+}
+
+/// The last columns.
+fn cells(texts: &[String]) -> String {
+    texts.iter().map(|text| format!(" {text} |")).collect::<String>() + "\n"
+}
+
+/// The least value of the peers that are not ours.
+fn best(peers: &[Peer], values: &[Option<f64>]) -> Option<f64> {
+    let others = (0..peers.len()).filter(|&peer| !peers[peer].ours);
+    others.filter_map(|peer| values[peer]).min_by(f64::total_cmp)
 }
 
 /// The last line of a table: geometric means, and ours over the best of the peers'.
-fn means<S: Figures>(results: &Results<S>, metric: &Metric<S>, text: &mut String) {
-    let ours: Vec<_> = (0..results.peers.len()).filter(|&peer| results.peers[peer].ours).collect();
-    let rows = results.complete_rows(metric);
-    let mean = |peer| results.geometric_mean(metric, &rows, peer);
-    let others = (0..results.peers.len()).filter(|peer| !ours.contains(peer));
-    let best = others.filter_map(mean).min_by(f64::total_cmp);
+fn means<S: Figures>(results: &Results<S>, multiples: &Multiples, text: &mut String) {
+    let ours = |peer: &usize| results.peers[*peer].ours;
+    let rows = multiples.complete_rows();
+    let all = 0..results.peers.len();
+    let means: Vec<_> = all.clone().map(|peer| multiples.mean(&rows, peer)).collect();
+    let value = |peer: &usize| means[*peer].map(|mean| mean.value);
+    let best = all.clone().filter(|peer| !ours(peer) && value(peer).is_some());
+    let best = best.min_by(|a, b| value(a).partial_cmp(&value(b)).expect("a mean is a number"));
     write!(text, "| geometric mean of {} | best |", rows.len()).unwrap();
-    for peer in 0..results.peers.len() {
-        match mean(peer) {
+    for peer in all.clone() {
+        let bold = if Some(peer) == best { "**" } else { "" };
+        match means[peer] {
             None => text.push_str(" - |"),
-            Some(value) => {
-                let bold = if !ours.contains(&peer) && Some(value) == best { "**" } else { "" };
+            Some(Multiple { value, interval: None }) => {
                 write!(text, " {bold}{value:.3}{bold} |").unwrap();
+            }
+            Some(Multiple { value, interval: Some(Interval { low, high }) }) => {
+                write!(text, " {bold}{value:.3}{bold} ({low:.3} to {high:.3}) |").unwrap();
             }
         }
     }
-    for peer in ours.iter().copied() {
-        match mean(peer).zip(best) {
-            None => text.push_str(" - |"),
-            Some((value, best)) => write!(text, " {:.3} |", value / best).unwrap(),
-        }
-    }
-    text.push('\n');
+    let over = all
+        .filter(ours)
+        .map(|peer| shown(best.and_then(|best| multiples.mean_over(&rows, peer, best)), 3));
+    text.push_str(&cells(&over.collect::<Vec<_>>()));
 }
 
 /// Where, when and how figures were measured.
@@ -159,7 +212,7 @@ fn without_folders(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::tests::results;
+    use super::super::report::tests::{peer, results, row};
     use super::*;
 
     #[test]
@@ -167,6 +220,20 @@ mod tests {
         let text =
             all(&results(&["ours", "a", "b"], &[("row", &[Some(1.0), Some(2.0), Some(3.0)])]));
         assert!(text.contains("| 1.00 | **2.00** | 3.00 | 0.50 |"), "{text}");
+    }
+
+    #[test]
+    fn with_rounds_enough_a_figure_has_an_interval_and_a_standing() {
+        let mut results = Results::new(vec![row("row")], ["ours", "a", "b"].map(peer).into());
+        for round in 0..9 {
+            for (peer, time) in [1.0, 2.0, 3.0].into_iter().enumerate() {
+                let time = time + 0.01 * round as f64 * time;
+                results.add(round, 0, peer, Ok(super::super::sample::Sample::of(time)));
+            }
+        }
+        let text = all(&results);
+        assert!(text.contains("| **2.08** | 3.12 | 0.50 (0.50 to 0.50) ahead |"), "{text}");
+        assert!(text.contains("\nours is ahead in 1 rows, level in 0, behind in 0.\n"), "{text}");
     }
 
     #[test]
@@ -191,11 +258,11 @@ mod tests {
         let results = results(&["ours", "a", "b"], &rows);
         let metric = &super::super::sample::Sample::METRICS[0];
         let mut text = String::new();
-        means(&results, metric, &mut text);
+        means(&results, &Multiples::of(&results, metric), &mut text);
         // Ours 1/2 and 1; a 1 and 2; b 2 and 1.
         assert_eq!(
             text.trim(),
-            "| geometric mean of 2 | best | 0.707 | **1.414** | **1.414** | 0.500 |"
+            "| geometric mean of 2 | best | 0.707 | **1.414** | 1.414 | 0.500 |"
         );
     }
 }
