@@ -72,7 +72,7 @@ pub use check::{Defect, DefectKind, check};
 pub use config::{Config, Origin, RequestedMode, Setting, StatsAtExit, Value, settings};
 pub use engine::api::{
     allocate, allocate_aligned, allocate_zeroed, free, free_sized, limit_dirty, reallocate,
-    reallocate_sized, release, usable_size,
+    reallocate_sized, release, usable_size, usable_size_of,
 };
 pub use engine::init::report;
 pub use engine::keep_loaded;

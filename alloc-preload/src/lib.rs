@@ -23,6 +23,7 @@ mod counters;
 #[cfg(sections)]
 mod cxx;
 mod errno;
+mod jemalloc;
 mod mall;
 mod posix;
 mod print;

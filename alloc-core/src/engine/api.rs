@@ -10,6 +10,7 @@ use crate::config::{self, Key, Origin};
 use crate::cpu_cache::drain;
 use crate::fail::Misuse;
 use crate::object::{Contents, Fresh, Object};
+use crate::os;
 use crate::page_map;
 use crate::size_class::{CLASS, Class, class_of};
 use crate::units::PAGE_BYTES;
@@ -98,6 +99,19 @@ pub unsafe fn usable_size(ptr: *const u8) -> usize {
         class if is_plain(class) => CLASS[class].size,
         class => usable_size_slow(ptr as usize, class),
     }
+}
+
+/// Bytes that the program may use of an object that it asks for by this size and alignment, a power of two. Where objects
+/// are checked or guarded, these are what it asks for.
+pub fn usable_size_of(size: usize, align: usize) -> usize {
+    let request = Request::new(size, align);
+    let unit = match request.class {
+        _ if !init::ensure() || hardened::is_watching() => 1,
+        0 if large::has_own_mapping(request) => os::page_bytes(),
+        0 => PAGE_BYTES,
+        class => return CLASS[class].size,
+    };
+    size.max(1).next_multiple_of(unit)
 }
 
 #[cold]

@@ -1,0 +1,156 @@
+//! The functions of jemalloc(3) that tell of the allocator: what they answer is what the statistics say.
+
+mod common;
+
+use common::{c, on_rsalloc};
+use libc::{EINVAL, ENOENT, EPERM};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr::{null, null_mut};
+
+type Ctl =
+    unsafe extern "C" fn(*const c_char, *mut c_void, *mut usize, *const c_void, usize) -> c_int;
+type NameToMib = unsafe extern "C" fn(*const c_char, *mut usize, *mut usize) -> c_int;
+type ByMib = unsafe extern "C" fn(
+    *const usize,
+    usize,
+    *mut c_void,
+    *mut usize,
+    *const c_void,
+    usize,
+) -> c_int;
+type Write = unsafe extern "C" fn(*mut c_void, *const c_char);
+type Print = unsafe extern "C" fn(Option<Write>, *mut c_void, *const c_char);
+
+/// A function that glibc does not have.
+macro_rules! ours {
+    ($name:literal as $type:ty) => {
+        // SAFETY: the function of that name has that type.
+        match unsafe { std::mem::transmute::<*mut c_void, Option<$type>>(c::look_up($name)) } {
+            Some(function) => function,
+            None => return assert!(!on_rsalloc(), "{:?} is missing", $name),
+        }
+    };
+}
+
+/// Reads a value; its errno if that is refused.
+fn read<T: Default>(ctl: Ctl, name: &CStr) -> Result<T, c_int> {
+    let (mut value, mut len) = (T::default(), size_of::<T>());
+    // SAFETY: a value of that length.
+    let result = unsafe { ctl(name.as_ptr(), (&raw mut value).cast(), &raw mut len, null(), 0) };
+    if result == 0 { Ok(value) } else { Err(result) }
+}
+
+in_each_mode! {
+    fn mallctl_says_what_is_held() {
+        let ctl = ours!(c"mallctl" as Ctl);
+        let bytes = |name: &CStr| read::<usize>(ctl, name).unwrap();
+        let before = bytes(c"stats.allocated");
+        // SAFETY: freed below, once.
+        let large = unsafe { c::malloc(10 << 20) };
+        let (allocated, active, resident, mapped) = (
+            bytes(c"stats.allocated"), bytes(c"stats.active"), bytes(c"stats.resident"), bytes(c"stats.mapped"),
+        );
+        assert!(allocated >= before + (10 << 20) && allocated < before + (11 << 20), "{before} {allocated}");
+        assert!(allocated <= active && active <= mapped && mapped <= resident, "{allocated} {active} {mapped} {resident}");
+        assert_eq!(resident, mapped + bytes(c"stats.metadata"));
+        // SAFETY: takes no arguments.
+        let info = unsafe { c::mallinfo2() };
+        assert_eq!(info.uordblks + info.hblkhd, allocated);
+        // SAFETY: allocated above.
+        unsafe { c::free(large) };
+        let retained = bytes(c"stats.retained");
+        // SAFETY: has no value.
+        unsafe {
+            for name in [c"arena.0.purge", c"arena.1.purge", c"arena.4096.decay", c"thread.tcache.flush"] {
+                assert_eq!(ctl(name.as_ptr(), null_mut(), null_mut(), null(), 0), 0, "{name:?}");
+            }
+        }
+        assert!(bytes(c"stats.retained") > retained, "it went back to the OS");
+        assert_eq!(bytes(c"stats.active"), bytes(c"stats.mapped"), "nothing free is resident");
+    }
+
+    fn values_have_their_types_and_other_names_are_not_there() {
+        let ctl = ours!(c"mallctl" as Ctl);
+        let version = read::<usize>(ctl, c"version").unwrap();
+        // SAFETY: a string that is never freed.
+        let version = unsafe { CStr::from_ptr(version as *const c_char) };
+        assert_eq!(version.to_str().unwrap(), concat!("rsalloc-", env!("CARGO_PKG_VERSION")));
+        assert_eq!(read::<u32>(ctl, c"arenas.narenas"), Ok(1));
+        assert_eq!(read::<bool>(ctl, c"config.prof"), Ok(false));
+        let epoch = read::<u64>(ctl, c"epoch").unwrap();
+        // SAFETY: a value of that length.
+        unsafe { assert_eq!(ctl(c"epoch".as_ptr(), null_mut(), null_mut(), (&raw const epoch).cast(), 8), 0) };
+        assert_eq!(read::<u64>(ctl, c"epoch"), Ok(epoch + 1));
+        assert_eq!(read::<u32>(ctl, c"stats.allocated"), Err(EINVAL));
+        assert_eq!(read::<u32>(ctl, c"arena.0.purge"), Err(EPERM));
+        for name in [c"", c"stats", c"prof.active", c"opt.prof", c"background_thread", c"arena.2.purge", c"arena.x.purge", c"arena..purge", c"arena.i.purge", c"stats.allocated.", c"thread.allocated"] {
+            assert_eq!(read::<usize>(ctl, name), Err(ENOENT), "{name:?}");
+        }
+        // SAFETY: a value of that length.
+        let written = unsafe { ctl(c"stats.allocated".as_ptr(), null_mut(), null_mut(), (&raw const epoch).cast(), 8) };
+        assert_eq!(written, EPERM);
+    }
+
+    fn numbers_stand_for_names() {
+        let ctl = ours!(c"mallctl" as Ctl);
+        let to_mib = ours!(c"mallctlnametomib" as NameToMib);
+        let by_mib = ours!(c"mallctlbymib" as ByMib);
+        let mib = |name: &CStr| -> Result<Vec<usize>, c_int> {
+            let (mut mib, mut len) = ([77; 8], 8);
+            // SAFETY: so many words.
+            let result = unsafe { to_mib(name.as_ptr(), mib.as_mut_ptr(), &raw mut len) };
+            if result == 0 { Ok(mib[..len].to_vec()) } else { Err(result) }
+        };
+        let read_by = |mib: &[usize]| -> Result<usize, c_int> {
+            let (mut value, mut len) = (0usize, 8);
+            // SAFETY: a value of that length, so many words.
+            let result = unsafe { by_mib(mib.as_ptr(), mib.len(), (&raw mut value).cast(), &raw mut len, null(), 0) };
+            if result == 0 { Ok(value) } else { Err(result) }
+        };
+        let page = mib(c"arenas.page").unwrap();
+        assert_eq!((page.len(), read_by(&page)), (2, read::<usize>(ctl, c"arenas.page")));
+        assert_eq!(mib(c"prof.dump"), Err(ENOENT));
+        assert_eq!((read_by(&[]), read_by(&[1000, 0]), read_by(&page[..1])), (Err(ENOENT), Err(ENOENT), Err(ENOENT)));
+        let mut purge = mib(c"arena.0.purge").unwrap();
+        for (arena, expected) in [(0, 0), (4096, 0), (7, ENOENT)] {
+            purge[1] = arena;
+            // SAFETY: has no value; so many words.
+            let result = unsafe { by_mib(purge.as_ptr(), purge.len(), null_mut(), null_mut(), null(), 0) };
+            assert_eq!(result, expected, "arena {arena}");
+        }
+    }
+
+    fn nallocx_says_what_malloc_gives() {
+        let nallocx = ours!(c"nallocx" as unsafe extern "C" fn(usize, c_int) -> usize);
+        let is_said = |said: usize, usable: usize| match common::mode() {
+            // A guarded object has what was asked for, others more.
+            Some(common::Mode::Guarded) => said <= usable,
+            _ => said == usable,
+        };
+        for size in (1..2000).chain([32 << 10, 256 << 10, (256 << 10) + 1, 5 << 20, (40 << 20) + 5]) {
+            // SAFETY: frees what it has just been given.
+            unsafe {
+                let object = c::malloc(size);
+                assert!(is_said(nallocx(size, 0), c::malloc_usable_size(object)), "{size}");
+                c::free(object);
+                let aligned = c::memalign(512, size);
+                assert!(is_said(nallocx(size, 9), c::malloc_usable_size(aligned)), "{size}");
+                c::free(aligned);
+            }
+        }
+        // SAFETY: takes numbers alone.
+        unsafe { assert_eq!((nallocx(usize::MAX, 0), nallocx(1, 63)), (0, 0)) };
+    }
+
+    fn malloc_stats_print_hands_on_strings() {
+        let print = ours!(c"malloc_stats_print" as Print);
+        unsafe extern "C" fn take(text: *mut c_void, piece: *const c_char) {
+            // SAFETY: the test's string, and a string.
+            unsafe { (*text.cast::<String>()).push_str(CStr::from_ptr(piece).to_str().unwrap()) }
+        }
+        let mut text = String::new();
+        // SAFETY: `take` takes what it is given.
+        unsafe { print(Some(take), (&raw mut text).cast(), null()) };
+        assert!(text.starts_with("rsalloc-") && text.contains("\nlive_bytes "), "{text}");
+    }
+}
