@@ -44,6 +44,12 @@ pub struct Hot {
     pub tiny: [AtomicU8; TINY_MAX_BYTES + 8],
     /// The class of sizes up to `MEDIUM_MAX_BYTES`, by `(size + 127) >> 7`.
     pub medium: [AtomicU8; (MEDIUM_MAX_BYTES >> MEDIUM_SHIFT) + 8],
+    /// As `tiny` and `medium`, which are all 0 while a heap profile runs: every allocation takes the slow path then.
+    pub kept_tiny: [AtomicU8; TINY_MAX_BYTES + 8],
+    /// See `kept_tiny`.
+    pub kept_medium: [AtomicU8; (MEDIUM_MAX_BYTES >> MEDIUM_SHIFT) + 8],
+    /// A thread whose countdown is this or less has a sample due, see `profile::countdown`.
+    pub sample_floor: AtomicUsize,
     /// The size of objects by class, for classes of sizes up to `TINY_MAX_BYTES`; 0 of others.
     pub object_bytes: [AtomicU32; TINY_CLASSES.next_multiple_of(2)],
     /// By `mm_cid`: the region of each shard, in the mode of that name; as `table`.
@@ -61,6 +67,26 @@ pub static HOT: Hot = const {
     // SAFETY: zero is a valid value of each field: integers.
     unsafe { core::mem::MaybeUninit::<Hot>::zeroed().assume_init() }
 };
+
+impl Hot {
+    /// Has every allocation and every sized free take the slow path: no size has a class. For the start of a profile.
+    pub fn hide_classes(&self) {
+        // Ordering: Relaxed throughout: an entry that reads a class a little later serves by it, which is as well.
+        self.tiny.iter().chain(&self.medium).for_each(|class| class.store(0, Ordering::Relaxed));
+    }
+
+    /// Undoes [`Hot::hide_classes`], and fills the tables first.
+    pub fn show_classes(&self) {
+        for (classes, kept) in
+            [(&self.tiny[..], &self.kept_tiny[..]), (&self.medium, &self.kept_medium)]
+        {
+            for (class, kept) in classes.iter().zip(kept) {
+                // Ordering: Relaxed throughout, as above; the kept ones do not change after init.
+                class.store(kept.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
+    }
+}
 
 /// An entry of the shard table: the distance of a region from [`HOT`] in bytes; 0, which leads to the closed heads, if
 /// the shard is stopped or does not exist (I1).

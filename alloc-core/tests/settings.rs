@@ -71,6 +71,7 @@ fn settings_from_the_environment_stay() {
         ("hardened", "1", "on"),
         ("guard", "3", "3"),
         ("membarrier", "off", "off"),
+        ("profile", "64k", "65536"),
     ];
     let conf: Vec<_> = said.iter().map(|(key, text, _)| format!("{key}:{text}")).collect();
     let settings = settings(Some(&conf.join(",")));
@@ -114,6 +115,8 @@ fn every_switch_takes_each_spelling() {
         }
     }
     has("guard:7,guard:off", "guard 0 environment");
+    has("profile:on", "profile 524288 environment");
+    has("profile:on,profile:no", "profile 0 environment");
 }
 
 fn other_spellings_are_refused() {

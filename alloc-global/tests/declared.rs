@@ -14,6 +14,7 @@ rsalloc::config!(
         .dirty_bytes(3 << 20)
         .guard_one_in(500)
         .membarrier(false)
+        .profile_bytes(1 << 20)
         .stats_at_exit(StatsAtExit::JsonFile("/dev/null"))
 );
 
@@ -45,7 +46,9 @@ fn a_declaration_takes_effect() {
     assert_eq!(rsalloc::report().mode, Mode::Atomic, "{}", rsalloc::report());
     assert_eq!(rsalloc::report().guard_one_in, Some(500));
     assert!(!rsalloc::report().membarrier);
-    for said in ["mode:atomic", "guard:500", "membarrier:off", "stats_at_exit:/dev/null"] {
+    for said in
+        ["mode:atomic", "guard:500", "membarrier:off", "profile:1048576", "stats_at_exit:/dev/null"]
+    {
         let found = rsalloc::settings().find(|setting| setting.to_string() == said);
         assert_eq!(found.map(|setting| setting.origin), Some(Origin::Program), "{said}");
     }

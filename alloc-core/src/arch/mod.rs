@@ -156,6 +156,60 @@ pub const COMMAND_ENTRY: *const () = selected::COMMAND_ENTRY;
 /// See [`COMMAND_ENTRY`].
 pub const COMMAND_ENTRY_BYTES: usize = selected::COMMAND_ENTRY_BYTES;
 
+/// `_dl_find_object(3)`: 0, with the record filled in, if the address lies in a loaded module.
+pub type FindObject = unsafe extern "C" fn(*mut libc::c_void, *mut FoundObject) -> libc::c_int;
+
+/// `struct dl_find_object` (glibc's dlfcn.h, for architectures without `dlfo_eh_dbase`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct FoundObject {
+    /// 0.
+    pub flags: u64,
+    /// First address of the module.
+    pub map_start: usize,
+    /// Its end.
+    pub map_end: usize,
+    /// libc's record of it.
+    pub link_map: usize,
+    /// Its segment PT_GNU_EH_FRAME.
+    pub eh_frame: usize,
+    /// 0.
+    pub reserved: [u64; 7],
+}
+
+/// The function, if this libc has it. It takes no lock and may be called in handlers.
+pub fn find_object() -> Option<FindObject> {
+    selected::find_object()
+}
+
+/// The registers of a place in the code by their DWARF columns: those that a function preserves, the stack pointer and the
+/// program counter. The others have any value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Registers(pub [usize; selected::counted::COLUMNS]);
+
+impl Registers {
+    /// Number of columns.
+    pub const COLUMNS: usize = selected::counted::COLUMNS;
+    /// The column of the return address: the program counter of the place.
+    pub const PC: usize = selected::counted::PC;
+    /// That of the stack pointer.
+    pub const SP: usize = selected::counted::SP;
+    /// That of the frame pointer.
+    pub const FP: usize = selected::counted::FP;
+}
+
+/// Allocations that count their bytes, for the slow functions while a heap profile runs.
+///
+/// `malloc_counted` and `alloc_counted` do what `malloc_uncounted` and `alloc_uncounted` of `engine::slow` do. Before that they subtract the size
+/// from [`sample_countdown`]; if that is `HOT.sample_floor` or less then, they call `malloc` or `alloc` of
+/// `engine::sampled` with the registers of their caller instead. So they do for sizes above
+/// [`MEDIUM_MAX_BYTES`](crate::size_class::MEDIUM_MAX_BYTES) and alignments above 8, of which they subtract nothing.
+pub mod counted {
+    use super::selected::counted as selected;
+    pub use selected::{alloc_counted, malloc_counted, with_registers};
+}
+
 /// What of the sanitizers is part of this process, by weak symbols; all absent where there are none.
 #[cold]
 pub fn sanitizers() -> Sanitizers {
@@ -292,6 +346,12 @@ pub fn held_rank() -> &'static AtomicU32 {
 #[inline(always)]
 pub fn guard_countdown() -> &'static AtomicU32 {
     &thread_words().guard_countdown
+}
+
+/// Bytes until the calling thread's next sample, for `profile`.
+#[inline(always)]
+pub fn sample_countdown() -> &'static AtomicUsize {
+    &thread_words().sample_countdown
 }
 
 /// Slow calls of the calling thread until its next request for a biased shard, for `cpu_cache`.

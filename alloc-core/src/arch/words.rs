@@ -1,8 +1,8 @@
 //! The memory of one thread, by its layout.
 //!
 //! ```text
-//! ThreadBlock: area (struct rseq) | words | registration | area, never registered | another one
-//!              0                    32      56             64                       96        128
+//! ThreadBlock: area (struct rseq) | words | area, never registered | another one
+//!              0                    32      64                       96        128
 //! ```
 
 use crate::atomic::{AtomicU32, AtomicUsize};
@@ -20,6 +20,10 @@ pub struct ThreadWords {
     pub held_rank: AtomicU32,
     /// Calls until the next guarded object.
     pub guard_countdown: AtomicU32,
+    /// The life of the thread's own rseq area, see `rseq::registration`; unused where there are no sections.
+    pub registration: AtomicU32,
+    /// Bytes until the next sample of the heap profile, see `profile::countdown`.
+    pub sample_countdown: AtomicUsize,
 }
 
 impl ThreadWords {
@@ -30,6 +34,8 @@ impl ThreadWords {
             lease_countdown: AtomicU32::new(0),
             held_rank: AtomicU32::new(0),
             guard_countdown: AtomicU32::new(0),
+            registration: AtomicU32::new(0),
+            sample_countdown: AtomicUsize::new(0),
         }
     }
 }
@@ -41,8 +47,6 @@ pub struct ThreadBlock {
     pub area: Area,
     /// The thread's words.
     pub words: ThreadWords,
-    /// The life of the area, see `rseq::registration`.
-    pub registration: AtomicU32,
     /// Areas that are never registered: a section that uses one has no shard (`rseq::vfork`).
     pub never_registered: [Area; 2],
 }

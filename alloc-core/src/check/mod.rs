@@ -26,6 +26,7 @@ use crate::page_heap::entry::{BITMAP_WORDS, Kind, PageEntry};
 use crate::page_heap::huge::HUGE;
 use crate::page_heap::segment::{HEADER_PAGES, Segment};
 use crate::page_map;
+use crate::profile;
 use crate::region::Region;
 use crate::size_class::{CLASS, CLASSES, Class};
 use crate::slab::{self, SLABS};
@@ -246,6 +247,12 @@ impl Walk {
         let real = page_map::class_at(object);
         if real == 0 && guard::owns(object) {
             return Ok(()); // Guarded, freed by its size.
+        }
+        if real == 0 && profile::owns(object) {
+            return match profile::has_live(object, CLASS[class].size) {
+                true => Ok(()), // Sampled, freed by its size.
+                false => broken(DefectKind::CachedInner, object),
+            };
         }
         if real == 0 && HUGE.len_of(object).is_some_and(|len| len >= CLASS[class].size) {
             return Ok(()); // A standalone mapping, freed by its class.

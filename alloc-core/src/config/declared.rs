@@ -92,6 +92,12 @@ impl Config {
         self.with(Key::Membarrier, is_allowed as usize)
     }
 
+    /// `profile`: a sampled heap profile from the start, with one sample in so many bytes on average; 0: none. See
+    /// `rsalloc::profile`.
+    pub const fn profile_bytes(self, interval: usize) -> Self {
+        self.with(Key::Profile, interval)
+    }
+
     const fn with(mut self, key: Key, value: usize) -> Self {
         self.values[key as usize] = Some(value);
         if matches!(key, Key::StatsAtExit) {

@@ -14,6 +14,8 @@ pub enum Shape {
     Number,
     /// As a number, and the words of a switch that is off mean 0.
     NumberOrOff,
+    /// As [`Shape::NumberOrOff`], and the words of a switch that is on mean this number.
+    NumberOrSwitch(usize),
     /// See [`EXIT_WORDS`].
     Exit,
 }
@@ -123,6 +125,13 @@ keys! {
         shape: Shape::Switch,
         default: 1,
         help: "off: never call membarrier, where a filter kills for it (release then empties one CPU's cache)",
+    },
+    /// The mean interval of a heap profile that runs from the start, in bytes; 0: none runs.
+    Profile = KeyInfo {
+        name: "profile",
+        shape: Shape::NumberOrSwitch(512 << 10),
+        default: 0,
+        help: "on, or bytes: a sampled heap profile from the start, with one sample in so many bytes on average (on: 512k)",
     },
 }
 

@@ -222,7 +222,7 @@ fn setting_of(key: Key, value: usize, origin: u8, exit_file: &'static str) -> Se
     let value = match info.shape {
         Shape::Switch => Value::Switch(value != 0),
         Shape::Words(words) => Value::Word(words.get(value).unwrap_or(&"(unknown)")),
-        Shape::Number | Shape::NumberOrOff => Value::Number(value),
+        Shape::Number | Shape::NumberOrOff | Shape::NumberOrSwitch(_) => Value::Number(value),
         Shape::Exit => {
             EXIT_WORDS.get(value).map_or(Value::Text(exit_file), |word| Value::Word(word))
         }

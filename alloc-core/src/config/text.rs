@@ -72,6 +72,10 @@ fn parse_value(shape: &Shape, value: &[u8]) -> Option<usize> {
         Shape::Number => os::parse_number(value),
         Shape::NumberOrOff if parse_switch(value) == Some(false) => Some(0),
         Shape::NumberOrOff => os::parse_number(value),
+        Shape::NumberOrSwitch(on) => match parse_switch(value) {
+            Some(is_on) => Some(if is_on { *on } else { 0 }),
+            None => os::parse_number(value),
+        },
         // On means text: its number is 1.
         Shape::Exit => parse_switch(value)
             .map(usize::from)

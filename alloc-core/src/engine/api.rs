@@ -4,7 +4,7 @@
 //! [`slow`](super::slow).
 
 use super::request::Request;
-use super::{fit, hardened, init, large, settings};
+use super::{fit, hardened, init, large, sampled, settings};
 use crate::canary;
 use crate::config::{self, Key, Origin};
 use crate::cpu_cache::drain;
@@ -65,7 +65,8 @@ fn allocate_and_clear(size: usize, align: usize, bytes: impl Fn(*const u8) -> us
         }
         return object;
     }
-    let Some(Fresh { object, contents }) = super::allocate(Request::new(size, align)) else {
+    let fresh = sampled::count_and_allocate(Request::new(size, align));
+    let Some(Fresh { object, contents }) = fresh else {
         return ptr::null_mut();
     };
     let pointer = object.into_raw();

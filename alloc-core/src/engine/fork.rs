@@ -17,6 +17,7 @@ use crate::atomic::{AtomicU64, Ordering};
 use crate::cpu_cache::shard::{leases, locked, percpu};
 use crate::page_heap::huge::HUGE;
 use crate::page_heap::{PAGE_HEAP, Recount};
+use crate::profile;
 use crate::rseq::vfork;
 use crate::slab;
 use crate::sync::{Backoff, Guarded, Guarded32, Lock, Rank, TryLock, WaitBudget, end_late_fork};
@@ -143,6 +144,7 @@ unsafe extern "C" fn release_in_child() {
         vfork::start_anew();
         leases::reset_in_child();
         super::command::forget();
+        profile::reset_in_child();
     }
     // SAFETY: called by libc in the place of `release`.
     unsafe { release() };

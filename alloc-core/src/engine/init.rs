@@ -13,6 +13,7 @@ use crate::hot::{HOT, TINY_CLASSES};
 use crate::os::{self, Zeroing};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::density::SparseSpans;
+use crate::profile;
 use crate::publish::publish_report;
 use crate::report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
 use crate::rseq::Index;
@@ -83,16 +84,31 @@ fn run() {
     STATE.store(READY, Ordering::Release);
     publish_report(&report);
     super::fork::install();
+    start_profile();
     if config::is_on(Key::Verbose) {
         announce(&report);
     }
     os::set_errno(errno);
 }
 
+/// Starts the profile that the configuration asks for.
+fn start_profile() {
+    let interval = config::number(Key::Profile);
+    if interval != 0
+        && let Err(error) = profile::start(interval)
+    {
+        Line::new()
+            .text("rsalloc: no heap profile: ")
+            .text(error.text())
+            .text("\n")
+            .write_to_stderr();
+    }
+}
+
 fn fill_tables() {
     // Ordering: Relaxed, published by READY: no shard is created before that.
     for size in 0..=TINY_MAX_BYTES {
-        HOT.tiny[size].store(class_of(size) as u8, Ordering::Relaxed);
+        HOT.kept_tiny[size].store(class_of(size) as u8, Ordering::Relaxed);
     }
     for (bytes, class) in HOT.object_bytes.iter().zip(&CLASS).take(TINY_CLASSES) {
         // Ordering: Relaxed, as above.
@@ -101,8 +117,9 @@ fn fill_tables() {
     for step in 0..=MEDIUM_MAX_BYTES >> MEDIUM_SHIFT {
         let class = class_of(step << MEDIUM_SHIFT);
         // Ordering: Relaxed, as above.
-        HOT.medium[step].store(class as u8, Ordering::Relaxed);
+        HOT.kept_medium[step].store(class as u8, Ordering::Relaxed);
     }
+    HOT.show_classes();
 }
 
 /// Picks the page-map range, in which segments lie: from 16 TiB up, spread over 32 TiB, so it lies in the user half of a 47-bit

@@ -11,6 +11,7 @@ use crate::object::{Fresh, Object};
 use crate::page_heap::entry::{Kind, PageEntry};
 use crate::page_heap::huge::HUGE;
 use crate::page_heap::{PAGE_HEAP, SpanRequest};
+use crate::profile;
 use crate::size_class::{natural_align, object_size};
 use crate::units::{PAGE_BYTES, SPAN_MAX_PAGES, pages_of};
 
@@ -57,13 +58,18 @@ pub fn allocate_standalone(request: Request) -> Option<Fresh> {
     acquire_huge(bytes, align.max(natural))
 }
 
-/// Frees a large or guarded object, or ends the process if it is none.
+/// Frees a large, guarded or sampled object, or ends the process if it is none.
 pub fn free(object: Object) {
     let address = object.address();
     if guard::owns(address) {
         // SAFETY: the program gives the object up.
         return unsafe { guard::free(address) };
     }
+    if profile::owns(address) {
+        // SAFETY: the program gives the object up.
+        return unsafe { profile::free(address) };
+    }
+    profile::forget(address);
     if let Some(entry) = entry_of(address) {
         account(entry.pages.get() as usize, 0);
         // SAFETY: the span was live, and `object` was its owner.
@@ -77,11 +83,14 @@ pub fn free(object: Object) {
     }
 }
 
-/// Usable bytes of the large or guarded object at `address`. Ends the process if there is no such object, in the
+/// Usable bytes of the large, guarded or sampled object at `address`. Ends the process if there is no such object, in the
 /// words of `of_freed` if there was one.
 pub fn bytes_at(address: usize, of_freed: Misuse) -> usize {
     if guard::owns(address) {
         return guard::size_of(address, of_freed);
+    }
+    if profile::owns(address) {
+        return profile::size_of(address, of_freed);
     }
     match entry_of(address) {
         Some(entry) => entry.pages.get() as usize * PAGE_BYTES,

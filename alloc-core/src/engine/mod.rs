@@ -24,6 +24,7 @@ pub mod large;
 mod load;
 mod plain;
 pub mod request;
+pub mod sampled;
 mod scarce;
 mod settings;
 pub mod slow;
@@ -34,6 +35,7 @@ use crate::canary;
 use crate::cpu_cache;
 use crate::fail::{Misuse, deny};
 use crate::object::{Fresh, Object};
+use crate::profile;
 use crate::sanitizer;
 use crate::size_class::Class;
 use crate::slab;
@@ -67,6 +69,9 @@ pub(crate) fn free(object: Object, class: Class, named: Option<Request>) {
     let _budget = WaitBudget::bounded();
     if canary::is_on() {
         hardened::retire(&object, class, named);
+        if class != 0 {
+            profile::forget(object.address());
+        }
     } else {
         if let Some(named) = named {
             let is_smaller = slab::is_smaller_than(class, object.address(), named.class);

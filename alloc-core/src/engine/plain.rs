@@ -4,7 +4,7 @@
 
 use super::api::allocate_aligned;
 use super::request::Request;
-use super::{fit, large, scarce};
+use super::{fit, large, sampled, scarce};
 use crate::cpu_cache;
 use crate::fail::Misuse;
 use crate::object::{Fresh, Object};
@@ -80,7 +80,8 @@ pub(super) unsafe fn resize_span(ptr: NonNull<u8>, request: Request) -> Option<*
         return None;
     }
     // SAFETY: duty 1.
-    unsafe { large::resize(address(ptr), request.size) }.map(|moved| moved as *mut u8)
+    let resize = || unsafe { large::resize(address(ptr), request.size) };
+    sampled::resized(address(ptr), request, resize).map(|moved| moved as *mut u8)
 }
 
 /// Moves an object by a copy. Null when out of memory.

@@ -8,13 +8,17 @@
 
 use super::api;
 use super::request::Request;
-use crate::atomic::Ordering;
+use crate::arch::counted;
+use crate::atomic::{AtomicU8, Ordering};
 use crate::cpu_cache::shard::leases;
 use crate::cpu_cache::{self, Shard};
 use crate::hot::HOT;
-use crate::object::Object;
+use crate::object::{Fresh, Object};
 use crate::os;
 use crate::page_map;
+use crate::profile;
+use crate::rseq::Index;
+use crate::rseq::registration;
 use crate::size_class::{
     CLASSES, Class, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of_aligned,
 };
@@ -22,13 +26,23 @@ use core::ptr;
 
 /// What a function does when memory is out, besides returning null.
 #[derive(Clone, Copy)]
-enum OnFailure {
+pub(super) enum OnFailure {
     SetErrno,
     ReturnOnly,
 }
 
 /// `malloc`: empty class, large size or an aborted section.
 pub extern "C" fn malloc(size: usize) -> *mut u8 {
+    let class = shown_class_of(size);
+    match pop(class) {
+        Some(object) => object.into_raw(),
+        None if class == 0 && profile::is_on() => counted::malloc_counted(size),
+        None => serve(size, 1, class, OnFailure::SetErrno),
+    }
+}
+
+/// As [`malloc`], for a size that a profile has counted.
+pub extern "C" fn malloc_uncounted(size: usize) -> *mut u8 {
     let class = small_class_of(size);
     match pop(class) {
         Some(object) => object.into_raw(),
@@ -49,6 +63,15 @@ pub extern "C" fn calloc(count: usize, size: usize) -> *mut u8 {
 
 /// `alloc`: as [`malloc`], or a larger alignment.
 pub extern "C" fn alloc(size: usize, align: usize) -> *mut u8 {
+    if shown_class_of(size) == 0 && profile::is_on() {
+        return counted::alloc_counted(size, align);
+    }
+    alloc_uncounted(size, align)
+}
+
+/// As [`alloc`], for a size that a profile has counted.
+#[inline]
+pub extern "C" fn alloc_uncounted(size: usize, align: usize) -> *mut u8 {
     let class = class_of_aligned(size, align);
     match pop(class) {
         Some(object) => object.into_raw(),
@@ -60,12 +83,18 @@ pub extern "C" fn alloc(size: usize, align: usize) -> *mut u8 {
 /// if the caller does not know it.
 #[cold]
 #[inline(never)]
-fn serve(size: usize, align: usize, class: Class, on_failure: OnFailure) -> *mut u8 {
+pub(super) fn serve(size: usize, align: usize, class: Class, on_failure: OnFailure) -> *mut u8 {
     let request = Request::with_class(class, size, align);
     if let Some(object) = cpu_cache::try_pop(request.class) {
         return object.into_raw();
     }
-    match (super::allocate(request), on_failure) {
+    finish(super::allocate(request), on_failure)
+}
+
+/// What a function returns.
+#[inline]
+pub(super) fn finish(fresh: Option<Fresh>, on_failure: OnFailure) -> *mut u8 {
+    match (fresh, on_failure) {
         (Some(fresh), _) => fresh.object.into_raw(),
         (None, OnFailure::SetErrno) => {
             os::set_errno(libc::ENOMEM);
@@ -113,7 +142,7 @@ pub unsafe extern "C" fn free_sized(ptr: *mut u8, size: usize) {
     let is_smaller = class < small_class_of(size);
     // SAFETY: duty 1.
     unsafe {
-        if is_smaller || !push(class, ptr) {
+        if is_smaller || !push(class, ptr) && !push_while_profiled(class, ptr) {
             dealloc_slow(ptr, size, 1, class);
         }
     }
@@ -128,7 +157,7 @@ pub unsafe extern "C" fn dealloc(ptr: *mut u8, size: usize, align: usize) {
     let is_smaller = class < class_of_aligned(size, align);
     // SAFETY: duty 1.
     unsafe {
-        if is_smaller || !push(class, ptr) {
+        if is_smaller || !push(class, ptr) && !push_while_profiled(class, ptr) {
             dealloc_slow(ptr, size, align, class);
         }
     }
@@ -152,13 +181,28 @@ unsafe fn dealloc_slow(ptr: *mut u8, size: usize, align: usize, class: Class) {
     }
 }
 
-/// As `class_of`, by the tables of the entries; 0 for larger sizes, and before they are filled.
+/// As `class_of`, by the tables of the entries; 0 for larger sizes, before they are filled, and while a profile runs.
+#[inline(always)]
+fn shown_class_of(size: usize) -> Class {
+    class_by(&HOT.tiny, &HOT.medium, size)
+}
+
+/// As `class_of`, by tables; 0 for larger sizes, and before they are filled.
 #[inline(always)]
 fn small_class_of(size: usize) -> Class {
+    class_by(&HOT.kept_tiny, &HOT.kept_medium, size)
+}
+
+#[inline(always)]
+fn class_by<const TINY: usize, const MEDIUM: usize>(
+    tiny: &[AtomicU8; TINY],
+    medium: &[AtomicU8; MEDIUM],
+    size: usize,
+) -> Class {
     let class = if size <= TINY_MAX_BYTES {
-        &HOT.tiny[size]
+        &tiny[size]
     } else if size <= MEDIUM_MAX_BYTES {
-        &HOT.medium[(size + (1 << MEDIUM_SHIFT) - 1) >> MEDIUM_SHIFT]
+        &medium[(size + (1 << MEDIUM_SHIFT) - 1) >> MEDIUM_SHIFT]
     } else {
         return 0;
     };
@@ -185,6 +229,19 @@ unsafe fn push(class: Class, ptr: *mut u8) -> bool {
     let slot = unsafe { Object::from_address(ptr as usize) };
     // A null has class 0, which is full.
     leases::own_shard().is_some_and(|shard| shard.push_slot(class, slot))
+}
+
+/// While a profile runs, sized frees come here: pushes by a section, as the entry would; whether the shard has the object now.
+///
+/// # Safety
+/// 1. `ptr` is null or a live object of `class`, which the caller gives up if this is true.
+#[inline]
+unsafe fn push_while_profiled(class: Class, ptr: *mut u8) -> bool {
+    // A null has class 0, which is full. By `cpu_id` the entries are open: no free is checked.
+    profile::is_on()
+        && registration::sections().is_some_and(|sections| {
+            sections.index == Index::CpuId && sections.push(class, ptr as usize) == 0
+        })
 }
 
 #[cfg(test)]

@@ -414,6 +414,14 @@ pub fn microseconds() -> usize {
     now.tv_sec as usize * 1_000_000 + now.tv_nsec as usize / 1_000
 }
 
+/// Nanoseconds since the epoch.
+pub fn nanoseconds_since_epoch() -> usize {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: as in `seconds`.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now) };
+    now.tv_sec as usize * 1_000_000_000 + now.tv_nsec as usize
+}
+
 /// Whether the descriptor is open, and of this file. libc's function needs glibc 2.33.
 pub fn is_file(fd: i32, device: u64, inode: u64) -> bool {
     let mut status = core::mem::MaybeUninit::<libc::stat>::uninit();

@@ -1,14 +1,50 @@
 //! The sampled heap profile: which allocations are live, and which call stacks made them.
+//!
+//! Promises: while no profile runs, an allocation executes no instruction for it. While one runs, each allocation is a sample with
+//! the probability that its size gives (`countdown`), and the sums of the samples' weights are unbiased. A profile is
+//! started and stopped at any instant, by any thread, in a handler too; nothing waits for that, and nothing here takes a lock.
+//!
+//! ```text
+//! start:  tables mapped, floor raised, RUNNING, then the classes of sizes are hidden: every allocation takes the slow path
+//! sample: countdown -> stack (unwind, stacks) -> object of its own (pool, or a span) -> record (samples)
+//! free:   an address without a class in the page map -> record taken out, totals (samples, stacks)
+//! stop:   the classes are shown again
+//! ```
+//!
+//! Invariants:
+//! I1. The size tables of `HOT` and their kept copies are equal, or the former are 0: then a slow function asks `is_on`. An entry that
+//!     read a class before it was hidden allocates unsampled; one that frees by a class pushes the object of a sample at
+//!     worst, which comes back when the class's cache is emptied (`pool`).
+//! I2. A sample's word is taken out before its memory is free (samples I1).
 
+#[forbid(unsafe_code)]
+pub mod countdown;
 pub mod layout;
+pub mod pool;
+#[forbid(unsafe_code)]
 pub mod read;
+#[forbid(unsafe_code)]
+mod samples;
+#[forbid(unsafe_code)]
+mod stacks;
+mod tables;
+pub mod unwind;
 
-use crate::atomic::AtomicUsize;
-use layout::Header;
+pub use samples::{Entry, live};
+pub use tables::OwnMemory;
+
+use crate::arch::{Registers, probe};
+use crate::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::fail::Misuse;
+use crate::hot::HOT;
+use crate::object::Object;
+use crate::os;
+use crate::size_class::Class;
+use layout::{FRAMES_MAX, Header, NEVER_STARTED, RUNNING, STOPPED, weighted_bytes};
 
 /// The header of the one profile of this process.
 pub static PROFILE: Header<AtomicUsize> = Header {
-    state: AtomicUsize::new(0),
+    state: AtomicUsize::new(NEVER_STARTED as usize),
     generation: AtomicUsize::new(0),
     interval_bytes: AtomicUsize::new(0),
     started_ns: AtomicUsize::new(0),
@@ -26,14 +62,287 @@ pub static PROFILE: Header<AtomicUsize> = Header {
     truncated_stacks: AtomicUsize::new(0),
 };
 
+/// Held while a profile is started or stopped; only tried.
+static SWITCHING: AtomicBool = AtomicBool::new(false);
+
+/// Whether a profile runs.
+#[inline]
+pub fn is_on() -> bool {
+    // Ordering: Acquire pairs with the Release in `start`: the tables are there.
+    PROFILE.state.load(Ordering::Acquire) == RUNNING as usize
+}
+
+/// Why a profile was not started or stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ProfileError {
+    /// A profile runs already.
+    IsRunning,
+    /// No profile runs.
+    IsStopped,
+    /// Another thread starts or stops one at this moment.
+    IsSwitching,
+    /// The interval is not in [`countdown::INTERVALS`].
+    BadInterval,
+    /// The system gives no memory for the records.
+    OutOfMemory,
+}
+
+impl ProfileError {
+    /// In words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            ProfileError::IsRunning => "a heap profile runs already",
+            ProfileError::IsStopped => "no heap profile runs",
+            ProfileError::IsSwitching => "another thread starts or stops a heap profile",
+            ProfileError::BadInterval => "the interval of a heap profile is 256 bytes to 1 GiB",
+            ProfileError::OutOfMemory => "the system gives no memory for a heap profile",
+        }
+    }
+
+    /// As an errno.
+    pub const fn errno(self) -> i32 {
+        match self {
+            ProfileError::IsRunning => libc::EALREADY,
+            ProfileError::IsStopped => libc::ESRCH,
+            ProfileError::IsSwitching => libc::EBUSY,
+            ProfileError::BadInterval => libc::EINVAL,
+            ProfileError::OutOfMemory => libc::ENOMEM,
+        }
+    }
+}
+
+impl core::fmt::Display for ProfileError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl core::error::Error for ProfileError {}
+
+/// Starts a profile with a mean interval of so many bytes. Records of a former one are forgotten. Async-signal-safe.
+pub fn start(interval_bytes: usize) -> Result<(), ProfileError> {
+    if !countdown::INTERVALS.contains(&interval_bytes) {
+        return Err(ProfileError::BadInterval);
+    }
+    switch(|| {
+        if is_on() {
+            return Err(ProfileError::IsRunning);
+        }
+        if !pool::open() || !tables::open() {
+            return Err(ProfileError::OutOfMemory);
+        }
+        unwind::try_probe();
+        unwind::find_modules();
+        if let Some(stacks) = tables::stacks() {
+            stacks.forget_totals();
+        }
+        // Ordering: Relaxed throughout, published by the state.
+        for count in [
+            &PROFILE.dropped_stacks,
+            &PROFILE.dropped_samples,
+            &PROFILE.truncated_stacks,
+            &PROFILE.stopped_ns,
+        ] {
+            count.store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        }
+        let now = os::nanoseconds_since_epoch();
+        PROFILE.generation.fetch_add(1, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        let words = [(&PROFILE.interval_bytes, interval_bytes), (&PROFILE.started_ns, now)];
+        // Ordering: Relaxed, as above.
+        words.iter().for_each(|(word, value)| word.store(*value, Ordering::Relaxed));
+        countdown::restart(now as u64);
+        // Ordering: Release publishes all of the above.
+        PROFILE.state.store(RUNNING as usize, Ordering::Release);
+        HOT.hide_classes();
+        Ok(())
+    })
+}
+
+/// Stops the profile; its records stay until the next start. Async-signal-safe.
+pub fn stop() -> Result<(), ProfileError> {
+    switch(|| {
+        if !is_on() {
+            return Err(ProfileError::IsStopped);
+        }
+        HOT.show_classes();
+        // Ordering: Relaxed, for readers.
+        PROFILE.stopped_ns.store(os::nanoseconds_since_epoch(), Ordering::Relaxed);
+        // Ordering: Release, after the above; a thread that saw RUNNING records its sample still.
+        PROFILE.state.store(STOPPED as usize, Ordering::Release);
+        Ok(())
+    })
+}
+
+fn switch(f: impl FnOnce() -> Result<(), ProfileError>) -> Result<(), ProfileError> {
+    // Ordering: Acquire and Release: what one switch has written, the next one sees.
+    if SWITCHING.swap(true, Ordering::Acquire) {
+        return Err(ProfileError::IsSwitching);
+    }
+    let result = f();
+    SWITCHING.store(false, Ordering::Release); // Ordering: Release, as above.
+    result
+}
+
+/// In the child of a fork, by its only thread: a switch that another thread of the parent was just making has no end here. A
+/// profile goes on in the child, with its parent's records.
+pub fn reset_in_child() {
+    // Ordering: Relaxed, there is no other thread.
+    SWITCHING.store(false, Ordering::Relaxed);
+    match is_on() {
+        true => HOT.hide_classes(),
+        false => HOT.show_classes(),
+    }
+}
+
 /// Starts a profile with a mean interval of so many bytes, 0: the default. 0, or an errno. Async-signal-safe.
 ///
 /// A reader outside finds the address of this function in the published block, and may have a stopped thread call it.
-pub extern "C" fn start_for_c(_interval_bytes: usize) -> i32 {
-    libc::ENOSYS
+pub extern "C" fn start_for_c(interval_bytes: usize) -> i32 {
+    let interval = if interval_bytes == 0 { countdown::DEFAULT_INTERVAL } else { interval_bytes };
+    start(interval).map_or_else(ProfileError::errno, |()| 0)
 }
 
 /// Stops the profile; its records stay. 0, or an errno. As [`start_for_c`].
 pub extern "C" fn stop_for_c() -> i32 {
-    libc::ENOSYS
+    stop().map_or_else(ProfileError::errno, |()| 0)
+}
+
+/// The number of the stack that begins with `caller`; 0 if none can be kept. Only while tables exist.
+pub fn stack_of(caller: &Registers) -> usize {
+    let Some(stacks) = tables::stacks() else { return 0 };
+    let mut frames = [0; FRAMES_MAX];
+    let (count, end) = unwind::walk(caller, &mut frames);
+    if end == unwind::End::Truncated {
+        // Ordering: Relaxed, a statistic.
+        PROFILE.truncated_stacks.fetch_add(1, Ordering::Relaxed);
+    }
+    stacks.number_of(&frames[..count])
+}
+
+/// Memory for a sampled object of `class`; none if there is no memory of its own for it.
+pub fn allocate(class: Class) -> Option<Object> {
+    if !pool::serves(class) {
+        return None;
+    }
+    tables::pool()?.allocate(class)
+}
+
+/// Whether the live object at an address is found by its address alone when it is freed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tracked {
+    /// It is.
+    Yes,
+    /// It is not: it counts as allocated only.
+    No,
+}
+
+/// Records a sample: `size` requested bytes at `address`.
+pub fn record(address: usize, size: usize, stack: usize, tracked: Tracked) {
+    let (Some(stacks), Some(samples)) = (tables::stacks(), tables::samples()) else { return };
+    let size = size.max(1);
+    let weight = countdown::weight(size);
+    let bytes = weighted_bytes(size as u64, weight);
+    stacks.count_allocated(stack, weight, bytes);
+    let entry = Entry {
+        size,
+        weight,
+        stack,
+        allocated_ns: os::nanoseconds_since_epoch(),
+        generation: generation(),
+    };
+    if tracked == Tracked::No || !samples.insert(address, &entry) {
+        // Ordering: Relaxed, a statistic.
+        PROFILE.dropped_samples.fetch_add(1, Ordering::Relaxed);
+        stacks.count_freed(stack, weight, bytes);
+    }
+    if probe::is_wanted() {
+        probe::alloc(address, size, bytes);
+    }
+}
+
+/// Takes the sample at `address` out of the live ones, if it is one: it is freed.
+#[inline]
+pub fn forget(address: usize) {
+    if samples::live() != 0 {
+        forget_slow(address);
+    }
+}
+
+#[cold]
+fn forget_slow(address: usize) {
+    if let Some(entry) = take(address) {
+        count_freed(&entry);
+        if probe::is_wanted() {
+            probe::free(address);
+        }
+    }
+}
+
+/// Takes the sample at `address` out, if it is one, without saying that it is freed: for an object that may move.
+pub fn take(address: usize) -> Option<Entry> {
+    if samples::live() == 0 { None } else { tables::samples()?.remove(address) }
+}
+
+/// Puts back what [`take`] has taken.
+pub fn put_back(address: usize, entry: &Entry) {
+    if tables::samples().is_some_and(|samples| samples.insert(address, entry)) {
+        return;
+    }
+    count_freed(entry);
+}
+
+/// Adds to the totals of what was freed.
+pub fn count_freed(entry: &Entry) {
+    if entry.generation == generation()
+        && let Some(stacks) = tables::stacks()
+    {
+        let bytes = weighted_bytes(entry.size as u64, entry.weight);
+        stacks.count_freed(entry.stack, entry.weight, bytes);
+    }
+}
+
+fn generation() -> usize {
+    // Ordering: Relaxed, a number that stands alone.
+    PROFILE.generation.load(Ordering::Relaxed)
+}
+
+/// Whether the address lies in memory that only samples have.
+#[inline]
+pub fn owns(address: usize) -> bool {
+    pool::owns(address)
+}
+
+/// Bytes of the live small sample at `address`, which [`owns`] knows. Ends the process if there is none, with `of_freed` if there was
+/// one.
+pub fn size_of(address: usize, of_freed: Misuse) -> usize {
+    tables::pool().map_or(0, |pool| pool.size_of(address, of_freed))
+}
+
+/// Whether a live small sample of at least `size` bytes is at `address`.
+pub fn has_live(address: usize, size: usize) -> bool {
+    tables::pool().is_some_and(|pool| pool.has_live(address, size))
+}
+
+/// Frees the small sample at `address`, which [`owns`] knows; ends the process if there is none.
+///
+/// # Safety
+/// 1. The caller gives up the object there, if there is one.
+pub unsafe fn free(address: usize) {
+    if let Some(pool) = tables::pool() {
+        forget(address);
+        // SAFETY: duty 1.
+        unsafe { pool.free(address) };
+    }
+}
+
+/// The header of this process's profile, for `read` with [`OwnMemory`].
+pub fn own_header() -> Header<u64> {
+    // Ordering: Relaxed, each word is valid by itself.
+    PROFILE.map(|word| word.load(Ordering::Relaxed) as u64)
+}
+
+/// Copies the frames of the stack of this number to `out`; how many.
+pub fn frames_of(stack: usize, out: &mut [usize]) -> usize {
+    tables::stacks().map_or(0, |stacks| stacks.frames_of(stack, out))
 }

@@ -253,7 +253,7 @@ mod life {
 
 /// Registers the calling thread's own area (I2).
 fn register_thread() -> Result<(), RseqError> {
-    let life = &thread_block().registration;
+    let life = &thread_block().words.registration;
     // Ordering: Relaxed throughout, the word is the thread's own; handlers run on the same thread.
     match life.compare_exchange(life::NEW, life::BUSY, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => {}
@@ -282,7 +282,7 @@ fn register_thread() -> Result<(), RseqError> {
 /// Undoes the registration when the thread ends: its memory will be reused.
 unsafe extern "C" fn thread_exit(area: *mut libc::c_void) {
     // Ordering: Relaxed, the thread's own word.
-    thread_block().registration.store(life::OVER, Ordering::Relaxed);
+    thread_block().words.registration.store(life::OVER, Ordering::Relaxed);
     // SAFETY: the area was registered with this length by this thread, which is in no section here.
     let _ = unsafe { abi::unregister(area.cast(), AREA_LEN) };
 }

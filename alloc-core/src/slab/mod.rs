@@ -21,6 +21,7 @@ use crate::page_heap::entry::{self, Kind, PageEntry};
 use crate::page_heap::huge::HUGE;
 use crate::page_heap::{PAGE_HEAP, SpanRequest};
 use crate::page_map;
+use crate::profile;
 use crate::sanitizer;
 use crate::size_class::{CLASS, Class, ClassInfo, RECIPROCAL_SHIFT};
 use crate::sync::{Guarded64, Lock, Rank, Reentered};
@@ -178,6 +179,9 @@ pub fn is_smaller(object: usize, class: Class) -> bool {
 pub fn is_smaller_than(real: Class, object: usize, class: Class) -> bool {
     match real {
         0 if guard::owns(object) => guard::size_of(object, Misuse::DoubleFree) < CLASS[class].size,
+        0 if profile::owns(object) => {
+            profile::size_of(object, Misuse::DoubleFree) < CLASS[class].size
+        }
         0 => false,
         real => real < class,
     }
@@ -197,6 +201,11 @@ fn put_home(batch: &mut Batch) {
                 batch.forget_first(1);
                 // SAFETY: the batch has given the object up.
                 unsafe { guard::free(first) };
+            }
+            0 if profile::owns(first) => {
+                batch.forget_first(1);
+                // SAFETY: the batch has given the object up.
+                unsafe { profile::free(first) };
             }
             // SAFETY: the batch gives the object up.
             0 if unsafe { HUGE.release(first) } => batch.forget_first(1),

@@ -14,8 +14,8 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 /// Each key as it is by default, which the second reading starts from.
 const START: &[u8] =
-    b"mode:auto,index:cpu_id,cache:2097152,dirty:1048576,stats_at_exit:off,verbose:0,hardened:0,guard:0,membarrier:on";
-const KEYS: [&str; 9] = [
+    b"mode:auto,index:cpu_id,cache:2097152,dirty:1048576,stats_at_exit:off,verbose:0,hardened:0,guard:0,membarrier:on,profile:off";
+const KEYS: [&str; 10] = [
     "mode",
     "index",
     "cache",
@@ -25,6 +25,7 @@ const KEYS: [&str; 9] = [
     "hardened",
     "guard",
     "membarrier",
+    "profile",
 ];
 
 /// Has the text read; panics if a promise is broken.
@@ -91,7 +92,9 @@ fn read(item: &[u8]) -> Option<(usize, String)> {
         "index" => ["cpu_id", "mm_cid"].contains(&value).then(|| value.into()),
         "membarrier" | "hardened" | "verbose" => switch(value).map(str::to_owned),
         "guard" if switch(value) == Some("off") => Some("0".into()),
-        "cache" | "dirty" | "guard" => number(value).map(|number| number.to_string()),
+        "profile" if switch(value) == Some("off") => Some("0".into()),
+        "profile" if switch(value) == Some("on") => Some("524288".into()),
+        "cache" | "dirty" | "guard" | "profile" => number(value).map(|number| number.to_string()),
         "stats_at_exit" => match switch(value) {
             Some("on") => Some("text".into()),
             Some(off) => Some(off.into()),

@@ -38,6 +38,8 @@ const LIMITS: &[(&str, usize)] = &[
     ("free_sized", 16),
     ("rsalloc_delete_sized", 16),
     ("rsalloc_core::free_sized", 18),
+    ("rsalloc_core::malloc_counted", 21),
+    ("rsalloc_core::alloc_counted", 23),
     ("sections::pop_cpu", 14),
     ("sections::pop_cid", 16),
     ("sections::push_cpu", 16),

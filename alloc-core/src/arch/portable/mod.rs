@@ -4,8 +4,9 @@
 //! back, nothing is prefetched, libc's count of threads is not asked (so a program of one thread calls membarrier too), and
 //! sanitizers are not told of the heap.
 
-use super::{Access, DlAddr, DlOpen, Sanitizers};
+use super::{Access, DlAddr, DlOpen, FindObject, Sanitizers};
 
+pub mod counted;
 pub mod entry;
 pub mod probe;
 pub mod sections;
@@ -52,6 +53,10 @@ pub fn is_single_threaded() -> bool {
 
 pub fn libc_dl() -> Option<(DlAddr, DlOpen)> {
     Some((libc::dladdr, libc::dlopen))
+}
+
+pub fn find_object() -> Option<FindObject> {
+    None
 }
 
 pub fn sanitizers() -> Sanitizers {

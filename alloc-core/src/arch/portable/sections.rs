@@ -13,7 +13,6 @@ static AREA_OFFSET: AtomicIsize = AtomicIsize::new(0);
 static BLOCK: ThreadBlock = ThreadBlock {
     area: unregistered(),
     words: ThreadWords::zeroed(),
-    registration: AtomicU32::new(0),
     never_registered: [unregistered(), unregistered()],
 };
 

@@ -204,10 +204,18 @@ pub fn forget_other_threads() {
 impl Slot {
     /// Leaves the slot to any thread.
     fn free(&self) {
-        let ThreadWords { biased_shard, lease_countdown, held_rank, guard_countdown } = &self.words;
+        let ThreadWords {
+            biased_shard,
+            lease_countdown,
+            held_rank,
+            guard_countdown,
+            registration,
+            sample_countdown,
+        } = &self.words;
         // Ordering: Relaxed, published by the store below.
         biased_shard.store(0, Ordering::Relaxed);
-        for word in [lease_countdown, held_rank, guard_countdown] {
+        sample_countdown.store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        for word in [lease_countdown, held_rank, guard_countdown, registration] {
             word.store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
         }
         // Ordering: Release pairs with the Acquire in `claim`.

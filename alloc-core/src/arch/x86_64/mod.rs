@@ -5,13 +5,14 @@ use super::words::ThreadWords;
 use core::arch::asm;
 
 mod command;
+pub mod counted;
 pub mod entry;
 pub mod probe;
 pub mod sections;
 mod text;
 mod weak;
 
-pub use weak::{is_single_threaded, libc_dl, sanitizers};
+pub use weak::{find_object, is_single_threaded, libc_dl, sanitizers};
 
 pub const HAS_SECTIONS: bool = true;
 

@@ -1,6 +1,6 @@
 //! Symbols that a program may lack: each is null then.
 
-use crate::arch::{DlAddr, DlOpen, Sanitizers};
+use crate::arch::{DlAddr, DlOpen, FindObject, Sanitizers};
 use crate::atomic::{AtomicU8, Ordering};
 use core::arch::asm;
 
@@ -39,6 +39,12 @@ pub fn libc_dl() -> Option<(DlAddr, DlOpen)> {
             core::mem::transmute::<usize, DlOpen>(dlopen),
         )
     })
+}
+
+pub fn find_object() -> Option<FindObject> {
+    let address = weak!("_dl_find_object");
+    // SAFETY: not null, so libc's function of this name (dlfcn.h, glibc 2.35).
+    (address != 0).then(|| unsafe { core::mem::transmute::<usize, FindObject>(address) })
 }
 
 pub fn sanitizers() -> Sanitizers {
