@@ -44,7 +44,6 @@ mod page_map;
 mod print;
 mod profile;
 mod publish;
-#[forbid(unsafe_code)]
 mod region;
 #[forbid(unsafe_code)]
 mod report;

@@ -119,8 +119,8 @@ const fn rows() -> [[u32; ROW]; CLASSES] {
     let mut class = 0;
     while class < CLASSES {
         let info = &CLASS[class];
-        let empty_top = Region::bottom_offset(class);
-        let row = [info.size, info.objects, info.pages, info.batch, empty_top];
+        let (short, long) = (Region::bottom_offset(class), Region::long_bottom_offset(class));
+        let row = [info.size, info.objects, info.pages, info.batch, short, long];
         let mut at = 0;
         while at < ROW {
             rows[class][at] = row[at] as u32;

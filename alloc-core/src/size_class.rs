@@ -28,6 +28,9 @@ pub const MEDIUM_SHIFT: u32 = 7;
 /// See [`ClassInfo::reciprocal`]; exact since offset * size < 2^40 in every slab.
 pub const RECIPROCAL_SHIFT: u32 = 40;
 
+/// Slots of the short stacks of large classes, whose batches are smaller.
+const SLOTS_SHORT_MIN: usize = 16;
+
 /// What the tiers know of a class.
 #[derive(Clone, Copy)]
 pub struct ClassInfo {
@@ -41,12 +44,21 @@ pub struct ClassInfo {
     pub pages: usize,
     /// Pointers moved between tiers at once.
     pub batch: usize,
-    /// The most pointers one shard can hold.
+    /// Pointers that a shard's short stack holds; a longer one is mapped when the class needs it (see `region`).
+    pub slots_short: usize,
+    /// The most pointers that a shard can hold, in the long stack.
     pub slots_max: usize,
 }
 
-const NO_CLASS: ClassInfo =
-    ClassInfo { size: 0, reciprocal: 0, objects: 0, pages: 0, batch: 1, slots_max: 0 };
+const NO_CLASS: ClassInfo = ClassInfo {
+    size: 0,
+    reciprocal: 0,
+    objects: 0,
+    pages: 0,
+    batch: 1,
+    slots_short: 0,
+    slots_max: 0,
+};
 
 /// The classes by number.
 pub static CLASS: [ClassInfo; CLASSES] = build();
@@ -77,11 +89,6 @@ const fn next_size(size: usize) -> usize {
 const fn info(size: usize) -> ClassInfo {
     let single = size > SLAB_OBJECT_MAX_BYTES;
     let fit = if single { 1 } else { PAGE_BYTES / size };
-    let slots_max = match size {
-        0..=256 => 1024,
-        257..=1024 => 512,
-        _ => 128,
-    };
     let batch = clamp((32 << 10) / size, 1, MAGAZINE_MAX);
     ClassInfo {
         size,
@@ -89,7 +96,12 @@ const fn info(size: usize) -> ClassInfo {
         objects: if fit < SLAB_OBJECTS_MAX { fit } else { SLAB_OBJECTS_MAX },
         pages: if single { pages_of(size) } else { 1 },
         batch,
-        slots_max,
+        slots_max: match size {
+            0..=256 => 8192,
+            257..=1024 => 4096,
+            _ => 256,
+        },
+        slots_short: clamp(batch, SLOTS_SHORT_MIN, MAGAZINE_MAX),
     }
 }
 

@@ -43,6 +43,9 @@ pub const MAGAZINE_MAX: usize = 64;
 /// distributions do; threads on CPUs with higher ids than this use locked shards.
 pub const SHARDS_MAX: usize = 4096;
 
+/// Places for regions of shards, below the page-map range; further regions lie elsewhere.
+pub const REGION_PLACES: usize = SHARDS_MAX;
+
 /// The number of pages that hold `bytes`.
 pub const fn pages_of(bytes: usize) -> usize {
     bytes.div_ceil(PAGE_BYTES)

@@ -11,6 +11,7 @@ use rsalloc_core::internals::object::Batch;
 use rsalloc_core::internals::region::Region;
 use rsalloc_core::internals::size_class::{CLASS, CLASSES, Class};
 use rsalloc_core::internals::slab;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard};
 use support::FakeCpus;
 
@@ -26,9 +27,15 @@ fn with_budget(bytes: usize) -> MutexGuard<'static, ()> {
 /// More than enough to come from nothing to the most.
 const SWINGS: usize = 40;
 
+/// How many objects of the class are tried: as many as a stack can hold, but no more than 4 MiB, or twice a short stack.
+fn tried(class: Class) -> usize {
+    let info = &CLASS[class];
+    ((4 << 20) / info.size).max(2 * info.slots_short).min(info.slots_max)
+}
+
 /// Empties and fills the class on this shard: each time it may get some capacity more.
 fn swing(cpus: &FakeCpus, class: Class) {
-    let count = CLASS[class].slots_max + CLASS[class].batch + 1;
+    let count = tried(class) + CLASS[class].batch + 1;
     let objects: Vec<_> =
         (0..count).map(|_| allocate_on(cpus, class).expect("memory").object.address()).collect();
     objects.into_iter().for_each(|object| cpus.free(class, object));
@@ -46,9 +53,12 @@ fn fill(cpus: &FakeCpus, class: Class) {
     }
 }
 
-fn sentinel(region: &Region, class: Class) -> usize {
-    // SAFETY: a slot of the region, whose shard is the test's own.
-    unsafe { (region.bottom(class) as *const usize).read() }
+/// Of the short and of the long stack.
+fn sentinels(region: &Region, class: Class) -> [usize; 2] {
+    [Region::bottom_offset(class), Region::long_bottom_offset(class)].map(|bottom| {
+        // SAFETY: a slot of the region, whose shard is the test's own.
+        unsafe { region.slot(bottom) }.load(Ordering::Relaxed)
+    })
 }
 
 fn cached_bytes_at_most(region: &Region) -> usize {
@@ -67,12 +77,18 @@ fn a_stack_gets_all_of_its_slots_and_no_more() {
             assert!(capacity <= info.slots_max, "class {class}: capacity {capacity}");
             assert!(len <= info.slots_max, "class {class}: {len} objects");
         }
-        assert_eq!(region.capacity(class), info.slots_max, "class {class} grew");
+        let capacity = region.capacity(class);
+        assert!(capacity >= tried(class), "class {class} grew to {capacity}");
+        assert!(capacity > info.slots_short, "class {class} has left its short stack");
         fill(&cpus, class);
-        assert_eq!(region.len(class), info.slots_max, "class {class} is full");
+        assert_eq!(region.len(class), capacity, "class {class} is full");
     }
+    assert!(
+        (1..CLASSES).any(|class| region.len(class) == CLASS[class].slots_max),
+        "a stack is as long as can be"
+    );
     for class in 1..CLASSES {
-        assert_eq!(sentinel(region, class), 0, "class {class}: the sentinel is overwritten");
+        assert_eq!(sentinels(region, class), [0, 0], "class {class}: a sentinel is overwritten");
     }
 }
 

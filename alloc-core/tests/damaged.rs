@@ -153,8 +153,8 @@ impl Heap {
         self.region.heads[self.class].end.store(end as u32, Ordering::Relaxed);
     }
 
-    fn slots_max(&self) -> isize {
-        CLASS[self.class].slots_max as isize
+    fn slots_short(&self) -> isize {
+        CLASS[self.class].slots_short as isize
     }
 
     /// The words of the huge span's entry: address and length.
@@ -259,18 +259,19 @@ fn damages(kind: DefectKind) -> &'static [Damage] {
         }],
         DefectKind::ClassMiscounted => &[|heap| heap.steal(1)],
         DefectKind::TopOutOfBounds => &[
-            |heap| heap.set_top(heap.slots_max() + 1, 0),
+            |heap| heap.set_top(heap.slots_short() + 1, 0),
             |heap| heap.set_top(-1, 0),
             |heap| heap.set_top(1, 4),
         ],
         DefectKind::EndOutOfBounds => &[
-            |heap| heap.set_end(heap.slots_max() + 1, 0),
+            |heap| heap.set_end(heap.slots_short() + 1, 0),
             |heap| heap.set_end(-1, 0),
             |heap| heap.set_end(1, 4),
         ],
         DefectKind::SentinelOverwritten => &[|heap| {
             // SAFETY: a word of the region, which no other thread uses.
-            unsafe { (heap.region.bottom(heap.class) as *mut usize).write(heap.objects[0]) };
+            unsafe { heap.region.slot(heap.region.bottom(heap.class)) }
+                .store(heap.objects[0], Ordering::Relaxed);
         }],
         DefectKind::CachedOutside => &[
             |heap| heap.cache(heap.class, 0x1000),

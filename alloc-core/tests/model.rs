@@ -9,7 +9,7 @@ mod support;
 use cpus::Cpus;
 use proptest::prelude::*;
 use rsalloc_core::internals::cpu_cache::allocate_on;
-use rsalloc_core::internals::region::Region;
+use rsalloc_core::internals::region::{Bounds, Region};
 use rsalloc_core::internals::size_class::{
     CLASS, CLASSES, Class, class_of, class_of_aligned, object_size,
 };
@@ -168,8 +168,7 @@ fn sections_match_the_reference_implementation() {
     let mut drained = [0; 64];
     while retry(|| sections.pop_batch(class, &mut drained)) != 0 {}
     let region = shards_region(sections);
-    let end = Region::bottom_offset(class) + 40 * 8;
-    set_both(sections, &reference, region, class, end);
+    set_both(sections, &reference, region, class, 40);
     let mut random = 0x9E37_79B9u64;
     for step in 0..20_000 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -194,7 +193,7 @@ fn sections_match_the_reference_implementation() {
     }
     // The objects were made up: none may stay.
     while retry(|| sections.pop(class)) > 0 {}
-    assert!(CLASS[class].slots_max >= 40);
+    assert!(CLASS[class].slots_short >= 40);
 }
 
 /// Runs a section until the kernel did not abort it.
@@ -220,16 +219,19 @@ fn set_both(
     reference: &FakeCpus,
     region: &Region,
     class: Class,
-    end: usize,
+    capacity: usize,
 ) {
-    use std::sync::atomic::Ordering::Relaxed;
-    let seen = region.heads[class].end.load(Relaxed) as usize;
-    assert_eq!(retry(|| sections.set_end(class, region, seen, end)), 0);
+    let plain = reference.regions()[0];
+    for region in [region, plain] {
+        assert_eq!(region.len(class), 0);
+    }
+    let to = plain.bounds(class).with_capacity(class, capacity);
+    let seen = region.bounds(class);
+    assert_eq!(retry(|| sections.set_bounds(class, region, seen, to)), 0);
+    let wrong = Bounds { end: to.end + 8, ..to };
     assert_eq!(
-        sections.set_end(class, region, seen.wrapping_add(8), end),
+        sections.set_bounds(class, region, wrong, to),
         rsalloc_core::internals::rseq::CHANGED
     );
-    let plain = reference.regions()[0];
-    let seen = plain.heads[class].end.load(Relaxed) as usize;
-    assert_eq!(reference.set_end(class, plain, seen, end), 0);
+    assert_eq!(reference.set_bounds(class, plain, plain.bounds(class), to), 0);
 }

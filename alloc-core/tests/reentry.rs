@@ -65,7 +65,7 @@ fn a_batch_of_which_a_part_returned_is_not_kept_whole() {
     let cpus = FakeCpus::new(1);
     let (low, high) = (class_of(4096), class_of(4608));
     // More than the cache and the depot take.
-    let count = CLASS[low].slots_max + 40 * CLASS[low].batch;
+    let count = 1024 + 40 * CLASS[low].batch;
     let mut objects: Vec<usize> = Vec::new();
     for i in 0..count {
         let size = if i % 3 > 0 { 4096 } else { 4608 };

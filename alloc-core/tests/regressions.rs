@@ -39,7 +39,7 @@ fn reference_op() -> impl Strategy<Value = reference::Op> {
         3 => (class(), object(), count())
             .prop_map(|(class, object, count)| PushBatch { class, object, count }),
         2 => (class(), 0..600usize, any::<bool>())
-            .prop_map(|(class, slots, wrong)| SetEnd { class, slots, wrong }),
+            .prop_map(|(class, slots, wrong)| SetBounds { class, slots, wrong }),
         1 => any::<(usize, usize)>().prop_map(|(counter, delta)| Add { counter, delta }),
         2 => (class(), 0..600usize, 0..600usize)
             .prop_map(|(class, objects, slots)| State { class, objects, slots }),
@@ -270,7 +270,7 @@ mod controls {
     )]
     fn a_reference_that_differs_is_found() {
         use reference::{Op::*, replay};
-        let ops = [State { class: 3, objects: 1, slots: 2 }, Push { class: 3, object: 16 }];
+        let ops = [State { class: 3, objects: 1, slots: 4 }, Push { class: 3, object: 16 }];
         replay(&ops, None);
         assert!(turns_red(|| {
             replay(&ops, Some(Defect::Contents));

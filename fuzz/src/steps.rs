@@ -160,7 +160,7 @@ impl Step for reference::Op {
             4..=6 => Op::Push { class, object: object(u)? },
             7..=8 => Op::PopBatch { class, count: u.int_in_range(0..=64)? },
             9..=10 => Op::PushBatch { class, object: object(u)?, count: u.int_in_range(0..=64)? },
-            11..=12 => Op::SetEnd { class, slots: pick(u)?, wrong: bool::arbitrary(u)? },
+            11..=12 => Op::SetBounds { class, slots: pick(u)?, wrong: bool::arbitrary(u)? },
             13 => Op::Add { counter: class, delta: pick(u)? },
             14 => Op::State { class, objects: pick(u)?, slots: pick(u)? },
             _ => Op::Stopped { class },

@@ -40,7 +40,7 @@ pub mod sections {
     use crate::atomic::{AtomicIsize, Ordering};
     use crate::hot::HOT;
     use crate::machine::{self, BLOCKS, this_thread};
-    use crate::region::Region;
+    use crate::region::{Bounds, Region};
     use crate::rseq::abi::Area;
     use crate::rseq::status::{ABORTED, CHANGED, FULL, NO_SHARD};
     use crate::rseq::{Index, reference};
@@ -95,8 +95,12 @@ pub mod sections {
         machine::section(section).unwrap_or(ABORTED)
     }
 
+    fn of_word(word: usize) -> Bounds {
+        Bounds { top: word as u32, end: (word >> 32) as u32 }
+    }
+
     macro_rules! sections {
-        ($index:expr, $pop:ident, $push:ident, $pop_batch:ident, $push_batch:ident, $set_end:ident, $add:ident) => {
+        ($index:expr, $pop:ident, $push:ident, $pop_batch:ident, $push_batch:ident, $set_bounds:ident, $add:ident) => {
             // SAFETY, for each block: the processor is the caller's until the section is over.
 
             /// # Safety
@@ -120,6 +124,7 @@ pub mod sections {
                 out: *mut usize,
                 n: usize,
                 _bottom: usize,
+                _long: usize,
             ) -> isize {
                 // SAFETY: see above, and duty 2.
                 on_shard($index, 0, |region| unsafe {
@@ -137,16 +142,19 @@ pub mod sections {
             }
 
             /// # Safety
-            /// 1. `class` is a class; `end` is an offset in its stack, or 0.
-            pub unsafe fn $set_end(
+            /// 1. `class` is a class; `bounds` are those of a stack of it.
+            pub unsafe fn $set_bounds(
                 class: usize,
                 region: *const Region,
                 expected: usize,
-                end: usize,
+                bounds: usize,
             ) -> isize {
                 on_shard($index, CHANGED, |own| match std::ptr::eq(own, region) {
+                    // The reference implementation commits by two stores, the section by one.
                     // SAFETY: see above.
-                    true => unsafe { reference::set_end(own, class, expected, end) },
+                    true => machine::at_once(|| unsafe {
+                        reference::set_bounds(own, class, of_word(expected), of_word(bounds))
+                    }),
                     false => CHANGED,
                 })
             }
@@ -162,6 +170,6 @@ pub mod sections {
         };
     }
 
-    sections!(Index::CpuId, pop_cpu, push_cpu, pop_batch_cpu, push_batch_cpu, set_end_cpu, add_cpu);
-    sections!(Index::MmCid, pop_cid, push_cid, pop_batch_cid, push_batch_cid, set_end_cid, add_cid);
+    sections!(Index::CpuId, pop_cpu, push_cpu, pop_batch_cpu, push_batch_cpu, set_bounds_cpu, add_cpu);
+    sections!(Index::MmCid, pop_cid, push_cid, pop_batch_cid, push_batch_cid, set_bounds_cid, add_cid);
 }

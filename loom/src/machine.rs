@@ -157,6 +157,16 @@ pub fn section<R>(body: impl FnOnce() -> R) -> Option<R> {
     }
 }
 
+/// Runs a part of a section that is one instruction of the real one: nothing aborts the section in between.
+pub fn at_once<R>(body: impl FnOnce() -> R) -> R {
+    let this = this_thread();
+    let was_inside = IN_SECTION.get()[this];
+    set_in_section(this, false);
+    let result = body();
+    set_in_section(this, was_inside);
+    result
+}
+
 fn set_in_section(this: usize, value: bool) {
     let mut all = IN_SECTION.get();
     all[this] = value;

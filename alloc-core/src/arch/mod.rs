@@ -284,7 +284,7 @@ pub mod probe {
 /// nothing calls.
 ///
 /// Twelve sections, each for shards by `cpu_id` and by `mm_cid`: `pop_cpu` and `pop_cid`, `push_*`, `pop_batch_*`,
-/// `push_batch_*`, `set_end_*`, `add_*`. What each does is the function of its name in `rseq::reference`, on the region that
+/// `push_batch_*`, `set_bounds_*`, `add_*`. What each does is the function of its name in `rseq::reference`, on the region that
 /// the table of its index in [`crate::hot`] names; the status it returns is one of `rseq::status`. A section either commits
 /// whole or changes nothing. The rules for their text are S1 to S5 at the head of `x86_64/sections.rs`.
 pub mod sections {
@@ -295,7 +295,7 @@ pub mod sections {
     pub use super::words::ThreadBlock;
     pub use selected::{
         add_cid, add_cpu, pop_batch_cid, pop_batch_cpu, pop_cid, pop_cpu, push_batch_cid,
-        push_batch_cpu, push_cid, push_cpu, set_end_cid, set_end_cpu,
+        push_batch_cpu, push_cid, push_cpu, set_bounds_cid, set_bounds_cpu,
     };
 
     /// The four bytes before each abort handler, as the kernel and libc have them (RSEQ_SIG).

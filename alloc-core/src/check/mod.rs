@@ -7,7 +7,8 @@
 //! V3. A slab is in the list that its fullness names, once, or in none if it is full.
 //! V4. A class's objects handed out are the sum of those of its slabs.
 //! V5. Each cached object is an object of a slab of its class or a larger one, not free in the slab, and cached once.
-//! V6. Stacks keep `bottom <= top <= bottom + slots_max` above a null sentinel, and ends are at most `bottom + slots_max`.
+//! V6. Stacks keep `bottom <= top <= bottom + slots` above a null sentinel, and ends are at most `bottom + slots`, of the short or
+//!     of the long stack.
 //! V7. The table of huge spans finds each of its entries, and its totals are their sums.
 //! V8. No run of free pages is longer than its segment says (I3 of the segment).
 
@@ -230,7 +231,7 @@ impl Walk {
                 return broken(DefectKind::EndOutOfBounds, class);
             }
             // Ordering: Relaxed, as above.
-            let slots = region.stack(class, region.len(class)).iter();
+            let slots = region.stack(class, region.len(class));
             let mut words = slots.map(|slot| slot.load(Ordering::Relaxed));
             if words.next() != Some(0) {
                 return broken(DefectKind::SentinelOverwritten, class);
@@ -299,10 +300,14 @@ fn inside(segment: &Segment, first: usize, pages: usize) -> Verdict {
 
 /// V6: whether `offset` is that of the sentinel or of a slot of `class`.
 fn is_slot(offset: u32, class: Class) -> bool {
-    let above = (offset as usize).checked_sub(Region::bottom_offset(class));
-    let is_whole = |above: usize| above.is_multiple_of(size_of::<usize>());
-    above.is_some_and(|above| {
-        is_whole(above) && above / size_of::<usize>() <= CLASS[class].slots_max
+    let offset = offset as usize;
+    let bottom = Region::bottom_below(class, offset);
+    let slots = match bottom == Region::bottom_offset(class) {
+        true => CLASS[class].slots_short,
+        false => CLASS[class].slots_max,
+    };
+    offset.checked_sub(bottom).is_some_and(|above| {
+        above.is_multiple_of(size_of::<usize>()) && above / size_of::<usize>() <= slots
     })
 }
 

@@ -136,7 +136,7 @@ impl<'a> Stopped<'a> {
     /// Takes the objects of `class` out, a magazine at a time, and its capacity away. `place` takes a batch and says
     /// whether it has placed all of it: if not, what is left in the batch and all others stay in the region.
     pub(super) fn take_objects(self, class: Class, place: impl Fn(&mut Batch) -> bool) {
-        let bottom = self.region.bottom(class) as *const usize;
+        let bottom = self.region.at(self.region.bottom(class)) as *const usize;
         // SAFETY: region I1: the slots above the sentinel hold objects or nulls; no other thread writes to them.
         let objects = unsafe { core::slice::from_raw_parts(bottom.add(1), self.region.len(class)) };
         for (index, slots) in objects.chunks(MAGAZINE_MAX).enumerate() {
@@ -156,9 +156,12 @@ impl<'a> Stopped<'a> {
     /// Gives the pages of the stacks back to the OS, if all are empty: one or more for each class.
     pub(super) fn forget_slots(self) {
         if (1..CLASSES).all(|class| self.region.len(class) == 0) {
-            let (address, len) = self.region.slot_pages(os::page_bytes());
-            // SAFETY: region I1: no slot holds an object, so what lies there is as good as zero; a sentinel is zero.
-            unsafe { os::give_back(address, len) };
+            let short = self.region.slot_pages(os::page_bytes());
+            let long = (1..CLASSES).map(|class| self.region.long_mapped(class));
+            for (address, len) in core::iter::once(short).chain(long).filter(|&(_, len)| len > 0) {
+                // SAFETY: region I1: no slot holds an object, so what lies there is as good as zero; a sentinel is zero.
+                unsafe { os::give_back(address, len) };
+            }
         }
     }
 }
@@ -166,7 +169,9 @@ impl<'a> Stopped<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu_cache::shard::create_region;
+    use crate::atomic::Ordering;
+    use crate::cpu_cache::shard::{create_region, lengthen};
+    use crate::region::Bounds;
     use crate::rseq::reference;
     use crate::size_class::CLASS;
 
@@ -175,16 +180,20 @@ mod tests {
     fn slots_that_hold_an_object_are_kept() {
         let region = create_region().unwrap();
         for (class, info) in CLASS.iter().enumerate().skip(1) {
-            let end = Region::bottom_offset(class) + info.slots_max * size_of::<usize>();
-            // SAFETY: the region is the test's own; these are the slots of the class.
-            unsafe {
-                assert_eq!(reference::set_end(region, class, 0, end), 0);
-                for object in 1..=info.slots_max {
-                    assert_eq!(reference::push(region, class, object), 0);
-                }
-                Stopped::of(region).forget_slots();
-                for object in (1..=info.slots_max).rev() {
-                    assert_eq!(reference::pop(region, class), object as isize, "class {class}");
+            let short = region.bounds(class).with_capacity(class, info.slots_short);
+            for (bounds, slots) in [(short, info.slots_short), (Bounds::long(class, 600), 600)] {
+                assert!(lengthen(region, class, slots));
+                // SAFETY: the region is the test's own; these are the slots of the class.
+                unsafe {
+                    let seen = region.bounds(class);
+                    assert_eq!(reference::set_bounds(region, class, seen, bounds), 0);
+                    for object in 1..=slots {
+                        assert_eq!(reference::push(region, class, object), 0);
+                    }
+                    Stopped::of(region).forget_slots();
+                    for object in (1..=slots).rev() {
+                        assert_eq!(reference::pop(region, class), object as isize, "class {class}");
+                    }
                 }
             }
             region.reset_class(class);
@@ -195,14 +204,18 @@ mod tests {
     fn slots_without_objects_read_as_zero() {
         let region = create_region().unwrap();
         let last = CLASSES - 1;
-        let end = Region::bottom_offset(last) + size_of::<usize>();
-        // SAFETY: as above; the slot above the sentinel lies in the region.
-        unsafe {
-            assert_eq!(reference::set_end(region, last, 0, end), 0);
-            assert_eq!(reference::push(region, last, 16), 0);
-            assert_eq!(reference::pop(region, last), 16);
-            Stopped::of(region).forget_slots();
-            assert_eq!((region.at(end) as *const usize).read(), 0, "the page is still there");
+        assert!(lengthen(region, last, 1));
+        for bounds in [region.bounds(last).with_capacity(last, 1), Bounds::long(last, 1)] {
+            // SAFETY: as above; the slot above the sentinel lies in the region.
+            unsafe {
+                let seen = region.bounds(last);
+                assert_eq!(reference::set_bounds(region, last, seen, bounds), 0);
+                assert_eq!(reference::push(region, last, 16), 0);
+                assert_eq!(reference::pop(region, last), 16);
+                Stopped::of(region).forget_slots();
+                let slot = region.slot(bounds.end as usize).load(Ordering::Relaxed);
+                assert_eq!(slot, 0, "the page is still there");
+            }
         }
     }
 }

@@ -5,12 +5,11 @@
 #![forbid(unsafe_code)]
 
 use super::policy::capacity;
-use super::shard::{RETRIES, Shard, count, pop_into};
+use super::shard::{Shard, count, fill, pop_into};
 use super::supply::{depot_may_grow, give_back, give_back_one, prefetch, supply};
 use crate::fail::{Misuse, deny};
 use crate::object::{Batch, Fresh, Object};
 use crate::region::Counter;
-use crate::rseq::outcome::Failure;
 use crate::size_class::{CLASS, Class};
 
 /// The least that [`swing_batch`] makes of a batch.
@@ -67,17 +66,6 @@ pub(super) fn flush<S: Shard>(shard: &S, class: Class, object: Object) {
 fn swing_batch(class: Class) -> usize {
     let batch = CLASS[class].batch;
     (batch / 4).max(batch.min(SWING_BATCH_MIN))
-}
-
-/// Moves as much of `batch` into the shard as it has capacity for.
-fn fill<S: Shard>(shard: &S, class: Class, batch: &mut Batch) {
-    for _ in 0..RETRIES {
-        match shard.push_batch(class, batch.addresses()) {
-            Ok(pushed) => return batch.forget_last(pushed),
-            Err(Failure::Aborted) => count(shard, Counter::Aborts),
-            Err(_) => return,
-        }
-    }
 }
 
 /// A sized free of null leaves a null on the stack, which pops as "empty": throws such away.

@@ -15,13 +15,14 @@ use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::density::SparseSpans;
 use crate::profile;
 use crate::publish::publish_report;
+use crate::region::SPAN_BYTES;
 use crate::report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
 use crate::rseq::Index;
 use crate::rseq::registration::{self, Adoption};
 use crate::sanitizer;
 use crate::secret::{Purpose, derive};
 use crate::size_class::{CLASS, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
-use crate::units::{PAGE_BYTES, PAGE_MAP_BYTES, SEGMENT_SHIFT};
+use crate::units::{PAGE_BYTES, PAGE_MAP_BYTES, REGION_PLACES, SEGMENT_SHIFT};
 use core::cell::UnsafeCell;
 
 const READY: usize = 1;
@@ -133,8 +134,10 @@ fn choose_page_map_base() {
     };
     let random = if os::has_fixed_addresses() { [0; 16] } else { random_bytes() };
     let number = derive(random, Purpose::PageMap) as usize;
-    let count = (places.end - places.start - PAGE_MAP_BYTES) >> SEGMENT_SHIFT;
-    let base = places.start + ((number % count) << SEGMENT_SHIFT);
+    // The regions of shards lie below it.
+    let first = places.start + REGION_PLACES * SPAN_BYTES;
+    let count = (places.end - first - PAGE_MAP_BYTES) >> SEGMENT_SHIFT;
+    let base = first + ((number % count) << SEGMENT_SHIFT);
     // Ordering: Relaxed, published by READY.
     HOT.page_map_base.store(base, Ordering::Relaxed);
 }

@@ -205,6 +205,12 @@ impl PageHeap {
         Err(if is_left_out { Missing::Lock } else { Missing::Pages })
     }
 
+    /// Counts metadata that another tier has mapped: the long stacks of shards.
+    pub fn add_metadata(&self, bytes: usize) {
+        // Ordering: Relaxed, a statistic.
+        self.metadata.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Prefetches the lock and the sets of the segment that [`PageHeap::acquire`] tries first: a hint.
     pub fn prefetch(&self) {
         // Ordering: Relaxed, a hint.

@@ -26,7 +26,7 @@ pub mod status {
 pub use status::*;
 
 use crate::arch::sections;
-use crate::region::{COUNTERS, Region};
+use crate::region::{Bounds, COUNTERS, Region};
 use crate::size_class::Class;
 use crate::units::MAGAZINE_MAX;
 
@@ -75,12 +75,12 @@ impl Sections {
     #[inline]
     pub fn pop_batch(self, class: Class, out: &mut [usize]) -> isize {
         let n = out.len().min(MAGAZINE_MAX);
-        let bottom = Region::bottom_offset(class);
-        // SAFETY: class and bottom belong together; `out` takes n.
+        let (bottom, long) = (Region::bottom_offset(class), Region::long_bottom_offset(class));
+        // SAFETY: class and bottoms belong together; `out` takes n.
         unsafe {
             match self.index {
-                Index::CpuId => sections::pop_batch_cpu(class, out.as_mut_ptr(), n, bottom),
-                Index::MmCid => sections::pop_batch_cid(class, out.as_mut_ptr(), n, bottom),
+                Index::CpuId => sections::pop_batch_cpu(class, out.as_mut_ptr(), n, bottom, long),
+                Index::MmCid => sections::pop_batch_cid(class, out.as_mut_ptr(), n, bottom, long),
             }
         }
     }
@@ -99,14 +99,15 @@ impl Sections {
         }
     }
 
-    /// Moves the end of `class` in `region`, if the shard still uses it: 0 or a status.
+    /// Changes the bounds of `class` in `region`, if the shard still uses it: 0 or a status.
     #[inline]
-    pub fn set_end(self, class: Class, region: &Region, expected: usize, end: usize) -> isize {
-        // SAFETY: it is a class; the caller computes `end` in the stack of `class`.
+    pub fn set_bounds(self, class: Class, region: &Region, from: Bounds, to: Bounds) -> isize {
+        let (from, to) = (from.word(), to.word());
+        // SAFETY: it is a class; the caller computes the bounds of a stack of `class`.
         unsafe {
             match self.index {
-                Index::CpuId => sections::set_end_cpu(class, region, expected, end),
-                Index::MmCid => sections::set_end_cid(class, region, expected, end),
+                Index::CpuId => sections::set_bounds_cpu(class, region, from, to),
+                Index::MmCid => sections::set_bounds_cid(class, region, from, to),
             }
         }
     }

@@ -5,7 +5,7 @@
 //!
 //! Invariants: those of `region` (I1, I2); each function ends in one store that commits.
 
-use crate::region::Region;
+use crate::region::{Bounds, Region};
 use crate::rseq::{CHANGED, FULL};
 // Ordering: Relaxed throughout. In the atomic path the shard's lock orders everything; in tests one
 // thread runs.
@@ -14,10 +14,10 @@ use crate::atomic::{AtomicUsize, Ordering::Relaxed};
 /// The word `offset` bytes from the start of a region.
 ///
 /// # Safety
-/// 1. A slot of the region lies there.
+/// 1. A mapped slot of the region lies there.
 unsafe fn slot(region: &Region, offset: u32) -> &AtomicUsize {
-    // SAFETY: duty 1; slots are atomics.
-    unsafe { &*(region.at(offset as usize) as *const AtomicUsize) }
+    // SAFETY: duty 1.
+    unsafe { region.slot(offset as usize) }
 }
 
 const WORD: u32 = size_of::<usize>() as u32;
@@ -86,16 +86,18 @@ pub unsafe fn push_batch(region: &Region, class: usize, objects: &[usize]) -> is
     count as isize
 }
 
-/// See `arch::sections::set_end_cpu`.
+/// See `arch::sections::set_bounds_cpu`.
 ///
 /// # Safety
-/// 1. No other thread works on `region`. 2. `end` is an offset in the class's stack, or 0.
-pub unsafe fn set_end(region: &Region, class: usize, expected: usize, end: usize) -> isize {
-    let head = &region.heads[class];
-    if head.end.load(Relaxed) as usize != expected {
+/// 1. No other thread works on `region`. 2. `bounds` are those of a stack of the class, with the objects that it has now.
+pub unsafe fn set_bounds(region: &Region, class: usize, expected: Bounds, bounds: Bounds) -> isize {
+    if region.bounds(class) != expected {
         return CHANGED;
     }
-    head.end.store(end as u32, Relaxed); // COMMIT
+    // Two stores here, one in the sections: no other thread works on the region.
+    let head = &region.heads[class];
+    head.top.store(bounds.top, Relaxed);
+    head.end.store(bounds.end, Relaxed); // COMMIT
     0
 }
 

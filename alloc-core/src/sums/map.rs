@@ -92,9 +92,9 @@ heap_map! {
 }
 
 /// Half words of a class's row.
-pub const ROW: usize = 5;
+pub const ROW: usize = 6;
 /// Numbers of a row: object size, objects of a slab, pages of a slab, objects of a magazine, and the top of an empty class in
-/// a region.
+/// a region, of its short stack and of its long one.
 pub const ROW_SIZE: usize = 0;
 /// See [`ROW_SIZE`].
 pub const ROW_OBJECTS: usize = 1;
@@ -104,6 +104,8 @@ pub const ROW_PAGES: usize = 2;
 pub const ROW_BATCH: usize = 3;
 /// See [`ROW_SIZE`].
 pub const ROW_EMPTY_TOP: usize = 4;
+/// See [`ROW_SIZE`].
+pub const ROW_LONG_EMPTY_TOP: usize = 5;
 
 /// Words of a region's counters, by number: refills, flushes, aborts.
 pub const REFILLS: u64 = 0;

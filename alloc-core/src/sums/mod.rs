@@ -12,8 +12,8 @@ mod map;
 mod stats;
 
 pub use map::{
-    ABORTS, Column, FLUSHES, HeapMap, REFILLS, ROW, ROW_BATCH, ROW_EMPTY_TOP, ROW_OBJECTS,
-    ROW_PAGES, ROW_SIZE,
+    ABORTS, Column, FLUSHES, HeapMap, REFILLS, ROW, ROW_BATCH, ROW_EMPTY_TOP, ROW_LONG_EMPTY_TOP,
+    ROW_OBJECTS, ROW_PAGES, ROW_SIZE,
 };
 pub use stats::{Kind, Stats};
 
@@ -203,6 +203,13 @@ impl<M: Memory> Reader<'_, M> {
         self.memory.half(at(row, 4, number as u64)).map(|half| half as usize)
     }
 
+    /// The top of `class` in a region when it is empty and has the stack in which `top` lies.
+    fn empty_top(&self, class: u64, top: usize) -> Option<usize> {
+        let has_long = self.map.row_bytes >= 4 * ROW as u64;
+        let long = if has_long { self.row(class, ROW_LONG_EMPTY_TOP)? } else { usize::MAX };
+        if top >= long { Some(long) } else { self.row(class, ROW_EMPTY_TOP) }
+    }
+
     /// The addresses of all regions, 0 for shards that were never created.
     fn regions(&self) -> impl Iterator<Item = (ShardKind, usize, Option<u64>)> {
         let map = self.map;
@@ -243,7 +250,7 @@ impl<M: Memory> Reader<'_, M> {
         let known = classes.iter_mut().take(map.classes as usize);
         for (class, counts) in known.enumerate().skip(1) {
             let top = self.memory.half(at(tops, map.region_tops_stride, class as u64))? as usize;
-            let stack_bytes = top.saturating_sub(self.row(class as u64, ROW_EMPTY_TOP)?);
+            let stack_bytes = top.saturating_sub(self.empty_top(class as u64, top)?);
             let objects = stack_bytes / map.slot_bytes.max(1) as usize;
             add(&mut counts.in_shards, objects, 1);
             add(&mut shard.objects, objects, 1);

@@ -8,8 +8,8 @@ use crate::cpus::Cpus;
 use crate::objects::{Defect, alone};
 use crate::support::FakeCpus;
 use rsalloc_core::internals::cpu_cache::exclusive;
-use rsalloc_core::internals::cpu_cache::shard::percpu;
-use rsalloc_core::internals::region::{COUNTERS, Counter, Region};
+use rsalloc_core::internals::cpu_cache::shard::{lengthen, percpu};
+use rsalloc_core::internals::region::{Bounds, COUNTERS, Counter, Region};
 use rsalloc_core::internals::rseq::{ABORTED, CHANGED, FULL, Sections, registration};
 use rsalloc_core::internals::size_class::{CLASS, CLASSES};
 use rsalloc_core::internals::sync::Backoff;
@@ -34,8 +34,8 @@ pub enum Op {
         object: usize,
         count: usize,
     },
-    /// `wrong`: not the end that the section finds.
-    SetEnd {
+    /// `wrong`: not the bounds that the section finds.
+    SetBounds {
         class: usize,
         slots: usize,
         wrong: bool,
@@ -44,7 +44,7 @@ pub enum Op {
         counter: usize,
         delta: usize,
     },
-    /// So many objects on the stack, and room for so many.
+    /// So many objects on a stack, and room for so many; `slots` chooses the stack as well.
     State {
         class: usize,
         objects: usize,
@@ -122,15 +122,19 @@ impl Pair<'_> {
                 let real = again(|| s.push_batch(class, &objects));
                 (class, real, self.plain.push_batch(class, &objects))
             }
-            Op::SetEnd { class, slots, wrong } => {
+            Op::SetBounds { class, slots, wrong } => {
                 let class = class_of(class);
-                let slots = slots % (CLASS[class].slots_max + 1);
-                let set = |shard: &dyn Fn(usize, usize) -> isize, region: &Region| {
-                    let seen = region.heads[class].end.load(Relaxed) as usize + usize::from(wrong);
-                    shard(seen, Region::bottom_offset(class) + slots * WORD)
+                let set = |shard: &dyn Fn(Bounds, Bounds) -> isize, region: &Region| {
+                    let seen = region.bounds(class);
+                    // An empty class may move from one stack to the other.
+                    let to = match region.len(class) {
+                        0 => empty(class, slots),
+                        len => seen.with_capacity(class, len.max(slots % (most(class, seen) + 1))),
+                    };
+                    shard(Bounds { end: seen.end + u32::from(wrong), ..seen }, to)
                 };
-                let own = |seen, end| again(|| s.set_end(class, self.real, seen, end));
-                let plain = |seen, end| self.plain.set_end(class, self.model, seen, end);
+                let own = |seen, to| again(|| s.set_bounds(class, self.real, seen, to));
+                let plain = |seen, to| self.plain.set_bounds(class, self.model, seen, to);
                 (class, set(&own, self.real), set(&plain, self.model))
             }
             Op::Add { counter, delta } => {
@@ -150,14 +154,18 @@ impl Pair<'_> {
 
     /// Only this thread works on the two regions: it is the process's only thread, on one CPU.
     fn set(&self, class: usize, objects: usize, slots: usize) {
-        let slots = slots % (CLASS[class].slots_max + 1);
+        let bounds = empty(class, slots);
+        let bottom = bounds.top as usize;
+        let slots = (bounds.end as usize).saturating_sub(bottom) / WORD;
         let objects = objects % (slots + 1);
         for region in [self.real, self.model] {
-            let bottom = Region::bottom_offset(class);
-            let first = first_slot(region, class);
-            (1..=objects).for_each(|i| region.slots[first + i].store(i * 16 + class, Relaxed));
+            assert!(lengthen(region, class, SLOTS_TRIED));
+            for i in 1..=objects {
+                // SAFETY: a slot of a stack of the class, which is mapped.
+                unsafe { region.slot(bottom + i * WORD) }.store(i * 16 + class, Relaxed);
+            }
             region.heads[class].top.store((bottom + objects * WORD) as u32, Relaxed);
-            region.heads[class].end.store((bottom + slots * WORD) as u32, Relaxed);
+            region.heads[class].end.store(bounds.end, Relaxed);
         }
     }
 
@@ -168,7 +176,8 @@ impl Pair<'_> {
             assert_eq!(again(|| s.push(class, 16)), FULL);
             assert_eq!(again(|| s.pop_batch(class, &mut [0; 64])), 0);
             assert_eq!(again(|| s.push_batch(class, &[16; 64])), 0);
-            assert_eq!(again(|| s.set_end(class, self.real, 0, 0)), CHANGED);
+            let bounds = self.real.bounds(class);
+            assert_eq!(again(|| s.set_bounds(class, self.real, bounds, bounds)), CHANGED);
         });
         assert!(done.is_some(), "the kernel has the fence");
     }
@@ -176,19 +185,21 @@ impl Pair<'_> {
     fn clear(&self) {
         for region in [self.real, self.model] {
             region.reset();
-            region.slots.iter().for_each(|slot| slot.store(0, Relaxed));
+            (1..CLASSES)
+                .flat_map(|class| slots(region, class))
+                .for_each(|slot| slot.store(0, Relaxed));
             region.counters.iter().for_each(|counter| counter.store(0, Relaxed));
         }
     }
 
     fn compare_all(&self) {
-        for class in 0..CLASSES {
+        for class in 1..CLASSES {
             assert_eq!(stack(self.real, class), stack(self.model, class), "class {class}");
         }
         let words = |region: &Region| -> Vec<usize> {
-            region.slots.iter().chain(&region.counters).map(|word| word.load(Relaxed)).collect()
+            region.counters.iter().map(|word| word.load(Relaxed)).collect()
         };
-        assert!(words(self.real) == words(self.model), "slots or counters differ");
+        assert!(words(self.real) == words(self.model), "counters differ");
     }
 }
 
@@ -196,20 +207,42 @@ fn class_of(number: usize) -> usize {
     number % (CLASSES - 1) + 1
 }
 
-fn first_slot(region: &Region, class: usize) -> usize {
-    (region.bottom(class) - region.slots.as_ptr() as usize) / WORD
+/// Slots of the long stacks that are tried.
+const SLOTS_TRIED: usize = 250;
+
+/// Slots of the stack to which `bounds` belong that may be used.
+fn most(class: usize, bounds: Bounds) -> usize {
+    match Region::long_bottom_if(class, bounds.top as usize) {
+        Some(_) => SLOTS_TRIED,
+        None => CLASS[class].slots_short,
+    }
 }
 
-/// Where top and end are, from the bottom, and all slots.
-fn stack(region: &Region, class: usize) -> (u32, u32, Vec<usize>) {
-    let (head, bottom) = (&region.heads[class], Region::bottom_offset(class) as u32);
-    let first = first_slot(region, class);
-    let slots = &region.slots[first..=first + CLASS[class].slots_max];
-    (
-        head.top.load(Relaxed).saturating_sub(bottom),
-        head.end.load(Relaxed).saturating_sub(bottom),
-        slots.iter().map(|slot| slot.load(Relaxed)).collect(),
-    )
+/// Bounds of an empty stack of the class, the short or the long one, by `number`.
+fn empty(class: usize, number: usize) -> Bounds {
+    let short = Bounds { top: Region::bottom_offset(class) as u32, end: 0 };
+    let slots = number / 2;
+    match number % 2 {
+        0 => short.with_capacity(class, slots % (CLASS[class].slots_short + 1)),
+        _ => Bounds::long(class, slots % (SLOTS_TRIED + 1)),
+    }
+}
+
+/// The slots of both stacks, sentinels included.
+fn slots(region: &Region, class: usize) -> impl Iterator<Item = &std::sync::atomic::AtomicUsize> {
+    assert!(lengthen(region, class, SLOTS_TRIED));
+    let short = (Region::bottom_offset(class), CLASS[class].slots_short);
+    let long = (Region::long_bottom_offset(class), SLOTS_TRIED);
+    [short, long].into_iter().flat_map(move |(bottom, slots)| {
+        // SAFETY: slots of the class, which are mapped.
+        (0..=slots).map(move |at| unsafe { region.slot(bottom + at * WORD) })
+    })
+}
+
+/// Where top and end are, and all slots.
+fn stack(region: &Region, class: usize) -> (Bounds, Vec<usize>) {
+    let words = slots(region, class).map(|slot| slot.load(Relaxed)).collect();
+    (region.bounds(class), words)
 }
 
 /// Runs a section until the kernel did not abort it.

@@ -12,6 +12,7 @@ use rsalloc_core::internals::depot::DEPOT;
 use rsalloc_core::internals::region::Region;
 use rsalloc_core::internals::size_class::{CLASS, CLASSES, class_of, object_size};
 use rsalloc_core::internals::slab::SLABS;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// What a program on changing CPUs may do. `pick` is the number of a live object, modulo how many.
 #[derive(Clone, Copy, Debug)]
@@ -164,11 +165,10 @@ impl Program<'_> {
 fn check_region(region: &Region, cache_max: usize) {
     let mut budget = 0;
     for (class, info) in CLASS.iter().enumerate().skip(1) {
-        let slots_max = info.slots_max;
-        assert!(region.len(class) <= slots_max, "top of class {class} out of its bounds");
-        assert!(region.capacity(class) <= slots_max, "end of class {class} out of its bounds");
+        assert!(region.len(class) <= info.slots_max, "top of class {class} out of its bounds");
+        assert!(region.capacity(class) <= info.slots_max, "end of class {class} out of its bounds");
         // SAFETY: the sentinel is a word of the region.
-        let sentinel = unsafe { *(region.bottom(class) as *const usize) };
+        let sentinel = unsafe { region.slot(region.bottom(class)) }.load(Relaxed);
         assert_eq!(sentinel, 0, "sentinel of class {class}");
         budget += region.capacity(class) * object_size(class);
     }

@@ -49,7 +49,7 @@ const COMMITS: [&[u8]; 8] = [
     &[0x41, 0x83, 0x2C, 0xFB, 0x08], // sub dword ptr [r11 + rdi*8], 8
     &[0x41, 0x83, 0x04, 0xFB, 0x08], // add dword ptr [r11 + rdi*8], 8
     &[0x45, 0x89, 0x04, 0xFB],       // mov [r11 + rdi*8], r8d
-    &[0x41, 0x89, 0x4C, 0xFB, 0x04], // mov [r11 + rdi*8 + 4], ecx
+    &[0x49, 0x89, 0x0C, 0xFB],       // mov [r11 + rdi*8], rcx
     &[0x49, 0x01, 0x34, 0x3B],       // add [r11 + rdi], rsi
     &[0x48, 0x89, 0x37],             // mov [rdi], rsi, in the section of this file
 ];
@@ -258,9 +258,9 @@ fn an_end_is_set_only_in_the_expected_region() {
     let class = class_of(64);
     let other = shard::create_region().expect("memory");
     for region in percpu::regions() {
-        let end = region.heads[class].end.load(Ordering::Relaxed) as usize;
+        let seen = region.bounds(class);
         for _ in 0..100 {
-            let status = sections.set_end(class, other, end, Region::bottom_offset(class) + 8);
+            let status = sections.set_bounds(class, other, seen, seen.with_capacity(class, 1));
             assert!([rseq::CHANGED, rseq::ABORTED].contains(&status), "{status}");
         }
     }

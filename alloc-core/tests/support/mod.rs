@@ -3,7 +3,7 @@
 use rsalloc_core::internals::cpu_cache::free_on;
 use rsalloc_core::internals::cpu_cache::shard::{self, Shard};
 use rsalloc_core::internals::object::{Batch, Object};
-use rsalloc_core::internals::region::{Counter, Region};
+use rsalloc_core::internals::region::{Bounds, Counter, Region};
 use rsalloc_core::internals::rseq::outcome::{Failure, Pop, Push, number};
 use rsalloc_core::internals::rseq::reference;
 use rsalloc_core::internals::size_class::Class;
@@ -80,9 +80,9 @@ impl FakeCpus {
         // SAFETY: see above.
         unsafe { reference::push_batch(self.here(), class, objects) }
     }
-    pub fn set_end(&self, class: Class, _region: &Region, expected: usize, end: usize) -> isize {
-        // SAFETY: see above; the policy computes `end`.
-        unsafe { reference::set_end(self.here(), class, expected, end) }
+    pub fn set_bounds(&self, class: Class, _region: &Region, from: Bounds, to: Bounds) -> isize {
+        // SAFETY: see above; the policy computes the bounds.
+        unsafe { reference::set_bounds(self.here(), class, from, to) }
     }
     pub fn add(&self, counter: Counter, delta: usize) -> isize {
         // SAFETY: see above.
@@ -104,14 +104,14 @@ impl Shard for FakeCpus {
     fn push_batch(&self, class: Class, objects: &[usize]) -> Result<usize, Failure> {
         number(self.push_batch(class, objects))
     }
-    fn set_end(
+    fn set_bounds(
         &self,
         class: Class,
         region: &Region,
-        expected: usize,
-        end: usize,
+        from: Bounds,
+        to: Bounds,
     ) -> Result<(), Failure> {
-        number(self.set_end(class, region, expected, end)).map(drop)
+        number(self.set_bounds(class, region, from, to)).map(drop)
     }
     fn add(&self, counter: Counter, delta: usize) -> Result<(), Failure> {
         number(self.add(counter, delta)).map(drop)

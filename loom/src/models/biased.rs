@@ -23,8 +23,8 @@ fn start() -> &'static BiasedShard {
     BLOCKS[0].words.biased_shard.store(0, Ordering::Relaxed);
     BLOCKS[OWNER].words.biased_shard.store(word, Ordering::Relaxed);
     let region = shard.region().expect("a region");
-    let end = Region::bottom_offset(CLASS) + 3 * size_of::<usize>();
-    assert!(shard.set_end(CLASS, region, 0, end).is_ok());
+    let to = region.bounds(CLASS).with_capacity(CLASS, 3);
+    assert!(shard.set_bounds(CLASS, region, region.bounds(CLASS), to).is_ok());
     assert!(shard.push(CLASS, object(1)).left().is_none());
     explore_only(bytes_of(shard));
     explore_only(bytes_of(&region.heads[CLASS]));

@@ -174,8 +174,8 @@ pub const TRIED: Model = Model {
         {
             let shard = Locked::take_any().expect("a shard");
             let region = shard.region().expect("a region");
-            let end = Region::bottom_offset(CLASS) + 4 * size_of::<usize>();
-            assert!(shard.set_end(CLASS, region, 0, end).is_ok());
+            let to = region.bounds(CLASS).with_capacity(CLASS, 4);
+            assert!(shard.set_bounds(CLASS, region, region.bounds(CLASS), to).is_ok());
             assert!(shard.push(CLASS, object(1)).left().is_none());
         }
         let found = Found::default();

@@ -40,8 +40,8 @@ fn start(sections: Sections) {
 fn open(sections: Sections) -> &'static Region {
     assert!(percpu::open_or_create(sections));
     let region = percpu::current(sections).expect("it is open");
-    let end = Region::bottom_offset(CLASS) + 2 * WORD;
-    assert_eq!(sections.set_end(CLASS, region, 0, end), 0);
+    let to = region.bounds(CLASS).with_capacity(CLASS, 2);
+    assert_eq!(sections.set_bounds(CLASS, region, region.bounds(CLASS), to), 0);
     // Of the region no more: no thread of the models looks at other classes.
     explore_only(bytes_of(&region.heads[CLASS]));
     region
@@ -49,13 +49,13 @@ fn open(sections: Sections) -> &'static Region {
 
 /// The slots of the class. The engine's own drain reads them as plain memory, this one's does not.
 pub fn watch_slots(region: &Region, class: size_class::Class) {
-    let bottom = region.bottom(class);
+    let bottom = region.at(region.bottom(class));
     explore_only(bottom..bottom + 4 * WORD);
 }
 
 /// Takes the objects of a stopped region out.
 pub fn empty(region: &Region, class: size_class::Class) -> Vec<usize> {
-    let bottom = region.bottom(class);
+    let bottom = region.at(region.bottom(class));
     let objects = (1..=region.len(class)).map(|slot| {
         // SAFETY: region I1.
         let slot = unsafe { &*((bottom + slot * WORD) as *const crate::atomic::AtomicUsize) };
@@ -134,8 +134,8 @@ pub const RELEASE: Model = Model {
         let objects = [object(), object()];
         drain::drain_all();
         explore_only(bytes_of(&DEPOT));
-        let end = Region::bottom_offset(CLASS) + 2 * WORD;
-        assert_eq!(SECTIONS.set_end(CLASS, region, 0, end), 0);
+        let to = region.bounds(CLASS).with_capacity(CLASS, 2);
+        assert_eq!(SECTIONS.set_bounds(CLASS, region, region.bounds(CLASS), to), 0);
         let before = SLABS[CLASS].totals().1;
         let found = Found::default();
         let kept = found.clone();
@@ -169,8 +169,8 @@ pub const RELEASE_ABOVE: Model = Model {
         slab::take(CLASS, &mut objects, 2).expect("no handler");
         assert_eq!(objects.len(), 2);
         drain::drain_all();
-        let end = Region::bottom_offset(CLASS) + 2 * WORD;
-        assert_eq!(SECTIONS.set_end(CLASS, region, 0, end), 0);
+        let to = region.bounds(CLASS).with_capacity(CLASS, 2);
+        assert_eq!(SECTIONS.set_bounds(CLASS, region, region.bounds(CLASS), to), 0);
         for &object in objects.addresses() {
             assert_eq!(SECTIONS.push(CLASS, object), 0);
         }

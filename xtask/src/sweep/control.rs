@@ -131,5 +131,5 @@ fn commit(subject: &Subject, section: &Section) -> anyhow::Result<u64> {
 
 /// Sections that only count or set a capacity lose no object.
 fn moves_objects(section: &Section) -> bool {
-    !section.name.starts_with("add_") && !section.name.starts_with("set_end_")
+    !section.name.starts_with("add_") && !section.name.starts_with("set_bounds_")
 }

@@ -67,8 +67,8 @@ macro_rules! sections {
 sections! {
     pop_cpu / pop_cid (usize);
     push_cpu / push_cid (usize, usize);
-    pop_batch_cpu / pop_batch_cid (usize, *mut usize, usize, usize);
+    pop_batch_cpu / pop_batch_cid (usize, *mut usize, usize, usize, usize);
     push_batch_cpu / push_batch_cid (usize, *const usize, usize);
-    set_end_cpu / set_end_cid (usize, *const Region, usize, usize);
+    set_bounds_cpu / set_bounds_cid (usize, *const Region, usize, usize);
     add_cpu / add_cid (usize, usize);
 }

@@ -213,17 +213,19 @@ section! {
 
 section! {
     /// Moves up to `n` objects from the top of a class to `out`, topmost first; how many, or a status.
-    /// `bottom`: byte offset of the class's sentinel.
+    /// `bottom`, `long`: byte offsets of the sentinels of the class's short and long stack.
     ///
     /// ```text
-    /// k = min(n, top - bottom); out[0..k] = top[0], top[-1], ..; top -= k; return k
+    /// bottom = if top >= long { long } else { bottom }; k = min(n, top - bottom); out[0..k] = top[0], top[-1], ..; top -= k; return k
     /// ```
     ///
     /// # Safety
-    /// 1. `class` is a class, `bottom` its own. 2. `out` takes `n`, at most MAGAZINE_MAX.
-    pop_batch_cpu / pop_batch_cid (class: usize, out: *mut usize, n: usize, bottom: usize);
-    "mov r8d, [r11 + rdi*8]"            // top; 0 in the closed region
-    "mov rax, r8"
+    /// 1. `class` is a class, `bottom` and `long` its own. 2. `out` takes `n`, at most MAGAZINE_MAX.
+    pop_batch_cpu / pop_batch_cid (class: usize, out: *mut usize, n: usize, bottom: usize, long: usize);
+    "mov eax, [r11 + rdi*8]"            // top; 0 in the closed region
+    "cmp rax, r8"
+    "cmovae rcx, r8"                    // the sentinel of the stack that top is in
+    "mov r8, rax"
     "sub rax, rcx"                      // bytes above the sentinel
     "jbe 14f"                           // empty
     "shr rax, 3"
@@ -279,22 +281,22 @@ section! {
 }
 
 section! {
-    /// Sets the end of a class from `expected` to `end`, both byte offsets, if the shard's region still is
-    /// `region`; 0, [`CHANGED`](crate::rseq::status::CHANGED) or a status.
+    /// Sets top and end of a class from `expected` to `bounds`, each a [`Bounds`](crate::region::Bounds) as a word, if the shard's
+    /// region still is `region`; 0, [`CHANGED`](crate::rseq::status::CHANGED) or a status.
     ///
     /// ```text
-    /// if region_of_shard != region || end_of_class != expected { return CHANGED }; end_of_class = end; return 0
+    /// if region_of_shard != region || (top, end) != expected { return CHANGED }; (top, end) = bounds; return 0
     /// ```
     ///
     /// # Safety
-    /// 1. `class` is a class; `end` is an offset in its stack (region I2), or 0.
-    set_end_cpu / set_end_cid (class: usize, region: *const Region, expected: usize, end: usize);
+    /// 1. `class` is a class; `bounds` are those of a stack of it (region I2), with the objects that it has with `expected`.
+    set_bounds_cpu / set_bounds_cid (class: usize, region: *const Region, expected: usize, bounds: usize);
     "mov rax, -3"                       // CHANGED
     "cmp r11, rsi"
     "jne 21f"
-    "cmp [r11 + rdi*8 + 4], edx"
+    "cmp [r11 + rdi*8], rdx"
     "jne 21f"
-    "mov [r11 + rdi*8 + 4], ecx"        // COMMIT
+    "mov [r11 + rdi*8], rcx"            // COMMIT
     "20: xor eax, eax"
     "21: ret"
     ;

@@ -2,17 +2,17 @@
 //!
 //! Promises: the capacities of a shard together stay within the configured budget of bytes; a class
 //! that alternates between empty and full gets more, at the expense of classes that rest. Decisions are
-//! approximate (plain loads), only the `set_end` operation is exact.
+//! approximate (plain loads), only the `set_bounds` operation is exact.
 //!
 //! A flush that follows a refill shows that more capacity would have saved both, so that is when a
 //! class grows; a thread that only allocates or only frees gains nothing and gets nothing.
 
 use crate::atomic::Ordering;
 use crate::config::{self, Key};
-use crate::cpu_cache::shard::{RETRIES, Shard, locked, pop_into, regions_created};
+use crate::cpu_cache::shard::{RETRIES, Shard, fill, lengthen, locked, pop_into, regions_created};
 use crate::cpu_cache::supply::{give_back, in_use_bytes};
 use crate::object::Batch;
-use crate::region::Region;
+use crate::region::{Bounds, Region};
 use crate::rseq::outcome::Failure;
 use crate::rseq::registration;
 use crate::size_class::{CLASS, CLASSES, Class};
@@ -73,18 +73,48 @@ fn first_count(class: Class) -> u8 {
 fn grow<S: Shard>(shard: &S, region: &Region, class: Class) -> bool {
     let info = &CLASS[class];
     let capacity = region.capacity(class);
-    let step = info.batch.max(capacity / 2).min(info.slots_max - capacity);
-    if step == 0 || !reclaim_budget(shard, region, class, step * info.size) {
+    let wanted = (capacity + info.batch.max(capacity / 2)).min(info.slots_max);
+    if wanted == capacity || !reclaim_budget(shard, region, class, (wanted - capacity) * info.size)
+    {
         return false;
     }
-    set_capacity(shard, region, class, capacity + step)
+    let seen = region.bounds(class);
+    let is_short = region.bottom(class) == Region::bottom_offset(class);
+    if is_short && wanted <= info.slots_short {
+        return set_capacity(shard, region, class, wanted);
+    }
+    // Mapped before a position in it can be seen (region I4).
+    lengthen(region, class, wanted)
+        && match is_short {
+            true => move_to_long_stack(shard, region, class, seen, wanted),
+            false => set_capacity(shard, region, class, wanted),
+        }
 }
 
 fn set_capacity<S: Shard>(shard: &S, region: &Region, class: Class, capacity: usize) -> bool {
-    // Ordering: Relaxed, the section compares it again.
-    let expected = region.heads[class].end.load(Ordering::Relaxed) as usize;
-    let end = if capacity == 0 { 0 } else { Region::bottom_offset(class) + capacity * WORD };
-    shard.set_end(class, region, expected, end).is_ok()
+    let seen = region.bounds(class);
+    shard.set_bounds(class, region, seen, seen.with_capacity(class, capacity)).is_ok()
+}
+
+/// Gives `class`, whose bounds were `seen`, its long stack with a `capacity`, and the objects of the short one, which are no more
+/// than a magazine; whether that was done.
+fn move_to_long_stack<S: Shard>(
+    shard: &S,
+    region: &Region,
+    class: Class,
+    seen: Bounds,
+    capacity: usize,
+) -> bool {
+    let mut batch = Batch::new();
+    // Whatever this pops or not, below the stack is only left if it is empty.
+    let _ = pop_into(shard, class, &mut batch, MAGAZINE_MAX);
+    let empty = Bounds { top: Region::bottom_offset(class) as u32, ..seen };
+    let is_moved = shard.set_bounds(class, region, empty, Bounds::long(class, capacity)).is_ok();
+    fill(shard, class, &mut batch);
+    if !batch.is_empty() {
+        give_back(class, &mut batch);
+    }
+    is_moved
 }
 
 /// Bytes that a shard may cache now: its setting, else its part of a quarter of what is in use. So a small
@@ -137,7 +167,7 @@ fn reclaim_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usi
     wanted <= limit
 }
 
-/// By class: where its stack starts in a region, and the size of its objects. Each search for budget reads all of it,
+/// By class: where its short stack starts in a region, and the size of its objects. Each search for budget reads all of it,
 /// and is so rare that each cache line is a miss: 13, where `CLASS` has 74.
 static SHAPES: [(u32, u32); CLASSES] = {
     let mut shapes = [(0, 0); CLASSES];
@@ -150,10 +180,11 @@ static SHAPES: [(u32, u32); CLASSES] = {
 };
 
 fn bytes_of(region: &Region, class: Class) -> usize {
-    let (bottom, size) = SHAPES[class];
+    let (short, size) = SHAPES[class];
     // Ordering: Relaxed, a snapshot for the policy.
-    let end = region.heads[class].end.load(Ordering::Relaxed);
-    end.saturating_sub(bottom) as usize / WORD * size as usize
+    let end = region.heads[class].end.load(Ordering::Relaxed) as usize;
+    let bottom = Region::long_bottom_if(class, end).unwrap_or(short as usize);
+    end.saturating_sub(bottom) / WORD * size as usize
 }
 
 /// Lowers the capacity of `class` and hands what is above it to `give`; whether all of that is done, which it is not

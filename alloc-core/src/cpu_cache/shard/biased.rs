@@ -22,7 +22,7 @@
 use super::{Shard, count_atomic_operation};
 use crate::atomic::{AtomicPtr, AtomicU32, Ordering, light_fence};
 use crate::object::Object;
-use crate::region::{Counter, Region};
+use crate::region::{Bounds, Counter, Region};
 use crate::rseq::outcome::{Failure, Pop, Push, number};
 use crate::rseq::{CHANGED, NO_SHARD, reference};
 use crate::size_class::Class;
@@ -133,16 +133,16 @@ impl Shard for BiasedShard {
         // SAFETY: see above.
         number(self.operate(|region| unsafe { reference::push_batch(region, class, objects) }))
     }
-    fn set_end(
+    fn set_bounds(
         &self,
         class: Class,
         region: &Region,
-        expected: usize,
-        end: usize,
+        from: Bounds,
+        to: Bounds,
     ) -> Result<(), Failure> {
         let set = |own: &'static Region| match ptr::eq(own, region) {
-            // SAFETY: see above; the caller computes `end` in the stack of `class`.
-            true => unsafe { reference::set_end(own, class, expected, end) },
+            // SAFETY: see above; the caller computes the bounds of a stack of `class`.
+            true => unsafe { reference::set_bounds(own, class, from, to) },
             false => CHANGED,
         };
         number(self.operate(set)).map(drop)

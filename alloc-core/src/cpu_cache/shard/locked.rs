@@ -10,7 +10,7 @@ use super::{Shard, count_atomic_operation, cpus, create_region};
 use crate::arch::thread_id;
 use crate::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use crate::object::Object;
-use crate::region::{Counter, Region};
+use crate::region::{Bounds, Counter, Region};
 use crate::rseq::outcome::{Failure, Pop, Push, number};
 use crate::rseq::reference;
 use crate::size_class::Class;
@@ -220,15 +220,15 @@ impl Shard for Locked {
         // SAFETY: the lock is held.
         number(unsafe { reference::push_batch(self.region, class, objects) })
     }
-    fn set_end(
+    fn set_bounds(
         &self,
         class: Class,
         _region: &Region,
-        expected: usize,
-        end: usize,
+        from: Bounds,
+        to: Bounds,
     ) -> Result<(), Failure> {
-        // SAFETY: the lock is held; the caller computes `end` in the stack of `class`.
-        number(unsafe { reference::set_end(self.region, class, expected, end) }).map(drop)
+        // SAFETY: the lock is held; the caller computes the bounds of a stack of `class`.
+        number(unsafe { reference::set_bounds(self.region, class, from, to) }).map(drop)
     }
     fn add(&self, counter: Counter, delta: usize) -> Result<(), Failure> {
         count_atomic_operation();

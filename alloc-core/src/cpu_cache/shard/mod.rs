@@ -19,11 +19,15 @@ pub mod locked;
 pub mod percpu;
 
 use crate::atomic::{AtomicUsize, Ordering};
+use crate::hot::HOT;
 use crate::object::{Batch, Object};
 use crate::os::{self, Place};
-use crate::region::{Counter, Region};
+use crate::page_heap::PAGE_HEAP;
+use crate::region::{Bounds, Counter, LongStacks, Region, SPAN_BYTES};
 use crate::rseq::outcome::{Failure, Pop, Push};
-use crate::size_class::Class;
+use crate::size_class::{CLASS, Class};
+use crate::units::REGION_PLACES;
+use core::ptr;
 
 /// How often an operation that a section aborted is tried again before the caller takes another way.
 pub const RETRIES: usize = 4;
@@ -38,13 +42,13 @@ pub trait Shard {
     fn pop_batch(&self, class: Class, out: &mut [usize]) -> Result<usize, Failure>;
     /// Pushes as many of the objects as the capacity allows, the last ones first. How many.
     fn push_batch(&self, class: Class, objects: &[usize]) -> Result<usize, Failure>;
-    /// Moves the end of `class` from `expected` to `end`, if the shard still works on `region`.
-    fn set_end(
+    /// Changes the bounds of `class` from `from` to `to`, if the shard still works on `region`.
+    fn set_bounds(
         &self,
         class: Class,
         region: &Region,
-        expected: usize,
-        end: usize,
+        from: Bounds,
+        to: Bounds,
     ) -> Result<(), Failure>;
     /// Adds to a counter.
     fn add(&self, counter: Counter, delta: usize) -> Result<(), Failure>;
@@ -75,19 +79,88 @@ pub fn pop_into<S: Shard>(
     popped
 }
 
+/// Moves as much of `batch` into the shard as it has capacity for.
+pub fn fill<S: Shard>(shard: &S, class: Class, batch: &mut Batch) {
+    for _ in 0..RETRIES {
+        match shard.push_batch(class, batch.addresses()) {
+            Ok(pushed) => return batch.forget_last(pushed),
+            Err(Failure::Aborted) => count(shard, Counter::Aborts),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Places for regions that were tried.
+static PLACES: AtomicUsize = AtomicUsize::new(0);
+
 /// Regions ever created.
 static CREATED: AtomicUsize = AtomicUsize::new(0);
 
 /// A fresh region, empty and without capacity; none if memory is out.
 pub fn create_region() -> Option<&'static Region> {
     let len = size_of::<Region>().next_multiple_of(os::page_bytes());
-    let address = os::map(Place::Anywhere, len).ok()?;
+    let (address, long_stacks) = map_in_place(len).or_else(|| map_sealed(len)).or_else(|| {
+        os::map(Place::Anywhere, len).ok().map(|address| (address, LongStacks::None))
+    })?;
     // SAFETY: fresh zeroed memory of that size, mapped for ever; zero is valid.
-    let region = unsafe { &*(address as *const Region) };
+    let region = unsafe { &*ptr::with_exposed_provenance::<Region>(address) };
+    region.set_long_stacks(long_stacks);
     region.reset();
     // Ordering: Relaxed, a number that stands alone.
     CREATED.fetch_add(1, Ordering::Relaxed);
     Some(region)
+}
+
+/// Maps the first `len` bytes of a region in the next place below the page-map range, where the rest can be mapped later.
+fn map_in_place(len: usize) -> Option<(usize, LongStacks)> {
+    // Ordering: Relaxed, written once by init.
+    let range = HOT.page_map_base.load(Ordering::Relaxed);
+    // Ordering: Relaxed, a number that stands alone.
+    let place = PLACES.fetch_add(1, Ordering::Relaxed) + 1;
+    if range == 0 || place > REGION_PLACES {
+        return None;
+    }
+    let address = os::map(Place::Exactly(range - place * SPAN_BYTES), len).ok()?;
+    Some((address, LongStacks::Unmapped))
+}
+
+/// Reserves the addresses of a region anywhere, and makes the first `len` bytes accessible.
+fn map_sealed(len: usize) -> Option<(usize, LongStacks)> {
+    let address = os::map_sealed(SPAN_BYTES).ok()?;
+    // SAFETY: just reserved, known to no other code.
+    match unsafe { os::unseal(address, len) } {
+        Ok(()) => Some((address, LongStacks::Sealed)),
+        Err(_) => {
+            // SAFETY: as above.
+            unsafe { os::unmap(address, SPAN_BYTES) };
+            None
+        }
+    }
+}
+
+/// Maps the long stack of `class` as far as `capacity` objects need (at most `slots_max`), rounded up to a power of two; whether it
+/// can hold them.
+pub fn lengthen(region: &Region, class: Class, capacity: usize) -> bool {
+    let (start, mapped) = region.long_mapped(class);
+    let needed = Region::long_needed(class, capacity);
+    if needed <= mapped {
+        return true;
+    }
+    let most = Region::long_needed(class, CLASS[class].slots_max);
+    let wanted = needed.next_power_of_two().min(most).next_multiple_of(os::page_bytes());
+    let (address, len) = (start + mapped, wanted - mapped);
+    let is_mapped = match region.long_stacks() {
+        LongStacks::None => false,
+        // Where another thread is about to do the same, the place is taken.
+        LongStacks::Unmapped => os::map(Place::Exactly(address), len).is_ok(),
+        // SAFETY: a reserved part of the region, which nothing uses yet.
+        LongStacks::Sealed => unsafe { os::unseal(address, len) }.is_ok(),
+    };
+    if is_mapped {
+        region.set_long_mapped(class, wanted);
+        PAGE_HEAP.add_metadata(len);
+    }
+    is_mapped
 }
 
 /// Regions ever created, of all kinds of shards; at least 1.

@@ -11,7 +11,7 @@ use super::{Shard, create_region};
 use crate::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::hot::{HOT, ShardEntry};
 use crate::object::Object;
-use crate::region::{Counter, Region};
+use crate::region::{Bounds, Counter, Region};
 use crate::rseq::outcome::{Failure, Pop, Push, number};
 use crate::rseq::registration;
 use crate::rseq::{Index, Sections};
@@ -130,14 +130,14 @@ impl Shard for Sections {
     fn push_batch(&self, class: Class, objects: &[usize]) -> Result<usize, Failure> {
         number(Sections::push_batch(*self, class, objects))
     }
-    fn set_end(
+    fn set_bounds(
         &self,
         class: Class,
         region: &Region,
-        expected: usize,
-        end: usize,
+        from: Bounds,
+        to: Bounds,
     ) -> Result<(), Failure> {
-        number(Sections::set_end(*self, class, region, expected, end)).map(drop)
+        number(Sections::set_bounds(*self, class, region, from, to)).map(drop)
     }
     fn add(&self, counter: Counter, delta: usize) -> Result<(), Failure> {
         number(Sections::add(*self, counter as usize, delta)).map(drop)
