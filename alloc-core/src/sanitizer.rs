@@ -101,6 +101,14 @@ pub fn object_taken(address: usize) {
     }
 }
 
+/// As [`object_taken`], of each object.
+#[inline]
+pub fn objects_taken(addresses: &[usize]) {
+    if is_told_of_objects() {
+        addresses.iter().for_each(|&address| call_of_address(&ACQUIRE, address));
+    }
+}
+
 /// The owner of the object gives it up.
 #[inline]
 pub fn object_given_up(address: usize) {

@@ -25,8 +25,9 @@ pub const MEDIUM_MAX_BYTES: usize = 32 << 10;
 /// log2 of the step of the medium table.
 pub const MEDIUM_SHIFT: u32 = 7;
 
-/// See [`ClassInfo::reciprocal`]; exact since offset * size < 2^40 in every slab.
-pub const RECIPROCAL_SHIFT: u32 = 40;
+/// See [`ClassInfo::reciprocal`].
+pub const RECIPROCAL_SHIFT: u32 = 32;
+const WHOLE: u64 = 1 << RECIPROCAL_SHIFT;
 
 /// Slots of the short stacks of large classes, whose batches are smaller.
 const SLOTS_SHORT_MIN: usize = 16;
@@ -36,7 +37,8 @@ const SLOTS_SHORT_MIN: usize = 16;
 pub struct ClassInfo {
     /// Object size in bytes.
     pub size: usize,
-    /// ceil(2^40 / size): `(offset * reciprocal) >> RECIPROCAL_SHIFT` is the object's index, for offsets in a slab.
+    /// `(offset * reciprocal) >> RECIPROCAL_SHIFT` is the index of the object that has the byte at this offset in the slab: 2^32 /
+    /// size, rounded up; in a slab of one object, where the index is always 0, rounded down.
     pub reciprocal: u64,
     /// Objects in one slab.
     pub objects: usize,
@@ -48,6 +50,22 @@ pub struct ClassInfo {
     pub slots_short: usize,
     /// The most pointers that a shard can hold, in the long stack.
     pub slots_max: usize,
+}
+
+impl ClassInfo {
+    /// The number of the object that starts `offset` bytes from the start of a slab; None if none starts there.
+    ///
+    /// The low half of the product is the fraction. It is below the reciprocal only at the start of an object: there it is less than
+    /// 2^16, by the rounding; each byte more adds a reciprocal, which is 2^17 at least if the slab has several objects.
+    #[inline]
+    pub const fn index_at(&self, offset: usize) -> Option<usize> {
+        if offset >= self.objects * self.size {
+            return None;
+        }
+        let product = offset as u64 * self.reciprocal;
+        let index = (product >> RECIPROCAL_SHIFT) as usize;
+        if (product as u32 as u64) < self.reciprocal { Some(index) } else { None }
+    }
 }
 
 const NO_CLASS: ClassInfo = ClassInfo {
@@ -92,7 +110,7 @@ const fn info(size: usize) -> ClassInfo {
     let batch = clamp((32 << 10) / size, 1, MAGAZINE_MAX);
     ClassInfo {
         size,
-        reciprocal: (1u64 << RECIPROCAL_SHIFT).div_ceil(size as u64),
+        reciprocal: if single { WHOLE / size as u64 } else { WHOLE.div_ceil(size as u64) },
         objects: if fit < SLAB_OBJECTS_MAX { fit } else { SLAB_OBJECTS_MAX },
         pages: if single { pages_of(size) } else { 1 },
         batch,
@@ -181,7 +199,11 @@ mod tests {
         for (class, info) in CLASS.iter().enumerate().skip(1) {
             for offset in 0..info.pages * PAGE_BYTES {
                 let index = (offset as u64 * info.reciprocal) >> RECIPROCAL_SHIFT;
-                assert_eq!(index as usize, offset / info.size, "class {class} offset {offset}");
+                let is_in_object = offset < info.objects * info.size;
+                assert!(!is_in_object || index as usize == offset / info.size, "{class}: {offset}");
+                let exact = offset.is_multiple_of(info.size) && offset / info.size < info.objects;
+                let found = info.index_at(offset);
+                assert_eq!(found, exact.then_some(offset / info.size), "{class}: {offset}");
             }
         }
     }

@@ -129,7 +129,8 @@ impl Batch {
                 fill(core::slice::from_raw_parts_mut(space.as_mut_ptr().cast(), space.len()))
             });
         }
-        if self.addresses()[before..].contains(&0) {
+        // Without branches, to be vectorized: there is hardly ever a null.
+        if self.addresses()[before..].iter().fold(false, |found, &address| found | (address == 0)) {
             self.drop_nulls();
         }
     }

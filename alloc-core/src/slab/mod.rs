@@ -122,10 +122,15 @@ fn take_from(slab: &PageEntry, class: Class, batch: &mut Batch, wanted: usize) {
             while count < out.len() {
                 let mut bits = bitmap[word].get();
                 while bits != 0 && count < out.len() {
-                    let index = word * 64 + bits.trailing_zeros() as usize;
-                    bits &= bits - 1;
-                    out[count].write(page + index * size);
-                    count += 1;
+                    let (first, most) = lowest_run(bits);
+                    let run = most.min(out.len() - count);
+                    let mut address = page + (word * 64 + first) * size;
+                    for out in &mut out[count..count + run] {
+                        out.write(address);
+                        address += size;
+                    }
+                    bits &= !(!0 >> (64 - run) << first);
+                    count += run;
                 }
                 bitmap[word].set(bits);
                 if bits == 0 {
@@ -139,15 +144,16 @@ fn take_from(slab: &PageEntry, class: Class, batch: &mut Batch, wanted: usize) {
     slab.free.set((free - count) as u32);
 }
 
-/// Which object of a slab of `class` starts at `object`, an address in the slab's first page.
-pub fn index_of(slab: &PageEntry, class: Class, object: usize) -> Option<usize> {
-    index_in(slab.page(), &CLASS[class], object)
+/// The first set bit of `bits`, which are not 0, and how many set bits there are from it on without a gap. Objects of a slab mostly come
+/// and go by runs.
+fn lowest_run(bits: u64) -> (usize, usize) {
+    let first = bits.trailing_zeros();
+    (first as usize, (bits >> first).trailing_ones() as usize)
 }
 
-fn index_in(page: usize, info: &ClassInfo, object: usize) -> Option<usize> {
-    let offset = object.checked_sub(page)?;
-    let index = ((offset as u64 * info.reciprocal) >> RECIPROCAL_SHIFT) as usize;
-    (index * info.size == offset && index < info.objects).then_some(index)
+/// Which object of a slab of `class` starts at `object`, an address in the slab's first page.
+pub fn index_of(slab: &PageEntry, class: Class, object: usize) -> Option<usize> {
+    CLASS[class].index_at(object.checked_sub(slab.page())?)
 }
 
 /// Whether an object of `class` starts at `object`.
@@ -159,7 +165,7 @@ pub fn is_object_start(object: usize, class: Class) -> bool {
 /// trims the page heap.
 pub fn put_cached(class: Class, batch: &mut Batch) {
     let objects = batch.addresses();
-    if run_of(class, objects) == objects.len() {
+    if prefetch_run(class, objects) == objects.len() {
         // A refusal leaves all in the batch.
         let _ = put_run(class, batch, batch.len());
         return;
@@ -211,7 +217,7 @@ fn put_home(batch: &mut Batch) {
             0 if unsafe { HUGE.release(first) } => batch.forget_first(1),
             0 => fail(Misuse::ForeignPointer, first),
             class => {
-                let run = run_of(class, batch.addresses());
+                let run = prefetch_run(class, batch.addresses());
                 if put_run(class, batch, run).is_err() {
                     return;
                 }
@@ -220,25 +226,45 @@ fn put_home(batch: &mut Batch) {
     }
 }
 
-/// How many of the first objects are of `class`.
-fn run_of(class: Class, objects: &[usize]) -> usize {
-    objects.iter().take_while(|&&object| page_map::class_at(object) == class).count()
+/// How many of the first of `objects` are of `class`. Prefetches the metadata of these: the slabs lie anywhere, so the cache misses
+/// overlap if this is done before the lock is taken.
+fn prefetch_run(class: Class, objects: &[usize]) -> usize {
+    let Some((&first, &last)) = objects.first().zip(objects.last()) else { return 0 };
+    // Mostly all lie on one page. Without branches, to be vectorized.
+    let apart = objects.iter().fold(0, |apart, object| apart | (object ^ first));
+    if apart >= PAGE_BYTES {
+        return prefetch_each(class, objects);
+    }
+    if page_map::class_at(first) != class {
+        return 0;
+    }
+    prefetch(class, first);
+    prefetch(class, last);
+    objects.len()
+}
+
+/// As [`prefetch_run`], object by object.
+fn prefetch_each(class: Class, objects: &[usize]) -> usize {
+    let mut last = !0; // On a page where no object is.
+    let is_of_class = |&&object: &&usize| {
+        let apart = object ^ last;
+        if apart >= NEAR_BYTES {
+            if apart >= PAGE_BYTES && page_map::class_at(object) != class {
+                return false;
+            }
+            prefetch(class, object);
+            last = object;
+        }
+        true
+    };
+    objects.iter().take_while(is_of_class).count()
 }
 
 /// Puts the first `count` objects of `batch` back, which are of `class`.
 fn put_run(class: Class, batch: &mut Batch, count: usize) -> Result<(), Reentered> {
     let slabs = &SLABS[class];
     let objects = &batch.addresses()[..count];
-    // Prefetched before the lock is taken: the slabs lie anywhere, so the cache misses overlap.
-    let mut last = 0;
-    for &object in objects {
-        sanitizer::object_taken(object);
-        // Neighbours share cache lines.
-        if (object ^ last) / NEAR_BYTES != 0 {
-            prefetch(class, object);
-        }
-        last = object;
-    }
+    sanitizer::objects_taken(objects);
     let guard = slabs.lock.acquire(Rank::slab(class))?;
     let mut rest = objects;
     while let Some(&first) = rest.first() {
@@ -257,31 +283,40 @@ fn put_run(class: Class, batch: &mut Batch, count: usize) -> Result<(), Reentere
 
 /// Puts back the first of `objects`, which lies in `slab`, and those that follow it there; how many.
 fn put_in(slabs: &SlabClass, slab: &'static PageEntry, class: Class, objects: &[usize]) -> usize {
-    let info = &CLASS[class];
+    let info = CLASS[class];
     let (page, bitmap) = (slab.page(), slab.bitmap());
+    // The word of the bitmap that is in `bits`.
     let (mut at, mut bits, mut scan) = (0, bitmap[0].get(), slab.scan.get() as usize);
-    let (mut count, mut put) = (0, 0);
-    for &object in objects.iter().take_while(|&&object| object.wrapping_sub(page) < PAGE_BYTES) {
-        count += 1;
-        let Some(index) = index_in(page, info, object) else {
+    let (mut rest, mut inner) = (objects, 0);
+    while let Some(&object) = rest.first() {
+        let offset = object.wrapping_sub(page);
+        let Some(index) = info.index_at(offset) else {
+            if offset >= PAGE_BYTES {
+                break;
+            }
             deny(true, Misuse::InnerPointer, object);
+            rest = &rest[1..];
+            inner += 1;
             continue;
         };
         if index / 64 != at {
-            // The bits of the word before were in a register until here.
             store(&bitmap[at], bits);
             at = index / 64;
             bits = bitmap[at].get();
         }
-        deny(bits >> (index % 64) & 1 != 0, Misuse::DoubleFree, object);
-        bits |= 1 << (index % 64);
+        let run = run_down(&rest[..rest.len().min(index % 64 + 1)], info.size);
+        let run_bits = !0 >> (64 - run) << (index % 64 + 1 - run);
+        deny(bits & run_bits != 0, Misuse::DoubleFree, object);
+        bits |= run_bits;
         scan = scan.min(at);
-        put += 1;
+        rest = &rest[run..];
     }
     store(&bitmap[at], bits);
     if scan < slab.scan.get() as usize {
         slab.scan.set(scan as u32);
     }
+    let count = objects.len() - rest.len();
+    let put = count - inner;
     if put > 0 {
         let free = slab.free.get() as usize + put;
         slab.free.set(free as u32);
@@ -292,6 +327,13 @@ fn put_in(slabs: &SlabClass, slab: &'static PageEntry, class: Class, objects: &[
         }
     }
     count
+}
+
+/// How many of the first of `objects` lie each `size` bytes below the one before. What a program frees in the order in which it
+/// allocated leaves a stack so.
+fn run_down(objects: &[usize], size: usize) -> usize {
+    let is_below = |pair: &&[usize]| pair[0].wrapping_sub(pair[1]) == size;
+    1 + objects.windows(2).take_while(is_below).count()
 }
 
 /// Writes the word only if it changes: another CPU may share the cache line.
