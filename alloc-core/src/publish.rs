@@ -304,17 +304,21 @@ pub fn publish_report(report: &Report) {
     }
 }
 
-/// Values and origins of the settings, see [`config::settings_of`]; none if the map leads to fewer of them, or they cannot be
-/// read.
-pub fn settings(map: &HeapMap<u64>, memory: &impl Memory) -> Option<[(usize, u8); KEYS]> {
+/// Values and origins of the settings, see [`config::settings_of`]: all that the map leads to and this version knows. None if
+/// they cannot be read.
+pub fn settings(
+    map: &HeapMap<u64>,
+    memory: &impl Memory,
+) -> Option<impl Iterator<Item = (usize, u8)>> {
     let mut settings = [(0, 0); KEYS];
-    for (key, (value, origin)) in settings.iter_mut().enumerate() {
+    let count = KEYS.min(map.settings_count as usize);
+    for (key, (value, origin)) in settings.iter_mut().enumerate().take(count) {
         let half =
             |at: usize| memory.half(map.settings.wrapping_add(4 * (SETTING * key + at) as u64));
         *value = half(0)? as usize | (half(1)? as usize) << 32;
         *origin = half(2)? as u8;
     }
-    (map.settings_count >= KEYS as u64).then_some(settings)
+    (count > 0).then(|| settings.into_iter().take(count))
 }
 
 /// What a reader saw in a block.

@@ -212,7 +212,8 @@ pub fn raw() -> [(usize, u8); KEYS] {
 }
 
 /// The settings that another process has, by its [`raw`] numbers. The name of its file for statistics is not among them.
-pub fn settings_of(raw: [(usize, u8); KEYS]) -> impl ExactSizeIterator<Item = Setting> + Clone {
+/// One with an older version has fewer.
+pub fn settings_of(raw: impl IntoIterator<Item = (usize, u8)>) -> impl Iterator<Item = Setting> {
     let settings = raw.into_iter().zip(Key::ALL);
     settings.map(|((value, origin), key)| setting_of(key, value, origin, "(a file)"))
 }

@@ -22,7 +22,6 @@ use mapped::Mapped;
 use memory::Paged;
 use picture::Picture;
 use process::Process;
-use rsalloc_core::internals::config::KEYS;
 use rsalloc_core::internals::publish::{self, Snapshot, purge_method_of};
 use rsalloc_core::internals::sums::{self, CLASSES_MAX, ClassCounts, HeapMap, Memory, ShardCounts};
 use rsalloc_core::{Mode, Report, Stats};
@@ -191,8 +190,9 @@ impl Heap {
     }
 
     /// Values and origins of the settings, see `rsalloc_core::internals::config::settings_of`.
-    pub fn settings(&self) -> Option<[(usize, u8); KEYS]> {
+    pub fn settings(&self) -> Option<Vec<(usize, u8)>> {
         publish::settings(self.seen.map.as_ref()?, &Paged::new(&*self.source))
+            .map(Iterator::collect)
     }
 
     /// Id of the process that is read; none of a core file.
