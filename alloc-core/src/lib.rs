@@ -71,11 +71,12 @@ pub use check::{Defect, DefectKind, check};
 pub use config::{Config, Origin, RequestedMode, Setting, StatsAtExit, Value, settings};
 pub use engine::api::{
     allocate, allocate_aligned, allocate_zeroed, free, free_sized, limit_dirty, reallocate,
-    reallocate_sized, release, usable_size, usable_size_of,
+    reallocate_sized, release, start_profile, stop_profile, usable_size, usable_size_of,
 };
 pub use engine::init::report;
 pub use engine::keep_loaded;
 pub use metrics::{Metrics, MetricsFormat};
+pub use profile::ProfileError;
 pub use report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
 pub use stats::{metrics, stats};
 pub use sums::Stats;

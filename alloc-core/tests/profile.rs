@@ -1,7 +1,19 @@
 //! The heap profile against an exact trace: allocated and live bytes of known sites; and what must not happen beside it.
 
+use rsalloc_core::ProfileError;
+use rsalloc_core::internals::engine::init;
 use rsalloc_core::internals::profile::{self, read};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// There is one profile in a process.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    assert!(init::ensure());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Mean interval of the tests: many samples in little time.
 const INTERVAL: usize = 16 << 10;
@@ -65,6 +77,7 @@ sites! {
 
 #[test]
 fn sites_have_their_bytes_within_the_statistical_error() {
+    let _alone = alone();
     let sites = sites();
     let names: Vec<_> = sites.iter().map(|&(start, name, ..)| (start, name)).collect();
     profile::start(INTERVAL).unwrap();
@@ -120,4 +133,162 @@ fn assert_close(site: &str, what: &str, found: f64, exact: f64, samples: f64) {
     eprintln!(
         "{site:14} {what:9} {found:12.0} exactly {exact:12.0} error {error:.4} of {allowed:.4}"
     );
+}
+
+/// Frees and allocates as a program does, until it is told to stop; how many objects there were.
+fn work(stop: &AtomicBool, seed: usize) -> usize {
+    let mut live: Vec<(*mut u8, usize)> = Vec::new();
+    let (mut random, mut made) = (seed, 0);
+    while !stop.load(Ordering::Relaxed) {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let size = 1 + (random >> 33) % [100, 1000, 40_000, 500_000][random >> 62];
+        if live.len() < 200 {
+            let object = rsalloc_core::allocate(size);
+            // SAFETY: a fresh object of that size.
+            unsafe { object.write(made as u8) };
+            live.push((object, size));
+            made += 1;
+        } else {
+            let (object, size) = live.swap_remove((random >> 20) % live.len());
+            // SAFETY: a live object of that size.
+            unsafe {
+                match random % 3 {
+                    0 => rsalloc_core::free(object),
+                    1 => rsalloc_core::free_sized(object, size, 8),
+                    _ => {
+                        let resized = rsalloc_core::reallocate(object, size + size / 3);
+                        live.push((resized, size + size / 3));
+                    }
+                }
+            }
+        }
+    }
+    // SAFETY: live objects.
+    live.into_iter().for_each(|(object, _)| unsafe { rsalloc_core::free(object) });
+    made
+}
+
+#[test]
+fn a_profile_that_is_switched_beside_threads_loses_nothing() {
+    let _alone = alone();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (1..4)
+            .map(|seed| {
+                scope.spawn({
+                    let stop = &stop;
+                    move || work(stop, seed * 7919)
+                })
+            })
+            .collect();
+        for round in 0..1000 {
+            profile::start(1 << (9 + round % 8)).unwrap();
+            assert_eq!(profile::start(512), Err(ProfileError::IsRunning));
+            if round % 16 == 0 {
+                std::thread::yield_now();
+            }
+            profile::stop().unwrap();
+            assert_eq!(profile::stop(), Err(ProfileError::IsStopped));
+        }
+        stop.store(true, Ordering::Relaxed);
+        for worker in workers {
+            assert!(worker.join().unwrap() > 1000);
+        }
+    });
+    assert_eq!(rsalloc_core::check(), Ok(()));
+    // What was freed by its size while no profile ran comes home now; then no sample is left.
+    rsalloc_core::release();
+    assert_eq!(profile::live(), 0, "live samples of objects that were freed");
+    assert_eq!(rsalloc_core::check(), Ok(()));
+}
+
+extern "C" fn allocate_in_handler(_: libc::c_int) {
+    HANDLED.fetch_add(1, Ordering::Relaxed);
+    for size in [24, 3000, 70_000] {
+        let object = rsalloc_core::allocate(size);
+        // SAFETY: allocated above.
+        unsafe { rsalloc_core::free(object) };
+    }
+}
+
+static HANDLED: AtomicUsize = AtomicUsize::new(0);
+
+/// Timers of 20 kHz interrupt the thread anywhere: in a section, in the walk over its stack, in a table.
+#[test]
+fn a_handler_that_allocates_at_any_instruction_is_served() {
+    let _alone = alone();
+    profile::start(256).unwrap();
+    // SAFETY: a handler that is async-signal-safe, as the allocator promises to be; the timer is stopped below.
+    unsafe {
+        libc::signal(libc::SIGPROF, allocate_in_handler as *const () as libc::sighandler_t);
+        let tick = libc::timeval { tv_sec: 0, tv_usec: 50 };
+        let timer = libc::itimerval { it_interval: tick, it_value: tick };
+        libc::setitimer(libc::ITIMER_PROF, &timer, std::ptr::null_mut());
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| work(&stop, 4711));
+        let end = Instant::now() + Duration::from_secs(20);
+        while HANDLED.load(Ordering::Relaxed) < 150 && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(worker.join().unwrap() > 0);
+    });
+    // SAFETY: stops the timer.
+    unsafe {
+        libc::setitimer(libc::ITIMER_PROF, &std::mem::zeroed(), std::ptr::null_mut());
+    }
+    assert!(HANDLED.load(Ordering::Relaxed) >= 150, "the timer interrupted nothing");
+    profile::stop().unwrap();
+    // Handlers' stacks lead through the frame of the signal into what it interrupted.
+    let work_at = work as *const () as usize;
+    let handler_at = allocate_in_handler as *const () as usize;
+    let within = |frame: u64, start: usize| (start..start + 4096).contains(&(frame as usize));
+    let header = profile::own_header();
+    let mut through = 0;
+    read::for_each_stack(&header, &profile::OwnMemory, |_, stack| {
+        let frames: Vec<_> = read::frames(&header, stack, &profile::OwnMemory).collect();
+        let handler = frames.iter().position(|&frame| within(frame, handler_at));
+        let outer = handler.map_or(&frames[..0], |at| &frames[at..]);
+        through += usize::from(outer.iter().any(|&frame| within(frame, work_at)));
+    });
+    assert!(through > 0, "no stack leads from the handler through the signal's frame");
+    assert_eq!(rsalloc_core::check(), Ok(()));
+}
+
+#[test]
+fn a_child_of_a_fork_goes_on_with_the_profile() {
+    let _alone = alone();
+    let stop = AtomicBool::new(false);
+    profile::start(1024).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| work(&stop, 99));
+        for _ in 0..50 {
+            // SAFETY: the child calls only what may be called in it.
+            match unsafe { libc::fork() } {
+                0 => {
+                    let before = profile::live();
+                    let kept: Vec<_> = (0..400).map(|_| rsalloc_core::allocate(1000)).collect();
+                    let is_sampled = profile::live() > before + 50;
+                    // SAFETY: allocated above.
+                    kept.into_iter().for_each(|object| unsafe { rsalloc_core::free(object) });
+                    let is_whole = rsalloc_core::check().is_ok();
+                    let stops = profile::stop().is_ok() && profile::start(4096).is_ok();
+                    let status =
+                        i32::from(!is_sampled) | i32::from(!is_whole) << 1 | i32::from(!stops) << 2;
+                    // SAFETY: ends the child without handlers.
+                    unsafe { libc::_exit(status) };
+                }
+                child => {
+                    let mut status = 0;
+                    // SAFETY: waits for the child above.
+                    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+                    assert_eq!(status, 0, "1: not sampled, 2: the heap is not whole, 4: no switch");
+                }
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    profile::stop().unwrap();
 }

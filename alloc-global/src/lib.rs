@@ -7,6 +7,9 @@ mod linux;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use linux::*;
 
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub mod profile;
+
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 mod elsewhere;
 

@@ -41,6 +41,8 @@ const EXPORTS: &[&str] = &[
     "reallocarray",
     "rsalloc_check",
     "rsalloc_print_settings",
+    "rsalloc_profile_start",
+    "rsalloc_profile_stop",
     "rsalloc_report",
     "valloc",
 ];

@@ -197,6 +197,8 @@ impl Registers {
     pub const SP: usize = selected::counted::SP;
     /// That of the frame pointer.
     pub const FP: usize = selected::counted::FP;
+    /// Those of the registers that functions preserve, but for the stack pointer.
+    pub const PRESERVED: [usize; selected::counted::PRESERVED.len()] = selected::counted::PRESERVED;
 }
 
 /// Allocations that count their bytes, for the slow functions while a heap profile runs.

@@ -12,6 +12,7 @@ use crate::fail::Misuse;
 use crate::object::{Contents, Fresh, Object};
 use crate::os;
 use crate::page_map;
+use crate::profile::{self, ProfileError, countdown};
 use crate::size_class::{CLASS, Class, class_of};
 use crate::units::PAGE_BYTES;
 use core::ptr::{self, NonNull};
@@ -169,6 +170,27 @@ pub fn limit_dirty(bytes: usize) -> bool {
     init::ensure()
         && !matches!(config::origin(Key::Dirty), Origin::Environment | Origin::Outside)
         && settings::change(Key::Dirty, bytes, Origin::Call).is_ok()
+}
+
+/// Starts a sampled heap profile: one sample in so many allocated bytes on average, 0 for 512 KiB. What a former profile has
+/// recorded is forgotten. Async-signal-safe; needs no memory of this allocator.
+///
+/// # Errors
+/// A profile runs already, the interval is below 256 bytes or above 1 GiB, or the system gives no memory.
+pub fn start_profile(interval_bytes: usize) -> Result<(), ProfileError> {
+    if !init::ensure() {
+        // A handler on top of init.
+        return Err(ProfileError::IsSwitching);
+    }
+    profile::start(if interval_bytes == 0 { countdown::DEFAULT_INTERVAL } else { interval_bytes })
+}
+
+/// Stops the profile; what it has recorded stays until the next start. Async-signal-safe.
+///
+/// # Errors
+/// No profile runs.
+pub fn stop_profile() -> Result<(), ProfileError> {
+    profile::stop()
 }
 
 /// Gives all cached and free memory back to the OS: that of each CPU's cache, of the tiers behind them, and free pages.

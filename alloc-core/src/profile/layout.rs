@@ -128,6 +128,21 @@ words! {
     }
 }
 
+impl Stack<u64> {
+    /// Objects and bytes that were allocated, and of these the live ones. Freed while this was read may be more than what was
+    /// allocated before.
+    pub fn amounts(&self) -> [(u64, u64); 2] {
+        let objects = |weight: u64| weight.saturating_add(WEIGHT_ONE / 2) / WEIGHT_ONE;
+        [
+            (objects(self.allocated_weight), self.allocated_bytes),
+            (
+                objects(self.allocated_weight.saturating_sub(self.freed_weight)),
+                self.allocated_bytes.saturating_sub(self.freed_bytes),
+            ),
+        ]
+    }
+}
+
 /// No profile was ever started.
 pub const NEVER_STARTED: u64 = 0;
 /// Allocations are sampled.

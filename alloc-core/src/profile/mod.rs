@@ -210,9 +210,9 @@ pub extern "C" fn stop_for_c() -> i32 {
 
 /// The number of the stack that begins with `caller`; 0 if none can be kept. Only while tables exist.
 pub fn stack_of(caller: &Registers) -> usize {
-    let Some(stacks) = tables::stacks() else { return 0 };
+    let (Some(stacks), Some(rules)) = (tables::stacks(), tables::rules()) else { return 0 };
     let mut frames = [0; FRAMES_MAX];
-    let (count, end) = unwind::walk(caller, &mut frames);
+    let (count, end) = unwind::walk(caller, rules, &mut frames);
     if end == unwind::End::Truncated {
         // Ordering: Relaxed, a statistic.
         PROFILE.truncated_stacks.fetch_add(1, Ordering::Relaxed);

@@ -216,6 +216,7 @@ impl Tables {
         let take = |used: usize| {
             Some(used.next_multiple_of(align) + units).filter(|&end| end <= len_units)
         };
+        // Ordering: Relaxed, as above.
         let before = NEXT_UNIT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
         let first = before.next_multiple_of(align);
         let count = slots_of_run(class);

@@ -8,6 +8,7 @@ use super::layout::{Sample, Stack};
 use super::pool::{self, Tables as Pool};
 use super::samples::{RECORDS, Samples, WORDS};
 use super::stacks::{BUCKETS, FRAMES, STACKS, Stacks};
+use super::unwind::cache;
 use crate::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::os::{self, Place};
 use crate::sums::Memory;
@@ -21,6 +22,7 @@ struct Tables {
     frames: [AtomicUsize; FRAMES],
     units: [AtomicU64; pool::UNITS],
     states: [AtomicU32; pool::SLOTS],
+    rules: [cache::Entry; cache::ENTRIES],
 }
 
 /// Address of the mapping; 0 before the first start.
@@ -46,6 +48,11 @@ pub fn stacks() -> Option<Stacks> {
 /// The memory for small objects, likewise.
 pub fn pool() -> Option<Pool> {
     get().map(|tables| Pool { units: &tables.units, states: &tables.states })
+}
+
+/// The rules that were found before, likewise.
+pub fn rules() -> Option<&'static [cache::Entry; cache::ENTRIES]> {
+    get().map(|tables| &tables.rules)
 }
 
 /// The memory of this process, as far as it is a profile's.

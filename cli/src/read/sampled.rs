@@ -3,7 +3,7 @@
 use super::memory::Paged;
 use super::{Heap, mapped};
 use anyhow::{Context, Result, bail};
-use rsalloc_core::internals::profile::layout::{self, Header, WEIGHT_ONE};
+use rsalloc_core::internals::profile::layout::{self, Header};
 use rsalloc_core::internals::profile::read;
 use rsalloc_pprof::{Amount, HeapProfile, HeapSample, Mapping};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -36,16 +36,8 @@ impl Heap {
         let memory = Paged::new(&*self.source);
         let mut samples = Vec::new();
         let read = read::for_each_stack(&header, &memory, |_, stack| {
-            let amount = |weight: u64, bytes| Amount {
-                objects: (weight + WEIGHT_ONE / 2) / WEIGHT_ONE,
-                bytes,
-            };
-            // Freed meanwhile may be more than what was read before.
-            let live = amount(
-                stack.allocated_weight.saturating_sub(stack.freed_weight),
-                stack.allocated_bytes.saturating_sub(stack.freed_bytes),
-            );
-            let allocated = amount(stack.allocated_weight, stack.allocated_bytes);
+            let amount = |(objects, bytes)| Amount { objects, bytes };
+            let [allocated, live] = stack.amounts().map(amount);
             if allocated != Amount::default() {
                 let frames = read::frames(&header, stack, &memory).collect();
                 samples.push(HeapSample { stack: frames, allocated, live });

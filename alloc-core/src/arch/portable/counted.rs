@@ -7,6 +7,7 @@ pub const COLUMNS: usize = 1;
 pub const PC: usize = 0;
 pub const SP: usize = 0;
 pub const FP: usize = 0;
+pub const PRESERVED: [usize; 0] = [];
 
 pub extern "C" fn malloc_counted(size: usize) -> *mut u8 {
     sampled::count_and_malloc(size)

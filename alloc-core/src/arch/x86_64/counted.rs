@@ -16,6 +16,8 @@ pub const COLUMNS: usize = 17;
 pub const PC: usize = 16;
 pub const SP: usize = 7;
 pub const FP: usize = 6;
+/// rbx, rbp, r12 to r15.
+pub const PRESERVED: [usize; 6] = [3, FP, 12, 13, 14, 15];
 
 const SAMPLE_COUNTDOWN: usize =
     offset_of!(ThreadBlock, words) + offset_of!(ThreadWords, sample_countdown);

@@ -4,6 +4,8 @@
 //! a fork. A walk follows the unwind tables (`.eh_frame`) of the modules; where there are none (code made at run time), the
 //! chain of frame pointers. It ends where neither leads further.
 
+#[forbid(unsafe_code)]
+pub mod cache;
 mod cfi;
 mod cursor;
 mod expression;
@@ -15,8 +17,10 @@ pub use modules::find as find_modules;
 
 use crate::arch::Registers;
 use crate::os;
+use cache::Short;
 use cfi::{Frame, Rule, Rules};
 use memory::StackMemory;
+use modules::Module;
 
 /// How a walk ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,8 +33,12 @@ pub enum End {
 
 /// Writes the frames from `caller` on, the innermost first, in the form of `layout`; how many. Those of a library that is
 /// nothing but this allocator are left out at the beginning.
-pub fn walk(caller: &Registers, frames: &mut [usize]) -> (usize, End) {
-    let mut walk = Walk::new(caller);
+pub fn walk(
+    caller: &Registers,
+    known: &[cache::Entry; cache::ENTRIES],
+    frames: &mut [usize],
+) -> (usize, End) {
+    let mut walk = Walk::new(caller, known);
     let mut count = 0;
     while let Some(frame) = walk.frame() {
         if count > 0 || !modules::is_own(frame - 1) {
@@ -45,17 +53,19 @@ pub fn walk(caller: &Registers, frames: &mut [usize]) -> (usize, End) {
     (count, End::Reached)
 }
 
-struct Walk {
+struct Walk<'a> {
+    known: &'a [cache::Entry; cache::ENTRIES],
     registers: Registers,
     memory: StackMemory,
     /// Whether the place is one at which a signal came, not one behind a call.
     is_interrupted: bool,
 }
 
-impl Walk {
-    fn new(caller: &Registers) -> Self {
+impl<'a> Walk<'a> {
+    fn new(caller: &Registers, known: &'a [cache::Entry; cache::ENTRIES]) -> Self {
         let here = 0usize;
         Walk {
+            known,
             registers: *caller,
             memory: StackMemory::new(&raw const here as usize),
             is_interrupted: false,
@@ -70,11 +80,37 @@ impl Walk {
 
     fn go_to_caller(&mut self) -> Option<()> {
         let place = self.frame()? - 1;
-        let rules = modules::module_of(place).and_then(|module| cfi::rules_at(&module, place));
-        match rules {
-            Some(rules) => self.follow(&rules),
-            None => self.follow_frame_pointer(),
+        let Some(module) = modules::module_of(place) else { return self.follow_frame_pointer() };
+        match cache::find(self.known, place, module.eh_frame) {
+            Some(short) => self.follow_short(&short),
+            None => self.go_by_tables(&module, place),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn go_by_tables(&mut self, module: &Module, place: usize) -> Option<()> {
+        let Some(rules) = cfi::rules_at(module, place) else { return self.follow_frame_pointer() };
+        if let Some(short) = Short::of(&rules) {
+            cache::keep(self.known, place, module.eh_frame, short);
+        }
+        self.follow(&rules)
+    }
+
+    fn follow_short(&mut self, short: &Short) -> Option<()> {
+        const WORD: usize = size_of::<usize>();
+        let frame = self.registers.0.get(short.register)?.wrapping_add_signed(short.offset);
+        let return_address = self.memory.word(frame.wrapping_sub(WORD))?;
+        for (&column, &at) in Registers::PRESERVED.iter().zip(&short.saved) {
+            if at != 0 {
+                let saved = frame.wrapping_sub(usize::from(at) * WORD);
+                self.registers.0[column] = self.memory.word(saved)?;
+            }
+        }
+        let before = core::mem::replace(&mut self.registers.0[Registers::SP], frame);
+        self.registers.0[Registers::PC] = return_address;
+        self.is_interrupted = false;
+        (frame > before).then_some(())
     }
 
     fn follow(&mut self, rules: &Rules) -> Option<()> {
