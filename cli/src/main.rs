@@ -6,6 +6,7 @@
 mod check;
 mod conf;
 mod elf;
+mod fleet;
 mod format;
 mod launch;
 mod metrics;
@@ -23,6 +24,7 @@ mod stats;
 mod supervise;
 mod symbolize;
 mod text;
+mod top;
 
 use clap::{Parser, Subcommand};
 use format::Format;
@@ -83,6 +85,15 @@ enum Command {
     Metrics {
         #[command(flatten)]
         what: metrics::What,
+    },
+    /// Watch all processes on rsalloc in the terminal, or one closely
+    #[command(
+        after_help = "Without a terminal: --once prints what would be shown, stats --watch prints rows.\n\
+        Exit status: 0 left by q or Ctrl-C, or printed; 3 could not be done."
+    )]
+    Top {
+        #[command(flatten)]
+        what: top::What,
     },
     /// Write a page that shows where a process's memory is: in words, drawn by address, by size and over time
     #[command(after_help = "It reads and changes nothing: the process does not notice.\n\
@@ -197,6 +208,7 @@ fn main() -> ExitCode {
         }
         Command::Stats { form, how, program, .. } => stats::of_program(&how, &program, &form),
         Command::Metrics { what } => metrics::metrics(what),
+        Command::Top { what } => top::top(&what),
         Command::Report { target: Some(target), what, .. } => report::of_target(&target, &what),
         Command::Report { what, how, program, .. } => report::of_program(&how, &program, &what),
         Command::Record { what, program } => record::record(&what, &program),

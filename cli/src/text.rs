@@ -21,6 +21,12 @@ pub fn human(bytes: u64) -> String {
     if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
 }
 
+/// `31876112` as `30.4M`: at most seven columns.
+pub fn short(bytes: u64) -> String {
+    let text = human(bytes);
+    text.strip_suffix("iB").unwrap_or(text.trim_end_matches(" B")).replace(' ', "")
+}
+
 /// `31876112` as `31,876,112`.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -241,6 +247,8 @@ mod tests {
             all,
             ["0 B", "1023 B", "1.0 KiB", "1023.9 KiB", "1.0 MiB", "30.4 MiB", "16.0 EiB"]
         );
+        let all = [0, 1023, 1024, 31_876_112].map(short);
+        assert_eq!(all, ["0", "1023", "1.0K", "30.4M"]);
         let all = [0, 999, 1000, 31_876_112].map(grouped);
         assert_eq!(all, ["0", "999", "1,000", "31,876,112"]);
         assert_eq!((percent(1, 3), percent(1, 0)), ("33.3 %".into(), "-".into()));

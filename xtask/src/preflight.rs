@@ -22,7 +22,7 @@ pub struct Arguments {
 }
 
 /// Debian packages of the gates themselves; `compare`, `criu` and `programs` fetch their own.
-const PACKAGES: &[&str] = &["g++"];
+const PACKAGES: &[&str] = &["g++", "chromium"];
 
 /// A gate that takes longer than this hangs. All of them together have 30 minutes.
 const MINUTES_EACH: u64 = 20;

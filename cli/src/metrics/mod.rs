@@ -2,14 +2,13 @@
 //!
 //! Promises that each answer is of this moment: processes that have gone away are not in it, and those that came are.
 
-mod fleet;
 mod serve;
 mod textfile;
 
+use crate::fleet::Fleet;
 use crate::output;
 use crate::read::{Counts, Heap, Resident};
 use anyhow::{Result, ensure};
-use fleet::Fleet;
 use rsalloc_core::internals::metrics::{self, Label, Writer};
 use rsalloc_core::internals::sums::Kind;
 use rsalloc_core::{MetricsFormat, Report};

@@ -401,3 +401,6 @@ impl Picture {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

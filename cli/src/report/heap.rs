@@ -1,7 +1,7 @@
 //! The heap drawn by address: cells that fill from below with what they hold.
 
 use super::charts::key;
-use super::words::percent;
+use super::words::{bytes, percent};
 use crate::read::picture::{Cell, Contents, Part, Picture};
 use crate::text::{grouped, human};
 use maud::{Markup, html};
@@ -41,7 +41,7 @@ pub const PARTS: [(Part, &str, &str); 11] = [
 pub fn section(picture: &Picture) -> Markup {
     html! {
         p {
-            "Each square is " strong { (human(picture.cell_bytes)) } " of address space, in order. It fills from below: objects handed out "
+            "Each square is " (bytes("cell_bytes", picture.cell_bytes)) " of address space, in order. It fills from below: objects handed out "
             "(by the program or to the caches) by their size, then what is free. " (picture.segments.len())
             @if picture.segments.len() == 1 { " segment" } @else { " segments" } " of up to " (human(picture.segment_bytes)) "."
         }

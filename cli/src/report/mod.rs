@@ -9,6 +9,8 @@ mod story;
 mod tables;
 mod words;
 
+pub use charts::SHARES;
+
 use crate::launch::{self, How};
 use crate::read::{self, Target};
 use crate::{output, supervise};

@@ -109,6 +109,11 @@ pub const GATES: &[Gate] = &[
             "warnings",
         ],
     ),
+    // The page of `rsalloc report` in a headless Chromium.
+    cargo(
+        "browser",
+        &["test", "--package", "rsalloc-cli", "--features", "browser", "--test", "browser"],
+    ),
     xtask("fuzz-blind", &["fuzz", "--check-control"]),
     // Nine runs, two at once: five minutes on two CPUs.
     xtask("fuzz", &["fuzz", "--seconds", "60"]),

@@ -1,4 +1,4 @@
-//! [`Fleet`]: the processes that are exposed, found again at each visit.
+//! [`Fleet`]: the processes that rsalloc serves, found again at each visit.
 
 use crate::read::{self, Heap, Target};
 use anyhow::{Result, bail};
@@ -6,8 +6,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// A process without rsalloc is looked at again after this time: it may not have allocated yet, or run another program.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// A process without rsalloc is looked at again after this time, which doubles each time up to the other: it may not have
+/// allocated yet, or run another program.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const LOOK_AGAIN_MAX: Duration = Duration::from_secs(30);
 
 /// Processes, and what is known of them.
 pub struct Fleet {
@@ -21,14 +23,17 @@ struct Known {
     identity: (u64, Option<PathBuf>),
     found: Found,
     looked_at: Instant,
+    look_again: Duration,
 }
 
 enum Found {
     Heap(Box<Heap>),
     /// rsalloc does not serve it, or it has ended.
     Nothing,
-    /// It may not be read, or its rsalloc is of a version that this command does not read.
+    /// Its rsalloc is of a version that this command does not read, or something forbids it.
     Unreadable,
+    /// It is another user's: whether rsalloc serves it is not known.
+    Refused,
 }
 
 impl Fleet {
@@ -48,7 +53,7 @@ impl Fleet {
             heap.counts()?;
             if let Some(identity) = identity(pid) {
                 let found = Found::Heap(Box::new(heap));
-                fleet.known.insert(pid, Known { identity, found, looked_at: Instant::now() });
+                fleet.known.insert(pid, Known::now(identity, found, LOOK_AGAIN));
             }
         }
         Ok(fleet)
@@ -67,7 +72,11 @@ impl Fleet {
                 Some(known) if !known.is_stale() => known,
                 // An id that was named and is another process's by now.
                 None if is_named => continue,
-                _ => Known { identity, found: look(pid), looked_at: Instant::now() },
+                before => {
+                    let waited = before.map_or(Duration::ZERO, |known| known.look_again);
+                    let look_again = (2 * waited).clamp(LOOK_AGAIN, LOOK_AGAIN_MAX);
+                    Known::now(identity, look(pid), look_again)
+                }
             };
             match &now.found {
                 Found::Heap(heap) if heap.is_there() && read(pid, heap) => {}
@@ -79,31 +88,47 @@ impl Fleet {
                     }
                 }
                 Found::Heap(_) => continue,
-                Found::Nothing => {}
+                Found::Nothing | Found::Refused => {}
                 Found::Unreadable => unread += 1,
             }
             self.known.insert(pid, now);
         }
         unread
     }
+
+    /// Processes that may not be looked into, as of the last visit: other users'.
+    pub fn refused(&self) -> usize {
+        self.known.values().filter(|known| matches!(known.found, Found::Refused)).count()
+    }
 }
 
 impl Known {
+    fn now(identity: (u64, Option<PathBuf>), found: Found, look_again: Duration) -> Known {
+        Known { identity, found, looked_at: Instant::now(), look_again }
+    }
+
     fn is_stale(&self) -> bool {
-        !matches!(self.found, Found::Heap(_)) && self.looked_at.elapsed() > LOOK_AGAIN
+        !matches!(self.found, Found::Heap(_)) && self.looked_at.elapsed() > self.look_again
     }
 }
 
 fn look(pid: u32) -> Found {
     match read::find(&Target::Process(pid)) {
         Ok(Some(heap)) if heap.is_active() => match heap.counts() {
+            // It has the allocator in it and allocates by another, as this command does.
+            Ok(counts) if counts.stats.mapped_bytes == 0 => Found::Nothing,
             Ok(_) => Found::Heap(Box::new(heap)),
             Err(_) => Found::Unreadable,
         },
         Ok(_) => Found::Nothing,
-        // Other users' processes: whether rsalloc serves them is not known.
+        Err(_) if is_forbidden(pid) => Found::Refused,
         Err(_) => Found::Nothing,
     }
+}
+
+fn is_forbidden(pid: u32) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"));
+    maps.is_err_and(|why| why.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// The ids of all processes.

@@ -1,0 +1,310 @@
+//! The screens: the list of processes, and one process.
+//!
+//! Fit 80 columns and 24 lines. Without colour, what is selected is reversed and headings are bold; a locale that is not
+//! UTF-8 gets plain characters.
+
+use super::list::{Column, List};
+use super::process::{Point, Watched};
+use crate::report::SHARES;
+use crate::text::{grouped, now, short};
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::symbols::bar;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Cell, Paragraph, Row, Sparkline, Table, TableState};
+
+/// What the terminal can show.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// Colours, see no-color.org.
+    pub is_coloured: bool,
+    /// Characters beyond ASCII.
+    pub is_unicode: bool,
+}
+
+impl Look {
+    /// As the environment says.
+    pub fn of_environment() -> Look {
+        let value = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(value).unwrap_or_default();
+        let locale = locale.to_lowercase();
+        Look {
+            is_coloured: value("NO_COLOR").is_none()
+                && value("TERM").is_none_or(|term| term != "dumb"),
+            is_unicode: locale.contains("utf-8") || locale.contains("utf8"),
+        }
+    }
+
+    fn coloured(&self, colour: Color) -> Style {
+        if self.is_coloured { Style::new().fg(colour) } else { Style::new() }
+    }
+
+    fn heading(&self) -> Style {
+        self.coloured(Color::Cyan).add_modifier(Modifier::BOLD)
+    }
+
+    fn bars(&self) -> bar::Set {
+        match self.is_unicode {
+            true => bar::NINE_LEVELS,
+            false => bar::Set {
+                full: "#",
+                seven_eighths: "#",
+                three_quarters: "=",
+                five_eighths: "=",
+                half: "-",
+                three_eighths: "-",
+                one_quarter: ".",
+                one_eighth: ".",
+                empty: " ",
+            },
+        }
+    }
+
+    /// `part` of `whole` as a bar of at most `width` columns; seen if it is not 0.
+    fn bar(&self, part: u64, whole: u64, width: usize) -> String {
+        let full = if self.is_unicode { "█" } else { "#" };
+        let long = (width as f64 * part as f64 / whole.max(1) as f64).round() as usize;
+        full.repeat(long.max(usize::from(part > 0)).min(width))
+    }
+}
+
+/// All processes.
+pub fn list(frame: &mut Frame<'_>, look: &Look, list: &List) {
+    let [head, body, foot] =
+        Layout::vertical([Constraint::Length(2), Constraint::Min(1), Constraint::Length(1)])
+            .areas(frame.area());
+    let sum = |number: fn(&super::list::Row) -> u64| short(list.rows.iter().map(number).sum());
+    let (broken, refused) = list.unread;
+    let mut second = match list.rows.len() {
+        1 => "1 process on rsalloc".to_owned(),
+        count => format!("{count} processes on rsalloc"),
+    };
+    if broken > 0 {
+        second += &format!("; {broken} on rsalloc cannot be read");
+    }
+    if refused > 0 {
+        second += &format!("; {refused} of other users may not be looked into");
+    }
+    let first = Line::from(vec![
+        Span::styled("rsalloc top", look.heading()),
+        Span::raw(format!(
+            "  {}   resident {}   live {}   cached {}   free {}",
+            now("%H:%M:%S"),
+            sum(|row| row.resident),
+            sum(|row| row.live),
+            sum(|row| row.cached),
+            sum(|row| row.free + row.dirty)
+        )),
+    ]);
+    frame.render_widget(Paragraph::new(vec![first, Line::raw(second)]), head);
+
+    let columns: [(Column, &str, u16); 9] = [
+        (Column::Pid, "PID", 7),
+        (Column::Program, "PROGRAM", 0),
+        (Column::Resident, "RESIDENT", 9),
+        (Column::Live, "LIVE", 8),
+        (Column::Cached, "CACHED", 8),
+        (Column::Free, "FREE", 8),
+        (Column::Dirty, "DIRTY", 8),
+        (Column::Refills, "REFILL/S", 9),
+        (Column::Mode, "MODE", 6),
+    ];
+    let mark = if list.is_reversed { "^" } else { "v" };
+    let titles = columns.map(|(column, title, _)| match column == list.sort {
+        true => Cell::from(aligned(column, format!("{title}{mark}")))
+            .style(Style::new().add_modifier(Modifier::UNDERLINED)),
+        false => Cell::from(aligned(column, title.to_owned())),
+    });
+    let rows = list.rows.iter().map(|row| {
+        let text = |column| match column {
+            Column::Pid => row.pid.to_string(),
+            Column::Program => row.program.clone(),
+            Column::Resident => short(row.resident),
+            Column::Live => short(row.live),
+            Column::Cached => short(row.cached),
+            Column::Free => short(row.free),
+            Column::Dirty => short(row.dirty),
+            Column::Refills => row.rate.map_or("-".into(), |rate| grouped(rate.round() as u64)),
+            Column::Mode => row.mode.to_owned(),
+        };
+        Row::new(columns.map(|(column, ..)| aligned(column, text(column))))
+    });
+    let widths = columns.map(|(_, _, width)| match width {
+        0 => Constraint::Min(8),
+        width => Constraint::Length(width),
+    });
+    let table = Table::new(rows, widths)
+        .header(Row::new(titles).style(look.heading()))
+        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+    let mut state = TableState::default().with_selected(list.index());
+    frame.render_stateful_widget(table, body, &mut state);
+    keys(
+        frame,
+        look,
+        foot,
+        &["Up/Down select", "Enter open", "Left/Right sort by", "r reverse", "q quit"],
+    );
+}
+
+/// Numbers stand on the right.
+fn aligned(column: Column, text: String) -> Line<'static> {
+    match column {
+        Column::Program | Column::Mode => Line::from(text).left_aligned(),
+        _ => Line::from(text).right_aligned(),
+    }
+}
+
+/// One process.
+pub fn process(frame: &mut Frame<'_>, look: &Look, process: &Watched, has_list: bool) {
+    let [head, memory, rates, tables, foot] = Layout::vertical([
+        Constraint::Length(2),
+        Constraint::Length(10),
+        Constraint::Length(2),
+        Constraint::Min(3),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
+    let [left, right] =
+        Layout::horizontal([Constraint::Length(44), Constraint::Min(10)]).areas(memory);
+    frame.render_widget(heading(look, process), head);
+    frame.render_widget(shares(look, process), left);
+    history(frame, look, process, right);
+    frame.render_widget(rates_line(process), rates);
+    let [left, right] =
+        Layout::horizontal([Constraint::Length(50), Constraint::Min(10)]).spacing(1).areas(tables);
+    frame.render_widget(classes(look, process), left);
+    frame.render_widget(shards(look, process), right);
+    let leave: &[&str] = if has_list { &["Esc all processes", "q quit"] } else { &["q quit"] };
+    keys(frame, look, foot, &[&["Up/Down scroll the classes"], leave].concat());
+}
+
+fn heading<'a>(look: &Look, process: &'a Watched) -> Paragraph<'a> {
+    let first = Line::from(vec![
+        Span::styled(format!("{} (process {})", process.program, process.pid), look.heading()),
+        Span::raw(format!("  {}  {}", now("%H:%M:%S"), process.report.mode.text())),
+    ]);
+    let second = match &process.ended {
+        Some(why) => Line::styled(
+            format!("process {} {why}; this is how it was last seen", process.pid),
+            look.coloured(Color::Red).add_modifier(Modifier::BOLD),
+        ),
+        None => Line::raw(process.report.reason.text()),
+    };
+    Paragraph::new(vec![first, second])
+}
+
+/// Colours of [`SHARES`].
+const COLOURS: [Color; 7] = [
+    Color::Blue,
+    Color::Magenta,
+    Color::Yellow,
+    Color::Gray,
+    Color::DarkGray,
+    Color::Red,
+    Color::Green,
+];
+
+fn shares<'a>(look: &Look, process: &Watched) -> Paragraph<'a> {
+    let stats = &process.counts.stats;
+    let resident = process.resident.map_or(0, |resident| resident.bytes);
+    let all = SHARES.iter().map(|(_, _, bytes)| bytes(stats)).sum::<u64>().max(resident);
+    let line = |label: &str, bytes: u64, style: Style| {
+        Line::from(vec![
+            Span::raw(format!("{label:<19}{:>8} ", short(bytes))),
+            Span::styled(look.bar(bytes, all, 14), style),
+        ])
+    };
+    let mut lines = vec![line("resident, process", resident, Style::new())];
+    for ((label, _, bytes), colour) in SHARES.iter().zip(COLOURS) {
+        lines.push(line(&format!("  {label}"), bytes(stats), look.coloured(colour)));
+    }
+    Paragraph::new(lines)
+}
+
+/// Resident and live memory over time.
+fn history(frame: &mut Frame<'_>, look: &Look, process: &Watched, area: Rect) {
+    let halves = Layout::vertical([Constraint::Fill(1), Constraint::Fill(1)]).areas::<2>(area);
+    let series: [(&str, fn(&Point) -> u64, Color); 2] = [
+        ("resident", |point| point.resident, Color::Cyan),
+        ("live", |point| point.live, Color::Blue),
+    ];
+    for (area, (name, number, colour)) in halves.into_iter().zip(series) {
+        let [title, drawn] =
+            Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(area);
+        let shown = process.history.len().saturating_sub(drawn.width as usize);
+        let values: Vec<u64> = process.history.iter().skip(shown).map(number).collect();
+        let (least, most) =
+            (values.iter().min().copied().unwrap_or(0), values.iter().max().copied().unwrap_or(0));
+        frame.render_widget(
+            Paragraph::new(format!("{name}: {} to {}", short(least), short(most))),
+            title,
+        );
+        let line = Sparkline::default()
+            .data(values)
+            .max(most.max(1))
+            .bar_set(look.bars())
+            .style(look.coloured(colour));
+        frame.render_widget(line, drawn);
+    }
+}
+
+fn rates_line<'a>(process: &Watched) -> Paragraph<'a> {
+    let number = |rate: f64| grouped(rate.round() as u64);
+    Paragraph::new(match process.rates {
+        None => "refills/s -   flushes/s -   aborts/s -   given back/s -".into(),
+        Some(rates) => format!(
+            "refills/s {}   flushes/s {}   aborts/s {}   given back/s {}",
+            number(rates.refills),
+            number(rates.flushes),
+            number(rates.aborts),
+            short(rates.purged as u64)
+        ),
+    })
+}
+
+/// The classes with the most bytes of slabs.
+fn classes<'a>(look: &Look, process: &Watched) -> Table<'a> {
+    let mut classes: Vec<_> =
+        process.counts.classes.iter().filter(|class| class.slabs > 0).collect();
+    classes.sort_by_key(|class| (std::cmp::Reverse(class.slab_bytes), class.size));
+    let most = classes.first().map_or(0, |class| class.slab_bytes as u64);
+    let right = |text: String| Line::from(text).right_aligned();
+    let rows = classes.into_iter().skip(process.scrolled).map(|class| {
+        let live = (class.live() * class.size) as u64;
+        let part = 100.0 * live as f64 / class.slab_bytes.max(1) as f64;
+        let bar = look.bar(class.slab_bytes as u64, most, 8);
+        Row::new(vec![
+            right(short(class.size as u64)),
+            right(short(class.slab_bytes as u64)),
+            Line::styled(bar, look.coloured(Color::Blue)),
+            right(short(live)),
+            right(short((class.cached() * class.size) as u64)),
+            right(format!("{part:.0}%")),
+        ])
+    });
+    let titles =
+        ["CLASS", "SLABS", "", "LIVE", "CACHED", "IN USE"].map(|title| right(title.to_owned()));
+    Table::new(rows, [7, 8, 8, 8, 8, 6].map(Constraint::Length))
+        .header(Row::new(titles).style(look.heading()))
+}
+
+fn shards<'a>(look: &Look, process: &Watched) -> Table<'a> {
+    let right = |text: String| Line::from(text).right_aligned();
+    let rows = process.counts.shards.iter().enumerate().map(|(number, shard)| {
+        let rate = process.shard_rates.get(number);
+        Row::new(vec![
+            right(format!("{} {}", shard.kind.word().trim_start_matches("per_"), shard.index)),
+            right(short(shard.bytes as u64)),
+            right(rate.map_or("-".into(), |rate| grouped(rate.round() as u64))),
+        ])
+    });
+    let titles = ["SHARD", "CACHED", "REFILL/S"].map(|title| right(title.to_owned()));
+    Table::new(rows, [9, 8, 9].map(Constraint::Length))
+        .header(Row::new(titles).style(look.heading()))
+}
+
+fn keys(frame: &mut Frame<'_>, look: &Look, area: Rect, keys: &[&str]) {
+    let line = Line::styled(keys.join("   "), look.coloured(Color::DarkGray));
+    frame.render_widget(Paragraph::new(line), area);
+}

@@ -1,0 +1,109 @@
+use super::list::Row;
+use super::*;
+
+fn row(pid: u32, program: &str, mebibytes: u64) -> Row {
+    Row {
+        pid,
+        program: program.into(),
+        resident: mebibytes << 20,
+        live: mebibytes << 19,
+        cached: 1 << 20,
+        free: 2 << 20,
+        dirty: 0,
+        rate: Some(1234.4),
+        mode: "libc",
+    }
+}
+
+fn app(rows: Vec<Row>) -> App {
+    App {
+        list: List::of(rows),
+        open: None,
+        has_list: true,
+        delay: Duration::from_secs(1),
+        cost: Duration::ZERO,
+        look: draw::Look { is_coloured: false, is_unicode: false },
+    }
+}
+
+fn press(app: &mut App, code: KeyCode) -> bool {
+    app.press(KeyEvent::new(code, KeyModifiers::NONE)) == Next::Leave
+}
+
+/// The screen of 80 columns and 24 lines.
+fn screen(app: &App) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+    terminal.draw(|frame| app.draw(frame)).unwrap();
+    let buffer = terminal.backend().buffer();
+    assert!(buffer.content().iter().all(|cell| cell.symbol().is_ascii()), "plain characters only");
+    assert!(
+        buffer.content().iter().all(|cell| cell.fg == ratatui::style::Color::Reset),
+        "no colours"
+    );
+    let last: String = (0..80).map(|x| buffer.cell((x, 23)).unwrap().symbol()).collect();
+    lines(buffer) + last.trim_end()
+}
+
+#[test]
+fn processes_are_sorted_by_the_column_that_is_chosen() {
+    let mut app = app(vec![row(7, "small", 10), row(3, "large", 300), row(5, "middle", 40)]);
+    let order = |app: &App| {
+        let screen = screen(app);
+        let lines = screen.lines().skip(3).take(3);
+        lines
+            .map(|line| line.split_whitespace().next().unwrap().parse().unwrap())
+            .collect::<Vec<u32>>()
+    };
+    assert_eq!(order(&app), [3, 5, 7]);
+    assert!(!press(&mut app, KeyCode::Char('r')));
+    assert_eq!(order(&app), [7, 5, 3]);
+    press(&mut app, KeyCode::Char('r'));
+    press(&mut app, KeyCode::Left);
+    assert_eq!(order(&app), [3, 5, 7], "by program: large, middle, small");
+    press(&mut app, KeyCode::Left);
+    press(&mut app, KeyCode::Left);
+    assert_eq!(order(&app), [3, 5, 7], "by id");
+    let shown = screen(&app);
+    for wanted in
+        ["3 processes on rsalloc", "resident 350.0M", "300.0M", "150.0M", "1,234", "PIDv", "q quit"]
+    {
+        assert!(shown.contains(wanted), "{wanted} in\n{shown}");
+    }
+    assert!(shown.lines().all(|line| line.len() <= 80));
+}
+
+#[test]
+fn a_selected_process_stays_selected_when_the_order_changes() {
+    let mut app = app(vec![row(7, "small", 10), row(3, "large", 300), row(5, "middle", 40)]);
+    press(&mut app, KeyCode::Down);
+    assert_eq!(app.list.selected(), Some(5));
+    press(&mut app, KeyCode::Char('r'));
+    press(&mut app, KeyCode::Left);
+    assert_eq!(app.list.selected(), Some(5));
+    press(&mut app, KeyCode::End);
+    press(&mut app, KeyCode::Down);
+    assert_eq!(app.list.index(), Some(2));
+}
+
+#[test]
+fn q_and_ctrl_c_leave_and_other_keys_do_not() {
+    let mut app = app(vec![row(7, "small", 10)]);
+    assert!(press(&mut app, KeyCode::Char('q')));
+    assert_eq!(
+        app.press(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)) == Next::Leave,
+        true
+    );
+    for code in [KeyCode::Char('c'), KeyCode::Esc, KeyCode::Up, KeyCode::Char('x')] {
+        assert!(!press(&mut app, code), "{code:?}");
+    }
+}
+
+/// A terminal of any size is drawn on without a panic.
+#[test]
+fn small_terminals_are_drawn_on() {
+    let app = app((0..50).map(|pid| row(pid, "a program with a very long name", 10)).collect());
+    for (width, height) in [(1, 1), (5, 2), (20, 5), (79, 10), (300, 90)] {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| app.draw(frame)).unwrap();
+    }
+}
