@@ -1,4 +1,4 @@
-use super::super::{Range, Resident};
+use super::super::{Mapped, Range, Resident};
 use super::*;
 use std::path::Path;
 
@@ -123,6 +123,14 @@ impl Source for Fake {
 
     fn resident(&self) -> Option<Resident> {
         None
+    }
+
+    fn mapped(&self) -> Vec<Mapped> {
+        Vec::new()
+    }
+
+    fn time_ns(&self) -> u64 {
+        0
     }
 
     fn why_unreadable(&self) -> String {
