@@ -68,7 +68,7 @@ mod token_bucket;
 mod units;
 
 pub use check::{Defect, DefectKind, check};
-pub use config::{Config, Origin, RequestedMode, Setting, StatsAtExit, Value, settings};
+pub use config::{Bound, Config, Origin, RequestedMode, Setting, StatsAtExit, Value, settings};
 pub use engine::api::{
     allocate, allocate_aligned, allocate_zeroed, free, free_sized, limit_dirty, reallocate,
     reallocate_sized, release, start_profile, stop_profile, usable_size, usable_size_of,

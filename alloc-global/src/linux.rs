@@ -6,9 +6,9 @@ use rsalloc_core::internals::{engine, rseq};
 
 #[doc(inline)]
 pub use rsalloc_core::{
-    Config, Defect, DefectKind, Metrics, MetricsFormat, Mode, ModeReason, Origin, PurgeMethod,
-    Report, RequestedMode, Setting, ShardIndex, Stats, StatsAtExit, Value, check, limit_dirty,
-    metrics, release, report, settings, stats,
+    Bound, Config, Defect, DefectKind, Metrics, MetricsFormat, Mode, ModeReason, Origin,
+    PurgeMethod, Report, RequestedMode, Setting, ShardIndex, Stats, StatsAtExit, Value, check,
+    limit_dirty, metrics, release, report, settings, stats,
 };
 
 /// Declares the program's configuration, a constant [`Config`], which holds from the first allocation on. The

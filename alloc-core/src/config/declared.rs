@@ -1,7 +1,7 @@
 //! What the program declares about its configuration, in its own binary.
 
+use super::{Bound, Key, Origin, RequestedMode, StatsAtExit, keep_exit_file, store};
 use super::{FILE_NAME_MAX_BYTES, KEYS};
-use super::{Key, Origin, RequestedMode, StatsAtExit, keep_exit_file, store};
 use crate::report::ShardIndex;
 
 /// The settings that a program declares for itself; what it leaves out keeps its default, and the environment
@@ -98,6 +98,23 @@ impl Config {
         self.with(Key::Profile, interval)
     }
 
+    /// `limit`: near so much memory the heap gives memory back before it grows.
+    ///
+    /// # Panics
+    /// If a share is not 1 to 100 percent: in a declaration, when the program is compiled.
+    pub const fn limit(self, bound: Bound) -> Self {
+        self.with(Key::Limit, checked(bound).number())
+    }
+
+    /// `limit_hard`: beyond so much memory, requests are refused.
+    ///
+    /// # Panics
+    /// As [`limit`](Self::limit), and for [`Bound::Auto`].
+    pub const fn limit_hard(self, bound: Bound) -> Self {
+        assert!(!matches!(bound, Bound::Auto), "limit_hard needs a share or bytes");
+        self.with(Key::LimitHard, checked(bound).number())
+    }
+
     const fn with(mut self, key: Key, value: usize) -> Self {
         self.values[key as usize] = Some(value);
         if matches!(key, Key::StatsAtExit) {
@@ -115,6 +132,13 @@ impl Config {
             store(Key::StatsAtExit, value, Origin::Program);
         }
     }
+}
+
+const fn checked(bound: Bound) -> Bound {
+    if let Bound::Share(percent) = bound {
+        assert!(1 <= percent && percent <= 100, "a share is 1 to 100 percent");
+    }
+    bound
 }
 
 impl Default for Config {

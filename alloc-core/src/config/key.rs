@@ -18,6 +18,10 @@ pub enum Shape {
     NumberOrSwitch(usize),
     /// See [`EXIT_WORDS`].
     Exit,
+    /// The number of a [`Bound`](super::Bound).
+    Bound,
+    /// The same without `auto`.
+    FirmBound,
 }
 
 /// The words of `stats_at_exit`. Any other value is the name of a file.
@@ -132,6 +136,20 @@ keys! {
         shape: Shape::NumberOrSwitch(512 << 10),
         default: 0,
         help: "on, or bytes: a sampled heap profile from the start, with one sample in so many bytes on average (on: 512k)",
+    },
+    /// See [`Bound`](super::Bound).
+    Limit = KeyInfo {
+        name: "limit",
+        shape: Shape::Bound,
+        default: 0,
+        help: "auto, a share such as 90%, or bytes: near so much memory the heap gives back before it grows; auto: 90% of the container's limit",
+    },
+    /// The same, beyond which requests are refused.
+    LimitHard = KeyInfo {
+        name: "limit_hard",
+        shape: Shape::FirmBound,
+        default: 0,
+        help: "a share such as 95%, or bytes: beyond so much memory requests are refused (ENOMEM)",
     },
 }
 

@@ -3,10 +3,12 @@
 //! Promises: init reads it once, without allocating; unknown keys and bad values are named in one line on standard
 //! error and change nothing; a setuid program ignores the environment; each effective value knows its origin.
 
+mod bound;
 mod declared;
 mod key;
 mod text;
 
+pub use bound::Bound;
 pub use declared::Config;
 pub use key::{KEYS, Key};
 pub use text::{parse, parse_item};
@@ -60,6 +62,8 @@ pub enum Value {
     Word(&'static str),
     /// A number, of bytes where the key says so.
     Number(usize),
+    /// A limit of memory.
+    Bound(Bound),
     /// A text, such as a file name.
     Text(&'static str),
 }
@@ -70,6 +74,7 @@ impl core::fmt::Display for Value {
             Value::Switch(is_on) => f.write_str(if *is_on { "on" } else { "off" }),
             Value::Word(text) | Value::Text(text) => f.write_str(text),
             Value::Number(number) => write!(f, "{number}"),
+            Value::Bound(bound) => write!(f, "{bound}"),
         }
     }
 }
@@ -224,6 +229,7 @@ fn setting_of(key: Key, value: usize, origin: u8, exit_file: &'static str) -> Se
         Shape::Switch => Value::Switch(value != 0),
         Shape::Words(words) => Value::Word(words.get(value).unwrap_or(&"(unknown)")),
         Shape::Number | Shape::NumberOrOff | Shape::NumberOrSwitch(_) => Value::Number(value),
+        Shape::Bound | Shape::FirmBound => Value::Bound(Bound::of_number(value)),
         Shape::Exit => {
             EXIT_WORDS.get(value).map_or(Value::Text(exit_file), |word| Value::Word(word))
         }
@@ -253,7 +259,7 @@ pub fn origin(key: Key) -> Origin {
 /// Whether a key may get this value while the program runs: not what takes effect at the start only, nor the name of a file.
 pub fn may_change(key: Key, value: usize) -> bool {
     match key {
-        Key::Cache | Key::Dirty => true,
+        Key::Cache | Key::Dirty | Key::Limit | Key::LimitHard => true,
         Key::StatsAtExit => value < EXIT_TO_FILE,
         _ => false,
     }

@@ -1,7 +1,7 @@
 //! `RSALLOC_CONF=key:value,...`: the configuration in the environment.
 
 use super::key::{EXIT_WORDS, Key, Shape};
-use super::{Origin, keep_exit_file, store};
+use super::{Bound, Origin, keep_exit_file, store};
 use crate::fail::Line;
 use crate::os;
 
@@ -76,6 +76,8 @@ fn parse_value(shape: &Shape, value: &[u8]) -> Option<usize> {
             Some(is_on) => Some(if is_on { *on } else { 0 }),
             None => os::parse_number(value),
         },
+        Shape::Bound if value == b"auto" => Some(Bound::Auto.number()),
+        Shape::Bound | Shape::FirmBound => parse_bound(value).map(Bound::number),
         // On means text: its number is 1.
         Shape::Exit => parse_switch(value)
             .map(usize::from)
@@ -83,6 +85,23 @@ fn parse_value(shape: &Shape, value: &[u8]) -> Option<usize> {
             .or_else(|| keep_exit_file(value)),
     }
 }
+
+fn parse_bound(value: &[u8]) -> Option<Bound> {
+    if parse_switch(value) == Some(false) {
+        return Some(Bound::Off);
+    }
+    match value.strip_suffix(b"%") {
+        Some(percent) => match os::parse_number(percent)? {
+            percent @ 1..=100 => Some(Bound::Share(percent as u8)),
+            _ => None,
+        },
+        // More is as good as none, and stands for other bounds.
+        None => os::parse_number(value).filter(|&bytes| bytes <= MOST_BYTES).map(Bound::Bytes),
+    }
+}
+
+/// More than any machine has.
+const MOST_BYTES: usize = 1 << 56;
 
 fn parse_switch(value: &[u8]) -> Option<bool> {
     match value {

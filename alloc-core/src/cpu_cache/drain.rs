@@ -52,6 +52,13 @@ pub fn drain_in_time() -> (usize, Left) {
     (bytes, Left::Busy)
 }
 
+/// Drains what is not busy, for a thread in the middle of an allocation.
+pub fn drain_idle() {
+    drain_caches(&mut Backoff::none());
+    HUGE.collect();
+    PAGE_HEAP.purge(0);
+}
+
 /// Drains that [`drain_in_time`] begins when locks are busy: a holder that was preempted is done by then.
 const ATTEMPTS: usize = 3;
 

@@ -72,6 +72,7 @@ fn run() {
     fill_tables();
     choose_page_map_base();
     PAGE_HEAP.set_dirty_limit(config::number(Key::Dirty) / PAGE_BYTES);
+    PAGE_HEAP.obey_limits();
     // Now, since a program may later refuse itself to open files, by a filter that kills.
     if os::gives_huge_pages_unasked() {
         PAGE_HEAP.set_sparse_spans(SparseSpans::Separate);

@@ -27,6 +27,7 @@ pub mod request;
 pub mod sampled;
 mod scarce;
 mod settings;
+mod shortage;
 pub mod slow;
 
 pub use load::keep_loaded;
@@ -35,6 +36,7 @@ use crate::canary;
 use crate::cpu_cache;
 use crate::fail::{Misuse, deny};
 use crate::object::{Fresh, Object};
+use crate::page_heap::PAGE_HEAP;
 use crate::profile;
 use crate::sanitizer;
 use crate::size_class::Class;
@@ -57,7 +59,14 @@ pub(crate) fn allocate(request: Request) -> Option<Fresh> {
     let fresh = match hardened::is_watching() {
         true => hardened::allocate(request),
         false => plain::allocate(request),
-    }?;
+    };
+    if PAGE_HEAP.take_release_wanted() {
+        scarce::relieve();
+    }
+    let Some(fresh) = fresh else {
+        shortage::tell_of_refusal(request);
+        return None;
+    };
     sanitizer::object_taken(fresh.object.address());
     Some(fresh)
 }

@@ -9,6 +9,7 @@ use crate::cpu_cache;
 use crate::fail::Misuse;
 use crate::object::{Fresh, Object};
 use crate::os;
+use crate::page_heap::PAGE_HEAP;
 use crate::page_map;
 use crate::size_class::CLASS;
 use crate::units::OBJECT_MAX_BYTES;
@@ -21,8 +22,9 @@ pub(super) fn allocate(request: Request) -> Option<Fresh> {
         class => cpu_cache::allocate(class),
     };
     allocate_once().or_else(|| {
-        if request.class == 0 && large::has_own_mapping(request) {
-            // What idles here is in segments, which stay mapped: nothing of it makes such a mapping possible.
+        if request.class == 0 && large::has_own_mapping(request) && !PAGE_HEAP.is_limited() {
+            // What idles here is in segments, which stay mapped: nothing of it makes such a mapping possible. It makes room below
+            // a limit.
             return None;
         }
         scarce::retry(allocate_once)

@@ -4,10 +4,12 @@
 //! again for what is not to be had keeps its caches.
 #![forbid(unsafe_code)]
 
+use super::shortage;
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::cpu_cache::{self, drain};
 use crate::object::Fresh;
 use crate::os;
+use crate::page_heap::PAGE_HEAP;
 use crate::slab;
 use crate::sync::{Rank, WaitBudget, is_barred};
 
@@ -41,6 +43,32 @@ pub(super) fn retry(allocate_once: impl FnOnce() -> Option<Fresh>) -> Option<Fre
     VAIN.store(if object.is_some() { 0 } else { in_vain + 1 }, Ordering::Relaxed);
     object
 }
+
+/// Releases what idles, since the heap has reached its soft limit and purging dirty pages did not suffice. The object that was
+/// just allocated is untouched yet. Bounded in cost: once in a second, and once for each 32nd by which the heap has grown since.
+#[cold]
+pub(super) fn relieve() {
+    let Some(soft) = PAGE_HEAP.bounds().soft.filter(|_| !is_barred()) else { return };
+    let (now, used, step) = (os::seconds(), PAGE_HEAP.used_bytes(), soft / 32);
+    // Ordering: Relaxed throughout, a policy; threads that race here release once more or once less.
+    let grown = used.saturating_sub(RELIEVED_USED.load(Ordering::Relaxed));
+    // Ordering: Relaxed, as above.
+    if RELIEVED_AT.swap(now, Ordering::Relaxed) == now && grown < step {
+        return;
+    }
+    if idle_bytes() >= step / 4 {
+        drain::drain_idle();
+    }
+    // Ordering: Relaxed, as above.
+    RELIEVED_USED.store(PAGE_HEAP.used_bytes(), Ordering::Relaxed);
+    if PAGE_HEAP.is_above_soft_limit() {
+        shortage::tell_of_limit();
+    }
+}
+
+/// The second of the last [`relieve`], and the bytes in use behind it.
+static RELIEVED_AT: AtomicUsize = AtomicUsize::new(0);
+static RELIEVED_USED: AtomicUsize = AtomicUsize::new(0);
 
 /// What a release gives up: cached objects, and slabs that are kept empty.
 fn idle_bytes() -> usize {

@@ -12,16 +12,23 @@ pub fn change(key: Key, value: usize, origin: Origin) -> Result<(), Refusal> {
     if !config::may_change(key, value) {
         return Err(Refusal::AtStartOnly);
     }
-    obey(key, value);
     config::set(key, value, origin);
+    obey(key, value);
     publish_report(&init::report());
     Ok(())
 }
 
 fn obey(key: Key, value: usize) {
-    if key == Key::Dirty {
-        PAGE_HEAP.set_dirty_limit(value / PAGE_BYTES);
-        PAGE_HEAP.trim();
+    match key {
+        Key::Dirty => {
+            PAGE_HEAP.set_dirty_limit(value / PAGE_BYTES);
+            PAGE_HEAP.trim();
+        }
+        Key::Limit | Key::LimitHard => {
+            PAGE_HEAP.obey_limits();
+            PAGE_HEAP.trim();
+        }
+        // The others are read where they matter.
+        _ => {}
     }
-    // The others are read where they matter.
 }

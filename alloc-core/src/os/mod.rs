@@ -7,6 +7,7 @@
 //! Invariants:
 //! I1. No function here allocates, takes a lock of the allocator, or unwinds; every failure is a value.
 
+pub mod container;
 pub mod faults;
 mod kept;
 mod promises;

@@ -5,33 +5,86 @@ use crate::arch::syscall;
 /// Reads the start of a file into `buffer`; the part that was read, or none if it can't be opened.
 /// `path` ends in a NUL byte.
 pub fn read_file<'a>(path: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    debug_assert!(path.ends_with(&[0]));
-    let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
-    let at = libc::AT_FDCWD as isize as usize;
-    // SAFETY: `path` is NUL-terminated; the descriptor is closed below.
-    let fd =
-        unsafe { syscall(libc::SYS_openat as usize, [at, path.as_ptr() as usize, flags, 0, 0, 0]) };
-    if fd < 0 {
-        return None;
-    }
+    let file = Reader::open(path)?;
     let mut len = 0;
     while len < buffer.len() {
-        let rest = &mut buffer[len..];
-        // SAFETY: the kernel writes at most `rest.len()` bytes into `rest`.
-        let n = unsafe {
-            let args = [fd as usize, rest.as_mut_ptr() as usize, rest.len(), 0, 0, 0];
-            syscall(libc::SYS_read as usize, args)
-        };
-        if n <= 0 {
-            break;
+        match file.read(&mut buffer[len..]) {
+            0 => break,
+            read => len += read,
         }
-        len += n as usize;
-    }
-    // SAFETY: `fd` was opened above.
-    unsafe {
-        syscall(libc::SYS_close as usize, [fd as usize, 0, 0, 0, 0, 0]);
     }
     Some(&buffer[..len])
+}
+
+/// Calls `f` with each line of a file, without its end; a line of more than 4 KiB is left out. None if the file can't be opened.
+/// `path` ends in a NUL byte.
+pub fn for_each_line(path: &[u8], mut f: impl FnMut(&[u8])) -> Option<()> {
+    let file = Reader::open(path)?;
+    let (mut buffer, mut len, mut is_too_long) = ([0; 4096], 0, false);
+    loop {
+        if len == buffer.len() {
+            (len, is_too_long) = (0, true);
+        }
+        let read = file.read(&mut buffer[len..]);
+        len += read;
+        let mut rest = &buffer[..len];
+        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+            if !is_too_long {
+                f(&rest[..end]);
+            }
+            (rest, is_too_long) = (&rest[end + 1..], false);
+        }
+        if read == 0 {
+            if !rest.is_empty() && !is_too_long {
+                f(rest);
+            }
+            return Some(());
+        }
+        let done = len - rest.len();
+        buffer.copy_within(done..len, 0);
+        len -= done;
+    }
+}
+
+/// A file that is open to be read.
+struct Reader(usize);
+
+impl Reader {
+    /// `path` ends in a NUL byte.
+    fn open(path: &[u8]) -> Option<Self> {
+        debug_assert!(path.ends_with(&[0]));
+        let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
+        let at = libc::AT_FDCWD as isize as usize;
+        // SAFETY: `path` is NUL-terminated; the descriptor is closed when the value is dropped.
+        let fd = unsafe {
+            syscall(libc::SYS_openat as usize, [at, path.as_ptr() as usize, flags, 0, 0, 0])
+        };
+        // `then_some` would close a file that was never opened.
+        (fd >= 0).then(|| Reader(fd as usize))
+    }
+
+    /// Reads; how many bytes, 0 at the end or where reading fails.
+    fn read(&self, buffer: &mut [u8]) -> usize {
+        loop {
+            // SAFETY: the kernel writes at most `buffer.len()` bytes into `buffer`.
+            let read = unsafe {
+                let args = [self.0, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0];
+                syscall(libc::SYS_read as usize, args)
+            };
+            if read != -(libc::EINTR as isize) {
+                return read.max(0) as usize;
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // SAFETY: opened by `open`, closed once.
+        unsafe {
+            syscall(libc::SYS_close as usize, [self.0, 0, 0, 0, 0, 0]);
+        }
+    }
 }
 
 /// Whether the system fills mappings with huge pages unasked. False if the setting can't be read.

@@ -15,6 +15,8 @@ pub mod entry;
 mod growth;
 pub mod huge;
 #[forbid(unsafe_code)]
+mod limit;
+#[forbid(unsafe_code)]
 mod page_set;
 mod purging;
 mod release;
@@ -30,6 +32,7 @@ use crate::sync::{Guard, Guarded, Lock, Rank, WaitBudget};
 use crate::units::{PAGE_BYTES, PAGE_MAP_SEGMENTS, SEGMENT_BYTES, SEGMENT_SHIFT};
 use density::{Density, Missing};
 use entry::{Kind, PageEntry};
+use limit::Limits;
 use segment::{HEADER_PAGES, PageRun, Segment};
 
 /// The most segments of a process, which together have 1 TiB. More live memory than that can only be in huge spans.
@@ -97,6 +100,7 @@ pub struct PageHeap {
     /// The deferred list: spans that were released where the segment's lock could not be had, by their first pages.
     deferred: Link<PageEntry>,
     dirty_limit: AtomicUsize,
+    limits: Limits,
     /// The second up to which `purged` and `refault_credit` have expired.
     expired_at: AtomicUsize,
     count: AtomicUsize,
@@ -152,6 +156,7 @@ impl PageHeap {
             first_free: AtomicUsize::new(0),
             deferred: Link::none(),
             dirty_limit: AtomicUsize::new(0),
+            limits: Limits::new(),
             expired_at: AtomicUsize::new(0),
             count: AtomicUsize::new(0),
             segments: [const { Link::none() }; SEGMENTS_MAX],
@@ -167,10 +172,13 @@ impl PageHeap {
         }
     }
 
-    /// Acquires a span. None when the OS has no more memory, or when an operation of the program can't have the lock of a segment
+    /// Acquires a span. None when the OS has no more memory or the hard limit is reached, or when an operation of the program can't have the lock of a segment
     /// that may have pages; it is barred then (see `sync`).
     pub fn acquire(&self, request: SpanRequest) -> Option<Span> {
         self.collect_deferred();
+        if !self.admit(request.pages * PAGE_BYTES) {
+            return None;
+        }
         let request = SpanRequest { density: self.home_of(request.density), ..request };
         match self.acquire_free(request) {
             Ok(span) => Some(span),
@@ -276,6 +284,9 @@ impl PageHeap {
     /// # Safety
     /// 1. The caller holds the span.
     pub unsafe fn extend(&self, first: &'static PageEntry, more: usize) -> bool {
+        if !self.admit(more * PAGE_BYTES) {
+            return false;
+        }
         let segment = first.segment();
         let pages = first.pages.get() as usize;
         let end = first.index() + pages;

@@ -51,6 +51,7 @@ impl PageHeap {
         if self.dirty.load(Ordering::Relaxed) > limit {
             self.trim_above(limit);
         }
+        self.trim_to_limits();
     }
 
     /// Purges everything that is free, whatever the refault credit: this may be the program's last free, after which nothing

@@ -16,10 +16,11 @@ use crate::canary::{self, Canary};
 use crate::fail::{Misuse, deny, fail};
 use crate::guard;
 use crate::object::{Batch, Contents, Memory};
+use crate::os;
 use crate::page_heap::density::Density;
 use crate::page_heap::entry::{self, Kind, PageEntry};
 use crate::page_heap::huge::HUGE;
-use crate::page_heap::{PAGE_HEAP, SpanRequest};
+use crate::page_heap::{PAGE_HEAP, Span, SpanRequest};
 use crate::page_map;
 use crate::profile;
 use crate::sanitizer;
@@ -86,8 +87,29 @@ fn new_slab(slabs: &SlabClass, class: Class) -> Option<(&'static PageEntry, Cont
     }
     page_map::set_class_at(span.address(), class);
     slabs.slabs.set(slabs.slabs.get() + 1);
+    leave_end_untouched(&span, info);
     // `calloc` uses this only for classes with one object in a slab.
     Some((entry, if info.objects == 1 { span.contents } else { Contents::Any }))
+}
+
+/// Counts what of a new slab stays untouched. With a limit it is given back, if it may be resident from a former use.
+fn leave_end_untouched(span: &Span, info: &ClassInfo) {
+    let untouched = untouched_bytes(info);
+    if untouched == 0 {
+        return;
+    }
+    PAGE_HEAP.add_untouched(untouched);
+    if span.contents != Contents::Zero && PAGE_HEAP.is_limited() {
+        let end = span.address() + info.pages * PAGE_BYTES;
+        // SAFETY: the end of a span that this call holds alone; it reads as zero then, which `Any` allows.
+        unsafe { os::give_back(end - untouched, untouched) };
+    }
+}
+
+/// Whole OS pages at the end of a slab in which no object fits.
+fn untouched_bytes(info: &ClassInfo) -> usize {
+    let used = (info.objects * info.size).next_multiple_of(os::page_bytes());
+    (info.pages * PAGE_BYTES).saturating_sub(used)
 }
 
 /// The density of a class's slabs. Slabs of 8 B objects leave half untouched, but nearly every program has one of them, and a
@@ -368,6 +390,10 @@ fn release(slabs: &SlabClass, slab: &'static PageEntry) {
     slabs.unlink(slab);
     slabs.slabs.set(slabs.slabs.get() - 1);
     page_map::set_class_at(slab.page(), 0);
+    let untouched = untouched_bytes(&CLASS[slab.class.get() as Class]);
+    if untouched > 0 {
+        PAGE_HEAP.remove_untouched(untouched);
+    }
     // SAFETY: all objects are back, so the class alone holds the span.
     unsafe { PAGE_HEAP.release(slab) };
 }

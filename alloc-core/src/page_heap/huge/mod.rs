@@ -13,6 +13,7 @@
 mod deferred;
 mod table;
 
+use super::PAGE_HEAP;
 use super::growth::map_aligned;
 use crate::atomic::{AtomicUsize, HUGE_SLOTS, Ordering, fence};
 use crate::fail::{Misuse, fail};
@@ -61,9 +62,13 @@ pub static HUGE: HugeSpans = HugeSpans {
 };
 
 impl HugeSpans {
-    /// Maps a span of at least `bytes` at a multiple of `align`, which reads as zero. None if the OS refuses.
+    /// Maps a span of at least `bytes` at a multiple of `align`, which reads as zero. None if the OS refuses, or
+    /// the hard limit does.
     pub fn acquire(&self, bytes: usize, align: usize) -> Option<Object> {
         let len = bytes.checked_next_multiple_of(os::page_bytes())?;
+        if !PAGE_HEAP.admit(len) {
+            return None;
+        }
         // Without the lock: the system call may take long.
         let address = map_span(len, align).or_else(|| {
             // Spans that were released without the lock still occupy their addresses.
@@ -152,12 +157,16 @@ impl HugeSpans {
         Some(len)
     }
 
-    /// Resizes the span at `address`, moving it if needed, and returns its new address. None if there is none or the OS refuses;
+    /// Resizes the span at `address`, moving it if needed, and returns its new address. None if there is none, or the OS or the hard limit refuses;
     /// the span is unchanged then.
     ///
     /// # Safety
     /// 1. The caller holds the span, if there is one, and gives up its old address if the new one is another.
     pub unsafe fn resize(&self, address: usize, bytes: usize) -> Option<usize> {
+        let more = bytes.saturating_sub(self.len_of(address)?);
+        if !PAGE_HEAP.admit(more) {
+            return None;
+        }
         // To wait for another thread's lock is cheaper than to copy so many bytes.
         let _budget = WaitBudget::unbounded();
         let _guard = self.lock().ok()?;
@@ -183,6 +192,9 @@ impl HugeSpans {
         old_bytes: usize,
         bytes: usize,
     ) -> Option<usize> {
+        if !PAGE_HEAP.admit(bytes.saturating_sub(old_bytes)) {
+            return None;
+        }
         let _guard = self.lock().ok()?;
         if !self.ensure_space() {
             return None;
@@ -239,6 +251,16 @@ impl HugeSpans {
         self.current_table()
             .spans()
             .for_each(|slot| sanitizer::add_root(slot.address(), slot.len()));
+    }
+
+    /// Bytes of the spans in the table; a snapshot.
+    pub fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// Number of the spans in the table; a snapshot.
+    pub fn live(&self) -> usize {
+        self.live.get()
     }
 
     /// Number and bytes of the spans in the table, and the places of those on the deferred list, for `publish`.
