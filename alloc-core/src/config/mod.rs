@@ -259,7 +259,7 @@ pub fn origin(key: Key) -> Origin {
 /// Whether a key may get this value while the program runs: not what takes effect at the start only, nor the name of a file.
 pub fn may_change(key: Key, value: usize) -> bool {
     match key {
-        Key::Cache | Key::Dirty | Key::Limit | Key::LimitHard => true,
+        Key::Cache | Key::Dirty | Key::Guard | Key::Limit | Key::LimitHard | Key::Profile => true,
         Key::StatsAtExit => value < EXIT_TO_FILE,
         _ => false,
     }

@@ -124,12 +124,14 @@ pub enum Refusal {
     Busy = -2,
     /// The key takes effect at the start only.
     AtStartOnly = -3,
+    /// The system refused the memory that the setting needs.
+    NoMemory = -4,
 }
 
 impl Refusal {
     /// The refusal that an answer is, if it is one.
     pub fn of_answer(answer: isize) -> Option<Self> {
-        let refusals = [Refusal::Unknown, Refusal::Busy, Refusal::AtStartOnly];
+        let refusals = [Refusal::Unknown, Refusal::Busy, Refusal::AtStartOnly, Refusal::NoMemory];
         refusals.into_iter().find(|&refusal| refusal as isize == answer)
     }
 }

@@ -36,9 +36,15 @@ pub fn set_up(random: [u8; 16]) {
     } else {
         fit::allow_in_place();
     }
-    let guarded = guard_every() != 0 && guard::open(guard_every());
-    // Ordering: Relaxed, published by READY.
-    WATCHING.store(guarded || canary::is_on(), Ordering::Relaxed);
+    obey_guard();
+}
+
+/// Obeys the setting `guard`, at the start or later; false if the OS refuses the memory.
+pub fn obey_guard() -> bool {
+    let is_done = guard::sample(guard_every());
+    // Ordering: Relaxed, a hint: a thread that sees it late is as one that came before.
+    WATCHING.store(canary::is_on() || guard::is_sampling(), Ordering::Relaxed);
+    is_done
 }
 
 /// One of how many slow calls gets a guarded object; 0: none.
@@ -49,7 +55,7 @@ pub fn guard_every() -> usize {
 /// Whether allocations come here.
 #[inline]
 pub fn is_watching() -> bool {
-    // Ordering: Relaxed, a constant by now.
+    // Ordering: Relaxed, a hint; the canaries are a constant by now.
     WATCHING.load(Ordering::Relaxed)
 }
 

@@ -212,6 +212,7 @@ pub fn report() -> Report {
     report.shards = report.shards.max(percpu::highest_created());
     if ready {
         report.purge_method = Some(purge_method());
+        report.guard_one_in = Some(super::hardened::guard_every()).filter(|&calls| calls != 0);
     }
     report
 }

@@ -29,7 +29,9 @@ static EXCEEDED_AT: AtomicUsize = AtomicUsize::new(0);
 #[cold]
 pub(super) fn tell_of_refusal(request: Request) {
     let used = PAGE_HEAP.used_bytes();
-    let hard = PAGE_HEAP.bounds().hard.filter(|&hard| used.saturating_add(request.size) > hard);
+    // Other threads may have freed since.
+    let is_near = |hard: usize| used.saturating_add(request.size) > hard - hard / 8;
+    let hard = PAGE_HEAP.bounds().hard.filter(|&hard| is_near(hard));
     // A barred thread may have failed for want of a lock.
     if is_barred() || (hard.is_none() && request.size > used) || !begins(&REFUSED_AT) {
         return;

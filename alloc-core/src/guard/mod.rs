@@ -55,14 +55,29 @@ static EVERY: AtomicUsize = AtomicUsize::new(0);
 /// Slots tried since start.
 static TICKETS: AtomicUsize = AtomicUsize::new(0);
 
-/// Creates the pool and installs the handler of faults; false if the OS refuses the memory. For init.
-pub fn open(every: usize) -> bool {
+/// Has one of `every` calls get a guarded object, 0: none. The first time, creates the pool and installs the handler of faults;
+/// false if the OS refuses the memory. For init, or one thread at a time.
+pub fn sample(every: usize) -> bool {
+    // Ordering: Relaxed, this thread alone stores.
+    let is_open = every == 0 || BASE.load(Ordering::Relaxed) != 0 || open();
+    // Ordering: Release publishes the pool to `tick`.
+    EVERY.store(if is_open { every } else { 0 }, Ordering::Release);
+    is_open
+}
+
+fn open() -> bool {
     let Ok(base) = os::map_sealed(pool_bytes()) else { return false };
-    // Ordering: Relaxed, published by init's READY.
+    // Ordering: Relaxed, published by `EVERY`, and to owners of objects with these.
     BASE.store(base, Ordering::Relaxed);
+    sanitizer::add_root(base, pool_bytes());
     fault::install();
-    EVERY.store(every, Ordering::Relaxed); // Ordering: Relaxed, as above.
     true
+}
+
+/// Whether calls get guarded objects.
+pub fn is_sampling() -> bool {
+    // Ordering: Relaxed, a hint.
+    EVERY.load(Ordering::Relaxed) != 0
 }
 
 /// Tells a leak checker of the pool.
@@ -87,8 +102,8 @@ pub const fn counters() -> (Column<AtomicUsize>, &'static AtomicUsize) {
 /// Counts a call of the thread; whether it gets a guarded object.
 #[inline]
 pub fn tick() -> bool {
-    // Ordering: Relaxed, a constant by now.
-    let every = EVERY.load(Ordering::Relaxed);
+    // Ordering: Acquire pairs with the Release in `sample`.
+    let every = EVERY.load(Ordering::Acquire);
     every != 0 && count_down(every)
 }
 

@@ -14,8 +14,8 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 /// Each key as it is by default, which the second reading starts from.
 const START: &[u8] =
-    b"mode:auto,index:cpu_id,cache:2097152,dirty:1048576,stats_at_exit:off,verbose:0,hardened:0,guard:0,membarrier:on,profile:off";
-const KEYS: [&str; 10] = [
+    b"mode:auto,index:cpu_id,cache:2097152,dirty:1048576,stats_at_exit:off,verbose:0,hardened:0,guard:0,membarrier:on,profile:off,limit:off,limit_hard:off";
+const KEYS: [&str; 12] = [
     "mode",
     "index",
     "cache",
@@ -26,6 +26,8 @@ const KEYS: [&str; 10] = [
     "guard",
     "membarrier",
     "profile",
+    "limit",
+    "limit_hard",
 ];
 
 /// Has the text read; panics if a promise is broken.
@@ -95,6 +97,8 @@ fn read(item: &[u8]) -> Option<(usize, String)> {
         "profile" if switch(value) == Some("off") => Some("0".into()),
         "profile" if switch(value) == Some("on") => Some("524288".into()),
         "cache" | "dirty" | "guard" | "profile" => number(value).map(|number| number.to_string()),
+        "limit" if value == "auto" => Some("auto".into()),
+        "limit" | "limit_hard" => bound(value),
         "stats_at_exit" => match switch(value) {
             Some("on") => Some("text".into()),
             Some(off) => Some(off.into()),
@@ -126,6 +130,22 @@ fn number(text: &str) -> Option<usize> {
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     let value: u128 = plain.then(|| digits.parse().unwrap_or(u128::MAX))?;
     usize::try_from(value.checked_mul(1 << shift)?).ok()
+}
+
+/// `off`, a share of 1 to 100 percent, or bytes, which 0 of is off.
+fn bound(text: &str) -> Option<String> {
+    if switch(text) == Some("off") {
+        return Some("off".into());
+    }
+    match text.strip_suffix('%') {
+        Some(percent) => number(percent)
+            .filter(|percent| (1..=100).contains(percent))
+            .map(|percent| format!("{percent}%")),
+        None => number(text).filter(|&bytes| bytes <= 1 << 56).map(|bytes| match bytes {
+            0 => "off".into(),
+            bytes => bytes.to_string(),
+        }),
+    }
 }
 
 fn is_space(c: char) -> bool {

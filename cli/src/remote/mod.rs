@@ -52,6 +52,7 @@ pub fn command(pid: u32, place: &Place, operation: Operation, argument: usize) -
                 Refusal::Unknown =>
                     "it runs another version of rsalloc, which does not know this command",
                 Refusal::AtStartOnly => "this takes effect at the start only",
+                Refusal::NoMemory => "the system refused the memory that this needs",
             }
         ),
     }
