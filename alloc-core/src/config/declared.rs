@@ -44,7 +44,7 @@ impl Config {
         self.with(Key::Index, index as usize)
     }
 
-    /// `cache`: bytes that one CPU may cache. 0 lets all CPUs together cache a quarter of what is in use.
+    /// `cache`: bytes that one CPU may cache. 0 lets all CPUs together cache half of what is in use.
     pub const fn cache_bytes(self, bytes: usize) -> Self {
         self.with(Key::Cache, bytes)
     }

@@ -86,7 +86,7 @@ keys! {
         name: "cache",
         shape: Shape::Number,
         default: 0,
-        help: "bytes that one shard may cache; 0: all shards together a quarter of what is in use",
+        help: "bytes that one shard may cache; 0: all shards together half of what is in use",
     },
     /// Bytes of free spans that may stay resident.
     Dirty = KeyInfo {

@@ -13,7 +13,7 @@ use crate::slab::{self, SLABS};
 use crate::sync::{Reentered, is_barred};
 
 /// Below this much in use the caches are not cut any further.
-const IN_USE_MIN_BYTES: usize = 16 << 20;
+const IN_USE_MIN_BYTES: usize = 8 << 20;
 
 /// What the caches are measured by: the bytes in spans, cached objects included.
 pub(super) fn in_use_bytes() -> usize {
@@ -91,8 +91,8 @@ pub(super) fn give_back_to_slab(class: Class, batch: &mut Batch) {
     PAGE_HEAP.trim();
 }
 
-/// Whether one magazine more lies within what the depot may hold: an eighth of what is in use, and one
+/// Whether one magazine more lies within what the depot may hold: a quarter of what is in use, and one
 /// magazine of each class of small objects.
 pub(super) fn depot_may_grow(class: Class) -> bool {
-    DEPOT.bytes() < in_use_bytes() / 8 || CLASS[class].batch > 1 && DEPOT.magazines(class) == 0
+    DEPOT.bytes() < in_use_bytes() / 4 || CLASS[class].batch > 1 && DEPOT.magazines(class) == 0
 }

@@ -152,7 +152,7 @@ fn count_in(head: u64) -> usize {
 /// The most magazines of `class` that the depot holds.
 fn limit(class: Class) -> usize {
     let bytes = CLASS[class].batch * CLASS[class].size;
-    ((512 << 10) / bytes).clamp(2, 16)
+    ((2 << 20) / bytes).clamp(2, 64)
 }
 
 impl Depot {

@@ -117,12 +117,12 @@ fn move_to_long_stack<S: Shard>(
     is_moved
 }
 
-/// Bytes that a shard may cache now: its setting, else its part of a quarter of what is in use. So a small
+/// Bytes that a shard may cache now: its setting, else its part of half of what is in use. So a small
 /// program does not hold several times its live objects in caches, and a large heap pays in bytes for
 /// hits.
 fn budget() -> usize {
     match config::number(Key::Cache) {
-        0 => (in_use_bytes() / (4 * regions_created())).max(budget_min()),
+        0 => (in_use_bytes() / (2 * regions_created())).max(budget_min()),
         configured => configured,
     }
 }
