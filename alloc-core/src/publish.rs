@@ -234,6 +234,9 @@ const fn own() -> HeapMap<Address> {
         huge_slot_address: number(slot_address),
         huge_slot_len: number(slot_len),
         huge_marks: number(huge_marks),
+        held_peak: Address::of(pages.peaks[0]),
+        touched_peak: Address::of(pages.peaks[1]),
+        huge_peak: Address::of(HUGE.peak()),
     }
 }
 

@@ -59,7 +59,7 @@ fn percent(part: u64, whole: u64) -> String {
 }
 
 /// The rows of [`summary`]: depth, label, name of the number, name of the number of objects.
-const ROWS: [(usize, &str, &str, &str); 14] = [
+const ROWS: [(usize, &str, &str, &str); 17] = [
     (0, "mapped", "mapped_bytes", ""),
     (1, "live", "live_bytes", ""),
     (2, "large", "large_bytes", "large_count"),
@@ -73,6 +73,9 @@ const ROWS: [(usize, &str, &str, &str); 14] = [
     (1, "free, clean", "clean_bytes", ""),
     (0, "metadata", "metadata_bytes", ""),
     (0, "guarded", "guarded_bytes", "guarded_count"),
+    (0, "held at the most", "held_peak_bytes", ""),
+    (0, "touched at the most", "touched_peak_bytes", ""),
+    (0, "huge at the most", "huge_peak_bytes", ""),
     (0, "given back so far", "purged_bytes_total", ""),
 ];
 

@@ -104,12 +104,16 @@ pub struct PageHeap {
     /// The second up to which `purged` and `refault_credit` have expired.
     expired_at: AtomicUsize,
     count: AtomicUsize,
+    /// The most pages in spans at once, as releases saw it: more is held by now if `held` says so.
+    held_peak: AtomicUsize,
     segments: [Link<Segment>; SEGMENTS_MAX],
     /// The segments in the page-map range, by place.
     in_page_map: [Link<Segment>; PAGE_MAP_SEGMENTS],
     /// The segments outside the page-map range; none until there is one.
     outside: Link<OutsideTable>,
     purged_total: AtomicUsize,
+    /// The most pages that were held or dirty at once, as purges saw it.
+    touched_peak: AtomicUsize,
     /// Bytes of pages that are mapped.
     mapped: AtomicUsize,
     /// Bytes of metadata that are mapped.
@@ -138,6 +142,8 @@ pub struct Counters<'a> {
     pub metadata: &'a AtomicUsize,
     /// Bytes given back since start.
     pub purged: &'a AtomicUsize,
+    /// The most pages held at once, and the most held or dirty, as of the last release and the last purge.
+    pub peaks: [&'a AtomicUsize; 2],
     /// Number of segments.
     pub segments_used: &'a AtomicUsize,
     /// Addresses of segments.
@@ -159,10 +165,12 @@ impl PageHeap {
             limits: Limits::new(),
             expired_at: AtomicUsize::new(0),
             count: AtomicUsize::new(0),
+            held_peak: AtomicUsize::new(0),
             segments: [const { Link::none() }; SEGMENTS_MAX],
             in_page_map: [const { Link::none() }; PAGE_MAP_SEGMENTS],
             outside: Link::none(),
             purged_total: AtomicUsize::new(0),
+            touched_peak: AtomicUsize::new(0),
             mapped: AtomicUsize::new(0),
             metadata: AtomicUsize::new(0),
             growth: Lock::new(),
@@ -382,6 +390,7 @@ impl PageHeap {
             mapped: &self.mapped,
             metadata: &self.metadata,
             purged: &self.purged_total,
+            peaks: [&self.held_peak, &self.touched_peak],
             segments_used: &self.count,
             segments: &self.segments,
         }

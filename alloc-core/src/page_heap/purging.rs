@@ -122,6 +122,10 @@ impl PageHeap {
     #[cold]
     pub fn purge(&self, keep: usize) -> usize {
         self.collect_deferred();
+        // Ordering: Relaxed, statistics. The most is held or dirty before a purge.
+        let touched = self.held.load(Ordering::Relaxed) + self.dirty.load(Ordering::Relaxed);
+        // Ordering: Relaxed, as above.
+        self.touched_peak.fetch_max(touched, Ordering::Relaxed);
         let (mut purged, mut refused) = (0, false);
         for index in (0..self.segment_count()).rev() {
             let Some(segment) = self.segment(index) else { continue };

@@ -45,7 +45,11 @@ impl PageHeap {
         // Ordering: Relaxed, statistics that steer purging; before the pages can be taken, so that the difference never falls
         // below 0.
         self.dirty.fetch_add(pages, Ordering::Relaxed);
-        self.held.fetch_sub(pages, Ordering::Relaxed);
+        let held = self.held.fetch_sub(pages, Ordering::Relaxed);
+        // Ordering: Relaxed, a statistic. The most is held before a release, so acquiring spans looks at nothing.
+        if held > self.held_peak.load(Ordering::Relaxed) {
+            self.held_peak.fetch_max(held, Ordering::Relaxed);
+        }
         segment.put(PageRun { first, pages, dirty: pages }, Contents::Any);
         self.lower_first_free(segment);
     }

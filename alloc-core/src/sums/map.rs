@@ -89,6 +89,9 @@ heap_map! {
     /// The table of huge spans: a word with its address; its slots, the first of which has the number of those behind it
     /// in the place of a length. A slot has a span if its address is above the marks.
     huge_table, huge_slot_bytes, huge_slot_address, huge_slot_len, huge_marks,
+    /// The most pages held at once, the most pages held or dirty, the most bytes of huge spans: as of the last release, the
+    /// last purge, and the last huge span.
+    held_peak, touched_peak, huge_peak,
 }
 
 /// Half words of a class's row.

@@ -268,6 +268,10 @@ impl<M: Memory> Reader<'_, M> {
         stats.dirty_bytes = self.number(map.dirty_pages)?.saturating_mul(page_bytes);
         stats.clean_bytes = mapped.saturating_sub(held_bytes).saturating_sub(stats.dirty_bytes);
         stats.purged_bytes_total = self.number(map.purged_bytes)?;
+        let held_peak = self.number(map.held_peak)?.saturating_mul(page_bytes);
+        let touched_peak = self.number(map.touched_peak)?.saturating_mul(page_bytes);
+        stats.held_peak_bytes = held_peak.max(held_bytes);
+        stats.touched_peak_bytes = touched_peak.max(held_bytes.saturating_add(stats.dirty_bytes));
         let chunks = self.number(map.magazines_made)?.div_ceil(map.chunk_magazines.max(1) as usize);
         stats.metadata_bytes = self.number(map.metadata_bytes)?;
         add(&mut stats.metadata_bytes, chunks, map.chunk_bytes as usize);
@@ -290,6 +294,7 @@ impl<M: Memory> Reader<'_, M> {
             }
         }
         (stats.huge_count, stats.huge_bytes) = (count, bytes);
+        stats.huge_peak_bytes = self.number(map.huge_peak)?.max(bytes);
         stats.large_count = self.number(map.large_count)?.saturating_add(count);
         stats.large_bytes = self.number(map.large_bytes)?.saturating_add(bytes);
         add(&mut stats.live_bytes, stats.large_bytes, 1);

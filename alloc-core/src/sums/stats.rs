@@ -92,4 +92,11 @@ counts! {
     guarded_bytes: Gauge,
     /// Number of those.
     guarded_count: Gauge,
+    /// The most bytes that slabs and large objects took at once: live, cached and free in slabs were never more together. Huge
+    /// objects are left out.
+    held_peak_bytes: Gauge,
+    /// The most bytes of slabs, large objects and free spans that may have been resident at once.
+    touched_peak_bytes: Gauge,
+    /// The most bytes of huge objects at once.
+    huge_peak_bytes: Gauge,
 }

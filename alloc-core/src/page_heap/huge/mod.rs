@@ -46,6 +46,8 @@ pub struct HugeSpans {
     used: Guarded,
     live: Guarded,
     bytes: Guarded,
+    /// The most bytes at once.
+    peak: Guarded,
     deferred: DeferredSpans,
 }
 
@@ -58,6 +60,7 @@ pub static HUGE: HugeSpans = HugeSpans {
     used: Guarded::new(0),
     live: Guarded::new(0),
     bytes: Guarded::new(0),
+    peak: Guarded::new(0),
     deferred: DeferredSpans::new(),
 };
 
@@ -268,6 +271,11 @@ impl HugeSpans {
         (&self.live, &self.bytes, self.deferred.places())
     }
 
+    /// The most bytes at once, for `publish`.
+    pub const fn peak(&'static self) -> &'static Guarded {
+        &self.peak
+    }
+
     /// The word with the address of the current table; bytes of a slot, where in it the address and the length are, and the
     /// highest address that is a mark: for `publish`.
     pub const fn table_layout(&'static self) -> (&'static AtomicUsize, [usize; 3], usize) {
@@ -319,6 +327,7 @@ impl HugeSpans {
         self.used.set(self.used.get() + usize::from(was_free));
         self.live.set(self.live.get() + 1);
         self.bytes.set(self.bytes.get() + len);
+        self.peak.set(self.peak.get().max(self.bytes.get()));
         slot
     }
 
