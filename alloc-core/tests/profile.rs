@@ -125,6 +125,14 @@ fn sites_have_their_bytes_within_the_statistical_error() {
     assert_eq!(rsalloc_core::check(), Ok(()));
 }
 
+/// The control: amounts that are off by a twelfth are outside of the allowed error where a site has enough samples.
+#[test]
+#[should_panic(expected = "control: allocated")]
+fn a_biased_weight_is_found() {
+    let exact = f64::from(64 << 20);
+    assert_close("control", "allocated", exact * 1.09, exact, 64.0 * 64.0);
+}
+
 /// Five standard deviations of a sum of so many samples.
 fn assert_close(site: &str, what: &str, found: f64, exact: f64, samples: f64) {
     let error = (found - exact).abs() / exact;

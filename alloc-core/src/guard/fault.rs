@@ -11,6 +11,7 @@ use crate::arch::{Access, fault_access};
 use crate::atomic::Ordering;
 use crate::fail::{Line, Misuse};
 use crate::os;
+use crate::profile::{self, layout::FRAMES_MAX};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use libc::{c_int, c_void, siginfo_t};
@@ -45,6 +46,7 @@ extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, context: *mut c_void
         // SAFETY: the kernel hands over the interrupted context, of a fault by its code.
         let access = unsafe { access(context) };
         describe(address, access).write_to_stderr();
+        show_stacks(address);
         die_by_default();
     } else {
         pass_on(signal, info, context, code);
@@ -69,6 +71,20 @@ fn describe(address: usize, access: &str) -> Line {
     line.text(": 0x").hex(address).text(", object of ").decimal(size);
     line.text(" bytes at 0x").hex(object).text("\n");
     line
+}
+
+/// The stacks of the object's allocation and of its free, a line for each frame: its module, and the place in that.
+fn show_stacks(address: usize) {
+    let slot = &POOL[classify(address).0];
+    // Ordering: Relaxed, as in `describe`.
+    let numbers = [&slot.allocated_by, &slot.freed_by].map(|stack| stack.load(Ordering::Relaxed));
+    for (what, number) in ["allocated by", "freed by"].into_iter().zip(numbers) {
+        let mut frames = [0; FRAMES_MAX];
+        let count = profile::frames_of(number, &mut frames);
+        for &frame in &frames[..count] {
+            profile::unwind::describe(what, frame).write_to_stderr();
+        }
+    }
 }
 
 /// The slot that a fault belongs to, and what was done.

@@ -21,6 +21,7 @@ use crate::atomic::{AtomicUsize, Ordering};
 use crate::fail::{Misuse, deny, fail};
 use crate::object::{Memory, Object};
 use crate::os;
+use crate::profile;
 use crate::sanitizer;
 use crate::sums::Column;
 use core::ops::Range;
@@ -42,10 +43,19 @@ struct Slot {
     state: AtomicUsize,
     object: AtomicUsize,
     size: AtomicUsize,
+    /// The stack of the last allocation, and of the free behind it; see `profile::stack_here`.
+    allocated_by: AtomicUsize,
+    freed_by: AtomicUsize,
 }
 
 static POOL: [Slot; SLOTS] = [const {
-    Slot { state: AtomicUsize::new(UNUSED), object: AtomicUsize::new(0), size: AtomicUsize::new(0) }
+    Slot {
+        state: AtomicUsize::new(UNUSED),
+        object: AtomicUsize::new(0),
+        size: AtomicUsize::new(0),
+        allocated_by: AtomicUsize::new(0),
+        freed_by: AtomicUsize::new(0),
+    }
 }; SLOTS];
 
 /// Where the pool lies; 0: nowhere.
@@ -70,6 +80,8 @@ fn open() -> bool {
     // Ordering: Relaxed, published by `EVERY`, and to owners of objects with these.
     BASE.store(base, Ordering::Relaxed);
     sanitizer::add_root(base, pool_bytes());
+    // Without the memory for them, a report has no stacks.
+    let _ = profile::prepare();
     fault::install();
     true
 }
@@ -150,6 +162,8 @@ pub fn allocate(size: usize, align: usize) -> Option<Object> {
     // Ordering: Relaxed, published by the state.
     slot.object.store(start + offset, Ordering::Relaxed);
     slot.size.store(size, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    slot.allocated_by.store(profile::stack_here(), Ordering::Relaxed); // Ordering: Relaxed, as above.
+    slot.freed_by.store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
     let (page, surroundings) = surroundings(slot, start);
     surroundings.into_iter().for_each(|range| page.fill(range, PATTERN));
     // Ordering: Release publishes the above.
@@ -247,6 +261,7 @@ pub unsafe fn free(address: usize) {
     let (bytes, [before, behind]) = surroundings(slot, page);
     deny(!bytes.is_filled(behind, PATTERN), Misuse::PastEnd, address);
     deny(!bytes.is_filled(before, PATTERN), Misuse::BeforeStart, address);
+    slot.freed_by.store(profile::stack_here(), Ordering::Relaxed); // Ordering: Relaxed, the slot is this call's.
     // SAFETY: the page is the slot's, which this call owns. If the OS refuses, the page stays open, and a use after free may
     // go unnoticed.
     let _ = unsafe { os::seal(page, os::page_bytes()) };

@@ -423,6 +423,14 @@ pub fn nanoseconds_since_epoch() -> usize {
     now.tv_sec as usize * 1_000_000_000 + now.tv_nsec as usize
 }
 
+/// Writes the path of the running program to `path`; its length.
+pub fn program_path(path: &mut [u8]) -> Option<usize> {
+    let link = c"/proc/self/exe".as_ptr() as usize;
+    let args = [libc::AT_FDCWD as usize, link, path.as_mut_ptr() as usize, path.len(), 0, 0];
+    // SAFETY: reads the name, and writes to `path` only.
+    outcome(unsafe { syscall(libc::SYS_readlinkat as usize, args) }).ok()
+}
+
 /// Whether the descriptor is open, and of this file. libc's function needs glibc 2.33.
 pub fn is_file(fd: i32, device: u64, inode: u64) -> bool {
     let mut status = core::mem::MaybeUninit::<libc::stat>::uninit();

@@ -33,7 +33,7 @@ pub mod unwind;
 pub use samples::{Entry, live};
 pub use tables::OwnMemory;
 
-use crate::arch::{Registers, probe};
+use crate::arch::{Registers, counted, probe};
 use crate::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::fail::Misuse;
 use crate::hot::HOT;
@@ -51,7 +51,8 @@ pub static PROFILE: Header<AtomicUsize> = Header {
     stopped_ns: AtomicUsize::new(0),
     stacks: AtomicUsize::new(0),
     stack_stride: AtomicUsize::new(0),
-    stacks_used: AtomicUsize::new(0),
+    // Number 0 is that of no stack.
+    stacks_used: AtomicUsize::new(1),
     frames: AtomicUsize::new(0),
     frames_used: AtomicUsize::new(0),
     samples: AtomicUsize::new(0),
@@ -129,11 +130,9 @@ pub fn start(interval_bytes: usize) -> Result<(), ProfileError> {
         if is_on() {
             return Err(ProfileError::IsRunning);
         }
-        if !pool::open() || !tables::open() {
+        if !pool::open() || !prepare() {
             return Err(ProfileError::OutOfMemory);
         }
-        unwind::try_probe();
-        unwind::find_modules();
         if let Some(stacks) = tables::stacks() {
             stacks.forget_totals();
         }
@@ -157,6 +156,15 @@ pub fn start(interval_bytes: usize) -> Result<(), ProfileError> {
         HOT.hide_classes();
         Ok(())
     })
+}
+
+/// Makes sure that stacks can be recorded; false if the OS gives no memory. Threads may do so at once.
+pub fn prepare() -> bool {
+    tables::open() && {
+        unwind::try_probe();
+        unwind::find_modules();
+        true
+    }
 }
 
 /// Stops the profile; its records stay until the next start. Async-signal-safe.
@@ -218,6 +226,15 @@ pub fn stack_of(caller: &Registers) -> usize {
         PROFILE.truncated_stacks.fetch_add(1, Ordering::Relaxed);
     }
     stacks.number_of(&frames[..count])
+}
+
+/// The number of the stack that leads here; 0 without [`prepare`]. The frames of this allocator are its first ones, unless
+/// they are those of a library that is nothing else.
+pub fn stack_here() -> usize {
+    extern "C" fn number(_: usize, _: usize, caller: &Registers) -> usize {
+        stack_of(caller)
+    }
+    counted::with_registers(0, 0, number)
 }
 
 /// Memory for a sampled object of `class`; none if there is no memory of its own for it.

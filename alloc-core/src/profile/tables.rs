@@ -73,7 +73,7 @@ impl Memory for OwnMemory {
     }
 }
 
-/// Maps the tables, if that has not been done; false if the OS refuses. For a start, under its lock.
+/// Maps the tables, if that has not been done; false if the OS refuses. Of threads that do so at once, one has its mapping used.
 pub fn open() -> bool {
     if get().is_some() {
         return true;
@@ -82,20 +82,21 @@ pub fn open() -> bool {
     let Ok(address) = os::map(Place::Anywhere, len) else { return false };
     // What lies there is spread: with huge pages all of it would become resident.
     os::no_huge_pages(address, len);
-    let at = |offset: usize| address + offset;
+    // Ordering: Release publishes the tables, which are zero; Relaxed on failure reads nothing.
+    if TABLES.compare_exchange(0, address, Ordering::Release, Ordering::Relaxed).is_err() {
+        // SAFETY: mapped above, known to no other code.
+        unsafe { os::unmap(address, len) };
+        return true;
+    }
     let fields = [
-        (&PROFILE.stacks, at(core::mem::offset_of!(Tables, stacks))),
+        (&PROFILE.stacks, address + core::mem::offset_of!(Tables, stacks)),
         (&PROFILE.stack_stride, size_of::<Stack<AtomicUsize>>()),
-        (&PROFILE.frames, at(core::mem::offset_of!(Tables, frames))),
-        (&PROFILE.samples, at(core::mem::offset_of!(Tables, records))),
+        (&PROFILE.frames, address + core::mem::offset_of!(Tables, frames)),
+        (&PROFILE.samples, address + core::mem::offset_of!(Tables, records)),
         (&PROFILE.sample_stride, size_of::<Sample<AtomicUsize>>()),
-        // Number 0 is that of no stack.
-        (&PROFILE.stacks_used, 1),
     ];
     for (field, value) in fields {
-        field.store(value, Ordering::Relaxed); // Ordering: Relaxed, published by the address.
+        field.store(value, Ordering::Relaxed); // Ordering: Relaxed, for readers, which find 0 or this.
     }
-    // Ordering: Release publishes the tables, which are zero.
-    TABLES.store(address, Ordering::Release);
     true
 }

@@ -9,14 +9,17 @@ pub const SP: usize = 0;
 pub const FP: usize = 0;
 pub const PRESERVED: [usize; 0] = [];
 
+/// See the contract at `arch::counted`.
 pub extern "C" fn malloc_counted(size: usize) -> *mut u8 {
     sampled::count_and_malloc(size)
 }
 
+/// See the contract at `arch::counted`.
 pub extern "C" fn alloc_counted(size: usize, align: usize) -> *mut u8 {
     sampled::count_and_alloc(size, align)
 }
 
+/// See the contract at `arch::counted`.
 pub extern "C" fn with_registers(
     a: usize,
     b: usize,

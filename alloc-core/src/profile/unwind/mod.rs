@@ -16,6 +16,7 @@ pub use memory::try_probe;
 pub use modules::find as find_modules;
 
 use crate::arch::Registers;
+use crate::fail::Line;
 use crate::os;
 use cache::Short;
 use cfi::{Frame, Rule, Rules};
@@ -51,6 +52,23 @@ pub fn walk(
         }
     }
     (count, End::Reached)
+}
+
+/// A line that names the place of a frame: its module, and how far into it the call is.
+pub fn describe(what: &str, frame: usize) -> Line {
+    let mut line = Line::new();
+    line.text("rsalloc: ").text(what).text(" ");
+    let mut name = [0; 256];
+    let place = frame - 1;
+    match modules::name_of(place, &mut name) {
+        Some((len, start)) => {
+            line.text(core::str::from_utf8(&name[..len]).unwrap_or("?"));
+            line.text("+0x").hex(place - start)
+        }
+        None => line.text("0x").hex(place),
+    };
+    line.text("\n");
+    line
 }
 
 struct Walk<'a> {

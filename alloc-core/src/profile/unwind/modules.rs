@@ -98,3 +98,41 @@ fn program() -> Option<Module> {
     let end = loads().map(|header| (header.p_vaddr + header.p_memsz) as usize).max()?;
     Some(Module { range: bias.wrapping_add(start)..bias.wrapping_add(end), eh_frame })
 }
+
+/// Writes the path of the module in which `address` lies to `name`; its length, and where the module begins.
+pub fn name_of(address: usize, name: &mut [u8]) -> Option<(usize, usize)> {
+    let Some(find_object) = arch::find_object() else { return program_of(address, name) };
+    let mut found = FoundObject {
+        flags: 0,
+        map_start: 0,
+        map_end: 0,
+        link_map: 0,
+        eh_frame: 0,
+        reserved: [0; 7],
+    };
+    // SAFETY: libc's function fills in the record.
+    if unsafe { find_object(address as *mut libc::c_void, &raw mut found) } != 0 {
+        return program_of(address, name);
+    }
+    // SAFETY: libc's `struct link_map` (link.h) of a loaded module: the second word is its path.
+    let path = unsafe {
+        let path = *(found.link_map as *const *const core::ffi::c_char).add(1);
+        if path.is_null() { c"" } else { core::ffi::CStr::from_ptr(path) }
+    };
+    match path.to_bytes() {
+        b"" => program_of(address, name),
+        path => {
+            let len = path.len().min(name.len());
+            name[..len].copy_from_slice(&path[..len]);
+            Some((len, found.map_start))
+        }
+    }
+}
+
+/// As [`name_of`], of the program itself.
+fn program_of(address: usize, name: &mut [u8]) -> Option<(usize, usize)> {
+    // Ordering: Relaxed, constants by now.
+    let [start, end] = [0, 1].map(|at: usize| PROGRAM[at].load(Ordering::Relaxed));
+    let is_it = (start..end).contains(&address);
+    is_it.then(|| os::program_path(name)).flatten().map(|len| (len, start))
+}
