@@ -3,7 +3,7 @@
 mod command_line;
 
 #[path = "../src/read/mod.rs"]
-#[allow(dead_code, reason = "a part of it is used here")]
+#[allow(dead_code, unused_imports, reason = "a part of it is used here")]
 mod read;
 #[path = "../src/remote/mod.rs"]
 #[allow(dead_code, reason = "as above")]

@@ -10,10 +10,14 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// `rsalloc stats` and `rsalloc record`, which stay above the program.
+/// `rsalloc stats`, `record` and `profile`, which stay above the program.
 fn supervisors() -> Vec<Vec<String>> {
     let mut all =
         vec![vec!["stats".to_owned(), "--lib".into(), library().to_str().unwrap().into()]];
+    let profile = common::scratch().join("supervised.pb.gz");
+    let options =
+        ["profile", "--lib", library().to_str().unwrap(), "-o", profile.to_str().unwrap()];
+    all.push(options.map(Into::into).into());
     let recorder = recorder();
     let trace = common::scratch().join("supervised-%p.trace");
     all.push(

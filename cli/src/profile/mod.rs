@@ -184,12 +184,13 @@ fn bytes(text: &str) -> Result<usize, String> {
         None => (text.to_owned(), 0),
     };
     let number: Option<usize> = digits.parse().ok().and_then(|n: usize| n.checked_mul(1 << shift));
-    number
-        .filter(|bytes| (1..=INTERVAL_MAX).contains(bytes))
-        .ok_or_else(|| "a number of bytes from 1 to 1g, with k, m or g behind it or not".to_owned())
+    number.filter(|bytes| INTERVALS.contains(bytes)).ok_or_else(|| {
+        "a number of bytes from 256 to 1g, with k, m or g behind it or not".to_owned()
+    })
 }
 
-const INTERVAL_MAX: usize = 1 << 30;
+/// What the allocator takes.
+const INTERVALS: std::ops::RangeInclusive<usize> = 256..=1 << 30;
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds| *seconds > 0.0 && *seconds < 1e9);
@@ -202,10 +203,11 @@ mod tests {
 
     #[test]
     fn intervals_are_numbers_with_units() {
-        for (text, number) in [("512k", 512 << 10), ("1", 1), ("2M", 2 << 20), ("1g", 1 << 30)] {
+        for (text, number) in [("512k", 512 << 10), ("256", 256), ("2M", 2 << 20), ("1g", 1 << 30)]
+        {
             assert_eq!(bytes(text), Ok(number), "{text}");
         }
-        for wrong in ["", "k", "0", "-1", "1t", "2g", "99999999999999999999", "1.5m"] {
+        for wrong in ["", "k", "0", "255", "-1", "1t", "2g", "99999999999999999999", "1.5m"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }
         assert!(["0", "-1", "x", "inf", "nan"].iter().all(|wrong| seconds(wrong).is_err()));
