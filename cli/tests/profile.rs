@@ -35,9 +35,9 @@ fn through(profile: &Profile, function: &str, measure: Measure) -> i64 {
 fn assert_work(profile: &Profile, rounds: i64) {
     let is_near = |function: &str, measure, wanted: i64| {
         let seen = through(profile, function, measure);
-        // 8 KiB between samples: a deviation is 0.6 % of 20 MB.
+        // With 8 KiB between samples a deviation is 2 % of 20 MB.
         assert!(
-            (seen - wanted).abs() <= wanted / 25,
+            (seen - wanted).abs() <= wanted / 10,
             "{function}: {seen}, not {wanted}: {profile:?}"
         );
     };
@@ -73,7 +73,7 @@ fn a_program_is_profiled_from_its_start_to_its_end() {
         let profile = read(&file);
         assert_eq!(profile.period, 8192);
         match end {
-            "thread" => assert!(through(&profile, "last", Measure::LiveBytes) > 19_000_000),
+            "thread" => assert!(through(&profile, "last", Measure::LiveBytes) > 18_000_000),
             _ => assert_work(&profile, 1),
         }
     }
@@ -173,7 +173,7 @@ fn a_process_that_is_sampled_by_its_configuration_is_only_read() {
         let text = std::fs::read_to_string(&folded).unwrap();
         let stack = text.lines().find(|line| line.contains(";leak")).unwrap();
         let bytes: i64 = stack.rsplit(' ').next().unwrap().parse().unwrap();
-        assert!((19_000_000..21_000_000).contains(&bytes) && stack.contains("main;"), "{text}");
+        assert!((18_000_000..22_000_000).contains(&bytes) && stack.contains("main;"), "{text}");
         assert!(!text.contains("churn"), "nothing of it is live: {text}");
         let picture = std::fs::read_to_string(&svg).unwrap();
         assert!(picture.contains("<title>leak\nprofiled-conf.c:"), "{picture}");
@@ -200,7 +200,7 @@ fn go_reads_the_profile_of_a_process() {
     let row: Vec<&str> =
         text.lines().find(|line| line.ends_with(" leak")).unwrap().split_whitespace().collect();
     assert!(top.status.success() && text.contains("Type: inuse_space"), "{text}");
-    assert!(row[0].starts_with("19.") || row[0].starts_with("18."), "20 MB are 19.07 MiB: {text}");
+    assert!(matches!(&row[0][..2], "17" | "18" | "19" | "20"), "20 MB are 19.07 MiB: {text}");
 }
 
 #[test]

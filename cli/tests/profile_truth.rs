@@ -6,7 +6,7 @@ mod command_line;
 use command_line::*;
 use common::{compile, library, preload, scratch};
 use rsalloc_pprof::Profile;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -48,12 +48,17 @@ fn compare(exact: &HashMap<u64, Counts>, sampled: &HashMap<u64, Counts>) -> (usi
     let (mut compared, mut off) = (0, Vec::new());
     for (at, what) in [(1, "allocated"), (3, "live")] {
         let total: u64 = exact.values().map(|counts| counts[at]).sum();
-        for (caller, counts) in exact.iter().filter(|(_, counts)| counts[at] * 100 >= total) {
-            let estimate = sampled.get(caller).map_or(0, |counts| counts[at]) as f64;
-            let exact = counts[at] as f64;
+        let callers: HashSet<&u64> = exact.keys().chain(sampled.keys()).collect();
+        for caller in callers {
+            let of = |sums: &HashMap<u64, Counts>| sums.get(caller).map_or(0, |counts| counts[at]);
+            let (estimate, exact) = (of(sampled), of(exact));
+            if estimate.max(exact) * 100 < total {
+                continue;
+            }
+            let (estimate, exact) = (estimate as f64, exact as f64);
             // An object of s bytes is a sample with p = 1 - exp(-s / interval) and counts s / p then: its variance is
             // s * s * (1 - p) / p, which is less than s * interval.
-            let deviation = (exact * INTERVAL as f64).sqrt();
+            let deviation = (exact * INTERVAL as f64).sqrt().max(INTERVAL as f64);
             compared += 1;
             if (estimate - exact).abs() > DEVIATIONS * deviation {
                 let sigmas = (estimate - exact) / deviation;

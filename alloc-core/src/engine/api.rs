@@ -4,7 +4,7 @@
 //! [`slow`](super::slow).
 
 use super::request::Request;
-use super::{fit, hardened, init, large, sampled, settings};
+use super::{fit, hardened, init, large, plain, sampled, settings};
 use crate::canary;
 use crate::config::{self, Key, Origin};
 use crate::cpu_cache::drain;
@@ -132,10 +132,11 @@ fn usable_size_slow(address: usize, class: Class) -> usize {
 /// 1. `ptr` is null or a live object of this allocator.
 #[inline]
 pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
-    if fit::may_stay(ptr, size) {
-        return ptr;
-    }
     match NonNull::new(ptr) {
+        // SAFETY: duty 1.
+        Some(ptr) if fit::may_stay(ptr.as_ptr(), size) => unsafe {
+            plain::stay(ptr, Request::new(size, 1))
+        },
         // SAFETY: duty 1.
         Some(ptr) => unsafe { super::resize(ptr, None, Request::new(size, 1)) },
         None => allocate(size),

@@ -2,7 +2,7 @@
 //!
 //! Promises: what an object holds stays, up to the smaller size; a refused resize changes nothing.
 
-use super::api::{allocate_aligned, free_sized};
+use super::api::free_sized;
 use super::request::Request;
 use super::{fit, large, sampled, scarce};
 use crate::canary;
@@ -46,20 +46,37 @@ pub(super) unsafe fn resize(ptr: NonNull<u8>, named: Option<Request>, request: R
     }
     if let Some(named) = named {
         if request.class == class {
-            return ptr.as_ptr();
+            // SAFETY: duty 1.
+            return unsafe { stay(ptr, request) };
         }
         // SAFETY: duties 1 and 2; a sized free of the request finds the class again.
-        return unsafe { relocate(ptr, named.size, request) };
+        return unsafe { relocate(ptr, named.size, request, request) };
     }
     let old = CLASS[class].size;
     let larger = fit::enlarged(old, request);
     // SAFETY: duty 1; the object has `old` bytes.
-    let moved = unsafe { relocate(ptr, old, larger) };
+    let moved = unsafe { relocate(ptr, old, request, larger) };
     if !moved.is_null() || larger == request {
         return moved;
     }
     // SAFETY: as above; a failed move left it alone.
-    unsafe { relocate(ptr, old, request) }
+    unsafe { relocate(ptr, old, request, request) }
+}
+
+/// Resizes an object that may stay where it is: it does, unless a profile wants it elsewhere and there is memory.
+///
+/// # Safety
+/// 1. `ptr` is a live object that serves the request as it is.
+#[inline]
+pub(super) unsafe fn stay(ptr: NonNull<u8>, request: Request) -> *mut u8 {
+    let Some(fresh) = sampled::allocate_elsewhere(address(ptr), request) else {
+        return ptr.as_ptr();
+    };
+    // SAFETY: duty 1: both objects have as many bytes.
+    match unsafe { move_to(fresh, ptr, request.size) } {
+        fresh if fresh.is_null() => ptr.as_ptr(),
+        fresh => fresh,
+    }
 }
 
 /// # Safety
@@ -70,7 +87,7 @@ unsafe fn resize_large(ptr: NonNull<u8>, request: Request) -> *mut u8 {
         return ptr::null_mut();
     }
     // SAFETY: duty 1; the object has `old` bytes.
-    unsafe { resize_span(ptr, request).unwrap_or_else(|| relocate(ptr, old, request)) }
+    unsafe { resize_span(ptr, request).unwrap_or_else(|| relocate(ptr, old, request, request)) }
 }
 
 /// Resizes a large object without copying, if that can be done.
@@ -87,16 +104,30 @@ pub(super) unsafe fn resize_span(ptr: NonNull<u8>, request: Request) -> Option<*
     sampled::resized(address(ptr), request, resize).map(|moved| moved as *mut u8)
 }
 
-/// Moves an object by a copy. Null when out of memory.
+/// Moves an object by a copy, to one of the size of `larger`; a profile counts it as `request`. Null when out of memory.
 ///
 /// # Safety
 /// 1. `ptr` is a live object of at least `old` bytes.
-pub(super) unsafe fn relocate(ptr: NonNull<u8>, old: usize, request: Request) -> *mut u8 {
-    let fresh = allocate_aligned(request.size, request.align);
+pub(super) unsafe fn relocate(
+    ptr: NonNull<u8>,
+    old: usize,
+    request: Request,
+    larger: Request,
+) -> *mut u8 {
+    let fresh = sampled::allocate_to_move(request, larger);
+    // SAFETY: duty 1; the fresh object has at least `request.size` bytes.
+    unsafe { move_to(fresh, ptr, old.min(request.size)) }
+}
+
+/// Copies `len` bytes to `fresh` and frees the object at `ptr`; nothing if `fresh` is null, which it returns.
+///
+/// # Safety
+/// 1. `ptr` is a live object of at least `len` bytes. 2. `fresh` is null, or another such object.
+unsafe fn move_to(fresh: *mut u8, ptr: NonNull<u8>, len: usize) -> *mut u8 {
     if !fresh.is_null() {
-        // SAFETY: duty 1; two live objects don't overlap, and the old one is given up.
+        // SAFETY: duties 1 and 2; two live objects don't overlap, and the old one is given up.
         unsafe {
-            fresh.copy_from_nonoverlapping(ptr.as_ptr(), old.min(request.size));
+            fresh.copy_from_nonoverlapping(ptr.as_ptr(), len);
             give_up(ptr);
         }
     }

@@ -3,11 +3,13 @@
 //! Promises: a sample has all that another object of its request has, in memory that a free recognises by its address alone: no class
 //! in the page map. Where every free is looked at anyway (hardened), it lies where all objects do.
 
+use super::api::allocate_aligned;
 use super::request::Request;
 use super::slow::{self, OnFailure};
 use crate::arch::{Registers, counted};
 use crate::canary;
 use crate::object::Fresh;
+use crate::page_map;
 use crate::profile::{self, Tracked, countdown};
 use crate::sanitizer;
 use crate::size_class::{CLASS, MEDIUM_MAX_BYTES, natural_align};
@@ -52,6 +54,41 @@ pub fn count_and_alloc(size: usize, align: usize) -> *mut u8 {
         true => slow::finish(allocate_here(request), OnFailure::ReturnOnly),
         false => slow::alloc_uncounted(size, align),
     }
+}
+
+/// What an object at `address` moves to that could stay there for `request`; none if it stays. In a profile a resize is an
+/// allocation of the new size and a free of the old one, so a sample does not stay, and one may have to be taken.
+#[inline]
+pub fn allocate_elsewhere(address: usize, request: Request) -> Option<*mut u8> {
+    match profile::is_on() || profile::live() != 0 {
+        false => None,
+        true => allocate_elsewhere_slow(address, request),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn allocate_elsewhere_slow(address: usize, request: Request) -> Option<*mut u8> {
+    if profile::is_on() && countdown::count(request.size) {
+        return Some(allocate_sample(request));
+    }
+    let is_sample = page_map::class_at(address) == 0;
+    is_sample.then(|| slow::alloc_uncounted(request.size, request.align))
+}
+
+/// What an object moves to that is resized as `asked`: a sample of that, or an object of `larger` that is counted as `asked`.
+/// Null when out of memory.
+pub fn allocate_to_move(asked: Request, larger: Request) -> *mut u8 {
+    match profile::is_on() {
+        false => allocate_aligned(larger.size, larger.align),
+        true if countdown::count(asked.size) => allocate_sample(asked),
+        true => slow::alloc_uncounted(larger.size, larger.align),
+    }
+}
+
+/// A sample whose stack is the caller's. Null when out of memory.
+fn allocate_sample(request: Request) -> *mut u8 {
+    slow::finish(allocate_here(request), OnFailure::ReturnOnly)
 }
 
 /// As [`super::allocate`], of what is counted here if a profile runs.

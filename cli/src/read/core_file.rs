@@ -190,7 +190,8 @@ impl Source for CoreFile {
             end: file.end,
             offset: file.offset,
             name: file.path.to_string_lossy().into(),
-            is_code: segment(file.start).is_some_and(|segment| segment.is_code),
+            // A debugger leaves out what is in the file, and with it what it may be used for.
+            is_code: segment(file.start).is_none_or(|segment| segment.is_code),
         });
         files.collect()
     }

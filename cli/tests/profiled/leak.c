@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static void *kept[20000];
+static void *volatile kept[20000];
 
 __attribute__((noinline)) static void leak(int at) { kept[at] = malloc(1000); }
 
