@@ -34,6 +34,7 @@ pub const GATES: &[Gate] = &[
     xtask("imports", &["imports"]),
     xtask("package", &["package"]),
     xtask("dist", &["dist"]),
+    cargo("example", &["build", "--manifest-path", "examples/axum/Cargo.toml"]),
     xtask("loom", &["loom"]),
     xtask("loom-blind", &["loom", "--control"]),
     xtask("sweep", &["sweep"]),
