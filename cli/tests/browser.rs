@@ -57,7 +57,7 @@ fn visit(page: &Path, is_dark: bool, width: u32) -> Visit {
 
 /// A page, and a measuring copy of it.
 fn page(folder: &Path) -> (String, PathBuf) {
-    let mut command = with_library("run", &["python3", "-c"]);
+    let mut command = with_library("run", &["--conf", "profile:64k", "python3", "-c"]);
     let script: Vec<_> =
         FRAGMENTED.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let running = Running::talker(command.arg(script.join("\n")));
@@ -107,6 +107,7 @@ fn faults(visit: &Visit, is_dark: bool) -> Vec<String> {
         number("unnamed") == 0.0 && number("targets") == 0.0,
         "pictures have names and links targets",
     );
+    expect(number("flame") == 1.0, "a flame graph");
     expect((number("bar") - 1.0).abs() < 0.01, "the bar is full");
     expect(
         number("cells") > 100.0 && found["cells"] == found["outlines"],

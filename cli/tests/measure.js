@@ -24,7 +24,7 @@ found.texts = [...document.querySelectorAll("h1, h2, p, li, td, th, a, summary, 
   .filter(shown)
   .map((e) => [contrast(getComputedStyle(e).color, back(e)), e.textContent.trim().slice(0, 40)])
   .sort((a, b) => a[0] - b[0])[0];
-found.svgTexts = [...document.querySelectorAll("svg text")]
+found.svgTexts = [...document.querySelectorAll("svg.time text")]
   .map((e) => contrast(getComputedStyle(e).fill, back(e.closest("figure")))).sort((a, b) => a - b)[0];
 found.colours = Object.fromEntries([...document.querySelectorAll("svg.key rect")]
   .map((e) => [e.getAttribute("class"), getComputedStyle(e).fill]));
@@ -38,9 +38,10 @@ found.unreachable = [...document.querySelectorAll("*")]
 const details = [...document.querySelectorAll("details")];
 found.closed = details.filter((e) => !e.open).length;
 details.forEach((e) => e.querySelector("summary").click());
-found.opened = details.filter((e) => e.open && e.querySelector("tbody tr") && shown(e.querySelector("tbody tr"))).length;
+found.opened = details.filter((e) => e.open && shown(e.querySelector("tbody tr, pre"))).length;
 found.unnamed = [...document.querySelectorAll("svg[role=img]")].filter((e) => !e.getAttribute("aria-label")).length;
 found.targets = [...document.querySelectorAll("nav a")].filter((e) => !document.querySelector(e.getAttribute("href"))).length;
+found.flame = document.querySelectorAll(".rsalloc-flame").length;
 const bar = document.querySelector("#answer svg.bar");
 found.bar = [...bar.querySelectorAll("rect")].reduce((sum, rect) => sum + Number(rect.getAttribute("width")), 0) / bar.viewBox.baseVal.width;
 const data = (name) => Number(document.querySelector(`data.${name}`)?.value ?? 0);

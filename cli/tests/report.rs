@@ -142,6 +142,17 @@ fn a_program_is_shown_at_its_largest() {
 }
 
 #[test]
+fn a_sampled_process_has_a_flame_graph() {
+    let folder = fresh_folder("report-profile");
+    let running = fragmented(&["--conf", "profile:16k"]);
+    let sampled = page(&folder, &[&running.pid()]);
+    assert!(sampled.contains("rsalloc-flame") && sampled.contains("id=\"profile\""));
+    assert!(sampled.contains("main"), "the site has a name");
+    let running = fragmented(&[]);
+    assert!(!page(&folder, &[&running.pid()]).contains("rsalloc-flame"));
+}
+
+#[test]
 fn what_cannot_be_reported_is_said() {
     let folder = fresh_folder("report-errors");
     let path = folder.join("report.html");

@@ -149,6 +149,27 @@ fn taken(heap: &Heap) -> Result<(Profile, Files)> {
     Ok((profile, files))
 }
 
+/// A profile whose symbols are still to be looked up.
+pub struct Taken(Profile, Files);
+
+impl Taken {
+    /// What `heap` has sampled; none if there is nothing.
+    pub fn of(heap: &Heap) -> Option<Taken> {
+        match heap.sampling() {
+            Err(_) | Ok(Sampling::Never) => None,
+            Ok(_) => taken(heap).ok().map(|(profile, files)| Taken(profile, files)),
+        }
+        .filter(|taken| !taken.0.samples.is_empty())
+    }
+
+    /// The flame graph of what is live, and its sites as a table.
+    pub fn shown(mut self, heading: &str) -> (String, String) {
+        Symbols::new(&[]).add_to(&mut self.0, &|mapping| self.1.of(mapping));
+        let live = Measure::LiveBytes;
+        (flame::svg(&self.0, live, heading), top::top(&self.0, live))
+    }
+}
+
 /// Adds symbols, writes what was asked for, and says what there is.
 fn finish(mut profile: Profile, files: &Files, outputs: &Outputs) -> Result<ExitCode> {
     outputs.symbolize(&mut profile, &|mapping| files.of(mapping));

@@ -42,8 +42,9 @@ impl What {
         Ok(Some(Duration::from_secs_f64(seconds)))
     }
 
-    fn write(&self, story: &Story) -> Result<()> {
-        let page = page::render(story).into_string();
+    fn write(&self, mut story: Story) -> Result<()> {
+        story.symbolize();
+        let page = page::render(&story).into_string();
         let path = (self.output.as_os_str() != "-").then_some(&*self.output);
         output::put(&page, path, output::Stream::Out)?;
         if let Some(path) = path {
@@ -81,7 +82,7 @@ pub fn of_target(target: &Target, what: &What) -> Result<ExitCode> {
             looked => looked?,
         }
     }
-    what.write(&story)?;
+    what.write(story)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -100,7 +101,7 @@ pub fn of_program(how: &How, program: &[OsString], what: &What) -> Result<ExitCo
         let ran = supervise::run_beside(&mut command, |pid| {
             let watch = move || -> Result<()> {
                 match watch(pid, duration, has_ended)? {
-                    Some(story) => what.write(&story),
+                    Some(story) => what.write(story),
                     None => {
                         bail!("the program ended before it could be looked at: nothing was written")
                     }

@@ -49,6 +49,14 @@ pub fn render(story: &Story) -> Markup {
                             details { summary { "The same as a table" } (tables::time(story.series.samples())) }
                         }
                     }
+                    @if let Some((graph, sites)) = &story.flame {
+                        section id="profile" {
+                            h2 { "What holds it" }
+                            p { "Live bytes by stack, estimated from sampled allocations." }
+                            figure class="flame" { (PreEscaped(graph)) }
+                            details { summary { "The same as a list of sites" } pre tabindex="0" { (sites) } }
+                        }
+                    }
                     section id="classes" { h2 { "Size classes" } (tables::classes(look)) }
                     section id="shards" { h2 { "Caches of the CPUs" } (tables::shards(look)) }
                     section id="mode" {
@@ -93,6 +101,7 @@ fn contents(story: &Story) -> Markup {
             a href="#answer" { "Answer" } " "
             a href="#heap" { "Heap" } " "
             @if is_timed(story) { a href="#time" { "Time" } " " }
+            @if story.flame.is_some() { a href="#profile" { "Profile" } " " }
             a href="#classes" { "Classes" } " "
             a href="#shards" { "Shards" } " "
             a href="#mode" { "Mode and settings" }

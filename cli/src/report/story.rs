@@ -2,6 +2,7 @@
 //!
 //! Promises to use at most about a twentieth of a CPU for looking, however large the heap is.
 
+use crate::profile::Taken;
 use crate::read::picture::Picture;
 use crate::read::{Counts, Heap, Resident, Target};
 use crate::series::{Series, touched_bytes};
@@ -23,6 +24,8 @@ pub struct Look {
     pub picture: Option<Picture>,
     /// What the kernel says.
     pub resident: Option<Resident>,
+    /// Its heap profile, if allocations are sampled.
+    profile: Option<Taken>,
 }
 
 impl Look {
@@ -60,6 +63,8 @@ pub struct Story {
     pub series: Series,
     /// What the report shows.
     pub shown: Look,
+    /// The flame graph of that look, and its sites as text.
+    pub flame: Option<(String, String)>,
     /// Which look that is.
     pub moment: Moment,
     /// How long a look takes, and how long ago the last one began.
@@ -88,6 +93,7 @@ impl Story {
             limits: limits(target),
             series,
             shown,
+            flame: None,
             moment,
             cost: looked_at.elapsed(),
             looked_at,
@@ -121,6 +127,12 @@ impl Story {
         if is_due && is_wanted { self.look(heap) } else { Ok(()) }
     }
 
+    /// Looks up the symbols of what is shown.
+    pub fn symbolize(&mut self) {
+        let heading = format!("{} ({}): live bytes by stack", self.program, self.target);
+        self.flame = self.shown.profile.take().map(|taken| taken.shown(&heading));
+    }
+
     /// Looks at the whole heap, to show it.
     pub fn look(&mut self, heap: &Heap) -> Result<()> {
         self.looked_at = Instant::now();
@@ -138,6 +150,7 @@ fn look(heap: &Heap, at: Duration) -> Result<Look> {
         counts,
         picture: heap.picture(),
         resident: heap.resident(),
+        profile: Taken::of(heap),
     })
 }
 

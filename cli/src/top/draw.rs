@@ -81,15 +81,18 @@ pub fn list(frame: &mut Frame<'_>, look: &Look, list: &List) {
         count => format!("{count} processes on rsalloc"),
     };
     if broken > 0 {
-        second += &format!("; {broken} on rsalloc cannot be read");
+        second += &format!("; {broken} more cannot be read");
     }
     if refused > 0 {
-        second += &format!("; {refused} of other users may not be looked into");
+        second += &format!("; {refused} of other users not known");
+    }
+    if let Some(said) = &list.said {
+        second.clone_from(said);
     }
     let first = Line::from(vec![
         Span::styled("rsalloc top", look.heading()),
         Span::raw(format!(
-            "  {}   resident {}   live {}   cached {}   free {}",
+            " {}  resident {}  live {}  cached {}  free {}",
             now("%H:%M:%S"),
             sum(|row| row.resident),
             sum(|row| row.live),

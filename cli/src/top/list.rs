@@ -66,6 +66,8 @@ pub struct List {
     /// The process that is selected.
     selected: Option<u32>,
     before: HashMap<u32, (usize, Instant)>,
+    /// What to say in the place of the numbers of processes, until the next key.
+    pub said: Option<String>,
 }
 
 impl List {
@@ -79,6 +81,7 @@ impl List {
             is_reversed: false,
             selected: None,
             before: HashMap::new(),
+            said: None,
         }
     }
 
@@ -134,6 +137,7 @@ impl List {
 
     /// Acts on a key.
     pub fn press(&mut self, code: KeyCode) {
+        self.said = None;
         let last = self.rows.len().saturating_sub(1);
         let index = self.index().unwrap_or(0);
         let select = match code {

@@ -157,9 +157,11 @@ impl App {
             }
             (Some(_), KeyCode::Esc) => return Next::Leave,
             (Some(process), code) => process.press(code),
-            (None, KeyCode::Enter) => {
-                self.open = self.list.selected().and_then(|pid| Watched::open(pid).ok())
-            }
+            (None, KeyCode::Enter) => match self.list.selected().map(Watched::open) {
+                Some(Ok(process)) => self.open = Some(process),
+                Some(Err(why)) => self.list.said = Some(format!("{why:#}")),
+                None => {}
+            },
             (None, code) => self.list.press(code),
         }
         Next::Stay

@@ -86,6 +86,15 @@ fn a_selected_process_stays_selected_when_the_order_changes() {
 }
 
 #[test]
+fn a_process_that_cannot_be_opened_is_said() {
+    let mut app = app(vec![row(999_999_999, "gone", 10)]);
+    press(&mut app, KeyCode::Enter);
+    assert!(app.open.is_none() && screen(&app).contains("there is no process 999999999"));
+    press(&mut app, KeyCode::Up);
+    assert!(screen(&app).contains("1 process on rsalloc"));
+}
+
+#[test]
 fn q_and_ctrl_c_leave_and_other_keys_do_not() {
     let mut app = app(vec![row(7, "small", 10)]);
     assert!(press(&mut app, KeyCode::Char('q')));
