@@ -181,7 +181,9 @@ mod tests {
         let region = create_region().unwrap();
         for (class, info) in CLASS.iter().enumerate().skip(1) {
             let short = region.bounds(class).with_capacity(class, info.slots_short);
-            for (bounds, slots) in [(short, info.slots_short), (Bounds::long(class, 600), 600)] {
+            for (bounds, slots) in
+                [(short, info.slots_short), (Bounds::long(class, info.slots_max), info.slots_max)]
+            {
                 assert!(lengthen(region, class, slots));
                 // SAFETY: the region is the test's own; these are the slots of the class.
                 unsafe {

@@ -138,15 +138,15 @@ fn map_sealed(len: usize) -> Option<(usize, LongStacks)> {
     }
 }
 
-/// Maps the long stack of `class` as far as `capacity` objects need (at most `slots_max`), rounded up to a power of two; whether it
-/// can hold them.
+/// Maps the long stack of `class` as far as `capacity` objects need, rounded up to a power of two; whether it can hold them: no more than
+/// `slots_max` objects.
 pub fn lengthen(region: &Region, class: Class, capacity: usize) -> bool {
     let (start, mapped) = region.long_mapped(class);
     let needed = Region::long_needed(class, capacity);
-    if needed <= mapped {
-        return true;
-    }
     let most = Region::long_needed(class, CLASS[class].slots_max);
+    if needed <= mapped || needed > most {
+        return needed <= mapped;
+    }
     let wanted = needed.next_power_of_two().min(most).next_multiple_of(os::page_bytes());
     let (address, len) = (start + mapped, wanted - mapped);
     let is_mapped = match region.long_stacks() {
