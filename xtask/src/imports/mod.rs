@@ -111,7 +111,8 @@ fn compare(
 /// static, and what pins or walks libraries.
 fn is_loaders(import: &str) -> bool {
     import.starts_with("dl")
-        || import.starts_with("_dl_")
+        // It finds a module without a lock: AS-Safe by glibc's manual.
+        || import.starts_with("_dl_") && import != "_dl_find_object"
         || import.starts_with("__libc_dl")
         || import == "__tls_get_addr"
         || import == "__cxa_thread_atexit_impl"
