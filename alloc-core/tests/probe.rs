@@ -41,6 +41,7 @@ fn section<'a>(file: &'a [u8], wanted: &str) -> (usize, &'a [u8]) {
 fn notes() -> Vec<Note> {
     let file = std::fs::read("/proc/self/exe").unwrap();
     let (base, _) = section(&file, ".stapsdt.base");
+    assert_ne!(base, 0, "the linker dropped the base");
     let (_, mut rest) = section(&file, ".note.stapsdt");
     // Where the program is loaded: its first mapping.
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();

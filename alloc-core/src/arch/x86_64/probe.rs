@@ -34,9 +34,10 @@ macro_rules! fire {
             concat!(".asciz \"", $args, "\""),
             "994: .balign 4",
             ".popsection",
-            // From where the section is loaded, a tool learns how far prelink(8) has moved the nop.
+            // From where this section is, a tool learns how far prelink(8) has moved the nop. R: only the notes refer to it, for
+            // which lld keeps nothing.
             ".ifndef _.stapsdt.base",
-            ".pushsection .stapsdt.base, \"aG\", @progbits, .stapsdt.base, comdat",
+            ".pushsection .stapsdt.base, \"aGR\", @progbits, .stapsdt.base, comdat",
             ".weak _.stapsdt.base",
             ".hidden _.stapsdt.base",
             "_.stapsdt.base: .space 1",
