@@ -1,9 +1,11 @@
 //! The command line of the programs that run one row: `workload` and `front`.
 
-use crate::measure::{Budget, run};
+use crate::measure::{Budget, run, run_between};
 use crate::rows::Row;
+use crate::samples::{Sampler, Samples};
 use anyhow::Context;
 use clap::Parser;
+use serde::Serialize;
 use std::time::Duration;
 
 #[derive(Parser)]
@@ -24,6 +26,18 @@ struct Arguments {
     /// Seconds of idleness before the final memory is read
     #[arg(long, default_value_t = 0.0)]
     rest: f64,
+    /// Sample where the threads are, and print that
+    #[arg(long)]
+    samples: bool,
+}
+
+/// What the program prints when it was asked for samples.
+#[derive(Serialize)]
+struct Sampled {
+    allocator: String,
+    per_cpu: Option<bool>,
+    #[serde(flatten)]
+    samples: Samples,
 }
 
 /// Runs the row that the command line asks for; `allocator` says which one served it, `per_cpu` how.
@@ -45,6 +59,14 @@ pub fn main(
         Some(count) => Budget::Operations(count),
         None => Budget::Time(seconds(arguments.seconds)?),
     };
+    if arguments.samples {
+        let sampler = Sampler::new()?;
+        run_between(row, budget, Duration::ZERO, &|edge| sampler.at(edge))?;
+        let samples = sampler.read()?;
+        let sampled = Sampled { allocator: allocator(), per_cpu: per_cpu(), samples };
+        println!("{}", serde_json::to_string(&sampled)?);
+        return Ok(());
+    }
     let mut measurement = run(row, budget, seconds(arguments.rest)?)?;
     measurement.allocator = allocator();
     measurement.per_cpu = per_cpu();

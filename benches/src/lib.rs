@@ -6,7 +6,7 @@
 //!
 //! One way down: `rows` (the table) -> `loads` (what they do) -> `client`, `slots`, `rng`;
 //! beside them `measure` (runs a row) and `latency` (times call by call) -> `process` (what the kernel
-//! says about us), `phases` (memory over time, of the `memory` program) and `trace` (calls of real
+//! says about us) and `samples` (where the threads are), `phases` (memory over time, of the `memory` program) and `trace` (calls of real
 //! programs, run again by the `replay` program).
 #![deny(unsafe_code)]
 
@@ -15,9 +15,11 @@ pub mod client;
 pub mod latency;
 pub mod loads;
 pub mod measure;
+pub mod named;
 pub mod phases;
 pub mod process;
 pub mod rng;
 pub mod rows;
+pub mod samples;
 pub mod slots;
 pub mod trace;

@@ -58,13 +58,23 @@ pub struct Measurement {
 
 /// Runs `row`; `rest` is how long the process stays idle before its final memory is read.
 pub fn run(row: &Row, budget: Budget, rest: Duration) -> anyhow::Result<Measurement> {
+    run_between(row, budget, rest, &process::counters)
+}
+
+/// As [`run`]; calls `at` where the clock starts and stops.
+pub fn run_between(
+    row: &Row,
+    budget: Budget,
+    rest: Duration,
+    at: &dyn Fn(Edge),
+) -> anyhow::Result<Measurement> {
     let start_rss_bytes = process::rss_bytes();
     let first_fault = process::usage().minor_faults;
     let loads = (row.loads)();
     let threads = loads.len();
     let outcome = match <[_; 1]>::try_from(loads) {
-        Ok([mut load]) => alone(load.as_mut(), budget),
-        Err(loads) => together(loads, budget),
+        Ok([mut load]) => alone(load.as_mut(), budget, at),
+        Err(loads) => together(loads, budget, at),
     };
     std::thread::sleep(rest);
     let final_rss_bytes = process::rss_bytes();
@@ -102,17 +112,17 @@ struct Outcome {
     last_fault: u64,
 }
 
-fn alone(load: &mut dyn Load, budget: Budget) -> Outcome {
+fn alone(load: &mut dyn Load, budget: Budget, at: &dyn Fn(Edge)) -> Outcome {
     let mut client = Client::default();
     load.start(&mut client);
     Meter::new(budget.warm_up()).steps(load, &mut client);
     let meter = Meter::new(budget);
     let before = process::usage();
-    process::counters(Edge::Begin);
+    at(Edge::Begin);
     let begin = Instant::now();
     meter.steps(load, &mut client);
     let wall = begin.elapsed();
-    process::counters(Edge::End);
+    at(Edge::End);
     let after = process::usage();
     load.finish(&mut client);
     Outcome {
@@ -124,7 +134,7 @@ fn alone(load: &mut dyn Load, budget: Budget) -> Outcome {
     }
 }
 
-fn together(loads: Vec<Box<dyn Load>>, budget: Budget) -> Outcome {
+fn together(loads: Vec<Box<dyn Load>>, budget: Budget, at: &dyn Fn(Edge)) -> Outcome {
     // The main thread takes part in each barrier, and reads the clock between them.
     let barrier = Barrier::new(loads.len() + 1);
     let (warm_up, meter) = (Meter::new(budget.warm_up()), Meter::new(budget));
@@ -151,12 +161,12 @@ fn together(loads: Vec<Box<dyn Load>>, budget: Budget) -> Outcome {
         barrier.wait();
         barrier.wait();
         let before = process::usage();
-        process::counters(Edge::Begin);
+        at(Edge::Begin);
         let begin = Instant::now();
         barrier.wait();
         barrier.wait();
         let wall = begin.elapsed();
-        process::counters(Edge::End);
+        at(Edge::End);
         let after = process::usage();
         barrier.wait();
         let mut client = Client::default();

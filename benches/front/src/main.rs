@@ -52,5 +52,5 @@ fn per_cpu() -> Option<bool> {
 }
 
 fn main() -> anyhow::Result<()> {
-    benches::cli::main(rows::ROWS, || ALLOCATOR.to_owned(), per_cpu)
+    benches::cli::main(&rows::rows(), || ALLOCATOR.to_owned(), per_cpu)
 }

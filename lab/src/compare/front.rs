@@ -2,9 +2,11 @@
 //!
 //! Installs what the crates' C and C++ is built with. A program says by itself which allocator serves it.
 
+use super::figures::Row;
 use super::peers::{Caches, Peer};
 use super::sample;
 use anyhow::{Context, bail};
+use benches::named::{FRONT, Named};
 use std::path::{Path, PathBuf};
 
 /// Names, and the crates they come from; the feature has the name.
@@ -20,6 +22,17 @@ const ALL: &[(&str, &str)] = &[
 
 /// It registers rseq by itself; where libc has registered before, its caches are per thread.
 const TCMALLOC: &[(&str, &str)] = &[("GLIBC_TUNABLES", "glibc.pthread.rseq=0")];
+
+/// The rows of these names.
+pub fn rows(names: &[String]) -> Vec<Row> {
+    let chosen = FRONT.iter().filter(|row| names.iter().any(|name| name == row.name));
+    let row = |row: &Named| Row {
+        name: row.name.to_owned(),
+        unit: row.unit.to_owned(),
+        what: row.what.to_owned(),
+    };
+    chosen.map(row).collect()
+}
 
 /// The peers of these names, all if there are none, built.
 pub fn select(names: &[String]) -> anyhow::Result<Vec<Peer>> {

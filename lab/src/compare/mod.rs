@@ -9,6 +9,7 @@ pub mod confidence;
 mod crates;
 pub mod figures;
 mod front;
+mod goals;
 mod latency;
 pub mod multiples;
 pub mod part;
@@ -17,6 +18,7 @@ pub mod plot;
 mod programs;
 pub mod report;
 pub mod sample;
+mod shares;
 pub mod suite;
 pub mod tables;
 
@@ -54,6 +56,15 @@ pub struct Arguments {
     /// Compare how long single calls take, and not only on the average
     #[arg(long, conflicts_with_all = ["front", "programs"])]
     latency: bool,
+    /// Sample where CPU time goes, in one more run of each row on each allocator
+    #[arg(long, conflicts_with_all = ["programs", "latency"])]
+    shares: bool,
+    /// Print the names of the rows, and measure nothing
+    #[arg(long)]
+    list: bool,
+    /// Print each goal beside what docs/benchmarks/tables.md says of it, and measure nothing
+    #[arg(long)]
+    goals: bool,
     #[command(flatten)]
     run: Run,
 }
@@ -78,28 +89,53 @@ pub struct Run {
     write: bool,
 }
 
-/// Runs the command.
+/// Runs the command. A wrong name of a row is refused before anything is built.
 pub fn main(arguments: Arguments) -> anyhow::Result<()> {
+    if arguments.goals {
+        print!("{}", goals::table(&tools::root().join("docs/benchmarks/tables.md"))?);
+        return Ok(());
+    }
+    let rows = sample::select(arguments.names().into_iter(), &arguments.rows)?;
+    if arguments.list {
+        println!("{}", rows.join("\n"));
+        return Ok(());
+    }
     arguments.run.check()?;
-    let peers = if arguments.front {
-        front::select(&arguments.peers)?
-    } else {
-        tools::build_release(&["benches", "rsalloc-preload", "rsalloc-cli"])?;
-        peers::select(&arguments.peers)?
-    };
+    let (seconds, limit) = (arguments.seconds, arguments.limit);
+    if arguments.front {
+        let peers = front::select(&arguments.peers)?;
+        let suite = sample::Micro::new(front::rows(&rows), &arguments);
+        return arguments.run.all(suite, peers, &part::FRONT, plot::write)?.verdict(limit);
+    }
+    tools::build_release(&["benches", "rsalloc-preload", "rsalloc-cli"])?;
+    let peers = peers::select(&arguments.peers)?;
     let program = peers.first().context("no allocator")?.program.clone();
-    let (rows, seconds, limit) = (&arguments.rows, arguments.seconds, arguments.limit);
     if arguments.programs {
-        let suite = programs::Programs::new(rows, &peers)?;
+        let suite = programs::Programs::new(&rows, &peers)?;
         return arguments.run.all(suite, peers, &part::PROGRAMS, plot::write)?.verdict(limit);
     }
     if arguments.latency {
-        let suite = latency::Latency::new(&program, rows, seconds)?;
+        let suite = latency::Latency::new(&program, &rows, seconds)?;
         return arguments.run.all(suite, peers, &part::LATENCY, latency::draw)?.verdict(limit);
     }
-    let suite = sample::Micro::new(&program, rows, seconds, arguments.rest)?;
-    let part = if arguments.front { &part::FRONT } else { &part::C };
-    arguments.run.all(suite, peers, part, plot::write)?.verdict(limit)
+    let suite = sample::Micro::new(sample::rows(&rows), &arguments);
+    arguments.run.all(suite, peers, &part::C, plot::write)?.verdict(limit)
+}
+
+impl Arguments {
+    /// The names of the suite's rows.
+    fn names(&self) -> Vec<&'static str> {
+        if self.front {
+            return benches::named::FRONT.iter().map(|row| row.name).collect();
+        }
+        if self.programs {
+            return crate::programs::rows::loads::ALL.iter().map(|row| row.name).collect();
+        }
+        if self.latency {
+            return benches::latency::LOADS.iter().map(|load| load.name).collect();
+        }
+        benches::rows::ROWS.iter().map(|row| row.name).collect()
+    }
 }
 
 /// Writes pictures into a folder; their names and captions.
@@ -127,6 +163,7 @@ impl Run {
         for file in &self.add {
             results.add_csv(file)?;
         }
+        results.appendix = suite.appendix(&results.peers)?;
         println!("{}", tables::all(&results));
         let docs = tools::root().join("docs");
         if let Some(path) = &self.csv {

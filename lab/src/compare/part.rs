@@ -84,6 +84,16 @@ impl Part {
             .with_context(|| format!("write {}", path.display()))
     }
 
+    /// What stands between the marks of this part in `text`.
+    pub fn of<'a>(&self, text: &'a str) -> Option<&'a str> {
+        let (begin, end) = self.marks();
+        Some(text.split_once(&begin)?.1.split_once(&end)?.0)
+    }
+
+    fn marks(&self) -> (String, String) {
+        (format!("<!-- {}: begin -->", self.mark), format!("<!-- {}: end -->", self.mark))
+    }
+
     /// Where the plots go.
     pub fn folder_in(&self, docs: &Path) -> PathBuf {
         docs.join("benchmarks").join(self.folder)
@@ -91,8 +101,7 @@ impl Part {
 
     /// `old` with what stands between the marks replaced by `new`; the marks are added if missing.
     fn replace(&self, old: &str, new: &str) -> String {
-        let (begin, end) =
-            (format!("<!-- {}: begin -->", self.mark), format!("<!-- {}: end -->", self.mark));
+        let (begin, end) = self.marks();
         let (before, after) = match (old.split_once(&begin), old.split_once(&end)) {
             (Some((before, _)), Some((_, after))) => (before.to_owned(), after),
             _ => (format!("{}\n\n{}\n\n", old.trim_end(), self.heading), "\n"),

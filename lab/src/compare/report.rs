@@ -17,6 +17,8 @@ pub struct Results<S> {
     pub rows: Vec<Row>,
     /// The allocators, in order.
     pub peers: Vec<Peer>,
+    /// What follows the tables.
+    pub appendix: String,
     samples: Vec<Entry<S>>,
     failures: Vec<Failure>,
 }
@@ -47,7 +49,7 @@ struct Key<'a> {
 impl<S: Figures> Results<S> {
     /// No samples yet.
     pub fn new(rows: Vec<Row>, peers: Vec<Peer>) -> Self {
-        Results { rows, peers, samples: Vec::new(), failures: Vec::new() }
+        Results { rows, peers, appendix: String::new(), samples: Vec::new(), failures: Vec::new() }
     }
 
     /// Takes in a sample or a failure.

@@ -3,8 +3,10 @@
 //! Promises that a sample was served by the allocator it is named after, with caches per CPU where the peer is said to
 //! have them.
 
+use super::Arguments;
 use super::figures::{Figures, Metric, Row, Summary};
 use super::peers::{Caches, Peer};
+use super::shares::{self, Classifier};
 use super::suite::Suite;
 use anyhow::{Context, bail, ensure};
 use serde::de::DeserializeOwned;
@@ -12,13 +14,12 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::process::Command;
 
-/// The rows of the workload programs.
+/// Rows of the programs `workload` and `front`.
 pub struct Micro {
-    /// Those to run.
-    rows: Vec<String>,
-    all: Vec<Row>,
+    rows: Vec<Row>,
     seconds: f64,
     rest: f64,
+    takes_shares: bool,
 }
 
 /// What one run cost, as the workload program prints it.
@@ -42,6 +43,9 @@ pub struct Sample {
 
 /// What a sample takes from its peer only, not from our own environment.
 pub const CLEARED: [&str; 3] = ["LD_PRELOAD", "RSALLOC_CONF", "GLIBC_TUNABLES"];
+
+/// How long rows run while samples are taken: 1,200 samples of each CPU.
+const SAMPLED_SECONDS: &str = "0.3";
 
 /// Bytes of it.
 pub const MIB: f64 = (1 << 20) as f64;
@@ -96,25 +100,51 @@ impl Figures for Sample {
 }
 
 impl Micro {
-    /// The rows of these names, all if there are none, of what the peers' program offers.
-    pub fn new(program: &Path, names: &[String], seconds: f64, rest: f64) -> anyhow::Result<Micro> {
-        let list = tools::output(Command::new(program).arg("--list"))?;
-        let all: Vec<Row> = serde_json::from_str(&list).context("the list of rows")?;
-        let rows = select(all.iter().map(|row| row.name.as_str()), names)?;
-        Ok(Micro { rows, all, seconds, rest })
+    /// These rows, measured as the command line says.
+    pub fn new(rows: Vec<Row>, arguments: &Arguments) -> Micro {
+        let Arguments { seconds, rest, shares, .. } = *arguments;
+        Micro { rows, seconds, rest, takes_shares: shares }
     }
+}
+
+/// The rows of these names of the program `workload`.
+pub fn rows(names: &[String]) -> Vec<Row> {
+    let chosen = benches::rows::ROWS.iter().filter(|row| names.iter().any(|name| name == row.name));
+    let row = |row: &benches::rows::Row| Row {
+        name: row.name.to_owned(),
+        unit: row.unit.to_owned(),
+        what: row.what.to_owned(),
+    };
+    chosen.map(row).collect()
 }
 
 impl Suite for Micro {
     type Sample = Sample;
 
     fn rows(&self) -> Vec<Row> {
-        let chosen = self.all.iter().filter(|row| self.rows.contains(&row.name));
-        chosen.cloned().collect()
+        self.rows.clone()
     }
 
     fn take(&mut self, run: usize, peer: &Peer) -> anyhow::Result<Vec<Sample>> {
-        Ok(vec![take(&self.rows[run], peer, self.seconds, self.rest)?])
+        Ok(vec![take(&self.rows[run].name, peer, self.seconds, self.rest)?])
+    }
+
+    fn appendix(&mut self, peers: &[Peer]) -> anyhow::Result<String> {
+        if !self.takes_shares {
+            return Ok(String::new());
+        }
+        let mut classifier = Classifier::default();
+        let mut rows = Vec::new();
+        for row in &self.rows {
+            eprintln!("shares of {}", row.name);
+            let shares = peers.iter().map(|peer| {
+                let arguments = [&row.name, "--seconds", SAMPLED_SECONDS, "--samples"];
+                let samples = ask(peer, &peer.program, &arguments, 60.0)?;
+                classifier.shares(peer, &samples)
+            });
+            rows.push((row.name.clone(), shares.collect()));
+        }
+        Ok(shares::table(peers, &rows))
     }
 }
 

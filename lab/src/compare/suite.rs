@@ -20,6 +20,11 @@ pub trait Suite {
     /// How many rows a run gives samples of.
     const ROWS_A_RUN: usize = 1;
 
+    /// What follows the tables, measured after all rounds.
+    fn appendix(&mut self, _peers: &[Peer]) -> anyhow::Result<String> {
+        Ok(String::new())
+    }
+
     /// Does run `run` on `peer`: one sample for each of its rows.
     fn take(&mut self, run: usize, peer: &Peer) -> anyhow::Result<Vec<Self::Sample>>;
 }

@@ -20,6 +20,7 @@ pub fn all<S: Figures>(results: &Results<S>) -> String {
     for metric in S::METRICS {
         table(results, metric, &mut text);
     }
+    text.push_str(&results.appendix);
     let failed: Vec<_> = results.failed().collect();
     if !failed.is_empty() {
         text.push_str("\nFailed:\n\n");
