@@ -13,7 +13,11 @@ use command_line::common::Mode;
 use command_line::*;
 use rsalloc_core::internals::engine::command::Operation;
 use std::io::{Read, Write};
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Threads that allocate, write and look at what they wrote, keep numbers in registers of floating point, sleep, and never stop. Asked
 /// by a byte, the first thread validates the heap and says how it is: `+` sound, `-` not. Any fault of a thread ends it.
@@ -119,8 +123,12 @@ fn status(pid: u32, name: &str) -> String {
     line.unwrap().trim().to_owned()
 }
 
+/// Tests that command from this process: one has sections ignored for a while.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn threads_notice_nothing_of_commands() {
+    let _alone = ALONE.lock();
     for mode in [Mode::Rseq, Mode::OwnRegistration, Mode::Atomic, Mode::Guarded] {
         let mut busy = Busy::start(mode, &format!("busy-{mode:?}"));
         let pid = busy.pid();
@@ -136,6 +144,87 @@ fn threads_notice_nothing_of_commands() {
         busy.assert_sound();
         assert!(given_back > 1 << 20, "{mode:?}: {given_back}");
         assert_eq!((status(pid, "TracerPid"), status(pid, "SigBlk")), ("0".into(), "0".repeat(16)));
+    }
+}
+
+/// One thread that does nothing but allocate and free, so that it is inside a section most of the time. It sees an object that it gets
+/// twice at once.
+const PAIRS: &str = r#"
+    #include <stdlib.h>
+    #include <unistd.h>
+    int main(void) {
+        write(1, "!", 1);
+        for (;;) {
+            long *object[8];
+            for (long i = 0; i < 8; i++) { object[i] = malloc(40); object[i][0] = i; object[i][4] = ~i; }
+            for (long i = 0; i < 8; i++) if (object[i][0] != i || object[i][4] != ~i) abort();
+            for (long i = 0; i < 8; i++) free(object[i]);
+        }
+    }
+"#;
+
+/// Has the program run up to so many commands at random instants; how many met a section, and whether it survived.
+fn command_pairs(program: &Path, commands: usize) -> (usize, bool) {
+    use remote::registers::sections::FOUND;
+    let mut command = Command::new(program);
+    common::in_mode(&mut command, Mode::Rseq);
+    let mut running = Running::talker(&mut command);
+    let pid = running.0.id();
+    let heap = read::find(&read::Target::Process(pid)).unwrap().unwrap();
+    let (_, place) = heap.command_place().unwrap();
+    // Ordering: Relaxed, this thread's own and its workers', which it joins.
+    let before = FOUND.load(Ordering::Relaxed);
+    let is_alive = (0..commands).all(|_| {
+        remote::command(pid, &place, Operation::Release, 0).is_ok() || is_alive(&mut running)
+    });
+    let found = FOUND.load(Ordering::Relaxed) - before; // Ordering: Relaxed, as above.
+    let survived = is_alive && is_alive_for(&mut running, Duration::from_millis(50));
+    let _ = running.0.kill();
+    (found, survived)
+}
+
+fn is_alive(running: &mut Running) -> bool {
+    matches!(running.0.try_wait(), Ok(None))
+}
+
+fn is_alive_for(running: &mut Running, time: Duration) -> bool {
+    std::thread::sleep(time);
+    is_alive(running)
+}
+
+/// The kernel does not abort a section that a command interrupts: it sees the thread go on elsewhere.
+#[test]
+fn sections_are_aborted() {
+    use remote::registers::sections::IGNORED;
+    let _alone = ALONE.lock();
+    let program = common::compile("cc", "pairs", PAIRS, &["-O1", "-w", "-fno-builtin"]).unwrap();
+    let commands = std::env::var("RSALLOC_COMMANDS").map_or(2000, |count| count.parse().unwrap());
+    let (found, survived) = command_pairs(&program, commands);
+    assert!(survived, "after {found} sections");
+    assert!(found > commands / 50, "{found} of {commands} commands met a section");
+    // Ordering: Relaxed, read by threads that this one starts later.
+    IGNORED.store(true, Ordering::Relaxed);
+    let control = command_pairs(&program, 20_000);
+    IGNORED.store(false, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    assert!(!control.1, "control: {} sections were not aborted, and nothing broke", control.0);
+}
+
+/// What the thread has then, the kernel restores by the frame: registers of floating point and the signal mask too.
+#[test]
+fn a_thread_finishes_alone_when_the_command_dies() {
+    for round in 0..8 {
+        let mut busy = Busy::start(Mode::Rseq, "busy-alone");
+        let pid = busy.pid();
+        let mut command =
+            rsalloc(&["release", &pid.to_string()]).stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_micros(2000 * round));
+        command.kill().unwrap();
+        command.wait().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        busy.assert_sound();
+        assert_eq!((status(pid, "TracerPid"), status(pid, "SigBlk")), ("0".into(), "0".repeat(16)));
+        let text = answer(&mut rsalloc(&["release", &pid.to_string()]));
+        assert!(text.contains("given back"), "{text}");
     }
 }
 
@@ -163,12 +252,20 @@ fn settings_change_and_say_from_where() {
     let mut busy = Busy::start(Mode::Rseq, "busy-set");
     let pid = busy.pid().to_string();
     let text = answer(&mut rsalloc(&["set", &pid, "dirty:8m,cache:100k", "stats_at_exit:text"]));
+    let bounds = answer(&mut rsalloc(&[
+        "set",
+        &pid,
+        "limit:90%,limit_hard:4g,guard:100,profile:on,profile:off",
+    ]));
+    let lines = "limit: off -> 90%\nlimit_hard: off -> 4294967296\nguard: 0 -> 100\nprofile: 0 -> 524288\nprofile: 524288 -> 0\n";
+    assert_eq!(bounds, lines);
     let lines = "dirty: 1048576 -> 8388608\ncache: 0 -> 102400\nstats_at_exit: off -> text\n";
     assert_eq!(text, lines);
     let conf = answer(&mut rsalloc(&["conf", &pid]));
     let dirty = conf.lines().find(|line| line.starts_with("dirty")).unwrap();
     assert!(dirty.contains("8388608") && dirty.contains("set from outside"), "{dirty}");
     for (setting, says) in [
+        ("limit_hard:auto", "bad value 'limit_hard:auto'"),
         ("mode:atomic", "mode cannot be changed so while a program runs"),
         ("dirty:x", "bad value 'dirty:x'"),
         ("nothing:1", "unknown key 'nothing:1'"),

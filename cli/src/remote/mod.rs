@@ -11,7 +11,7 @@
 
 #[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
 #[cfg_attr(not(target_arch = "x86_64"), path = "unknown.rs")]
-mod registers;
+pub mod registers;
 mod tracee;
 
 use anyhow::{Result, anyhow, bail};
