@@ -4,7 +4,8 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// `swing MIB`: holds so much at once, in objects of one size after the other, and frees all between; says the most that was resident
@@ -92,6 +93,54 @@ fn the_heap_gives_back_before_it_grows_beyond_its_limit() {
     assert_eq!(stderr(&bounded), "");
 }
 
+/// A group of processes with a limit of memory, which the kernel holds by ending them.
+struct Group {
+    folder: PathBuf,
+    limit: &'static str,
+}
+
+impl Group {
+    /// In cgroup v1 or v2; none where this process may not make one.
+    fn make() -> Option<Self> {
+        let folders =
+            [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+        folders.into_iter().find_map(|(parent, limit)| {
+            let folder = Path::new(parent).join(format!("rsalloc-test-{}", std::process::id()));
+            std::fs::create_dir(&folder).ok()?;
+            let group = Group { folder, limit };
+            group.folder.join(limit).exists().then_some(group)
+        })
+    }
+
+    fn run(&self, mib: usize, program: &Path, conf: &str) -> Output {
+        std::fs::write(self.folder.join(self.limit), (mib << 20).to_string()).unwrap();
+        let mut command = Command::new("sh");
+        common::in_mode(&mut command, common::Mode::Rseq);
+        let script = r#"echo $$ > "$0" && exec "$@""#;
+        command.args(["-c", script]).arg(self.folder.join("cgroup.procs")).arg(program).arg("64");
+        command.env("RSALLOC_CONF", conf).output().unwrap()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.folder);
+    }
+}
+
+/// The kernel ends the process without the setting.
+#[test]
+fn a_program_that_fits_its_container_survives_there() {
+    let Some(group) = Group::make() else {
+        return common::skip("limits: this process may not make a control group with a limit");
+    };
+    let program = program("limit-group");
+    let killed = group.run(92, &program, "");
+    assert_eq!(killed.status.signal(), Some(libc::SIGKILL), "control: {}", killed.status);
+    let survives = group.run(92, &program, "limit:95%");
+    assert!(most_resident(&survives) < 92);
+}
+
 #[test]
 fn what_cannot_be_given_back_is_named_once() {
     let output = run(&program("limit-told"), "limit:40m", &["64"]);
@@ -120,7 +169,12 @@ fn a_refused_giant_is_no_shortage() {
     let source = r#"
         #include <stdio.h>
         #include <stdlib.h>
-        int main(void) { printf("%d\n", malloc((size_t)1 << 46) != 0); }
+        #include <sys/resource.h>
+        int main(void) {
+            struct rlimit limit = {1 << 30, 1 << 30};
+            setrlimit(RLIMIT_AS, &limit);
+            printf("%d\n", malloc((size_t)1 << 32) != 0);
+        }
     "#;
     let program = common::compile("cc", "limit-giant", source, &["-O0", "-w"]).unwrap();
     let output = run(&program, "", &[]);
