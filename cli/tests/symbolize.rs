@@ -153,9 +153,21 @@ fn debug_files_are_found_by_build_id() {
 
 #[test]
 fn lines_of_text_get_symbols() {
-    let Some(built) = Built::new("symbols-text", &[]) else { return };
+    // A place is told by its distance from where the file is loaded; a fixed program is loaded at 4 MiB.
+    for (name, flags, at) in
+        [("text-pie", &["-pie", "-fPIE"][..], 0), ("text-fixed", &["-no-pie"], 4 << 20)]
+    {
+        let Some(built) = Built::new(name, flags) else { return };
+        lines_get_symbols(name, &built, at);
+    }
+}
+
+fn lines_get_symbols(name: &str, built: &Built, loaded_at: u64) {
     let (location, mapping) = (&built.profile.locations[0], &built.profile.mappings[0]);
-    let offset = location.address - mapping.start + mapping.file_offset;
+    let offset = match loaded_at {
+        0 => location.address - mapping.start + mapping.file_offset,
+        start => location.address - start,
+    };
     let text = fresh_folder("symbolize-text").join("report");
     let line = format!("rsalloc:   {}+{offset:#x}", built.program.display());
     std::fs::write(&text, format!("rsalloc: double free\n{line}\n")).unwrap();
@@ -164,7 +176,7 @@ fn lines_of_text_get_symbols() {
     assert_eq!((lines.len(), lines[0]), (2, "rsalloc: double free"));
     let names = lines[1].strip_prefix(&line).unwrap();
     assert!(names.contains("inner") && names.contains(" < ") && names.contains("outer"), "{said}");
-    let call = wanted("symbols-text").remove(0).1;
+    let call = wanted(name).remove(0).1;
     assert!(names.contains(&call), "{said}");
 }
 

@@ -69,18 +69,20 @@ impl Symbols {
         profile.functions = functions.list;
     }
 
-    /// The function at `offset` of `file`, and those that are inlined there, innermost first; each with its place.
+    /// The function `offset` bytes behind where `file` is loaded, and those that are inlined there, innermost first; each with its
+    /// place in the sources.
     pub fn at_offset(&self, file: &Path, build_id: &str, offset: u64) -> Vec<(String, String)> {
         let mapping = Mapping {
-            end: u64::MAX,
-            // The segment that holds the place is the one that was mapped.
-            file_offset: offset,
             file: file.to_string_lossy().into(),
             build_id: build_id.into(),
             ..Mapping::default()
         };
-        let Some(found) = self.find(&mapping, &[]) else { return Vec::new() };
-        let looked = self.look_up(&found, &[offset]);
+        let files = self.files(&mapping, &[]);
+        // Both the file and its debug file say where its first segment lies.
+        let Some(bias) = files.first().and_then(|file| lowest_address(file)) else {
+            return Vec::new();
+        };
+        let looked = self.look_up(&Found { files, bias }, &[offset]);
         let Some(symbol) = looked.into_iter().next().flatten() else { return Vec::new() };
         let places = chain(&symbol).into_iter().map(|(name, code)| {
             let place = code.map_or(String::new(), |code| match code.line {
@@ -109,6 +111,24 @@ impl Symbols {
     }
 
     fn find(&self, mapping: &Mapping, places: &[PathBuf]) -> Option<Found> {
+        let itself = self.itself(mapping, places);
+        let debug = self.debug_file(Path::new(&mapping.file), &mapping.build_id);
+        let bias = match (&itself, &debug) {
+            (Some(itself), _) => bias_by_file(itself, mapping)?,
+            (None, Some(debug)) => bias_by_debug_file(debug, mapping)?,
+            (None, None) => return None,
+        };
+        Some(Found { files: debug.into_iter().chain(itself).collect(), bias })
+    }
+
+    /// The files of a mapping, that with more symbols first.
+    fn files(&self, mapping: &Mapping, places: &[PathBuf]) -> Vec<PathBuf> {
+        let debug = self.debug_file(Path::new(&mapping.file), &mapping.build_id);
+        debug.into_iter().chain(self.itself(mapping, places)).collect()
+    }
+
+    /// The file that was mapped.
+    fn itself(&self, mapping: &Mapping, places: &[PathBuf]) -> Option<PathBuf> {
         let name = Path::new(&mapping.file);
         let named =
             (name.is_absolute() && !mapping.file.ends_with(" (deleted)")).then(|| name.to_owned());
@@ -116,14 +136,7 @@ impl Symbols {
             Some(id) => id == mapping.build_id || mapping.build_id.is_empty(),
             None => mapping.build_id.is_empty() && path.is_file(),
         };
-        let itself = places.iter().cloned().chain(named).find(is_it);
-        let debug = self.debug_file(name, &mapping.build_id);
-        let bias = match (&itself, &debug) {
-            (Some(itself), _) => bias_by_file(itself, mapping)?,
-            (None, Some(debug)) => bias_by_debug_file(debug, mapping)?,
-            (None, None) => return None,
-        };
-        Some(Found { files: debug.into_iter().chain(itself).collect(), bias })
+        places.iter().cloned().chain(named).find(is_it)
     }
 
     /// The debug file of the file at `name`, by its build id: where distributions put it, or by the file's name.
@@ -170,6 +183,11 @@ fn bias_by_debug_file(debug: &Path, mapping: &Mapping) -> Option<u64> {
     let len = mapping.end.wrapping_sub(mapping.start);
     let segment = segments(debug)?.into_iter().find(|s| s.is_code && s.memory_bytes <= len)?;
     Some((segment.address & !(OS_PAGE_BYTES - 1)).wrapping_sub(mapping.file_offset))
+}
+
+/// The address of the first page of a file that is loaded.
+fn lowest_address(file: &Path) -> Option<u64> {
+    segments(file)?.iter().map(|segment| segment.address & !(OS_PAGE_BYTES - 1)).min()
 }
 
 /// What a program header of an ELF file says of a part that is loaded.
