@@ -236,3 +236,18 @@ pub fn page_bytes() -> usize {
 pub fn huge_page_bytes() -> usize {
     page_bytes() * (page_bytes() / 8)
 }
+
+/// No container, and a machine that says nothing about itself.
+pub mod container {
+    pub fn memory_limit(_root: &str) -> Option<usize> {
+        None
+    }
+
+    pub fn machine_memory() -> Option<usize> {
+        None
+    }
+
+    pub fn anonymous_resident() -> Option<usize> {
+        None
+    }
+}

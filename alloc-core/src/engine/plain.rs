@@ -24,8 +24,8 @@ pub(super) fn allocate(request: Request) -> Option<Fresh> {
     };
     allocate_once().or_else(|| {
         if request.class == 0 && large::has_own_mapping(request) && !PAGE_HEAP.is_limited() {
-            // What idles here is in segments, which stay mapped: nothing of it makes such a mapping possible. It makes room below
-            // a limit.
+            // What idles here is in segments, which stay mapped: nothing of it makes such a mapping possible. Below a
+            // limit it does: what is given back no longer counts.
             return None;
         }
         scarce::retry(allocate_once)

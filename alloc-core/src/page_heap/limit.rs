@@ -145,9 +145,9 @@ impl PageHeap {
     fn trim_to_limits_slow(&self) {
         let Bounds { soft, hard } = self.bounds();
         let least = soft.unwrap_or(NONE).min(hard.unwrap_or(NONE));
-        let (room, dirty) = (least.saturating_sub(self.used_bytes()), self.dirty_bytes());
-        if dirty > room && ALLOWANCE.spend((dirty - room) / PAGE_BYTES, os::seconds()) {
-            self.purge(room / PAGE_BYTES);
+        let (kept, dirty) = (least.saturating_sub(self.used_bytes()), self.dirty_bytes());
+        if dirty > kept && ALLOWANCE.spend((dirty - kept) / PAGE_BYTES, os::seconds()) {
+            self.purge(kept / PAGE_BYTES);
         }
     }
 

@@ -9,7 +9,6 @@
 //! ```
 //!
 //! Each start raises the floor by [`FLOOR_STEP`], so the countdowns of all threads, which nothing else can reach, are out of date.
-#![forbid(unsafe_code)]
 
 use super::PROFILE;
 use super::layout::WEIGHT_ONE;

@@ -228,7 +228,8 @@ fn shares<'a>(look: &Look, process: &Watched) -> Paragraph<'a> {
 /// Resident and live memory over time.
 fn history(frame: &mut Frame<'_>, look: &Look, process: &Watched, area: Rect) {
     let halves = Layout::vertical([Constraint::Fill(1), Constraint::Fill(1)]).areas::<2>(area);
-    let series: [(&str, fn(&Point) -> u64, Color); 2] = [
+    type Number = fn(&Point) -> u64;
+    let series: [(&str, Number, Color); 2] = [
         ("resident", |point| point.resident, Color::Cyan),
         ("live", |point| point.live, Color::Blue),
     ];
