@@ -209,7 +209,7 @@ pub fn all_json(out: &mut impl Write, report: &Report, stats: &Stats) -> Result 
 }
 
 /// The document of malloc_info(3), with the elements of glibc's, whose numbers are those of mallinfo2(3) ([`Arena`]): free
-/// objects are `fast` in the caches and `rest` in slabs; free spans that may be resident are `unsorted`, part of the rest;
+/// objects are `fast` in the caches and `rest` in slabs and in what is kept for samples; free spans that may be resident are `unsorted`, part of the rest;
 /// large objects are `mmap`. The address space is what is mapped for all but huge objects, untouched parts included: it is
 /// never unmapped, so the arena was never larger. What glibc has no element for stands in the attributes of `rsalloc`.
 pub fn stats_xml(
@@ -237,7 +237,11 @@ pub fn stats_xml(
     let sum = |number: fn(&ClassCounts) -> usize| -> usize { classes.iter().map(number).sum() };
     let free = [
         ("fast", sum(ClassCounts::cached), stats.cached_bytes),
-        ("rest", sum(ClassCounts::free_in_slabs) + pages, stats.slab_free_bytes + dirty),
+        (
+            "rest",
+            sum(ClassCounts::free_in_slabs) + pages,
+            stats.slab_free_bytes + stats.sampled_free_bytes + dirty,
+        ),
     ];
     free_xml(out, stats, &free)?;
     out.write_str("</heap>\n")?;
@@ -280,7 +284,10 @@ impl Arena {
     pub fn of(stats: &Stats) -> Arena {
         Arena {
             in_use: stats.live_bytes.saturating_sub(stats.large_bytes),
-            free: stats.cached_bytes + stats.slab_free_bytes + stats.dirty_bytes,
+            free: stats.cached_bytes
+                + stats.slab_free_bytes
+                + stats.dirty_bytes
+                + stats.sampled_free_bytes,
         }
     }
 

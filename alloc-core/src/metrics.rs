@@ -204,6 +204,7 @@ fn family_name(name: &'static str) -> &'static str {
         "large_count" => "large_objects",
         "huge_count" => "huge_objects",
         "guarded_count" => "guarded_objects",
+        "sampled_count" => "sampled_objects",
         "aborts" => "aborted_sections",
         "atomic_ops" => "atomic_operations",
         name => name,

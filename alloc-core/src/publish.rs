@@ -142,6 +142,7 @@ const fn own() -> HeapMap<Address> {
     let (percpu, percpu_used) = percpu::table();
     let (biased, locked) = (leases::table(), locked::table());
     let [large_bytes, large_count] = large::counters();
+    let [sampled_bytes, sampled_count, sampled_runs] = profile::pool::counters();
     let (segment, entry) = (segment::Layout::OWN, entry::Layout::OWN);
     let (huge_table, [slot_bytes, slot_address, slot_len], huge_marks) = HUGE.table_layout();
     HeapMap {
@@ -237,6 +238,9 @@ const fn own() -> HeapMap<Address> {
         held_peak: Address::of(pages.peaks[0]),
         touched_peak: Address::of(pages.peaks[1]),
         huge_peak: Address::of(HUGE.peak()),
+        sampled_bytes: Address::of(sampled_bytes),
+        sampled_count: Address::of(sampled_count),
+        sampled_runs: Address::of(sampled_runs),
     }
 }
 

@@ -41,7 +41,10 @@ const NAMES: [(&str, Node); 17] = [
     ("config.prof", Node::Bool(false)),
     ("stats.allocated", Node::Bytes(|stats| stats.live_bytes)),
     // Pages in which objects may be.
-    ("stats.active", Node::Bytes(|stats| stats.slab_bytes + stats.large_bytes)),
+    (
+        "stats.active",
+        Node::Bytes(|stats| stats.slab_bytes + stats.large_bytes + stats.sampled_bytes),
+    ),
     ("stats.metadata", Node::Bytes(|stats| stats.metadata_bytes)),
     (
         "stats.resident",

@@ -59,16 +59,18 @@ fn percent(part: u64, whole: u64) -> String {
 }
 
 /// The rows of [`summary`]: depth, label, name of the number, name of the number of objects.
-const ROWS: [(usize, &str, &str, &str); 17] = [
+const ROWS: [(usize, &str, &str, &str); 19] = [
     (0, "mapped", "mapped_bytes", ""),
     (1, "live", "live_bytes", ""),
     (2, "large", "large_bytes", "large_count"),
     (3, "huge", "huge_bytes", "huge_count"),
+    (2, "sampled", "sampled_bytes", "sampled_count"),
     (1, "cached", "cached_bytes", ""),
     (2, "in shards", "shard_cached_bytes", ""),
     (2, "in the depot", "depot_cached_bytes", ""),
     (1, "free in slabs", "slab_free_bytes", ""),
     (1, "ends of slabs", "slab_tail_bytes", ""),
+    (1, "free, for samples", "sampled_free_bytes", ""),
     (1, "free, dirty", "dirty_bytes", ""),
     (1, "free, clean", "clean_bytes", ""),
     (0, "metadata", "metadata_bytes", ""),

@@ -53,9 +53,10 @@ static NEXT_SLOT: AtomicUsize = AtomicUsize::new(0);
 /// By class: the first free slot, by the number of its address from 1, in the low half; above it a tag that changes with each operation.
 static FREE: [AtomicU64; CLASSES] = [const { AtomicU64::new(0) }; CLASSES];
 
-/// Bytes and number of live objects, for `publish`.
+/// Bytes and number of live objects, and bytes of the runs.
 static LIVE_BYTES: AtomicUsize = AtomicUsize::new(0);
 static LIVE_COUNT: AtomicUsize = AtomicUsize::new(0);
+static RUN_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// Reserves the addresses; false if the OS refuses. For the first start of a profile, under its lock.
 pub fn open() -> bool {
@@ -84,9 +85,9 @@ pub fn serves(class: Class) -> bool {
     class != 0 && CLASS[class].size <= SLAB_OBJECT_MAX_BYTES
 }
 
-/// Bytes and number of live objects, for `publish`.
-pub const fn counters() -> [&'static AtomicUsize; 2] {
-    [&LIVE_BYTES, &LIVE_COUNT]
+/// Bytes and number of live objects, and bytes of the runs in which they lie.
+pub const fn counters() -> [&'static AtomicUsize; 3] {
+    [&LIVE_BYTES, &LIVE_COUNT, &RUN_BYTES]
 }
 
 /// A slot, and where it lies.
@@ -230,6 +231,8 @@ impl Tables {
         let len = (run + units * UNIT - start).next_multiple_of(page);
         // SAFETY: the pool is this module's.
         unsafe { os::unseal(start, len) }.ok()?;
+        // Ordering: Relaxed, a statistic.
+        RUN_BYTES.fetch_add(units * UNIT, Ordering::Relaxed);
         // Ordering: Relaxed, published by the units' words.
         self.states[slot].store(LIVE, Ordering::Relaxed);
         for (at, unit) in self.units[first..first + units].iter().enumerate() {

@@ -92,6 +92,9 @@ heap_map! {
     /// The most pages held at once, the most pages held or dirty, the most bytes of huge spans: as of the last release, the
     /// last purge, and the last huge span.
     held_peak, touched_peak, huge_peak,
+    /// Small objects that a heap profile sampled, which no class counts: their bytes, their number, and bytes of the runs of
+    /// slots in which they lie.
+    sampled_bytes, sampled_count, sampled_runs,
 }
 
 /// Half words of a class's row.

@@ -5,7 +5,7 @@
 //! [`HeapMap`] says. While threads work, each number is right for some instant, their sums nearly.
 //!
 //! ```text
-//! mapped = live (without guarded) + cached + free in slabs + slab tails + dirty + clean    in a heap at rest
+//! mapped = live (without guarded) + cached + free in slabs + slab tails + dirty + clean + free for samples    in a heap at rest
 //! ```
 
 mod map;
@@ -150,6 +150,7 @@ pub fn collect(
     reader.add_pages(&mut stats, regions)?;
     reader.add_large(&mut stats)?;
     reader.add_guarded(&mut stats)?;
+    reader.add_sampled(&mut stats)?;
     add(&mut stats.aborts, reader.number(map.entry_aborts)?, 1);
     stats.atomic_ops = reader.number(map.atomic_operations)?;
     Some(stats)
@@ -312,6 +313,17 @@ impl<M: Memory> Reader<'_, M> {
                 add(&mut stats.guarded_bytes, bytes, 1);
             }
         }
+        Some(())
+    }
+
+    fn add_sampled(&self, stats: &mut Stats) -> Option<()> {
+        let map = self.map;
+        let (bytes, runs) = (self.number(map.sampled_bytes)?, self.number(map.sampled_runs)?);
+        stats.sampled_bytes = bytes;
+        stats.sampled_count = self.number(map.sampled_count)?;
+        stats.sampled_free_bytes = runs.saturating_sub(bytes);
+        add(&mut stats.live_bytes, bytes, 1);
+        add(&mut stats.mapped_bytes, runs, 1);
         Some(())
     }
 }

@@ -93,10 +93,16 @@ counts! {
     /// Number of those.
     guarded_count: Gauge,
     /// The most bytes that slabs and large objects took at once: live, cached and free in slabs were never more together. Huge
-    /// objects are left out.
+    /// objects and sampled small ones are left out.
     held_peak_bytes: Gauge,
     /// The most bytes of slabs, large objects and free spans that may have been resident at once.
     touched_peak_bytes: Gauge,
     /// The most bytes of huge objects at once.
     huge_peak_bytes: Gauge,
+    /// Of the live bytes, those in small objects that a heap profile sampled, which lie outside slabs.
+    sampled_bytes: Gauge,
+    /// Number of those.
+    sampled_count: Gauge,
+    /// Of the mapped bytes, those that are kept for such objects and in which none is.
+    sampled_free_bytes: Gauge,
 }

@@ -16,7 +16,8 @@ pub const SHARES: [Share; 7] = [
     ("small objects held", "p-512", |s| s.live_bytes.saturating_sub(s.large_bytes) as u64),
     ("large objects held", "p-large", |s| s.large_bytes as u64),
     ("cached", "p-cached", |s| s.cached_bytes as u64),
-    ("free in slabs", "p-free", |s| s.slab_free_bytes as u64),
+    // What is kept for sampled objects is slabs of its own.
+    ("free in slabs", "p-free", |s| (s.slab_free_bytes + s.sampled_free_bytes) as u64),
     ("ends of slabs", "p-tail", |s| s.slab_tail_bytes as u64),
     ("free pages, dirty", "p-dirty", |s| s.dirty_bytes as u64),
     ("metadata", "p-meta", |s| (s.metadata_bytes + s.guarded_bytes) as u64),
