@@ -7,7 +7,7 @@
 
 use super::frames::{Frames, Place, RETURN, RSP, is_run};
 use super::tracer::{Event, Victim};
-use super::{Environment, Subject, lint};
+use super::{Environment, Subject};
 use anyhow::{Context, bail};
 use nix::sys::ptrace;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -59,7 +59,7 @@ pub enum Wanted<'a> {
     Only(&'a BTreeSet<u64>),
 }
 
-/// Runs the victim in an environment and watches the functions whose sections are for its index.
+/// Runs the victim in an environment and watches the functions whose sections run in it.
 pub fn watch(
     subject: &Subject,
     frames: &Frames,
@@ -74,7 +74,7 @@ pub fn watch(
     let calls = if matches!(wanted, Wanted::All) { 0 } else { CALLS };
     let mut functions = BTreeMap::new();
     for section in &subject.sections {
-        if lint::uses_mm_cid(&subject.code, section) != environment.mm_cid {
+        if !subject.is_home(section, environment) {
             continue;
         }
         let (_, span) = frames.function(section.start).context("a section outside of functions")?;

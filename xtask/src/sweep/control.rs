@@ -5,7 +5,7 @@
 
 use super::frames::Frames;
 use super::tracer::{self, Outcome, Patch, Trap, Word};
-use super::{ENVIRONMENTS, Subject, Treatment, callers, lint};
+use super::{ENVIRONMENTS, Subject, Treatment, callers};
 use anyhow::{Context, bail};
 use tools::sections::{ABORT_IP, POST_COMMIT_OFFSET, Section};
 
@@ -98,8 +98,8 @@ fn without_frames(subject: &Subject) -> anyhow::Result<Vec<String>> {
 }
 
 fn sees(subject: &Subject, section: &Section, defect: &Defect) -> anyhow::Result<bool> {
-    let mm_cid = lint::uses_mm_cid(&subject.code, section);
-    let environment = ENVIRONMENTS.iter().find(|e| e.mm_cid == mm_cid).context("no such mode")?;
+    let environment = ENVIRONMENTS.iter().find(|e| subject.is_home(section, e));
+    let environment = environment.context("no such mode")?;
     let at = if defect.at_commit { commit(subject, section)? } else { section.start };
     let trap = Trap { section, at, treatment: defect.treatment, shake: subject.shake(section) };
     let run = |patches: &[Patch]| {

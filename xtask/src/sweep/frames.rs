@@ -46,8 +46,8 @@ const REGISTERS: [Register; 16] = [
 const START_FILES: &[&str] =
     &["deregister_tm_clones", "register_tm_clones", "__do_global_dtors_aux", "frame_dummy"];
 
-/// Functions in which a child begins, on a stack that ends there.
-const WITH_CHILDREN: &[&str] = &["enter"];
+/// Functions that are not called: a child begins there, or a thread with a command, on a stack that ends there.
+const WITHOUT_CALLER: &[&str] = &["enter", "command_entry"];
 
 /// Where a frame has a register of its caller's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -181,8 +181,7 @@ impl Frames {
                 continue;
             }
             match self.row(at) {
-                // What a child begins on has no caller.
-                Some(row) if row.saved(RETURN).is_none() && WITH_CHILDREN.contains(&name) => {
+                Some(row) if row.saved(RETURN).is_none() && WITHOUT_CALLER.contains(&name) => {
                     continue;
                 }
                 Some(row) if !stack.agrees_with(row) => faults.push(format!(

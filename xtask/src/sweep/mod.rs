@@ -53,19 +53,29 @@ pub struct Environment {
     /// What is set for it.
     pub variables: &'static [(&'static str, &'static str)],
     mm_cid: bool,
+    /// Whether a heap profile runs.
+    profiled: bool,
 }
 
 const OWN: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
 const CPU_ID: (&str, &str) = ("RSALLOC_CONF", "index:cpu_id");
 const MM_CID: (&str, &str) = ("RSALLOC_CONF", "index:mm_cid");
 
-/// Both registrations with both indices.
+/// A mean interval so long that hardly an object is a sample.
+const PROFILED: (&str, &str) = ("RSALLOC_CONF", "index:cpu_id,profile:1g");
+
+/// Both registrations with both indices, and with a heap profile.
 const ENVIRONMENTS: &[Environment] = &[
-    Environment { name: "libc", variables: &[CPU_ID], mm_cid: false },
-    Environment { name: "own", variables: &[OWN, CPU_ID], mm_cid: false },
-    Environment { name: "libc-cid", variables: &[MM_CID], mm_cid: true },
-    Environment { name: "own-cid", variables: &[OWN, MM_CID], mm_cid: true },
+    Environment { name: "libc", variables: &[CPU_ID], mm_cid: false, profiled: false },
+    Environment { name: "own", variables: &[OWN, CPU_ID], mm_cid: false, profiled: false },
+    Environment { name: "libc-cid", variables: &[MM_CID], mm_cid: true, profiled: false },
+    Environment { name: "own-cid", variables: &[OWN, MM_CID], mm_cid: true, profiled: false },
+    Environment { name: "libc-profile", variables: &[PROFILED], mm_cid: false, profiled: true },
+    Environment { name: "own-profile", variables: &[OWN, PROFILED], mm_cid: false, profiled: true },
 ];
+
+/// What the functions that count allocations for a heap profile end with; others than they have no class then.
+const COUNTED: &str = "_counted";
 
 /// What happens to the thread while it is stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,7 +140,7 @@ fn sweep(subject: &Subject) -> anyhow::Result<()> {
     let mut rows: Vec<_> = subject.sections.iter().map(|_| Row::default()).collect();
     for (index, environment, at, treatment) in subject.runs() {
         let section = &subject.sections[index];
-        let home = environment.mm_cid == lint::uses_mm_cid(&subject.code, section);
+        let home = subject.is_home(section, environment);
         let place = || subject.place(section, at, environment, treatment);
         if shown.replace(index) != Some(index) {
             eprintln!("{runs} of {total} runs; now {}", section.name);
@@ -174,8 +184,7 @@ fn unwind(subject: &Subject) -> anyhow::Result<Vec<String>> {
     let frames = Frames::read(&subject.library)?;
     let (mut faults, walked) = frames.examine(&subject.code, &subject.sections);
     let is_wanted = |section: &Section| {
-        let mm_cid = lint::uses_mm_cid(&subject.code, section);
-        subject.environments.iter().any(|environment| environment.mm_cid == mm_cid)
+        subject.environments.iter().any(|environment| subject.is_home(section, environment))
     };
     let wanted = subject.sections.iter().filter(|section| is_wanted(section));
     let wanted: BTreeSet<_> = wanted.flat_map(|section| subject.addresses(section)).collect();
@@ -249,6 +258,12 @@ impl Subject {
         Ok(Subject { library, code, sections, cpus, environments, part })
     }
 
+    /// Whether the section runs to its commit in this environment.
+    fn is_home(&self, section: &Section, environment: &Environment) -> bool {
+        environment.mm_cid == lint::uses_mm_cid(&self.code, section)
+            && environment.profiled == section.name.ends_with(COUNTED)
+    }
+
     /// Every section, environment, address and treatment. In an environment of the other index an entry
     /// is left at its bound check and the functions are not called, so there nothing has to be reached.
     fn runs(&self) -> impl Iterator<Item = (usize, &'static Environment, u64, Treatment)> {
@@ -257,7 +272,9 @@ impl Subject {
 
     fn all_runs(&self) -> impl Iterator<Item = (usize, &'static Environment, u64, Treatment)> {
         self.sections.iter().enumerate().flat_map(move |(index, section)| {
-            self.environments.iter().flat_map(move |&environment| {
+            let counted = section.name.ends_with(COUNTED);
+            let environments = self.environments.iter().filter(move |e| e.profiled == counted);
+            environments.flat_map(move |&environment| {
                 self.addresses(section).flat_map(move |at| {
                     self.treatments().map(move |treatment| (index, environment, at, treatment))
                 })

@@ -47,6 +47,8 @@ pub const PHASES: &[Phase] = &[
 ];
 
 const ALIGN: usize = 16;
+/// An alignment that every object has.
+const WORD: usize = 8;
 const HELD_MAX: usize = 1024;
 const HANDLED_MAX: usize = 128;
 
@@ -160,7 +162,7 @@ impl Calls {
         match turn % 8 {
             way @ 0..4 => object = self.malloc[way](size),
             way @ 4..6 => object = self.calloc[way - 4](1, size),
-            6 => object = (self.aligned_alloc)(ALIGN, size),
+            6 => object = (self.aligned_alloc)([WORD, ALIGN][turn / 8 % 2], size),
             _ if (self.posix_memalign)(&mut object, ALIGN, size) != 0 => end(REFUSED),
             _ => {}
         }

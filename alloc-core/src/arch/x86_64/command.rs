@@ -11,6 +11,9 @@ const TURNS: u32 = 1 << 21;
 #[unsafe(naked)]
 pub unsafe extern "C" fn command_entry() {
     naked_asm!(
+        ".cfi_startproc",
+        // No caller: the stack is the area's, and begins here.
+        ".cfi_undefined rip",
         "20:",
         "cld",
         // rbx: the area. The call keeps it.
@@ -31,6 +34,7 @@ pub unsafe extern "C" fn command_entry() {
         "ud2",
         // No other code in the range that a thread in here is known by. Refused by the assembler if it is too short.
         ".org 20b + {bytes}, 0xcc",
+        ".cfi_endproc",
         run = sym run,
         state = const offset_of!(Area, state),
         answer = const offset_of!(Area, answer),
