@@ -28,8 +28,14 @@ mod top;
 
 use clap::{Parser, Subcommand};
 use format::Format;
+use rsalloc_core::internals::config::Config;
 use std::ffi::OsString;
 use std::process::ExitCode;
+
+/// The engine is linked for its layouts only: `RSALLOC_CONF` is for the programs that are run.
+#[used]
+#[unsafe(link_section = "rsalloc_config")]
+static NO_HEAP: Config = Config::without_heap();
 
 /// Run programs on the rsalloc allocator, and see how it serves them.
 #[derive(Parser)]

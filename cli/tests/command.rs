@@ -10,6 +10,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 #[test]
+fn the_command_itself_has_no_heap() {
+    let mut command = rsalloc(&["--version"]);
+    let output = command.env("RSALLOC_CONF", "verbose:1,stats_at_exit:text").output().unwrap();
+    assert!(output.status.success() && output.stdout.starts_with(b"rsalloc "), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
 fn run_starts_the_program_with_the_library_first() {
     let out =
         answer(rsalloc(&["run"]).args(["--conf", "verbose:0", "--conf", "index:cpu_id"]).args([

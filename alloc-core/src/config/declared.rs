@@ -26,12 +26,19 @@ use crate::report::ShardIndex;
 pub struct Config {
     values: [Option<usize>; KEYS],
     exit_file: Option<&'static str>,
+    has_heap: bool,
 }
 
 impl Config {
     /// All defaults.
     pub const fn new() -> Self {
-        Config { values: [None; KEYS], exit_file: None }
+        Config { values: [None; KEYS], exit_file: None, has_heap: true }
+    }
+
+    /// Of a program that reads other processes' heaps and has none: the engine does not start with it.
+    #[doc(hidden)]
+    pub const fn without_heap() -> Self {
+        Config { has_heap: false, ..Config::new() }
     }
 
     /// `mode`: per-CPU caches where that is possible, or the atomic path in any case.
@@ -113,6 +120,10 @@ impl Config {
     pub const fn limit_hard(self, bound: Bound) -> Self {
         assert!(!matches!(bound, Bound::Auto), "limit_hard needs a share or bytes");
         self.with(Key::LimitHard, checked(bound).number())
+    }
+
+    pub(crate) fn has_heap(&self) -> bool {
+        self.has_heap
     }
 
     const fn with(mut self, key: Key, value: usize) -> Self {

@@ -56,6 +56,9 @@ pub fn declarations() -> &'static [Config] {
 }
 
 extern "C" fn at_load() {
+    if !declarations().iter().all(Config::has_heap) {
+        return;
+    }
     init::ensure();
     if sanitizer::start() {
         name_roots();
