@@ -2,7 +2,7 @@
 //!
 //! The loads call the C functions (`malloc`, `free`, ...), so `LD_PRELOAD` decides which allocator
 //! is measured. The `workload` program runs one row; `cargo lab compare` runs it on every peer. Rust programs on
-//! a `#[global_allocator]` are in benches/front.
+//! a `#[global_allocator]` are in benches/front, those on libraries from crates.io in benches/applications.
 //!
 //! One way down: `rows` (the table) -> `loads` (what they do) -> `client`, `slots`, `rng`;
 //! beside them `measure` (runs a row) and `latency` (times call by call) -> `process` (what the kernel

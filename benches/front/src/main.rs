@@ -1,8 +1,11 @@
 //! `front ROW`: as `workload`, for Rust programs on a `#[global_allocator]` chosen by a feature.
 //!
-//! One way down: this (the allocator) -> `rows` (the table) -> `heap` (calls one by one) and `programs`.
+//! One way down: this (the allocator) -> `rows` (the table) -> `heap` (calls one by one) and `programs`; with
+//! the feature `applications` the rows are those of ../applications.
 
+#[cfg(not(feature = "applications"))]
 mod heap;
+#[cfg(not(feature = "applications"))]
 mod programs;
 mod rows;
 

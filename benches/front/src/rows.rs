@@ -1,12 +1,17 @@
 //! The rows of the Rust front: for each name of `benches::named` the loads.
 
-use crate::heap::{Churn, Growth, Same};
-use crate::programs::{Ast, Json, KeyValue, SortStrings, TreeChurn};
-use benches::named::{FRONT, attach};
-use benches::rows::{Row, one};
+/// All rows, in the order of the table.
+#[cfg(feature = "applications")]
+pub use applications::rows;
 
 /// All rows, in the order of the table.
-pub fn rows() -> Vec<Row> {
+#[cfg(not(feature = "applications"))]
+pub fn rows() -> Vec<benches::rows::Row> {
+    use crate::heap::{Churn, Growth, Same};
+    use crate::programs::{Ast, Json, KeyValue, SortStrings, TreeChurn};
+    use benches::named::{FRONT, attach};
+    use benches::rows::one;
+
     attach(
         FRONT,
         &[

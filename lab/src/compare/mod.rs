@@ -103,8 +103,8 @@ pub fn main(arguments: Arguments) -> anyhow::Result<()> {
     arguments.run.check()?;
     let (seconds, limit) = (arguments.seconds, arguments.limit);
     if arguments.front {
-        let peers = front::select(&arguments.peers)?;
-        let suite = sample::Micro::new(front::rows(&rows), &arguments);
+        let peers = front::select(&arguments.peers, &rows)?;
+        let suite = sample::Micro::new(front::rows(&rows)?, &arguments);
         return arguments.run.all(suite, peers, &part::FRONT, plot::write)?.verdict(limit);
     }
     tools::build_release(&["benches", "rsalloc-preload", "rsalloc-cli"])?;
@@ -126,7 +126,7 @@ impl Arguments {
     /// The names of the suite's rows.
     fn names(&self) -> Vec<&'static str> {
         if self.front {
-            return benches::named::FRONT.iter().map(|row| row.name).collect();
+            return front::all().map(|row| row.name).collect();
         }
         if self.programs {
             return crate::programs::rows::loads::ALL.iter().map(|row| row.name).collect();

@@ -6,7 +6,8 @@
 use super::crates::{self, Recipe};
 use super::sample;
 use anyhow::{Context, bail};
-use std::path::PathBuf;
+use benches::named::Named;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// An allocator that is ready to be measured.
@@ -25,6 +26,8 @@ pub struct Peer {
     pub caches: Caches,
     /// The program that runs the rows.
     pub program: PathBuf,
+    /// The program of other rows, and their names.
+    pub second: Option<(PathBuf, &'static [Named])>,
     /// What the program says about the allocator that served it; none: what `preload` says.
     pub says: Option<&'static str>,
 }
@@ -36,6 +39,16 @@ pub enum Caches {
     Any,
     /// One for each CPU; the allocator reports it when asked, and registers rseq by itself.
     PerCpu,
+}
+
+impl Peer {
+    /// The program that runs `row`.
+    pub fn program_of(&self, row: &str) -> &Path {
+        match &self.second {
+            Some((program, rows)) if rows.iter().any(|own| own.name == row) => program,
+            _ => &self.program,
+        }
+    }
 }
 
 struct Entry {
@@ -214,7 +227,17 @@ fn find(entry: &Entry) -> anyhow::Result<Peer> {
     let program = tools::release_dir()?.join("workload");
     let Entry { name, environment, .. } = *entry;
     let caches = if name == "tcmalloc" { Caches::PerCpu } else { Caches::Any };
-    let peer = Peer { name, version, ours, preload, environment, caches, program, says: None };
+    let peer = Peer {
+        name,
+        version,
+        ours,
+        preload,
+        environment,
+        caches,
+        program,
+        second: None,
+        says: None,
+    };
     sample::check_caches(&peer)?;
     Ok(peer)
 }

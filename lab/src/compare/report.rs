@@ -184,6 +184,7 @@ pub mod tests {
             environment: &[],
             caches: Caches::Any,
             program: Default::default(),
+            second: None,
             says: None,
         }
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::process::Command;
 
-/// Rows of the programs `workload` and `front`.
+/// Rows of the programs `workload`, `front` and `applications`.
 pub struct Micro {
     rows: Vec<Row>,
     seconds: f64,
@@ -139,7 +139,7 @@ impl Suite for Micro {
             eprintln!("shares of {}", row.name);
             let shares = peers.iter().map(|peer| {
                 let arguments = [&row.name, "--seconds", SAMPLED_SECONDS, "--samples"];
-                let samples = ask(peer, &peer.program, &arguments, 60.0)?;
+                let samples = ask(peer, peer.program_of(&row.name), &arguments, 60.0)?;
                 classifier.shares(peer, &samples)
             });
             rows.push((row.name.clone(), shares.collect()));
@@ -152,7 +152,7 @@ impl Suite for Micro {
 pub fn take(row: &str, peer: &Peer, seconds: f64, rest: f64) -> anyhow::Result<Sample> {
     let limit = 60.0 + 30.0 * seconds + rest;
     let (seconds, rest) = (seconds.to_string(), rest.to_string());
-    ask(peer, &peer.program, &[row, "--seconds", &seconds, "--rest", &rest], limit)
+    ask(peer, peer.program_of(row), &[row, "--seconds", &seconds, "--rest", &rest], limit)
 }
 
 /// Of `all`, those of these names, all if there are none.
