@@ -74,6 +74,19 @@ macro_rules! counting {
                 self.0.compare_exchange_weak(old, new, success, failure)
             }
 
+            /// See core.
+            #[allow(dead_code)]
+            #[inline]
+            pub fn fetch_update(
+                &self,
+                set: Ordering,
+                fetch: Ordering,
+                f: impl FnMut($value) -> Option<$value>,
+            ) -> Result<$value, $value> {
+                wrote(self.0.as_ptr() as usize);
+                self.0.fetch_update(set, fetch, f)
+            }
+
             $(
                 /// See core.
                 #[allow(dead_code)]
