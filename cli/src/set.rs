@@ -4,7 +4,7 @@ use crate::format::Format;
 use crate::output;
 use crate::read::{self, Heap, Target};
 use crate::remote;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rsalloc_core::internals::config::{self, Key};
 use rsalloc_core::internals::describe::SCHEMA;
 use rsalloc_core::internals::engine::command::Operation;
@@ -58,7 +58,9 @@ fn parse(texts: &[String]) -> Result<Vec<(Key, usize)>> {
             wrong.text()
         ),
     });
-    changes.collect()
+    let changes = changes.collect::<Result<Vec<_>>>()?;
+    ensure!(!changes.is_empty(), "no setting is named: KEY:VALUE,..");
+    Ok(changes)
 }
 
 /// The value of a setting now.

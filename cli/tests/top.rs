@@ -119,6 +119,22 @@ fn cat() -> Running {
 }
 
 #[test]
+fn it_ends_when_its_terminal_goes_away() {
+    let mut screen = Screen::start(&[]);
+    screen.wait_for(ENTERED);
+    let Screen { terminal, slave, mut child, .. } = screen;
+    drop((terminal, slave));
+    let begin = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if begin.elapsed() > Duration::from_secs(20) {
+            child.kill().unwrap();
+            panic!("it does not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
 fn q_ctrl_c_and_signals_leave_the_terminal_as_it_was() {
     let running = cat();
     for (keys, signal, code) in [

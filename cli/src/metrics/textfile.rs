@@ -1,9 +1,7 @@
 //! The file for node_exporter's textfile collector: each reader sees a whole one, since a new one is renamed over the old.
 
+use crate::output;
 use anyhow::{Context, Result, ensure};
-use std::ffi::OsString;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,11 +12,11 @@ pub fn keep(path: &Path, every: Option<Duration>, mut text: impl FnMut() -> Stri
         "{}: node_exporter reads files whose names end in .prom",
         path.display()
     );
-    let Some(every) = every else { return write(path, &text()) };
+    let Some(every) = every else { return output::replace(path, text().as_bytes()) };
     let ends = block_ends();
     let mut next = Instant::now();
     loop {
-        write(path, &text())?;
+        output::replace(path, text().as_bytes())?;
         next = (next + every).max(Instant::now());
         if wait(&ends, next) {
             // What ended processes held would stay in it as if they ran.
@@ -26,24 +24,6 @@ pub fn keep(path: &Path, every: Option<Duration>, mut text: impl FnMut() -> Stri
                 .with_context(|| format!("cannot remove {}", path.display()));
         }
     }
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}", std::process::id()));
-    let unfinished = path.with_file_name(name);
-    let written = || -> std::io::Result<()> {
-        // Readable by node_exporter, another user's process; never through a link that lies there.
-        let mut file = std::fs::OpenOptions::new();
-        let mut file = file.write(true).create_new(true).mode(0o644).open(&unfinished)?;
-        file.write_all(text.as_bytes())?;
-        std::fs::rename(&unfinished, path)
-    };
-    written().with_context(|| {
-        let _ = std::fs::remove_file(&unfinished);
-        format!("cannot write {}", path.display())
-    })
 }
 
 /// Blocks the signals by which a process is asked to end.

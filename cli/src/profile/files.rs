@@ -5,6 +5,7 @@ use rsalloc_pprof::{Mapping, Profile};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Files by the first address of their mappings.
@@ -26,7 +27,7 @@ impl Files {
                     let link = format!("/proc/{pid}/map_files/{start:x}-{end:x}");
                     let named = Path::new(name).strip_prefix("/").unwrap_or(Path::new(name));
                     let inside = PathBuf::from(format!("/proc/{pid}/root")).join(named);
-                    File::open(link).or_else(|_| File::open(inside)).ok()
+                    open(link).or_else(|_| open(inside)).ok()
                 }
                 _ => None,
             };
@@ -40,6 +41,13 @@ impl Files {
         let own = self.0.iter().filter(|(start, _)| *start == mapping.start);
         own.map(|(_, file)| format!("/proc/self/fd/{}", file.as_raw_fd()).into()).collect()
     }
+}
+
+/// Opens a file to read. Never waits: a pipe may lie where the file was.
+fn open(path: impl AsRef<Path>) -> std::io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let is_file = file.metadata()?.is_file();
+    if is_file { Ok(file) } else { Err(std::io::ErrorKind::InvalidInput.into()) }
 }
 
 /// A file that holds `bytes`, in memory.

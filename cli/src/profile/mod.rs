@@ -137,7 +137,7 @@ impl What {
         for dir in &outputs.debug_dir {
             ensure!(dir.is_dir(), "there is no folder {}", dir.display());
         }
-        outputs.check_folders()?;
+        outputs.check_places()?;
         Ok(outputs)
     }
 }

@@ -4,10 +4,9 @@
 
 use super::symbols::Symbols;
 use super::{flame, folded, top};
-use crate::output::{self, Stream};
-use anyhow::{Context, Result, ensure};
+use crate::output::{self, Stream, replace};
+use anyhow::{Result, ensure};
 use rsalloc_pprof::{Mapping, Measure, Profile};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What is made of a profile.
@@ -51,14 +50,9 @@ impl Outputs {
         self.output.is_none() && self.folded.is_none() && self.svg.is_none() && !self.top
     }
 
-    /// Fails unless there is a folder for each file: before the work, not after it.
-    pub fn check_folders(&self) -> Result<()> {
-        for path in self.files() {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let folder = folder.unwrap_or(Path::new("."));
-            ensure!(folder.is_dir(), "there is no folder {}", folder.display());
-        }
-        Ok(())
+    /// Fails unless each file can be made or replaced: before the work, not after it.
+    pub fn check_places(&self) -> Result<()> {
+        self.files().try_for_each(output::check_place)
     }
 
     /// `: heap.pb.gz, heap.svg`, or nothing if no file is written.
@@ -101,50 +95,5 @@ impl Outputs {
             output::put(&top::top(profile, measure), None, Stream::Out)?;
         }
         Ok(())
-    }
-}
-
-/// Writes a file: beside its place first, then in one step.
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    if path == Path::new("-") {
-        return std::io::stdout().write_all(bytes).context("cannot write to standard output");
-    }
-    let cannot = || format!("cannot write {}", path.display());
-    // A pipe or a device is written to; a link stays, and what it leads to is replaced.
-    if path.metadata().is_ok_and(|meta| !meta.is_file()) {
-        return std::fs::write(path, bytes).with_context(cannot);
-    }
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}", std::process::id()));
-    let beside = path.with_file_name(name);
-    let done = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, &path));
-    if done.is_err() {
-        let _ = std::fs::remove_file(&beside);
-    }
-    done.with_context(cannot)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_replaced_as_a_whole_or_stays() {
-        let folder = std::env::temp_dir().join(format!("rsalloc-replace-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let file = folder.join("heap.pb.gz");
-        replace(&file, b"first").unwrap();
-        replace(&file, b"second").unwrap();
-        assert_eq!(std::fs::read(&file).unwrap(), b"second");
-        let in_way = folder.join(format!(".heap.pb.gz.{}", std::process::id()));
-        std::fs::create_dir(&in_way).unwrap();
-        let why = format!("{:#}", replace(&file, b"third").unwrap_err());
-        assert!(why.starts_with(&format!("cannot write {}: ", file.display())), "{why}");
-        assert_eq!(std::fs::read(&file).unwrap(), b"second");
-        std::fs::remove_dir(&in_way).unwrap();
-        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "nothing else is left");
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

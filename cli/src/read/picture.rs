@@ -160,6 +160,8 @@ const METADATA_MAX_BYTES: u64 = 16 << 20;
 const SEGMENT_MAX_BYTES: u64 = 1 << 40;
 /// See [`METADATA_MAX_BYTES`].
 const COUNT_MAX: u64 = 1 << 16;
+/// See [`METADATA_MAX_BYTES`]: a cell more in each segment, and as many again of what was mapped meanwhile.
+const CELLS_LIMIT: u64 = 2 * CELLS_MAX + COUNT_MAX;
 /// See [`METADATA_MAX_BYTES`].
 const HUGE_MAX_BYTES: u64 = 256 << 20;
 
@@ -232,6 +234,10 @@ impl Reader<'_> {
                 picture.count(&run, &rows, map.page_bytes);
                 picture.lay(&run, &rows, map.page_bytes, &mut number);
             })?;
+            // More only in a damaged heap.
+            if picture.cells.len() as u64 > CELLS_LIMIT {
+                return None;
+            }
         }
         picture.huge = self.huge()?;
         Some(picture)

@@ -36,6 +36,14 @@ pub struct What {
 }
 
 impl What {
+    fn is_stdout(&self) -> bool {
+        self.output.as_os_str() == "-"
+    }
+
+    fn check_place(&self) -> Result<()> {
+        if self.is_stdout() { Ok(()) } else { output::check_place(&self.output) }
+    }
+
     fn duration(&self) -> Result<Option<Duration>> {
         let Some(seconds) = self.seconds else { return Ok(None) };
         ensure!(seconds > 0.0 && seconds < 1e9, "--seconds takes a number of seconds above 0");
@@ -45,9 +53,9 @@ impl What {
     fn write(&self, mut story: Story) -> Result<()> {
         story.symbolize();
         let page = page::render(&story).into_string();
-        let path = (self.output.as_os_str() != "-").then_some(&*self.output);
-        output::put(&page, path, output::Stream::Out)?;
-        if let Some(path) = path {
+        output::replace(&self.output, page.as_bytes())?;
+        if !self.is_stdout() {
+            let path = &self.output;
             let size = crate::text::human(page.len() as u64);
             eprintln!("rsalloc: {} says where the memory is ({size})", path.display());
         }
@@ -58,6 +66,7 @@ impl What {
 /// A report of a process, now or over some time, or of a core file.
 pub fn of_target(target: &Target, what: &What) -> Result<ExitCode> {
     let duration = what.duration()?;
+    what.check_place()?;
     ensure!(
         duration.is_none() || matches!(target, Target::Process(_)),
         "{target} does not change: --seconds is for processes"
@@ -94,6 +103,7 @@ const EVERY_MIN: Duration = Duration::from_millis(5);
 /// Runs a program. The report shows it when it was largest; it is written when the program ends, or after `--seconds`.
 pub fn of_program(how: &How, program: &[OsString], what: &What) -> Result<ExitCode> {
     let duration = what.duration()?.unwrap_or(Duration::MAX);
+    what.check_place()?;
     let has_ended = &AtomicBool::new(false);
     let mut command = launch::command(how, program)?;
     let (status, written) = std::thread::scope(|scope| -> Result<_> {

@@ -13,7 +13,7 @@ use process::Watched;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -56,10 +56,11 @@ pub fn top(what: &What) -> Result<ExitCode> {
         );
     }
     let signal = Arc::new(AtomicUsize::new(0));
-    for number in [SIGHUP, SIGINT, SIGTERM] {
+    for number in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
         signal_hook::flag::register_usize(number, signal.clone(), number as usize)
             .context("cannot watch for signals")?;
     }
+    std::thread::spawn(end_with_the_terminal);
     let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
     let ended = app.run(&mut terminal, &signal);
     ratatui::restore();
@@ -69,6 +70,21 @@ pub fn top(what: &What) -> Result<ExitCode> {
         0 => ExitCode::SUCCESS,
         number => ExitCode::from(128 + number as u8),
     })
+}
+
+/// Ends the command when its terminal has gone away. Crossterm would read the end of file for ever.
+fn end_with_the_terminal() {
+    let mut stdin = libc::pollfd { fd: libc::STDIN_FILENO, events: 0, revents: 0 };
+    // SAFETY: a live struct. A signal or an error of poll leaves `revents` at 0.
+    while unsafe { libc::poll(&raw mut stdin, 1, -1) } >= 0 || is_interrupted() {
+        if stdin.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0 {
+            std::process::exit(128 + SIGHUP);
+        }
+    }
+}
+
+fn is_interrupted() -> bool {
+    std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted
 }
 
 /// What is on the screen.
