@@ -62,6 +62,7 @@ pub fn allocate_standalone(request: Request) -> Option<Fresh> {
 pub fn free(object: Object) {
     let address = object.address();
     if guard::owns(address) {
+        profile::forget(address);
         // SAFETY: the program gives the object up.
         return unsafe { guard::free(address) };
     }

@@ -27,8 +27,8 @@ impl Version {
     }
 }
 
-/// Longest path that is looked at.
-const PATH_MAX_BYTES: usize = 1024;
+/// Longest path that is looked at. Three of them lie on the stack, which in a handler may be small.
+const PATH_MAX_BYTES: usize = 640;
 /// A limit from here on is none (version 1 says 2^63 less a page).
 const UNLIMITED: usize = 1 << 60;
 
@@ -131,7 +131,7 @@ fn find_mount(root: &str, version: Version, group: &[u8], place: &mut Path) -> O
             return;
         }
         let below = below(group, part).unwrap_or(b"");
-        *place = Path::new();
+        (place.len, place.top) = (0, 0);
         let top = place.push(root.as_bytes()).and_then(|()| place.push(point)).map(|()| place.len);
         is_found = top.is_some_and(|top| {
             place.top = top;

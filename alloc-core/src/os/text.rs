@@ -16,11 +16,12 @@ pub fn read_file<'a>(path: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     Some(&buffer[..len])
 }
 
-/// Calls `f` with each line of a file, without its end; a line of more than 4 KiB is left out. None if the file can't be opened.
+/// Calls `f` with each line of a file, without its end; a line of more than 1 KiB is left out: a handler on a small stack may
+/// come here. None if the file can't be opened.
 /// `path` ends in a NUL byte.
 pub fn for_each_line(path: &[u8], mut f: impl FnMut(&[u8])) -> Option<()> {
     let file = Reader::open(path)?;
-    let (mut buffer, mut len, mut is_too_long) = ([0; 4096], 0, false);
+    let (mut buffer, mut len, mut is_too_long) = ([0; LINE_MAX_BYTES], 0, false);
     loop {
         if len == buffer.len() {
             (len, is_too_long) = (0, true);
@@ -45,6 +46,8 @@ pub fn for_each_line(path: &[u8], mut f: impl FnMut(&[u8])) -> Option<()> {
         len -= done;
     }
 }
+
+const LINE_MAX_BYTES: usize = 1024;
 
 /// A file that is open to be read.
 struct Reader(usize);

@@ -216,7 +216,9 @@ pub extern "C" fn stop_for_c() -> i32 {
     stop().map_or_else(ProfileError::errno, |()| 0)
 }
 
-/// The number of the stack that begins with `caller`; 0 if none can be kept. Only while tables exist.
+/// The number of the stack that begins with `caller`; 0 if none can be kept. Only while tables exist. Not inlined: its frames would lie
+/// on the stack while the sample is allocated, which in a handler may be small.
+#[inline(never)]
 pub fn stack_of(caller: &Registers) -> usize {
     let (Some(stacks), Some(rules)) = (tables::stacks(), tables::rules()) else { return 0 };
     let mut frames = [0; FRAMES_MAX];

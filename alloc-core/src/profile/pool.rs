@@ -19,7 +19,7 @@ use crate::fail::{Misuse, deny, fail};
 use crate::object::Object;
 use crate::os;
 use crate::size_class::{CLASS, CLASSES, Class, natural_align};
-use crate::units::SLAB_OBJECT_MAX_BYTES;
+use crate::units::{PAGE_BYTES, SLAB_OBJECT_MAX_BYTES};
 
 /// Bytes of a unit.
 const UNIT: usize = 4096;
@@ -64,8 +64,12 @@ pub fn open() -> bool {
     if BASE.load(Ordering::Relaxed) != 0 {
         return true;
     }
-    let found = RESERVED.into_iter().find_map(|len| Some((os::map_sealed(len).ok()?, len)));
-    let Some((base, len)) = found else { return false };
+    // The natural alignment of a class is that of its place in a run, and a run's that of its place in the pool. Linux before 6.7
+    // aligns a mapping to an OS page only.
+    let reserve = |len: usize| os::map_sealed(len + PAGE_BYTES).ok();
+    let found = RESERVED.into_iter().find_map(|len| Some((reserve(len)?, len)));
+    let Some((address, len)) = found else { return false };
+    let base = address.next_multiple_of(PAGE_BYTES);
     LEN.store(len, Ordering::Relaxed); // Ordering: Relaxed, published by the profile's tables.
     BASE.store(base, Ordering::Relaxed); // Ordering: Relaxed, as above.
     crate::sanitizer::add_root(base, len);
@@ -274,3 +278,16 @@ fn address_of(number: u32) -> usize {
 }
 
 const _: () = assert!(RESERVED[0] / 8 < BUSY as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pool_has_the_alignment_of_its_classes() {
+        assert!(open());
+        let most = (1..CLASSES).filter(|&class| serves(class)).map(natural_align).max();
+        assert!(most.is_some_and(|align| align > UNIT && PAGE_BYTES.is_multiple_of(align)));
+        assert!(address_of(0).is_multiple_of(PAGE_BYTES));
+    }
+}
