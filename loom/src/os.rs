@@ -184,6 +184,11 @@ pub fn current_cpu() -> usize {
     0
 }
 
+/// Another number for each thread of a model.
+pub fn thread_descriptor() -> usize {
+    machine::this_thread() + 1
+}
+
 /// No thread of a model ends before it is over.
 pub fn make_thread_end_key(_f: unsafe extern "C" fn(*mut libc::c_void)) -> Option<u32> {
     Some(0)

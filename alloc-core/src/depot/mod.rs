@@ -30,6 +30,8 @@ struct Magazine {
     /// The number of the next magazine on the stack; 0 at its bottom.
     next: AtomicU32,
     count: AtomicU32,
+    /// The thread that put the objects, by `os::thread_descriptor`.
+    put_by: AtomicUsize,
     objects: UnsafeCell<[usize; MAGAZINE_MAX]>,
 }
 
@@ -76,13 +78,7 @@ pub struct Depot {
 }
 
 /// The one depot.
-pub static DEPOT: Depot = Depot {
-    full: [const { Stack::new() }; CLASSES],
-    empty: Stack::new(),
-    chunks: [const { Link::none() }; CHUNKS],
-    bytes: AtomicUsize::new(0),
-    created: AtomicUsize::new(0),
-};
+pub static DEPOT: Depot = Depot::new();
 
 impl Stack {
     const fn new() -> Stack {
@@ -156,6 +152,16 @@ fn limit(class: Class) -> usize {
 }
 
 impl Depot {
+    const fn new() -> Depot {
+        Depot {
+            full: [const { Stack::new() }; CLASSES],
+            empty: Stack::new(),
+            chunks: [const { Link::none() }; CHUNKS],
+            bytes: AtomicUsize::new(0),
+            created: AtomicUsize::new(0),
+        }
+    }
+
     /// Prefetches what [`Depot::put`] and [`Depot::take`] of `class` begin with: a hint.
     pub fn prefetch(&self, class: Class) {
         arch::prefetch(core::ptr::from_ref(&self.full[class]) as usize);
@@ -179,24 +185,31 @@ impl Depot {
         let slots = unsafe { &mut *magazine.objects.get() };
         slots[..objects.len()].copy_from_slice(objects);
         counters::wrote_all(&slots[..objects.len()]);
-        // Ordering: Relaxed, published by the push.
+        // Ordering: Relaxed, both published by the push.
         magazine.count.store(objects.len() as u32, Ordering::Relaxed);
+        magazine.put_by.store(os::thread_descriptor(), Ordering::Relaxed);
         batch.forget_all();
         self.push(class, held);
         true
     }
 
-    /// Takes a magazine of `class` into `batch`, which is empty; it stays so if there is none.
+    /// Takes a magazine of `class` into `batch`, which is empty; it stays so if there is none. The thread that put the magazine gets
+    /// the objects as they were, another thread in the order of [`order::of`].
     pub fn take(&self, class: Class, batch: &mut Batch) {
         let Some(held) = self.pop(class) else { return };
         let magazine = self.magazine(&held);
-        // Ordering: Relaxed, the pop acquired it.
+        // Ordering: Relaxed, the pop acquired both.
         let count = magazine.count.load(Ordering::Relaxed) as usize;
+        let is_own = magazine.put_by.load(Ordering::Relaxed) == os::thread_descriptor();
         // SAFETY: I2: held.
         let objects = unsafe { &*magazine.objects.get() };
         // SAFETY: the objects were the magazine's, which is empty from here on.
         unsafe {
             batch.receive(count, |out| {
+                if is_own {
+                    let slots = out.iter_mut().zip(&objects[..count]);
+                    return slots.map(|(slot, &object)| slot.write(object)).count();
+                }
                 let mut at = 0;
                 for &from in order::of(class) {
                     if usize::from(from) < count {
@@ -336,7 +349,9 @@ impl Depot {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
+    use std::vec::Vec;
 
     /// I1. To come back unseen, a top must be popped and pushed, so it would suffice that one of the two raises the tag; the other is
     /// there for operations that may be added.
@@ -356,5 +371,31 @@ mod tests {
             assert_eq!(tag(), (numbers.len() + changes) as u64 + 1, "a pop");
         }
         assert!(stack.pop(depot).is_none());
+    }
+
+    #[test]
+    fn only_another_thread_gets_the_objects_in_another_order() {
+        static OWN: Depot = Depot::new();
+        const CLASS_OF_LINES: Class = 8;
+        let objects: Vec<usize> = (1..=CLASS[CLASS_OF_LINES].batch).map(|at| at * 64).collect();
+        let put = || {
+            // SAFETY: numbers that nothing reads or writes.
+            let mut batch = unsafe { Batch::from_slots(&objects) };
+            assert!(OWN.put(CLASS_OF_LINES, &mut batch));
+        };
+        let take = || {
+            let mut batch = Batch::new();
+            OWN.take(CLASS_OF_LINES, &mut batch);
+            let taken = batch.addresses().to_vec();
+            batch.forget_all();
+            taken
+        };
+        put();
+        assert_eq!(take(), objects, "by the thread that put them");
+        put();
+        let mut taken = std::thread::scope(|scope| scope.spawn(take).join()).unwrap();
+        assert_ne!(taken, objects, "by another thread");
+        taken.sort_unstable();
+        assert_eq!(taken, objects, "all, each once");
     }
 }

@@ -1,4 +1,4 @@
-//! The order in which the objects of a magazine are taken.
+//! The order in which the objects of a magazine are taken by another thread than the one that put them.
 
 use crate::size_class::{CLASS, Class};
 use crate::units::MAGAZINE_MAX;
@@ -11,7 +11,8 @@ pub(super) fn of(class: Class) -> &'static [u8; MAGAZINE_MAX] {
 /// The orders, by the logarithm of how many objects share a cache line: those stay
 /// together, and the lines are mixed (their numbers' bits reversed). Objects of a magazine often lie side by side. If the taking CPU
 /// used them in the order in which the freeing CPU still writes others nearby, the prefetchers of both, which follow strides, would
-/// take away lines that the other CPU is about to write (docs/adr/0014).
+/// take away lines that the other CPU is about to write (docs/adr/0014). A thread that takes its own objects loses by it
+/// (docs/adr/0030).
 static ORDERS: [[u8; MAGAZINE_MAX]; LINE_MATES_MAX.ilog2() as usize + 1] = {
     let mut orders = [[0; MAGAZINE_MAX]; LINE_MATES_MAX.ilog2() as usize + 1];
     let mut shared = 0;
