@@ -5,7 +5,7 @@
 use super::symbols::Symbols;
 use super::{flame, folded, top};
 use crate::output::{self, Stream, replace};
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use rsalloc_pprof::{Mapping, Measure, Profile};
 use std::path::{Path, PathBuf};
 
