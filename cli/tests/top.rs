@@ -40,13 +40,17 @@ impl Screen {
                 0
             );
             libc::fcntl(master, libc::F_SETFL, libc::O_NONBLOCK);
+            // A command of another test that had them would keep the terminal.
+            libc::fcntl(master, libc::F_SETFD, libc::FD_CLOEXEC);
+            libc::fcntl(slave, libc::F_SETFD, libc::FD_CLOEXEC);
             (File::from_raw_fd(master), File::from_raw_fd(slave))
         };
+        let before = mode(&slave);
         let mut command: Command = rsalloc(&["top", "--delay", "0.1"]);
         command.args(arguments).env("TERM", "xterm").env("NO_COLOR", "1").env("LC_ALL", "C");
         let copy = || slave.try_clone().unwrap();
         let child = command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().unwrap();
-        Screen { before: mode(&slave), terminal, slave, child, seen: String::new() }
+        Screen { before, terminal, slave, child, seen: String::new() }
     }
 
     /// Waits until `text` was written.
