@@ -94,7 +94,8 @@ pub fn keep_loaded(address: *const ()) -> bool {
     // SAFETY: the two functions as libc declares them; NOLOAD loads nothing, so no code runs.
     unsafe {
         if dladdr(address.cast(), &mut info) == 0 || info.dli_fname.is_null() {
-            return false;
+            // A static program has the functions, which know nothing of it; the kernel loaded no linker.
+            return os::auxv(libc::AT_BASE) == 0;
         }
         let program = os::auxv(libc::AT_PHDR) & !(os::page_bytes() - 1);
         let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;

@@ -93,6 +93,7 @@ pub const GATES: &[Gate] = &[
             "misuse",
         ],
     ),
+    cargo("static", &["test", "--package", "rsalloc", "--test", "profiled", "--", "--ignored"]),
     cargo(
         "counters",
         &["test", "--package", "rsalloc-core", "--features", "counters", "--lib", "counters"],
