@@ -163,6 +163,9 @@ const PAIRS: &str = r#"
     }
 "#;
 
+/// Programs in which sections are not aborted, at most.
+const CONTROLS: usize = 20;
+
 /// Has the program run up to so many commands at random instants; how many met a section, and whether it survived.
 fn command_pairs(program: &Path, commands: usize) -> (usize, bool) {
     use remote::registers::sections::FOUND;
@@ -204,9 +207,15 @@ fn sections_are_aborted() {
     assert!(found > commands / 50, "{found} of {commands} commands met a section");
     // Ordering: Relaxed, read by threads that this one starts later.
     IGNORED.store(true, Ordering::Relaxed);
-    let control = command_pairs(&program, 20_000);
+    // What a late commit breaks depends on where the program's objects lie: some runs are not harmed.
+    let mut missed = 0;
+    let is_harmed = (0..CONTROLS).any(|_| {
+        let (found, survived) = command_pairs(&program, 1000);
+        missed += found;
+        !survived
+    });
     IGNORED.store(false, Ordering::Relaxed); // Ordering: Relaxed, as above.
-    assert!(!control.1, "control: {} sections were not aborted, and nothing broke", control.0);
+    assert!(is_harmed, "control: {missed} sections were not aborted, and nothing broke");
 }
 
 /// What the thread has then, the kernel restores by the frame: registers of floating point and the signal mask too.
