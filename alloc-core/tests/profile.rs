@@ -143,8 +143,8 @@ fn assert_close(site: &str, what: &str, found: f64, exact: f64, samples: f64) {
     );
 }
 
-/// Frees and allocates as a program does, until it is told to stop; how many objects there were.
-fn work(stop: &AtomicBool, seed: usize) -> usize {
+/// Frees and allocates as a program does, until it is told to stop; how many objects there were, which `told` says meanwhile.
+fn work(stop: &AtomicBool, seed: usize, told: &AtomicUsize) -> usize {
     let mut live: Vec<(*mut u8, usize)> = Vec::new();
     let (mut random, mut made) = (seed, 0);
     while !stop.load(Ordering::Relaxed) {
@@ -156,6 +156,7 @@ fn work(stop: &AtomicBool, seed: usize) -> usize {
             unsafe { object.write(made as u8) };
             live.push((object, size));
             made += 1;
+            told.store(made, Ordering::Relaxed);
         } else {
             let (object, size) = live.swap_remove((random >> 20) % live.len());
             // SAFETY: a live object of that size.
@@ -180,16 +181,23 @@ fn work(stop: &AtomicBool, seed: usize) -> usize {
 fn a_profile_that_is_switched_beside_threads_loses_nothing() {
     let _alone = alone();
     let stop = AtomicBool::new(false);
+    let told = [const { AtomicUsize::new(0) }; 3];
     std::thread::scope(|scope| {
         let workers: Vec<_> = (1..4)
             .map(|seed| {
                 scope.spawn({
-                    let stop = &stop;
-                    move || work(stop, seed * 7919)
+                    let (stop, told) = (&stop, &told[seed - 1]);
+                    move || work(stop, seed * 7919, told)
                 })
             })
             .collect();
-        for round in 0..1000 {
+        // Until each has worked beside them: a thread may get a CPU late.
+        let is_worked = || told.iter().all(|made| made.load(Ordering::Relaxed) > 1000);
+        let has_failed = || workers.iter().any(|worker| worker.is_finished());
+        for round in 0.. {
+            if round >= 1000 && (is_worked() || has_failed()) {
+                break;
+            }
             profile::start(1 << (9 + round % 8)).unwrap();
             assert_eq!(profile::start(512), Err(ProfileError::IsRunning));
             if round % 16 == 0 {
@@ -235,7 +243,7 @@ fn a_handler_that_allocates_at_any_instruction_is_served() {
     }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let worker = scope.spawn(|| work(&stop, 4711));
+        let worker = scope.spawn(|| work(&stop, 4711, &AtomicUsize::new(0)));
         let end = Instant::now() + Duration::from_secs(20);
         while HANDLED.load(Ordering::Relaxed) < 150 && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(5));
@@ -272,7 +280,7 @@ fn a_child_of_a_fork_goes_on_with_the_profile() {
     let stop = AtomicBool::new(false);
     profile::start(1024).unwrap();
     std::thread::scope(|scope| {
-        scope.spawn(|| work(&stop, 99));
+        scope.spawn(|| work(&stop, 99, &AtomicUsize::new(0)));
         for _ in 0..50 {
             // SAFETY: the child calls only what may be called in it.
             match unsafe { libc::fork() } {

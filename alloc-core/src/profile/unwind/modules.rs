@@ -3,7 +3,7 @@
 //! Promises to take no lock and to allocate nothing: the program itself is known by the auxiliary vector, all else is asked of
 //! `_dl_find_object` (glibc 2.35), which may be called in handlers and while a library is loaded.
 
-use crate::arch::{self, FoundObject};
+use crate::arch::{self, FindObject, FoundObject};
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::os;
 use core::ops::Range;
@@ -58,7 +58,12 @@ pub fn module_of(address: usize) -> Option<Module> {
 }
 
 fn loaded(address: usize) -> Option<Module> {
-    let find_object = arch::find_object()?;
+    let found = object_at(arch::find_object()?, address).filter(|found| found.eh_frame != 0)?;
+    Some(Module { range: found.map_start..found.map_end, eh_frame: found.eh_frame })
+}
+
+/// What libc knows of the module in which `address` lies.
+fn object_at(find_object: FindObject, address: usize) -> Option<FoundObject> {
     let mut found = FoundObject {
         flags: 0,
         map_start: 0,
@@ -69,8 +74,7 @@ fn loaded(address: usize) -> Option<Module> {
     };
     // SAFETY: libc's function fills in the record.
     let result = unsafe { find_object(address as *mut libc::c_void, &raw mut found) };
-    (result == 0 && found.eh_frame != 0)
-        .then_some(Module { range: found.map_start..found.map_end, eh_frame: found.eh_frame })
+    (result == 0).then_some(found)
 }
 
 /// The program, by its program headers.
@@ -101,19 +105,9 @@ fn program() -> Option<Module> {
 
 /// Writes the path of the module in which `address` lies to `name`; its length, and where the module begins.
 pub fn name_of(address: usize, name: &mut [u8]) -> Option<(usize, usize)> {
-    let Some(find_object) = arch::find_object() else { return program_of(address, name) };
-    let mut found = FoundObject {
-        flags: 0,
-        map_start: 0,
-        map_end: 0,
-        link_map: 0,
-        eh_frame: 0,
-        reserved: [0; 7],
-    };
-    // SAFETY: libc's function fills in the record.
-    if unsafe { find_object(address as *mut libc::c_void, &raw mut found) } != 0 {
+    let Some(found) = arch::find_object().and_then(|find| object_at(find, address)) else {
         return program_of(address, name);
-    }
+    };
     // SAFETY: libc's `struct link_map` (link.h) of a loaded module: the second word is its path.
     let path = unsafe {
         let path = *(found.link_map as *const *const core::ffi::c_char).add(1);
