@@ -225,7 +225,7 @@ fn a_setuid_program_ignores_the_environment() {
     let made = common::compile("cc", "setuid-built", source, &arguments).unwrap();
     let run = |name: &str, owner: u32, mode: u32| {
         let program = folder.join(name);
-        std::fs::copy(&made, &program).unwrap();
+        common::copy_program(&made, &program);
         chown(&program, Some(owner), None).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(mode)).unwrap();
         let mut command = Command::new(&program);

@@ -7,6 +7,7 @@ use common::filter::{self, LIARS, NO_ADVICE, NO_FENCE, Rule};
 use common::library;
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 #[test]
@@ -113,11 +114,7 @@ fn run_finds_the_library_beside_itself_and_in_lib() {
             std::fs::create_dir(root.join(folder)).unwrap();
         }
         let command = root.join("bin/rsalloc");
-        // By another process: a descriptor of ours, open for writing while another test forks, would
-        // make the copy "busy" when it is to run.
-        let mut copy = Command::new("cp");
-        copy.arg(env!("CARGO_BIN_EXE_rsalloc")).arg(&command);
-        assert!(copy.status().unwrap().success(), "cp failed");
+        common::copy_program(Path::new(env!("CARGO_BIN_EXE_rsalloc")), &command);
         let line = error(Command::new(&command).args(["run", "true"]), 3);
         assert!(line.contains("librsalloc.so") && line.contains("--lib"), "{line}");
         let copy = root.join(place).join("librsalloc.so");

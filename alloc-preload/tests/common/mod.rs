@@ -6,10 +6,11 @@
 #![allow(dead_code)] // Each test file uses a part.
 
 use std::ffi::OsString;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Tells a child which mode it runs in.
 const MODE_VARIABLE: &str = "RSALLOC_TEST_MODE";
@@ -158,24 +159,63 @@ pub fn scratch() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 
-/// Compiles C (or C++, by the compiler's name) into `scratch()/name`. `cc` is there wherever Rust
-/// links; for another compiler that is missing this gives `None`, after [`skip`].
+/// Compiles C (or C++, by the compiler's name) into `scratch()/name`, once for all tests of a process. `cc` is there
+/// wherever Rust links; for another compiler that is missing this gives `None`, after [`skip`].
+///
+/// A file that a test may run appears by a rename: one that is being written cannot be run (ETXTBSY), and another test may
+/// be running the file before it.
 pub fn compile(compiler: &str, name: &str, source: &str, arguments: &[&str]) -> Option<PathBuf> {
+    static DONE: Mutex<Vec<(String, u64)>> = Mutex::new(Vec::new());
+    let what = hash_of(&(compiler, source, arguments));
+    // Held while the compiler works: a second test that wants the same program waits for it.
+    let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let out = scratch().join(name);
+    if done.contains(&(name.to_owned(), what)) && out.exists() {
+        return Some(out);
+    }
     let extension = if compiler == "cc" { "c" } else { "cc" };
-    let (file, out) = (scratch().join(format!("{name}.{extension}")), scratch().join(name));
-    std::fs::write(&file, source).unwrap();
+    let (file, fresh) = (scratch().join(format!("{name}.{extension}")), unfinished(&out));
+    replace(&file, source.as_bytes());
     let mut command = Command::new(compiler);
-    command.arg(&file).arg("-o").arg(&out).args(arguments);
+    command.arg(&file).arg("-o").arg(&fresh).args(arguments);
     match command.status() {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && compiler != "cc" => {
             skip(&format!("{name}: there is no {compiler}"));
-            None
+            return None;
         }
-        status => {
-            assert!(status.unwrap().success(), "{name} does not compile");
-            Some(out)
-        }
+        status => assert!(status.unwrap().success(), "{name} does not compile"),
     }
+    std::fs::rename(fresh, &out).unwrap();
+    done.retain(|(known, _)| known != name);
+    done.push((name.to_owned(), what));
+    Some(out)
+}
+
+/// Writes a file as a whole: a reader sees the old contents or the new ones.
+fn replace(path: &Path, contents: &[u8]) {
+    let fresh = unfinished(path);
+    std::fs::write(&fresh, contents).unwrap();
+    std::fs::rename(fresh, path).unwrap();
+}
+
+/// Where this process makes a file that will be `path`.
+fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    path.with_file_name(name)
+}
+
+fn hash_of(what: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Copies a program so that it can be run at once. A copy that this process made itself could be busy (ETXTBSY): a child
+/// that another test's thread starts meanwhile has the descriptor that it is written by, until it runs its own program.
+pub fn copy_program(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-f").args([from, to]).status().unwrap();
+    assert!(status.success(), "{} cannot be copied", from.display());
 }
 
 /// For a test that needs a missing tool: a [`note`], and on a CI machine a failure.
