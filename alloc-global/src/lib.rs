@@ -16,6 +16,15 @@ mod elsewhere;
 #[cfg(feature = "allocator-api2")]
 mod api2;
 
+/// Pages of docs/ whose examples are tests here.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../docs/rust.md")]
+    mod rust {}
+    #[doc = include_str!("../../docs/configure.md")]
+    mod configure {}
+}
+
 /// The allocator, for a `#[global_allocator]`.
 ///
 /// A free takes the size class from the layout and looks nothing up. With the feature `allocator-api2`, `RsAlloc` and

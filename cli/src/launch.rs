@@ -4,6 +4,7 @@
 //! and to start no program that the library would not be loaded into.
 
 use crate::elf::{self, Mark};
+use crate::foreign;
 use crate::program;
 use anyhow::{Context, Result, bail};
 use std::ffi::{OsStr, OsString};
@@ -49,9 +50,16 @@ pub struct How {
     pub atomic: bool,
 }
 
-/// `rsalloc run`: becomes the program.
+/// `rsalloc run`: becomes the program. Settings of other allocators that have no effect are named first.
 pub fn run(how: &How, program: &[OsString]) -> Result<ExitCode> {
-    let error = command(how, program)?.exec();
+    let mut command = command(how, program)?;
+    let texts = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let own = std::env::var("RSALLOC_CONF").unwrap_or_default();
+    if let Some(line) = foreign::line(texts, &format!("{own},{}", how.conf.join(","))) {
+        eprintln!("rsalloc: {line}");
+    }
+    let error = command.exec();
     Err(error).with_context(|| format!("cannot run {}", program[0].to_string_lossy()))
 }
 

@@ -7,6 +7,7 @@ mod check;
 mod conf;
 mod elf;
 mod fleet;
+mod foreign;
 mod format;
 mod launch;
 mod metrics;

@@ -1,5 +1,6 @@
 //! The gates as commands: `cargo xtask --help`.
 
+mod book;
 mod code;
 mod dist;
 mod docs;
@@ -12,6 +13,7 @@ mod package;
 mod parallel;
 mod preflight;
 mod sweep;
+mod walk;
 
 use clap::{Parser, Subcommand};
 
@@ -26,6 +28,8 @@ struct Cli {
 enum Command {
     /// Runs everything that CI runs, in the same order.
     Preflight(preflight::Arguments),
+    /// Builds the documents as a book, in target/book, and checks its links.
+    Book,
     /// Checks that the documents agree with the code: names, links, numbers, tables, words.
     Docs(docs::Arguments),
     /// Lays the release build out under its installed names, in target/dist, and tries it.
@@ -44,11 +48,14 @@ enum Command {
     Package,
     /// Stops a thread at every instruction of every restartable section and checks where it goes on.
     Sweep(sweep::Arguments),
+    /// Walks the first ten minutes of new users, and runs the examples of the documents.
+    Walk(walk::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Preflight(arguments) => preflight::main(&arguments),
+        Command::Book => book::main(),
         Command::Docs(arguments) => docs::main(&arguments),
         Command::Dist => dist::main(),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
@@ -58,5 +65,6 @@ fn main() -> anyhow::Result<()> {
         Command::Loom(arguments) => loom::main(&arguments),
         Command::Package => package::main(),
         Command::Sweep(arguments) => sweep::main(&arguments),
+        Command::Walk(arguments) => walk::main(&arguments),
     }
 }

@@ -200,7 +200,7 @@ fn curves(results: &Results<Sample>, path: &Path) -> anyhow::Result<()> {
         }
     }
     area.present()?;
-    Ok(())
+    plot::suit_both_schemes(path)
 }
 
 /// Without the points that no eye can tell from the one before.

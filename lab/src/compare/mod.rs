@@ -35,7 +35,7 @@ pub struct Arguments {
     /// Rows to run, by name (default: all; a wrong name shows them)
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
-    /// Allocators to run, by name (default: all)
+    /// Allocators to run, by name (default: all); one of your own as NAME=LIBRARY.so, for LD_PRELOAD
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
     /// Seconds within the clock for each sample
@@ -89,7 +89,7 @@ pub struct Run {
     write: bool,
 }
 
-/// Runs the command. A wrong name of a row is refused before anything is built.
+/// Runs the command. A wrong name of a row or of an allocator is refused before anything is built.
 pub fn main(arguments: Arguments) -> anyhow::Result<()> {
     if arguments.goals {
         print!("{}", goals::table(&tools::root().join("docs/benchmarks/tables.md"))?);
@@ -107,6 +107,7 @@ pub fn main(arguments: Arguments) -> anyhow::Result<()> {
         let suite = sample::Micro::new(front::rows(&rows)?, &arguments);
         return arguments.run.all(suite, peers, &part::FRONT, plot::write)?.verdict(limit);
     }
+    peers::check(&arguments.peers)?;
     tools::build_release(&["benches", "rsalloc-preload", "rsalloc-cli"])?;
     let peers = peers::select(&arguments.peers)?;
     let program = peers.first().context("no allocator")?.program.clone();

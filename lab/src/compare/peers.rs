@@ -1,11 +1,11 @@
 //! The allocators of the comparison and where each one's library is found.
 //!
-//! A peer is a name, a library for `LD_PRELOAD` and an environment; a new one is a new line in [`ALL`]. Installs Debian
-//! packages, and has `crates` build the peers that come as crates.
+//! A peer is a name, a library for `LD_PRELOAD` and an environment; a new one is a new line in [`ALL`], or `NAME=LIBRARY`
+//! for one run. Installs Debian packages, and has `crates` build the peers that come as crates.
 
 use super::crates::{self, Recipe};
 use super::sample;
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use benches::named::Named;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -64,6 +64,8 @@ enum Source {
     Libc,
     /// A library of a Debian package.
     Debian { package: &'static str, library: &'static str },
+    /// A library that the user named.
+    File(PathBuf),
     /// A crate that benches/peers pins.
     Crate { name: &'static str, recipe: Recipe },
 }
@@ -178,14 +180,9 @@ const MIMALLOC: &[&str] = &[
 
 /// The peers of these names, all if there are none, installed and found.
 pub fn select(names: &[String]) -> anyhow::Result<Vec<Peer>> {
-    for name in names {
-        if !ALL.iter().any(|entry| entry.name == name) {
-            let known: Vec<_> = ALL.iter().map(|entry| entry.name).collect();
-            bail!("no allocator {name}; there are: {}", known.join(", "));
-        }
-    }
+    let own = own(names)?;
     let wanted = ALL.iter().filter(|e| names.is_empty() || names.iter().any(|n| n == e.name));
-    let wanted: Vec<_> = wanted.collect();
+    let wanted: Vec<_> = wanted.chain(&own).collect();
     let packages = wanted.iter().filter_map(|entry| match entry.source {
         Source::Debian { package, .. } => Some(package),
         _ => None,
@@ -194,8 +191,31 @@ pub fn select(names: &[String]) -> anyhow::Result<Vec<Peer>> {
     wanted.into_iter().map(find).collect()
 }
 
+/// Peers that are given as `NAME=LIBRARY`; an error for a name that means nothing, before anything is built.
+pub fn check(names: &[String]) -> anyhow::Result<()> {
+    own(names).map(|_| ())
+}
+
+fn own(names: &[String]) -> anyhow::Result<Vec<Entry>> {
+    let mut own = Vec::new();
+    for name in names.iter().filter(|name| !ALL.iter().any(|entry| entry.name == *name)) {
+        let Some((name, path)) = name.split_once('=') else {
+            let known: Vec<_> = ALL.iter().map(|entry| entry.name).collect();
+            bail!("no allocator {name}; there are: {}, and NAME=LIBRARY.so", known.join(", "));
+        };
+        let is_taken = name.is_empty() || ALL.iter().any(|entry| entry.name == name);
+        ensure!(!is_taken, "{name}={path}: the name is empty or an allocator's that is there");
+        let path = PathBuf::from(path);
+        let path = path.canonicalize().with_context(|| format!("no library {}", path.display()))?;
+        // Names live as long as the program.
+        let name: &'static str = name.to_owned().leak();
+        own.push(Entry { name, source: Source::File(path), environment: &[] });
+    }
+    Ok(own)
+}
+
 fn find(entry: &Entry) -> anyhow::Result<Peer> {
-    let (version, preload) = match entry.source {
+    let (version, preload) = match &entry.source {
         Source::Ours => {
             let mut head = Command::new("git");
             head.args(["describe", "--always", "--dirty"]).current_dir(tools::root());
@@ -210,12 +230,13 @@ fn find(entry: &Entry) -> anyhow::Result<Peer> {
             let path = files
                 .lines()
                 .map(PathBuf::from)
-                .find(|path| path.file_name().is_some_and(|name| name == library))
+                .find(|path| path.file_name().is_some_and(|name| name == *library))
                 .with_context(|| format!("package {package} has no {library}"))?;
             let version = tools::version(package).context("it was installed a moment ago")?;
             (format!("{package} {version}"), Some(path))
         }
-        Source::Crate { name, ref recipe } => {
+        Source::File(path) => (format!("{}", path.display()), Some(path.clone())),
+        Source::Crate { name, recipe } => {
             let (version, library) = crates::library(entry.name, name, recipe)?;
             (version, Some(library))
         }

@@ -93,8 +93,36 @@ fn draw<S: Figures>(results: &Results<S>, metric: &Metric<S>, path: &Path) -> an
         }))?;
     }
     area.present()?;
-    Ok(())
+    suit_both_schemes(path)
 }
+
+/// Has a picture follow the light or dark scheme of the page that it is in: plotters knows no styles.
+pub fn suit_both_schemes(path: &Path) -> anyhow::Result<()> {
+    let context = || format!("rewrite {}", path.display());
+    let picture = std::fs::read_to_string(path).with_context(context)?;
+    std::fs::write(path, with_schemes(&picture)).with_context(context)
+}
+
+/// The picture with [`DARK`] behind its first tag.
+fn with_schemes(picture: &str) -> String {
+    match picture.split_once('>') {
+        Some((tag, rest)) => format!("{tag}>\n{DARK}{rest}"),
+        None => picture.to_owned(),
+    }
+}
+
+/// White is the page, black the ink, and the darkest colour of a peer a light one.
+const DARK: &str = r##"<style>
+@media (prefers-color-scheme: dark) {
+  [fill="#FFFFFF"] { fill: #0d1117 }
+  [fill="#000000"] { fill: #e6edf3 }
+  [stroke="#FFFFFF"] { stroke: #0d1117 }
+  [stroke="#000000"] { stroke: #e6edf3 }
+  [fill="#113A5D"] { fill: #79b8ff }
+  [stroke="#113A5D"] { stroke: #79b8ff }
+  [fill="#DDDDDD"] { fill: #30363d }
+}
+</style>"##;
 
 /// The allocators' names beside their colours, under the title.
 pub fn legend<D: DrawingBackend>(
@@ -117,4 +145,17 @@ pub fn colour(peer: usize) -> RGBColor {
 
 fn radius(ours: bool) -> i32 {
     if ours { 6 } else { 4 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_has_both_schemes_and_all_that_it_had() {
+        let picture = "<svg width=\"1\">\n<rect fill=\"#FFFFFF\"/>\n</svg>\n";
+        let both = with_schemes(picture);
+        assert!(both.contains("prefers-color-scheme: dark"), "{both}");
+        assert_eq!(both.replace(&format!("\n{DARK}"), ""), picture);
+    }
 }

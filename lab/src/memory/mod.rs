@@ -33,6 +33,7 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
+    peers::check(&arguments.peers)?;
     tools::build_release(&["benches", "rsalloc-preload", "rsalloc-cli"])?;
     let peers = peers::select(&arguments.peers)?;
     let docs = tools::root().join("docs");

@@ -120,7 +120,7 @@ fn draw(peers: &[Peer], courses: &[Option<Course>], path: &Path) -> anyhow::Resu
         chart.draw_series(LineSeries::new(points, style))?;
     }
     area.present()?;
-    Ok(())
+    plot::suit_both_schemes(path)
 }
 
 #[cfg(test)]

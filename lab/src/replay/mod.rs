@@ -74,6 +74,7 @@ const SECONDS_MAX: f64 = 300.0;
 /// Runs the command.
 pub fn main(mut arguments: Arguments) -> anyhow::Result<()> {
     arguments.run.check()?;
+    peers::check(&arguments.peers)?;
     tools::build_release(&["benches", "rsalloc-preload", "rsalloc-cli", "record"])?;
     if arguments.traces.is_empty() {
         arguments.traces = programs::record(&arguments.programs)?;

@@ -89,7 +89,7 @@ fn plot(samples: &[Sample], path: &Path) -> Result<()> {
     }
     chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw()?;
     area.present()?;
-    Ok(())
+    crate::compare::plot::suit_both_schemes(path)
 }
 
 #[cfg(test)]

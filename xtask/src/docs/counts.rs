@@ -9,7 +9,7 @@ const UNITS: &str = "alloc-core/src/units.rs";
 const RANKS: &str = "alloc-core/src/sync/rank.rs";
 const RANKS_DOCUMENT: &str = "docs/adr/0006-locks-and-handlers.md";
 const SETTINGS: &str = "alloc-core/src/config/key.rs";
-const SETTINGS_DOCUMENT: &str = "README.md";
+const SETTINGS_DOCUMENT: &str = "docs/configure.md";
 const GOLDEN: &str = "docs/golden.md";
 
 /// What documents say otherwise than the code.
@@ -242,7 +242,7 @@ mod tests {
     const SETTINGS_TEXT: &str = "KeyInfo {\n    name: \"mode\",\n    shape: Shape::Words(&[\"auto\", \"atomic\"]),\n\
          default: Mode::Auto as usize,\n}\nKeyInfo {\n    name: \"dirty\",\n    shape: Shape::Number,\n    default: 1 << 20,\n}\n\
          KeyInfo {\n    name: \"membarrier\",\n    shape: Shape::Switch,\n    default: 1,\n}\n";
-    const README: &str = "| key | default | |\n|---|---|---|\n| `mode` | `auto` | `atomic`: never |\n\
+    const SETTINGS_TABLE: &str = "| key | default | |\n|---|---|---|\n| `mode` | `auto` | `atomic`: never |\n\
                           | `dirty` | `1m` | bytes |\n| `membarrier` | `on` | |\n";
     const RANKS_LINE: &str =
         "# 6. Locks\n\nFORK < slab classes by number < HUGE < segments by number\n";
@@ -254,7 +254,7 @@ mod tests {
             (RANKS, RANKS_TEXT),
             (RANKS_DOCUMENT, RANKS_LINE),
             (SETTINGS, SETTINGS_TEXT),
-            (SETTINGS_DOCUMENT, README),
+            (SETTINGS_DOCUMENT, SETTINGS_TABLE),
             (GOLDEN, GOLDEN_TEXT),
         ];
         for change in changes {
@@ -303,9 +303,12 @@ mod tests {
             ("atomic", "locked"),
             ("| `dirty` | `1m` | bytes |\n", ""),
         ] {
-            assert!(!found(&[(SETTINGS_DOCUMENT, &README.replace(old, new))]).is_empty(), "{old}");
+            assert!(
+                !found(&[(SETTINGS_DOCUMENT, &SETTINGS_TABLE.replace(old, new))]).is_empty(),
+                "{old}"
+            );
         }
-        let more = format!("{README}| `cache` | 0 | |\n");
+        let more = format!("{SETTINGS_TABLE}| `cache` | 0 | |\n");
         assert_eq!(found(&[(SETTINGS_DOCUMENT, &more)]).len(), 1);
     }
 

@@ -27,7 +27,7 @@ pub fn commands(text: &str) -> Vec<Span> {
     let mut is_shell = false;
     for (index, line) in text.lines().enumerate() {
         if line.trim_start().starts_with("```") {
-            is_shell = line.trim() == "```sh";
+            is_shell = matches!(line.trim(), "```sh" | "```sh,run");
         } else if is_shell && line.starts_with("cargo ") {
             let text = line.split(" #").next().unwrap_or_default().trim().to_owned();
             spans.push(Span { line: index + 1, text });

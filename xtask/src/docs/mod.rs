@@ -3,6 +3,7 @@
 //! Promises one line for each fault, with its place, and to need neither a build nor a network. Each rule is a function
 //! from a [`Tree`] to faults, so that its tests plant an error into a tree of a few lines.
 
+mod chapters;
 mod counts;
 mod figures;
 mod links;
@@ -37,6 +38,7 @@ pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
     let mut faults = Vec::new();
     faults.extend(names::faults(&tree));
     faults.extend(links::faults(&tree));
+    faults.extend(chapters::faults(&tree));
     faults.extend(counts::faults(&tree));
     faults.extend(voice::faults(&tree)?);
     match links::commits_of(root) {

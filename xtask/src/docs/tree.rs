@@ -8,7 +8,7 @@ use std::process::Command;
 pub struct File {
     /// Relative to the root, with `/`.
     pub path: String,
-    /// Its text; nothing of a picture or a table of samples.
+    /// Its text; nothing of a photograph or a table of samples.
     pub text: String,
 }
 
@@ -17,7 +17,7 @@ pub struct Tree {
     files: Vec<File>,
 }
 
-const TEXTS: &[&str] = &["rs", "md", "toml", "txt", "c", "cc", "cpp", "h", "sh", "map"];
+const TEXTS: &[&str] = &["rs", "md", "toml", "txt", "c", "cc", "cpp", "h", "sh", "map", "svg"];
 
 impl Tree {
     /// Reads the files below `root`.

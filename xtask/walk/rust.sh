@@ -1,0 +1,30 @@
+# A Rust developer: a new project on the crate, its build, its size, what it says.
+. "$REPOSITORY/xtask/walk/lib.sh"
+export CARGO_NET_OFFLINE=true   # what the workspace has fetched is enough
+
+cargo new --quiet --vcs none service
+cd service
+cat >src/main.rs <<'END'
+fn main() {
+    let words: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
+    println!("{}", words.concat().len());
+}
+END
+cargo build --quiet --release
+system=$(stat -c %s target/release/service)
+
+cargo add --quiet rsalloc --path "$REPOSITORY/alloc-global"
+# The README's example, as it stands.
+sed -n '/^```rust$/,/^```$/p' "$REPOSITORY/README.md" | grep -v '^```' >>src/main.rs
+begin=$(date +%s%N)
+cargo build --quiet --release
+milliseconds=$((($(date +%s%N) - begin) / 1000000))
+size=$(stat -c %s target/release/service)
+echo "built in $milliseconds ms, $((size - system)) bytes more than on the system's allocator"
+[ $((size - system)) -le 150000 ]
+[ "$milliseconds" -le 60000 ]   # 10 s on an idle machine
+
+[ "$(./target/release/service)" = 2890 ]
+RSALLOC_CONF=verbose:on ./target/release/service 2>&1 | grep '^rsalloc: '
+rsalloc stats -- ./target/release/service 2>/dev/null | grep -q '^mapped '
+refused 127 rsalloc run ./target/release/servise
