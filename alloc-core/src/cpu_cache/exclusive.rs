@@ -140,8 +140,10 @@ impl<'a> Stopped<'a> {
         // SAFETY: region I1: the slots above the sentinel hold objects or nulls; no other thread writes to them.
         let objects = unsafe { core::slice::from_raw_parts(bottom.add(1), self.region.len(class)) };
         for (index, slots) in objects.chunks(MAGAZINE_MAX).enumerate() {
+            // Not `from_slots`, which takes the stack of two batches.
+            let mut batch = Batch::new();
             // SAFETY: the objects are the region's, which forgets them below.
-            let mut batch = unsafe { Batch::from_slots(slots) };
+            unsafe { batch.add_slots(slots) };
             if !place(&mut batch) {
                 let first = batch.addresses()[0];
                 let placed = slots.iter().take_while(|&&slot| slot != first).count();

@@ -16,6 +16,9 @@ use crate::size_class::{CLASS, Class};
 const SWING_BATCH_MIN: usize = 8;
 
 /// Serves one object of an empty class and fills the shard with the rest of a magazine.
+///
+/// A batch takes half a KiB of stack, and the policy takes its own where it moves objects. So this function and [`flush`] have
+/// none while the policy works: every page that the stack of a thread touches once stays resident (`docs/adr/0036`).
 #[cold]
 pub(super) fn refill<S: Shard>(shard: &S, class: Class) -> Option<Fresh> {
     prefetch(class);
@@ -23,9 +26,17 @@ pub(super) fn refill<S: Shard>(shard: &S, class: Class) -> Option<Fresh> {
         true => CLASS[class].batch,
         false => swing_batch(class),
     };
-    discard_nulls(shard, class);
+    if shard.region().is_some_and(|region| region.len(class) > 0) {
+        discard_nulls(shard, class);
+    }
     count(shard, Counter::Refills);
     capacity::grow_on_refill(shard, class);
+    fill_from_below(shard, class, wanted)
+}
+
+/// One object from the tiers below; the rest of the magazine goes to the shard.
+#[inline(never)]
+fn fill_from_below<S: Shard>(shard: &S, class: Class, wanted: usize) -> Option<Fresh> {
     let mut batch = Batch::new();
     let contents = supply(class, &mut batch, wanted);
     let object = batch.pop_first()?;
@@ -47,16 +58,22 @@ pub(super) fn flush<S: Shard>(shard: &S, class: Class, object: Object) {
             true => swing_batch(class),
             false => CLASS[class].batch,
         };
-        let mut batch = Batch::new();
-        if pop_into(shard, class, &mut batch, wanted).is_ok_and(|popped| popped > 0) {
-            // The last of the batch are what was freed last: the place to look for a double free.
-            let is_there = batch.addresses().contains(&object.address());
-            deny(is_there, Misuse::DoubleFree, object.address());
-            give_back(class, &mut batch);
-        }
+        move_out(shard, class, wanted, &object);
     }
     if let Some(object) = shard.push(class, object).left() {
         give_back_one(class, object);
+    }
+}
+
+/// Moves `wanted` objects from the shard to the tiers below. `freed` is to be pushed next.
+#[inline(never)]
+fn move_out<S: Shard>(shard: &S, class: Class, wanted: usize, freed: &Object) {
+    let mut batch = Batch::new();
+    if pop_into(shard, class, &mut batch, wanted).is_ok_and(|popped| popped > 0) {
+        // The last of the batch are what was freed last: the place to look for a double free.
+        let is_there = batch.addresses().contains(&freed.address());
+        deny(is_there, Misuse::DoubleFree, freed.address());
+        give_back(class, &mut batch);
     }
 }
 
@@ -69,6 +86,8 @@ fn swing_batch(class: Class) -> usize {
 }
 
 /// A sized free of null leaves a null on the stack, which pops as "empty": throws such away.
+#[cold]
+#[inline(never)]
 fn discard_nulls<S: Shard>(shard: &S, class: Class) {
     let mut batch = Batch::new();
     while shard.region().is_some_and(|region| region.len(class) > 0) {

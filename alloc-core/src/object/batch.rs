@@ -45,13 +45,23 @@ impl Batch {
     pub unsafe fn from_slots(slots: &[usize]) -> Batch {
         let mut batch = Batch::new();
         // SAFETY: duty 1.
+        unsafe { batch.add_slots(slots) };
+        batch
+    }
+
+    /// Adds the objects at `slots`, for which there is space, without nulls.
+    ///
+    /// # Safety
+    /// 1. As for [`Batch::from_slots`].
+    #[inline(always)]
+    pub unsafe fn add_slots(&mut self, slots: &[usize]) {
+        // SAFETY: duty 1.
         unsafe {
-            batch.receive_slots(slots.len(), |into| {
+            self.receive_slots(slots.len(), |into| {
                 into.copy_from_slice(slots);
                 into.len()
             });
         }
-        batch
     }
 
     /// Number of objects.

@@ -16,8 +16,6 @@ const BYTES_MAX: f64 = 64.0;
 /// caches of a CPU, up to what they may hold, depends on which thread ran when; a trim empties them.
 const CPU_NOISE: f64 = (2 << 20) as f64;
 const TRIMMED_NOISE: f64 = (256 << 10) as f64;
-/// The same on the atomic path, where a trim leaves 1.2 to 2.4 MiB since stacks are long (`docs/adr/0029`, "Open"); it was 0.1 MiB.
-const TRIMMED_ATOMIC: f64 = (3 << 20) as f64;
 
 /// Resident memory with all threads asleep, and after a trim.
 struct Seen {
@@ -39,11 +37,7 @@ pub fn judge(trial: &Trial) -> Result<String> {
     }
     let cpus = std::thread::available_parallelism()?.get() as f64;
     let most = |noise| BYTES_MAX + noise / (trial.amount - trial.amount / 10) as f64;
-    let (asleep, trimmed) = match trial.kind.name {
-        "atomic" => (CPU_NOISE * cpus + TRIMMED_ATOMIC, TRIMMED_ATOMIC),
-        _ => (CPU_NOISE * cpus, TRIMMED_NOISE),
-    };
-    let is_little = ours.asleep < most(asleep) && ours.trimmed < most(trimmed);
+    let is_little = ours.asleep < most(CPU_NOISE * cpus) && ours.trimmed < most(TRIMMED_NOISE);
     ensure!(is_little, "threads cost memory: {text}");
     Ok(text)
 }

@@ -97,7 +97,8 @@ fn set_capacity<S: Shard>(shard: &S, region: &Region, class: Class, capacity: us
 }
 
 /// Gives `class`, whose bounds were `seen`, its long stack with a `capacity`, and the objects of the short one, which are no more
-/// than a magazine; whether that was done.
+/// than a magazine; whether that was done. Not inlined, for the stack that its batch takes.
+#[inline(never)]
 fn move_to_long_stack<S: Shard>(
     shard: &S,
     region: &Region,
@@ -188,7 +189,8 @@ fn bytes_of(region: &Region, class: Class) -> usize {
 }
 
 /// Lowers the capacity of `class` and hands what is above it to `give`; whether all of that is done, which it is not
-/// if the thread is moved to another shard meanwhile.
+/// if the thread is moved to another shard meanwhile. Not inlined, as [`move_to_long_stack`].
+#[inline(never)]
 pub(in crate::cpu_cache) fn shrink<S: Shard>(
     shard: &S,
     region: &Region,
