@@ -42,6 +42,7 @@ impl ModeReason {
             ModeReason::ForeignRegistration => "foreign_registration",
             ModeReason::Configured => "configured",
             ModeReason::NoSections => "no_sections",
+            ModeReason::KernelDoesNotAbort => "kernel_does_not_abort",
         }
     }
 
@@ -58,6 +59,9 @@ impl ModeReason {
             }
             ModeReason::Configured => "the configuration asks for it (mode)",
             ModeReason::NoSections => "this build has no rseq sections for this architecture",
+            ModeReason::KernelDoesNotAbort => {
+                "this kernel does not abort rseq sections (arm64 from Linux 6.19 on, before 7.0.14 and 7.2)"
+            }
         }
     }
 }

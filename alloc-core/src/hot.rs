@@ -15,6 +15,8 @@
 //!     every class is empty (its top is a 0 word) and full (its end is 0).
 //! I2. The table has an entry for every 16-bit value with its sign, so no bounds check is needed. Only entries of
 //!     real CPUs below `SHARDS_MAX` are ever other than 0.
+//! I3. `Hot` begins at a multiple of 4 KiB, and so do its large tables: aarch64 reaches such an address, and adds such a
+//!     distance, by one instruction.
 
 use crate::atomic::{AtomicIsize, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::region::Region;
@@ -30,7 +32,7 @@ pub const TINY_CLASSES: usize = class_of(TINY_MAX_BYTES) + 1;
 /// Half of the indices that fit into 16 bits.
 const INDICES: usize = 1 << 15;
 
-/// What the entries read, reachable by one address; the offset of the rseq area lies elsewhere.
+/// What the entries read, reachable by one address; the offset of the rseq area lies elsewhere on some architectures.
 #[repr(C, align(64))]
 pub struct Hot {
     /// Where table entries of 0 lead (I1): the start of a region without a slot. The sections that count
@@ -40,6 +42,8 @@ pub struct Hot {
     pub aborts: AtomicUsize,
     /// Start of the page-map range; 0 until it is chosen.
     pub page_map_base: AtomicUsize,
+    /// The offset of the rseq area in use, on architectures where it is 0 before init (`arch::sections::area_offset`).
+    pub area_offset: AtomicIsize,
     /// The class of sizes up to `TINY_MAX_BYTES`.
     pub tiny: [AtomicU8; TINY_MAX_BYTES + 8],
     /// The class of sizes up to `MEDIUM_MAX_BYTES`, by `(size + 127) >> 7`.
@@ -52,6 +56,8 @@ pub struct Hot {
     pub sample_floor: AtomicUsize,
     /// The size of objects by class, for classes of sizes up to `TINY_MAX_BYTES`; 0 of others.
     pub object_bytes: [AtomicU32; TINY_CLASSES.next_multiple_of(2)],
+    /// The tables from here on begin at a multiple of 4 KiB (I3).
+    pub pages_begin: [WholePages; 0],
     /// By `mm_cid`: the region of each shard, in the mode of that name; as `table`.
     pub table_cid: [ShardEntry; SHARDS_MAX],
     /// What negative indices (no registration) find; always 0 (I2).
@@ -61,6 +67,10 @@ pub struct Hot {
     /// The class of the slab at each page of the page-map range, 0 if it is no slab; see page_map.
     pub pages: [AtomicU8; PAGE_MAP_PAGES],
 }
+
+/// No bytes, aligned as I3 says.
+#[repr(align(4096))]
+pub struct WholePages;
 
 /// The one `Hot` of the process.
 pub static HOT: Hot = const {

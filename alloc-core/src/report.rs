@@ -45,6 +45,8 @@ pub enum ModeReason {
     Configured,
     /// This build has no sections for the architecture.
     NoSections,
+    /// The kernel does not abort sections (arm64 from Linux 6.19 on, before 7.0.14 and 7.2).
+    KernelDoesNotAbort,
 }
 
 /// What numbers the shards.

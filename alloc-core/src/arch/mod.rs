@@ -8,8 +8,8 @@
 //! | `probe.rs` | static probes for tracers (USDT), or functions that do nothing | `probe` |
 //! | `text.rs` | the text that entries and sections have in common; only with sections | those of both |
 //!
-//! `x86_64` has sections. `portable` has no assembly: with it every thread takes the atomic path, on any 64-bit Linux.
-//! The feature `portable` chooses it on x86-64 too.
+//! `x86_64` and `aarch64` (little-endian) have sections. `portable` has no assembly: with it every thread takes the atomic path,
+//! on any 64-bit Linux. The feature `portable` chooses it there too.
 //!
 //! # To add an architecture
 //!
@@ -64,7 +64,17 @@
 mod words;
 
 #[cfg_attr(all(target_arch = "x86_64", not(feature = "portable")), path = "x86_64/mod.rs")]
-#[cfg_attr(any(not(target_arch = "x86_64"), feature = "portable"), path = "portable/mod.rs")]
+#[cfg_attr(
+    all(target_arch = "aarch64", target_endian = "little", not(feature = "portable")),
+    path = "aarch64/mod.rs"
+)]
+#[cfg_attr(
+    any(
+        not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little"))),
+        feature = "portable"
+    ),
+    path = "portable/mod.rs"
+)]
 mod selected;
 
 pub use words::ThreadWords;
@@ -302,6 +312,12 @@ pub mod sections {
 
     /// The four bytes before each abort handler, as the kernel and libc have them (RSEQ_SIG).
     pub const SIGNATURE: u32 = selected::SIGNATURE;
+
+    /// Whether this kernel aborts a section that is preempted or interrupted by a signal; tried, where kernels exist that do
+    /// not. The area in use is named by [`area_offset`], and the calling thread's is registered. For init.
+    pub fn are_aborted() -> bool {
+        selected::are_aborted()
+    }
 
     /// The word that every section loads: the distance of the rseq area that it uses from [`area_at`]'s origin. Before
     /// anything stores to it a section may run, and finds no shard.

@@ -228,6 +228,7 @@ fn announce(report: &Report) {
         ModeReason::KernelHasNone => " (the kernel has no rseq, or a filter hides it)",
         ModeReason::ForeignRegistration => " (something else owns the rseq registration)",
         ModeReason::NoSections => " (this build has no rseq sections for this architecture)",
+        ModeReason::KernelDoesNotAbort => " (this kernel does not abort rseq sections)",
         ModeReason::Configured => " (configured)",
         _ => "",
     });

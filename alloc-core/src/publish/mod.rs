@@ -427,6 +427,7 @@ fn words_of(report: &Report) -> [u32; REPORT_WORDS] {
             ModeReason::ForeignRegistration => 3,
             ModeReason::Configured => 4,
             ModeReason::NoSections => 5,
+            ModeReason::KernelDoesNotAbort => 6,
         },
         match report.shard_index {
             ShardIndex::CpuId => 0,
@@ -468,6 +469,7 @@ fn report_of(words: [u32; REPORT_WORDS]) -> Option<Report> {
             3 => ModeReason::ForeignRegistration,
             4 => ModeReason::Configured,
             5 => ModeReason::NoSections,
+            6 => ModeReason::KernelDoesNotAbort,
             _ => return None,
         },
         shard_index: if index == 0 { ShardIndex::CpuId } else { ShardIndex::MmCid },

@@ -52,6 +52,12 @@ pub fn adopt(requested: RequestedMode) -> Adoption {
         }
         _ => adopt_own(),
     };
+    let (mode, reason) = match mode {
+        Mode::RseqLibc | Mode::RseqOwn if !arch::sections::are_aborted() => {
+            (Mode::Atomic, ModeReason::KernelDoesNotAbort)
+        }
+        _ => (mode, reason),
+    };
     // Ordering: Release, with the area's offset, for `sections`.
     MODE.store(mode as u32, Ordering::Release);
     Adoption { mode, reason, libc_size, feature_size }

@@ -30,6 +30,7 @@
 //! Tests: `cxx`, `unwinding`, `library` (the exported names), `loader`.
 
 #[cfg_attr(target_arch = "x86_64", path = "x86_64/mod.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "aarch64/mod.rs")]
 mod selected;
 
 pub(crate) use selected::{

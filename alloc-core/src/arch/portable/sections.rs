@@ -50,6 +50,10 @@ pub fn libc_rseq() -> Option<(isize, u32)> {
 
 pub fn forget_early_descriptor() {}
 
+pub fn are_aborted() -> bool {
+    false
+}
+
 macro_rules! sections {
     ($($cpu:ident / $cid:ident ($($argument:ty),*);)*) => { $(
         sections!(@one $cpu ($($argument),*));

@@ -114,6 +114,12 @@ pub fn libc_rseq() -> Option<(isize, u32)> {
     unsafe { Some((*offset.as_ref()?, *size.as_ref()?)) }
 }
 
+/// Every kernel that has rseq aborts sections on x86-64.
+#[inline(always)]
+pub fn are_aborted() -> bool {
+    true
+}
+
 /// Clears the unused word of the thread header, to which the offset above leads.
 pub fn forget_early_descriptor() {
     // SAFETY: the word is unused on x86-64 and held 0.

@@ -1,0 +1,233 @@
+//! Whether this kernel aborts sections at all.
+//!
+//! Linux 6.19 to 7.0.13 does not on arm64: it looks for a section only if the thread came into the kernel by an interrupt from
+//! user space, and arm64's entry code never said so (include/linux/rseq.h, `user_irq`; mended in 7.0.14 and 7.2). Then neither
+//! preemption on the same CPU nor a signal aborts a section, and two threads would be handed the same object.
+//!
+//! Kernels before that are trusted by their version. On all others a timer's signal is made to interrupt a section, [`ROUNDS`]
+//! times: if one of them is not aborted, or nothing could be tried, there are no sections. Some 0.3 ms, once in each process.
+
+use super::syscall;
+use crate::hot::{HOT, Hot};
+use core::arch::naked_asm;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// Sections that a signal has to abort. A thread that is moved to another CPU while it is in one is aborted by every kernel;
+/// not so many times in a row.
+const ROUNDS: usize = 4;
+/// Sections that are begun for that: where a signal came before its section, the next one comes later.
+const ATTEMPTS: usize = 16;
+/// A debugger passes this signal on silently, and by default it does nothing.
+const SIGNAL: i32 = libc::SIGURG;
+/// From the timer's start to the signal; doubled where that is too soon.
+const DELAY_NS: i64 = 20_000;
+/// How long a section waits for the signal, in turns of its loop: a tenth of a second or more.
+const TURNS: usize = 1 << 27;
+
+/// Whether a section of a thread that uses the area in use is aborted by signals and preemption. For init.
+pub fn are_aborted() -> bool {
+    is_trusted() || is_seen().unwrap_or(false)
+}
+
+/// Whether the kernel's version says that sections are aborted.
+fn is_trusted() -> bool {
+    // SAFETY: plain bytes.
+    let mut names: libc::utsname = unsafe { core::mem::zeroed() };
+    // SAFETY: takes the whole structure.
+    let result =
+        unsafe { syscall(libc::SYS_uname as usize, [&raw mut names as usize, 0, 0, 0, 0, 0]) };
+    let release = names.release.map(|byte| byte as u8);
+    result == 0 && is_before_6_19(&release)
+}
+
+/// Whether a release such as "6.12.48-arm64" is one of 3 to 6.18. Numbers that cannot be read are not; nor is 2.6.x, which a
+/// newer kernel says under the personality UNAME26.
+fn is_before_6_19(release: &[u8]) -> bool {
+    let mut numbers = release.split(|byte| !byte.is_ascii_digit()).map(|digits| {
+        let digits = digits.get(..digits.len().min(6))?;
+        (!digits.is_empty())
+            .then(|| digits.iter().fold(0, |n, digit| n * 10 + u32::from(digit - b'0')))
+    });
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(3..=5), Some(_)) => true,
+        (Some(6), Some(minor)) => minor < 19,
+        _ => false,
+    }
+}
+
+/// `struct sigaction` of the kernel.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Action {
+    handler: usize,
+    flags: u64,
+    restorer: usize,
+    mask: u64,
+}
+
+/// `struct sigevent` of the kernel.
+#[repr(C)]
+struct Event {
+    value: usize,
+    signal: i32,
+    notify: i32,
+    thread: i32,
+    unused: [i32; 11],
+}
+
+/// Whether the section was interrupted.
+static INTERRUPTED: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn on_signal(_: i32) {
+    // Ordering: Relaxed, for the thread that is interrupted.
+    INTERRUPTED.store(1, Ordering::Relaxed);
+}
+
+/// Has signals interrupt sections: whether all of them were aborted. None if that could not be tried.
+fn is_seen() -> Option<bool> {
+    let call = |number: libc::c_long, args: [usize; 4]| {
+        let [a, b, c, d] = args;
+        // SAFETY: each call below is given what it takes, and has no other effects than on this thread's mask, the timer made
+        // here, and the signal's action, which is put back.
+        let result = unsafe { syscall(number as usize, [a, b, c, d, 0, 0]) };
+        (result >= 0).then_some(result as usize)
+    };
+    const MASK_BYTES: usize = size_of::<u64>();
+    // No other signal may abort the section: all are blocked but this one.
+    let (mask, mut old_mask) = (!(1u64 << (SIGNAL - 1)), 0u64);
+    call(
+        libc::SYS_rt_sigprocmask,
+        [
+            libc::SIG_SETMASK as usize,
+            &raw const mask as usize,
+            &raw mut old_mask as usize,
+            MASK_BYTES,
+        ],
+    )?;
+    let action = Action {
+        handler: on_signal as extern "C" fn(i32) as usize,
+        flags: libc::SA_RESTART as u64,
+        restorer: 0,
+        mask: u64::MAX,
+    };
+    let mut old_action = action;
+    let set = |action: &Action, old: *mut Action| {
+        call(
+            libc::SYS_rt_sigaction,
+            [SIGNAL as usize, core::ptr::from_ref(action) as usize, old as usize, MASK_BYTES],
+        )
+    };
+    let is_seen = set(&action, &raw mut old_action).and_then(|_| {
+        let seen = are_rounds_aborted(&call);
+        set(&old_action, core::ptr::null_mut());
+        seen
+    });
+    call(
+        libc::SYS_rt_sigprocmask,
+        [libc::SIG_SETMASK as usize, &raw const old_mask as usize, 0, MASK_BYTES],
+    )?;
+    is_seen
+}
+
+fn are_rounds_aborted(call: &impl Fn(libc::c_long, [usize; 4]) -> Option<usize>) -> Option<bool> {
+    let thread = call(libc::SYS_gettid, [0; 4])? as i32;
+    let event =
+        Event { value: 0, signal: SIGNAL, notify: libc::SIGEV_THREAD_ID, thread, unused: [0; 11] };
+    let mut timer = 0i32;
+    call(
+        libc::SYS_timer_create,
+        [libc::CLOCK_MONOTONIC as usize, &raw const event as usize, &raw mut timer as usize, 0],
+    )?;
+    let (mut delay, mut aborted, mut is_one_left) = (DELAY_NS, 0, false);
+    for _ in 0..ATTEMPTS {
+        // Ordering: Relaxed, for this thread's handler.
+        INTERRUPTED.store(0, Ordering::Relaxed);
+        // Interval, then value: seconds and nanoseconds of each.
+        let once = [0, 0, 0, delay];
+        call(libc::SYS_timer_settime, [timer as usize, 0, once.as_ptr() as usize, 0])?;
+        match spin(TURNS, &INTERRUPTED) {
+            ABORTED => aborted += 1,
+            TOO_SOON => delay *= 2,
+            _ => is_one_left = true,
+        }
+        if is_one_left || aborted == ROUNDS {
+            break;
+        }
+    }
+    call(libc::SYS_timer_delete, [timer as usize, 0, 0, 0])?;
+    Some(!is_one_left && aborted == ROUNDS)
+}
+
+/// What [`spin`] returns of a section that was aborted.
+const ABORTED: u32 = 1;
+/// Of one that the signal came before.
+const TOO_SOON: u32 = 2;
+
+/// A section that does nothing but wait, until the word is not 0 or `turns` are over: 0 if it was not aborted. Its descriptor
+/// is not among those of the operations.
+#[unsafe(naked)]
+extern "C" fn spin(turns: usize, word: &AtomicU32) -> u32 {
+    naked_asm!(
+        ".cfi_startproc",
+        ".pushsection .data.rel.ro.rsalloc_self_test, \"aw\", @progbits",
+        ".balign 32",
+        "77: .long 0, 0",
+        ".quad 10f, 20f - 10f, 30f",
+        ".popsection",
+        "hint #34",
+        "adrp x9, {hot}",
+        crate::__rsalloc_text!(store_rseq_cs),
+        "ldr w13, [x1]",
+        "cbnz w13, 14f",
+        "12: ldr w13, [x1]",
+        "cbnz w13, 13f",
+        "subs x0, x0, #1",
+        "b.ne 12b",
+        "13: mov w0, wzr",
+        "20: ret",
+        "14: mov w0, {too_soon}",
+        "ret",
+        crate::__rsalloc_text!(abort),
+        "mov w0, {aborted}",
+        "ret",
+        ".cfi_endproc",
+        aborted = const ABORTED,
+        too_soon = const TOO_SOON,
+        hot = sym HOT,
+        area_offset = const offset_of!(Hot, area_offset),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_before_the_fault_are_trusted_and_all_others_are_tried() {
+        for release in ["4.18.0", "5.10.0-35-arm64", "6.1.0-50-cloud-arm64", "6.18", "6.18.999+"] {
+            assert!(is_before_6_19(release.as_bytes()), "{release}");
+        }
+        let tried = [
+            "6.19.0",
+            "6.19-rc1",
+            "6.20.1",
+            "7.0.13",
+            "7.0.14",
+            "7.2.13+deb14-cloud-arm64",
+            "10.1",
+            "2.6.79",
+            "",
+            "6",
+            "6.",
+            "x.y",
+            "6.x",
+            "4294967302.1",
+            "-6.1",
+        ];
+        for release in tried {
+            assert!(!is_before_6_19(release.as_bytes()), "{release}");
+        }
+        assert!(is_before_6_19(b"6.1\0\0\0"), "as uname(2) fills it");
+    }
+}
