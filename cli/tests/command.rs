@@ -107,6 +107,27 @@ fn run_hands_hyphens_on_and_the_exit_code_back() {
 }
 
 #[test]
+fn run_names_settings_of_other_allocators() {
+    let said = |conf: &str| {
+        let mut command = with_library("run", &["--conf", conf, "--", "sh", "-c", "exit 7"]);
+        command.env("MALLOC_CONF", "dirty_decay_ms:0,prof:true").env("MALLOC_ARENA_MAX", "2");
+        error(&mut command, 7)
+    };
+    let line = said("verbose:off");
+    for part in [
+        "rsalloc: no effect on rsalloc: MALLOC_ARENA_MAX (needs nothing: caches are per CPU), ",
+        "MALLOC_CONF dirty_decay_ms (set dirty:BYTES), ",
+        "MALLOC_CONF prof (set profile:on); see docs/migrating.md",
+    ] {
+        assert!(line.contains(part), "{line}");
+    }
+    let line = said("dirty:0,profile:1m");
+    assert!(!line.contains("MALLOC_CONF"), "{line}");
+    let mut quiet = with_library("run", &["echo", "x"]);
+    assert_eq!(answer(quiet.env_remove("MALLOC_CONF").env_remove("MALLOC_ARENA_MAX")), "x\n");
+}
+
+#[test]
 fn run_finds_the_library_beside_itself_and_in_lib() {
     for place in ["bin", "lib"] {
         let root = fresh_folder(&format!("installed-{place}"));

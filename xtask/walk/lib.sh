@@ -1,4 +1,8 @@
-# Read by each way. INSTALLED has bin/rsalloc and lib/librsalloc.so, REPOSITORY is the checkout.
+# Read by each way. INSTALLED has bin/rsalloc and lib/librsalloc.so, REPOSITORY is the checkout, TARGET its target folder.
+
+# The trace of `set -x` is not in what commands say.
+exec 9>&2
+BASH_XTRACEFD=9
 
 # refused STATUS COMMAND ..: it must end with that status, and say why in one line, which is left in the file `said`.
 refused() {

@@ -1,11 +1,12 @@
 # A researcher: the rows, a wrong name, one row against two peers, an allocator of one's own.
 . "$REPOSITORY/xtask/walk/lib.sh"
 here=$PWD
+export CARGO_TARGET_DIR="$TARGET"
 cd "$REPOSITORY"
 lab() { cargo --quiet lab compare "$@"; }
 
-lab --list | grep -qx churn-512
-lab --list --programs | grep -q redis
+lab --list | grep -x churn-512 >/dev/null
+lab --list --programs | grep redis >/dev/null
 for wrong in "--rows no-such-row" "--peers no-such-peer" "--rounds 0"; do
     begin=$(date +%s)
     (cd "$REPOSITORY" && ! lab $wrong) >"$here/said" 2>&1

@@ -15,23 +15,24 @@ mount -t proc none root/proc
 touch root/dev/null && mount --bind /dev/null root/dev/null
 mount -o remount,ro root
 
-# As image and unit set them.
+# inside COMMANDS VARIABLE=VALUE ..: as that user, with these variables, as image and unit set them.
 inside() {
-    env -i PATH=/opt/bin:/usr/bin "${@:2}" chroot root setpriv --reuid=65534 --regid=65534 --clear-groups \
-        --no-new-privs --inh-caps=-all --bounding-set=-all sh -euxc "$1"
+    chroot root setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all \
+        env -i PATH=/opt/bin:/usr/bin "${@:2}" sh -euc "$1"
 }
 limited=(LD_PRELOAD=/opt/lib/librsalloc.so RSALLOC_CONF=limit:auto)
 
-! inside 'touch /opt/file' 2>/dev/null
+if inside 'touch /opt/file' 2>/dev/null; then exit 1; fi
 inside 'rsalloc check || [ $? = 1 ]'
 inside 'rsalloc check $$ || [ $? = 1 ]' "${limited[@]}"
-inside 'rsalloc conf $$ | grep limit' "${limited[@]}" | grep -q auto
+inside 'rsalloc conf $$ | grep limit' "${limited[@]}" | grep auto >/dev/null
 # A process of the same user can be read; what has no right to be read is refused in a line.
-inside 'rsalloc stats $$' "${limited[@]}" | grep -q '^mapped '
+inside 'rsalloc stats $$' "${limited[@]}" | grep '^mapped ' >/dev/null
 refused 3 inside 'exec rsalloc stats 1'
 # Without any right to trace: the program's own statistics, and those of a program that the command starts.
-inside 'rsalloc stats -- sort /usr/share/common-licenses/MPL-2.0 >/dev/null'
-inside 'true' "${limited[@]}" RSALLOC_CONF=stats_at_exit:json 2>&1 | grep -q '"live_bytes"'
+inside 'rsalloc stats -- sort /usr/bin/ldd >/dev/null'
+inside 'exec python3 -c pass' "${limited[@]}" RSALLOC_CONF=stats_at_exit:json 2>&1 | grep '"live_bytes"' >/dev/null
 # Nothing can be written, which is said in a line.
-refused 3 inside 'exec rsalloc report $$ -o /report.html'
-inside 'rsalloc metrics $$' "${limited[@]}" | grep -q '^rsalloc_live_bytes'
+refused 3 inside 'rsalloc report $$ -o /report.html' "${limited[@]}"
+grep -i 'read-only' said
+inside 'rsalloc metrics $$' "${limited[@]}" | grep '^rsalloc_live_bytes' >/dev/null

@@ -32,7 +32,8 @@ static ALLOWANCE: TokenBucket = TokenBucket::new((64 << 20) / PAGE_BYTES, (16 <<
 pub struct Limits {
     /// Whether there is one.
     is_on: AtomicBool,
-    /// Bytes, less what else of the process is resident.
+    /// Bytes, less what else of the process is resident. Kept as their complement: [`NONE`] is 0 then, so that the page
+    /// heap is all zero at first and takes no place in the file (136 KiB).
     soft: AtomicUsize,
     hard: AtomicUsize,
     /// The second from which on the bounds are read again.
@@ -59,8 +60,8 @@ impl Limits {
     pub(super) const fn new() -> Self {
         Limits {
             is_on: AtomicBool::new(false),
-            soft: AtomicUsize::new(NONE),
-            hard: AtomicUsize::new(NONE),
+            soft: AtomicUsize::new(!NONE),
+            hard: AtomicUsize::new(!NONE),
             read_again_at: AtomicUsize::new(0),
             read_bytes: AtomicUsize::new(0),
             step: AtomicUsize::new(0),
@@ -128,7 +129,7 @@ impl PageHeap {
     pub fn bounds(&self) -> Bounds {
         // Ordering: Relaxed, values that stand alone.
         let [soft, hard] = [&self.limits.soft, &self.limits.hard]
-            .map(|bound| Some(bound.load(Ordering::Relaxed)).filter(|&bytes| bytes != NONE));
+            .map(|bound| Some(!bound.load(Ordering::Relaxed)).filter(|&bytes| bytes != NONE));
         Bounds { soft, hard }
     }
 
@@ -212,7 +213,7 @@ impl PageHeap {
             let bytes = bytes.map_or(NONE, |bytes| bytes.saturating_sub(others));
             least = least.min(bytes);
             // Ordering: Relaxed, values that stand alone.
-            place.store(bytes, Ordering::Relaxed);
+            place.store(!bytes, Ordering::Relaxed);
         }
         self.limits.read_bytes.store(resident, Ordering::Relaxed); // Ordering: Relaxed, a hint.
         let step = (least / READ_PARTS).max(PURGE_MIN_BYTES);

@@ -118,8 +118,8 @@ const DARK: &str = r##"<style>
   [fill="#000000"] { fill: #e6edf3 }
   [stroke="#FFFFFF"] { stroke: #0d1117 }
   [stroke="#000000"] { stroke: #e6edf3 }
-  [fill="#113A5D"] { fill: #79b8ff }
-  [stroke="#113A5D"] { stroke: #79b8ff }
+  [fill="#113A5D"] { fill: #f0f6fc }
+  [stroke="#113A5D"] { stroke: #f0f6fc }
   [fill="#DDDDDD"] { fill: #30363d }
 }
 </style>"##;

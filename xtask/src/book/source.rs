@@ -92,21 +92,20 @@ fn linked(text: &str, name: &str, pages: &BTreeSet<&str>) -> String {
     for line in text.lines() {
         let is_fence = line.trim_start().starts_with("```");
         is_code ^= is_fence;
-        // A heading's anchor is made of its text, and stays as it is.
-        let is_prose = !is_code && !is_fence && !line.starts_with('#');
-        let line = match is_prose {
-            true => named.replace_all(line, link).into_owned(),
-            false => line.to_owned(),
-        };
         // From a page of the root into docs/, and back.
         let line = if OF_THE_ROOT.contains(&name) {
             line.replace("](docs/", "](")
         } else {
-            OF_THE_ROOT.iter().fold(line, |line, page| {
-                line.replace(&format!("](../{page}"), &format!("]({page}"))
+            OF_THE_ROOT.iter().fold(line.to_owned(), |line, page| {
+                line.replace(&format!("]({up}../{page}"), &format!("]({up}{page}"))
             })
         };
-        lines.push(line);
+        // A heading's anchor is made of its text, and stays as it is.
+        let is_prose = !is_code && !is_fence && !line.starts_with('#');
+        lines.push(match is_prose {
+            true => named.replace_all(&line, link).into_owned(),
+            false => line,
+        });
     }
     lines.join("\n") + "\n"
 }
@@ -146,5 +145,7 @@ mod tests {
     fn links_between_the_root_and_docs_follow() {
         assert_eq!(of("[a](docs/a.md)", "CHANGELOG.md"), "[a](a.md)");
         assert_eq!(of("[c](../CHANGELOG.md)", "a.md"), "[c](CHANGELOG.md)");
+        assert_eq!(of("[c](../../CHANGELOG.md)", "lab/b.md"), "[c](../CHANGELOG.md)");
+        assert_eq!(of("`CHANGELOG.md`", "lab/b.md"), "[`CHANGELOG.md`](../CHANGELOG.md)");
     }
 }

@@ -97,7 +97,7 @@ impl Block {
 }
 
 /// Compiles and runs a program that is linked with the library.
-const C: &str = "cc -Wall -Wextra -Werror -o example example.c -L\"$INSTALLED/lib\" -lrsalloc -Wl,-rpath,\"$INSTALLED/lib\"\n./example";
+const C: &str = "cc -Wall -Wextra -Werror -I\"$REPOSITORY/alloc-preload/include\" -o example example.c -L\"$INSTALLED/lib\" -lrsalloc -Wl,-rpath,\"$INSTALLED/lib\"\n./example";
 
 /// Ends with 0 if rsalloc serves this very shell, per CPU or not.
 const SERVED: &str = "rsalloc check $$ || [ $? = 1 ]";

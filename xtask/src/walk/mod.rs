@@ -51,6 +51,7 @@ impl Place {
         let mut command = Command::new(program);
         command.current_dir(folder).env("PATH", path);
         command.env("INSTALLED", &self.installed).env("REPOSITORY", root());
+        command.env("TARGET", release_dir()?.with_file_name(""));
         for inherited in ["LD_PRELOAD", "RSALLOC_CONF", "CARGO_TARGET_DIR", "RUST_BACKTRACE"] {
             command.env_remove(inherited);
         }

@@ -34,6 +34,8 @@ pub const GATES: &[Gate] = &[
     xtask("imports", &["imports"]),
     xtask("package", &["package"]),
     xtask("dist", &["dist"]),
+    // After the builds that it uses.
+    xtask("walk", &["walk"]),
     cargo("example", &["build", "--manifest-path", "examples/axum/Cargo.toml"]),
     xtask("loom", &["loom"]),
     xtask("loom-blind", &["loom", "--control"]),

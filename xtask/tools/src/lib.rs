@@ -7,6 +7,7 @@ pub mod gates;
 pub mod sections;
 
 use anyhow::{Context, anyhow, bail};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -34,9 +35,12 @@ pub fn cargo(arguments: &[&str]) -> Command {
     cargo
 }
 
-/// Builds `packages` in release mode.
+/// Builds `packages` in release mode; cargo shows how far it is if a user looks on.
 pub fn build_release(packages: &[&str]) -> anyhow::Result<()> {
-    let mut build = cargo(&["build", "--release", "--quiet"]);
+    let mut build = cargo(&["build", "--release"]);
+    if !std::io::stderr().is_terminal() {
+        build.arg("--quiet");
+    }
     for package in packages {
         build.args(["--package", package]);
     }
