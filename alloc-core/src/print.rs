@@ -33,8 +33,8 @@ fn json_to_file(name: &str) {
     if let Some(fd) = inherited(name) {
         return json_in_one_write(fd);
     }
-    let mut path = Path { bytes: [0; 1024], len: 0 };
-    let Some(file) = path.expand(name).ok().and_then(|()| File::create(path.as_c_str()?)) else {
+    let mut path = Path::default();
+    let Some(file) = path.expanded(name).and_then(File::create) else {
         let mut err = to_fd(libc::STDERR_FILENO);
         let _ = writeln!(err, "rsalloc: cannot write the statistics to {name}; see stats_at_exit");
         return;
@@ -59,12 +59,24 @@ fn json_in_one_write(fd: c_int) {
 }
 
 /// A zero-terminated path.
-struct Path {
+pub struct Path {
     bytes: [u8; 1024],
     len: usize,
 }
 
+impl Default for Path {
+    fn default() -> Self {
+        Path { bytes: [0; 1024], len: 0 }
+    }
+}
+
 impl Path {
+    /// `name` with the process id in the place of each `%p`; none if that is too long.
+    pub fn expanded(&mut self, name: &str) -> Option<&CStr> {
+        self.expand(name).ok()?;
+        self.as_c_str()
+    }
+
     fn expand(&mut self, name: &str) -> core::fmt::Result {
         let mut parts = name.split("%p");
         self.write_str(parts.next().unwrap_or_default())?;

@@ -46,7 +46,7 @@ fn as_text(target: &Target, heap: Option<&Heap>) -> String {
 fn as_json(target: &Target, heap: Option<&Heap>) -> Result<String> {
     let pid = match target {
         Target::Process(pid) => Some(*pid),
-        Target::Core(_) => heap.and_then(|heap| heap.pid),
+        Target::Core(_) | Target::Published(_) => heap.and_then(|heap| heap.pid),
     };
     let mut answer =
         json!({"schema": SCHEMA, "pid": pid, "active": false, "file": null, "report": null});

@@ -1,9 +1,10 @@
-//! [`Fleet`]: the processes that rsalloc serves, found again at each visit.
+//! [`Fleet`]: the processes that rsalloc serves, found again at each visit: by their ids, or by what they publish.
 
 use crate::read::{self, Heap, Target};
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A process without rsalloc is looked at again after this time, which doubles each time up to the other: it may not have
@@ -13,8 +14,8 @@ const LOOK_AGAIN_MAX: Duration = Duration::from_secs(30);
 
 /// Processes, and what is known of them.
 pub struct Fleet {
-    wanted: Option<Vec<u32>>,
-    known: HashMap<u32, Known>,
+    wanted: Option<Vec<Target>>,
+    known: HashMap<Target, Known>,
 }
 
 /// What was found at a process's id.
@@ -42,32 +43,47 @@ impl Fleet {
         Fleet { wanted: None, known: HashMap::new() }
     }
 
-    /// These processes, which rsalloc serves now.
-    pub fn of(pids: &[u32]) -> Result<Fleet> {
-        let mut fleet = Fleet { wanted: Some(pids.to_vec()), known: HashMap::new() };
-        for &pid in pids {
-            let target = Target::Process(pid);
-            let Some(heap) = read::find(&target)? else {
+    /// These processes and published files, which rsalloc serves now. A folder stands for the published files in it, those that
+    /// come later included.
+    pub fn of(targets: &[Target]) -> Result<Fleet> {
+        let mut fleet = Fleet { wanted: Some(targets.to_vec()), known: HashMap::new() };
+        for target in targets {
+            if folder(target).is_some() {
+                continue;
+            }
+            ensure!(
+                matches!(target, Target::Process(_) | Target::Published(_)),
+                "{target} is no process, no published file and no folder of such files"
+            );
+            let Some(heap) = read::find(target)? else {
                 bail!("rsalloc is not active in {target}")
             };
             heap.counts()?;
-            if let Some(identity) = identity(pid) {
+            if let Some(identity) = identity(target) {
                 let found = Found::Heap(Box::new(heap));
-                fleet.known.insert(pid, Known::now(identity, found, LOOK_AGAIN));
+                fleet.known.insert(target.clone(), Known::now(identity, found, LOOK_AGAIN));
             }
         }
         Ok(fleet)
     }
 
     /// Shows each process that rsalloc serves to `read`, which says whether it could be read; how many could not.
-    pub fn visit(&mut self, mut read: impl FnMut(u32, &Heap) -> bool) -> usize {
+    pub fn visit(&mut self, mut read: impl FnMut(&Heap) -> bool) -> usize {
         let mut unread = 0;
-        let pids = self.wanted.clone().unwrap_or_else(processes);
+        let targets: Vec<(Target, bool)> = match &self.wanted {
+            None => processes().map(|target| (target, false)).collect(),
+            Some(wanted) => wanted
+                .iter()
+                .flat_map(|target| match folder(target) {
+                    Some(folder) => published_in(folder).map(|file| (file, false)).collect(),
+                    None => vec![(target.clone(), true)],
+                })
+                .collect(),
+        };
         let mut known = std::mem::take(&mut self.known);
-        for pid in pids {
-            let Some(identity) = identity(pid) else { continue };
-            let before = known.remove(&pid).filter(|known| known.identity == identity);
-            let is_named = self.wanted.is_some();
+        for (target, is_named) in targets {
+            let Some(identity) = identity(&target) else { continue };
+            let before = known.remove(&target).filter(|known| known.identity == identity);
             let mut now = match before {
                 Some(known) if !known.is_stale() => known,
                 // An id that was named and is another process's by now.
@@ -75,13 +91,15 @@ impl Fleet {
                 before => {
                     let waited = before.map_or(Duration::ZERO, |known| known.look_again);
                     let look_again = (2 * waited).clamp(LOOK_AGAIN, LOOK_AGAIN_MAX);
-                    Known::now(identity, look(pid), look_again)
+                    Known::now(identity, look(&target), look_again)
                 }
             };
             match &now.found {
-                Found::Heap(heap) if heap.is_there() && read(pid, heap) => {}
+                Found::Heap(heap) if heap.is_there() && read(heap) => {}
+                // What is left of a process that did not remove it.
+                Found::Heap(_) if matches!(target, Target::Published(_)) => continue,
                 // It ended while it was read, or something forbids to read it by now.
-                Found::Heap(_) if self::identity(pid).as_ref() == Some(&now.identity) => {
+                Found::Heap(_) if self::identity(&target).as_ref() == Some(&now.identity) => {
                     unread += 1;
                     if !is_named {
                         now.found = Found::Nothing;
@@ -91,7 +109,7 @@ impl Fleet {
                 Found::Nothing | Found::Refused => {}
                 Found::Unreadable => unread += 1,
             }
-            self.known.insert(pid, now);
+            self.known.insert(target, now);
         }
         unread
     }
@@ -112,8 +130,8 @@ impl Known {
     }
 }
 
-fn look(pid: u32) -> Found {
-    match read::find(&Target::Process(pid)) {
+fn look(target: &Target) -> Found {
+    match read::find(target) {
         Ok(Some(heap)) if heap.is_active() => match heap.counts() {
             // It has the allocator in it and allocates by another, as this command does.
             Ok(counts) if counts.stats.mapped_bytes == 0 => Found::Nothing,
@@ -121,28 +139,53 @@ fn look(pid: u32) -> Found {
             Err(_) => Found::Unreadable,
         },
         Ok(_) => Found::Nothing,
-        Err(_) if is_forbidden(pid) => Found::Refused,
+        Err(_) if is_forbidden(target) => Found::Refused,
         Err(_) => Found::Nothing,
     }
 }
 
-fn is_forbidden(pid: u32) -> bool {
+fn is_forbidden(target: &Target) -> bool {
+    let Target::Process(pid) = target else { return false };
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"));
     maps.is_err_and(|why| why.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
-/// The ids of all processes.
-fn processes() -> Vec<u32> {
+/// All processes.
+fn processes() -> impl Iterator<Item = Target> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut pids: Vec<u32> =
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
-    pids
+    pids.into_iter().map(Target::Process)
+}
+
+fn folder(target: &Target) -> Option<&Path> {
+    match target {
+        Target::Core(path) if path.is_dir() => Some(path),
+        _ => None,
+    }
+}
+
+/// The published files in a folder.
+fn published_in(folder: &Path) -> impl Iterator<Item = Target> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort_unstable();
+    paths.into_iter().filter(|path| read::is_published(path)).map(Target::Published)
+}
+
+/// What tells a target from another one that is there later: of a process when it began and its program, of a file its number.
+/// None if there is none any more.
+fn identity(target: &Target) -> Option<(u64, Option<PathBuf>)> {
+    match target {
+        Target::Process(pid) => process_identity(*pid),
+        Target::Core(path) | Target::Published(path) => Some((path.metadata().ok()?.ino(), None)),
+    }
 }
 
 /// When the process began, in ticks since the machine started, and its program; none if there is no such process, or it has
 /// ended.
-fn identity(pid: u32) -> Option<(u64, Option<PathBuf>)> {
+fn process_identity(pid: u32) -> Option<(u64, Option<PathBuf>)> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The name before may hold anything (proc_pid_stat(5)): the 22nd field is the 20th behind it.
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;

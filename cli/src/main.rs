@@ -6,6 +6,7 @@
 mod check;
 mod conf;
 mod elf;
+mod ends;
 mod fleet;
 mod foreign;
 mod format;
@@ -19,6 +20,7 @@ mod record;
 mod release;
 mod remote;
 mod report;
+mod seconds;
 mod series;
 mod set;
 mod stats;
@@ -68,18 +70,19 @@ enum Command {
         #[command(flatten)]
         how: launch::How,
     },
-    /// Show what a process's heap holds, running or stopped, that of a core file, or that of a program when it ends
+    /// Show what a process's heap holds, running or stopped, that of a core file, what a process publishes in a file, or the
+    /// heap of a program when it ends
     #[command(after_help = "It reads and changes nothing: the process does not notice.\n\
         Exit status: 0 shown, 3 cannot tell; of a program that was run, the program's own (128 and the number of a signal).")]
     Stats {
-        /// The process, or a core file
-        #[arg(value_name = "PID|CORE", required_unless_present = "program", conflicts_with_all = launch::OPTIONS)]
+        /// The process, a core file, or a file in which a process publishes its statistics (publish of RSALLOC_CONF)
+        #[arg(value_name = "PID|FILE", required_unless_present = "program", conflicts_with_all = launch::OPTIONS)]
         target: Option<read::Target>,
         #[command(flatten)]
         form: stats::Form,
         /// Show a row each so many seconds until the process ends (with --json: a document each)
-        #[arg(long, value_name = "SECONDS", conflicts_with_all = ["program", "all"])]
-        watch: Option<f64>,
+        #[arg(long, value_name = "SECONDS", value_parser = seconds::parse, conflicts_with_all = ["program", "all"])]
+        watch: Option<std::time::Duration>,
         #[command(flatten)]
         how: launch::How,
         /// A program to run to its end, and its arguments

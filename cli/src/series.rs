@@ -83,7 +83,8 @@ mod tests {
     #[test]
     fn a_long_series_keeps_its_first_sample_and_its_bound() {
         let mut series = Series::new(Duration::from_millis(10));
-        let mut counts = Counts { stats: Stats::default(), classes: vec![], shards: vec![] };
+        let mut counts =
+            Counts { stats: Stats::default(), classes: vec![], shards: vec![], renewed: None };
         for number in 0..10 * SAMPLES_MAX {
             counts.stats.live_bytes = number;
             series.push(&counts, None);

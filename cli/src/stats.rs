@@ -1,8 +1,9 @@
 //! `rsalloc stats`: what a process's heap holds now, what that of a core file held, or that of a program at its end.
 
+use crate::ends::Ends;
 use crate::format::Format;
 use crate::launch::{self, How};
-use crate::read::{self, Counts, Heap, Resident, Target};
+use crate::read::{self, Counts, Heap, Resident, Target, Writer};
 use crate::{output, supervise, text};
 use anyhow::{Context, Result, bail, ensure};
 use rsalloc_core::Stats;
@@ -31,7 +32,7 @@ pub struct Form {
 }
 
 /// Statistics of a process or of a core file.
-pub fn of_target(target: &Target, form: &Form, watch: Option<f64>) -> Result<ExitCode> {
+pub fn of_target(target: &Target, form: &Form, watch: Option<Duration>) -> Result<ExitCode> {
     let Some(heap) = read::find(target)? else { bail!("rsalloc is not active in {target}") };
     match watch {
         None => {
@@ -39,22 +40,22 @@ pub fn of_target(target: &Target, form: &Form, watch: Option<f64>) -> Result<Exi
             let answer = Answer { target, heap: &heap, counts: &counts, resident: heap.resident() };
             output::put(&answer.show(form)?, form.output.as_deref(), output::Stream::Out)?;
         }
-        Some(seconds) => {
+        Some(every) => {
             ensure!(
-                matches!(target, Target::Process(_)),
+                !matches!(target, Target::Core(_)),
                 "{target} does not change: --watch is for processes"
             );
-            ensure!(seconds > 0.0 && seconds < 1e9, "--watch takes a number of seconds above 0");
-            self::watch(target, &heap, form, Duration::from_secs_f64(seconds))?;
+            self::watch(target, &heap, form, every)?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// A row each time, until the process ends.
+/// A row each time, until the process ends, or a signal asks this one to.
 fn watch(target: &Target, heap: &Heap, form: &Form, every: Duration) -> Result<()> {
     let mut out = output::Rows::open(form.output.as_deref())?;
     let mut before: Option<Counts> = None;
+    let ends = Ends::take();
     let mut next = Instant::now();
     while heap.is_there() {
         let counts = match heap.counts() {
@@ -73,7 +74,9 @@ fn watch(target: &Target, heap: &Heap, form: &Form, every: Duration) -> Result<(
         out.put(&row)?;
         before = Some(counts);
         next += every;
-        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        if ends.wait(next.saturating_duration_since(Instant::now())) {
+            return Ok(());
+        }
     }
     eprintln!("rsalloc: {target} has ended, or runs another program");
     Ok(())
@@ -98,6 +101,7 @@ impl Answer<'_> {
         match self.target {
             Target::Process(_) => text += &format!(", {}\n", text::now("%Y-%m-%d %H:%M:%S")),
             Target::Core(_) => text.push('\n'),
+            Target::Published(_) => text += &format!(", {}\n", published(heap, self.counts)),
         }
         text += &format!("{}: {}", heap.file.display(), report.mode.text());
         if !report.reason.text().is_empty() {
@@ -144,15 +148,41 @@ impl Answer<'_> {
         });
         let core = match target {
             Target::Core(path) => Some(path.to_string_lossy()),
-            Target::Process(_) => None,
+            Target::Process(_) | Target::Published(_) => None,
         };
+        let renewed = counts.renewed.map(|renewed| {
+            let writer = match renewed.writer {
+                Writer::Runs => "runs",
+                Writer::Gone => "gone",
+                Writer::Elsewhere => "elsewhere",
+            };
+            json!({"renewed_ms": renewed.at_ms, "writer": writer})
+        });
         let answer = json!({
-            "schema": SCHEMA, "time_ms": unix_time_ms(), "pid": heap.pid, "core": core, "program": heap.program,
+            "schema": SCHEMA, "time_ms": unix_time_ms(), "published": renewed, "pid": heap.pid, "core": core, "program": heap.program,
             "file": heap.file.to_string_lossy(), "report": report, "stats": stats, "process": process,
             "classes": classes.collect::<Vec<_>>(), "shards": shards.collect::<Vec<_>>(),
         });
         Ok(format!("{answer}\n"))
     }
+}
+
+/// Of which process, and of when, a published file is.
+fn published(heap: &Heap, counts: &Counts) -> String {
+    let pid = heap.pid.unwrap_or(0);
+    let Some(renewed) = counts.renewed else { return format!("by process {pid}") };
+    let by = match renewed.writer {
+        Writer::Runs => format!("by process {pid}"),
+        Writer::Elsewhere => format!("by process {pid} of another container"),
+        Writer::Gone => {
+            format!(
+                "by process {pid}, which has ended, or was restored since and has not published yet"
+            )
+        }
+    };
+    let at = text::clock("%Y-%m-%d %H:%M:%S", (renewed.at_ms / 1000) as i64);
+    let ago = unix_time_ms().saturating_sub(renewed.at_ms) as f64 / 1000.0;
+    format!("{by}, as of {at}, {ago:.1} s ago")
 }
 
 fn numbers(stats: &Stats) -> Vec<(&'static str, u64)> {

@@ -40,13 +40,23 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// `1 object`, `2 objects`.
+pub fn objects(count: u64) -> String {
+    format!("{} object{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
 /// The local time, as strftime(3) writes it.
 pub fn now(format: &str) -> String {
+    // SAFETY: no preconditions.
+    clock(format, unsafe { libc::time(std::ptr::null_mut()) })
+}
+
+/// A time, in seconds since 1970, as local time.
+pub fn clock(format: &str, seconds: i64) -> String {
     let format = std::ffi::CString::new(format).unwrap_or_default();
     let mut text = [0u8; 64];
     // SAFETY: live structs; a text of that length, and a format that ends with a zero.
     let len = unsafe {
-        let seconds = libc::time(std::ptr::null_mut());
         let mut parts: libc::tm = std::mem::zeroed();
         libc::localtime_r(&raw const seconds, &raw mut parts);
         libc::strftime(text.as_mut_ptr().cast(), text.len(), format.as_ptr(), &raw const parts)
@@ -92,7 +102,7 @@ pub fn summary(numbers: Numbers<'_>) -> String {
         let _ = write!(text, "{:indent$}{label:<width$}", "", width = 22 - indent);
         let _ = write!(text, "{:>12}{:>20}{part:>12}", human(bytes), grouped(bytes));
         match numbers(count) {
-            Some(count) => text += &format!("   {} objects\n", grouped(count)),
+            Some(count) => text += &format!("   {}\n", objects(count)),
             None => text.push('\n'),
         }
     }

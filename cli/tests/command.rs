@@ -302,7 +302,7 @@ fn conf_of_a_process() {
 fn options_for_a_start_are_refused_for_a_running_process() {
     for command in ["check", "stats", "conf"] {
         let line = error(&mut rsalloc(&[command, "--atomic", "1"]), 3);
-        assert!(line.contains("'--atomic' cannot be used with '[PID|CORE]'"), "{line}");
+        assert!(line.contains("'--atomic' cannot be used with '[PID|"), "{line}");
     }
 }
 
@@ -324,4 +324,20 @@ fn a_library_that_ld_preload_cannot_name() {
     assert!(line.contains("splits at spaces and colons"), "{line}");
     let line = error(&mut rsalloc(&["run", "--lib", "/no/such.so", "true"]), 3);
     assert!(line.starts_with("rsalloc: no library /no/such.so"), "{line}");
+}
+
+/// A program that a test runs is not busy while other tests make it again.
+#[test]
+fn helper_programs_are_run_while_they_are_made() {
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            scope.spawn(move || {
+                for turn in 0..5 {
+                    let source = format!("int main(void) {{ return {thread}{turn} < 0; }}");
+                    let made = common::compile("cc", "made-again", &source, &[]).unwrap();
+                    assert!(Command::new(made).status().unwrap().success());
+                }
+            });
+        }
+    });
 }

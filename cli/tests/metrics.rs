@@ -206,10 +206,44 @@ fn a_textfile_is_whole_renewed_and_removed() {
     let pid = process.pid();
     drop(process);
     wait_for(|| !std::fs::read_to_string(path).unwrap().contains(&format!("pid=\"{pid}\"")));
+    // A renewal that fails does not end it.
+    let away = fresh_folder("textfile-away").join("folder");
+    std::fs::rename(&folder, &away).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(keeping.try_wait().unwrap().is_none(), "it goes on");
+    std::fs::create_dir(&folder).unwrap();
+    wait_for(|| Path::new(path).exists());
     // SAFETY: the child is not collected.
     unsafe { libc::kill(keeping.id() as i32, libc::SIGTERM) };
     assert!(keeping.wait().unwrap().success());
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "its own end leaves nothing");
+}
+
+/// The kernel gives a container's first process no signal that it has not asked for.
+#[test]
+fn a_containers_first_process_ends_by_sigterm() {
+    let (ready, port) = (fresh_folder("first-process").join("said"), "127.0.0.1:0");
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", env!("CARGO_BIN_EXE_rsalloc")]);
+    command.args(["metrics", "--all", "--listen", port]);
+    let mut child = command.stderr(std::fs::File::create(&ready).unwrap()).spawn().unwrap();
+    wait_for(|| !std::fs::read_to_string(&ready).unwrap().is_empty());
+    if !std::fs::read_to_string(&ready).unwrap().contains("serving") {
+        return common::note("a container's first process: this user cannot make one");
+    }
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    let first: i32 = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    // SAFETY: unshare has not collected it.
+    unsafe { libc::kill(first, libc::SIGTERM) };
+    let begin = Instant::now();
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None => assert!(begin.elapsed() < Duration::from_secs(60), "it does not end"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert!(status.success(), "{status}");
 }
 
 fn wait_for(condition: impl Fn() -> bool) {
@@ -278,7 +312,7 @@ fn what_cannot_be_exposed_is_said_in_a_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     for (arguments, said) in [
-        (&[][..], "the following required arguments were not provided: <PID>..."),
+        (&[][..], "the following required arguments were not provided: <PID|FILE|FOLDER>..."),
         (&["4194999"], "there is no process 4194999"),
         (&[&other.pid()], &format!("rsalloc is not active in process {}", other.pid())),
         (
@@ -292,10 +326,7 @@ fn what_cannot_be_exposed_is_said_in_a_line() {
         ),
         (&[&pid, "--listen", &taken], &format!("cannot listen at {taken}: Address already in use")),
         (&[&pid, "--every", "1"], "--textfile"),
-        (
-            &[&pid, "--textfile", "x.prom", "--every", "0"],
-            "--every takes a number of seconds above 0",
-        ),
+        (&[&pid, "--textfile", "x.prom", "--every", "0"], "a number of seconds above 0"),
     ] {
         let line = error(rsalloc(&["metrics"]).args(arguments), 3);
         assert!(line.contains(said), "{line}");

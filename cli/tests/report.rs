@@ -41,7 +41,8 @@ fn page(folder: &Path, arguments: &[&str]) -> String {
     let output =
         rsalloc(&["report", "-o", path.to_str().unwrap()]).args(arguments).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && said.lines().count() == 1, "{said}");
+    let lines = 1 + usize::from(arguments.contains(&"--seconds"));
+    assert!(output.status.success() && said.lines().count() == lines, "{said}");
     std::fs::read_to_string(path).unwrap()
 }
 
@@ -124,6 +125,23 @@ fn a_page_needs_nothing_else() {
     }
     assert!(page.len() < 1 << 20, "{} bytes", page.len());
     assert!(page.contains("Memory over time") && page.contains("after 0."), "it was sampled");
+}
+
+#[test]
+fn an_interrupt_ends_the_time_and_the_page_is_written() {
+    let folder = fresh_folder("report-interrupted");
+    let path = folder.join("report.html");
+    let running = fragmented(&[]);
+    let mut command = rsalloc(&["report", &running.pid(), "--seconds", "3600", "-o"]);
+    let child = command.arg(&path).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert!(!path.exists(), "it waits");
+    // SAFETY: the child is not collected.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let page = std::fs::read_to_string(path).unwrap();
+    assert!(page.contains("Memory over time") && page.contains("</html>"));
 }
 
 /// A program is shown when it was largest, and its end is passed on.

@@ -1,7 +1,7 @@
 //! What the program declares about its configuration, in its own binary.
 
-use super::{Bound, Key, Origin, RequestedMode, StatsAtExit, keep_exit_file, store};
-use super::{FILE_NAME_MAX_BYTES, KEYS};
+use super::{Bound, Key, Origin, RequestedMode, StatsAtExit, store};
+use super::{FILE_NAME_MAX_BYTES, KEYS, keep_exit_file, keep_publish_path};
 use crate::report::ShardIndex;
 
 /// The settings that a program declares for itself; what it leaves out keeps its default, and the environment
@@ -26,13 +26,14 @@ use crate::report::ShardIndex;
 pub struct Config {
     values: [Option<usize>; KEYS],
     exit_file: Option<&'static str>,
+    publish_path: Option<&'static str>,
     has_heap: bool,
 }
 
 impl Config {
     /// All defaults.
     pub const fn new() -> Self {
-        Config { values: [None; KEYS], exit_file: None, has_heap: true }
+        Config { values: [None; KEYS], exit_file: None, publish_path: None, has_heap: true }
     }
 
     /// Of a program that reads other processes' heaps and has none: the engine does not start with it.
@@ -70,11 +71,7 @@ impl Config {
             StatsAtExit::Off => self.with(Key::StatsAtExit, 0),
             StatsAtExit::Text => self.with(Key::StatsAtExit, 1),
             StatsAtExit::Json => self.with(Key::StatsAtExit, 2),
-            StatsAtExit::JsonFile(name) => {
-                assert!(!name.is_empty(), "the name of the file is empty");
-                assert!(name.len() <= FILE_NAME_MAX_BYTES, "the name of the file is too long");
-                Config { exit_file: Some(name), ..self }
-            }
+            StatsAtExit::JsonFile(name) => Config { exit_file: Some(checked_name(name)), ..self },
         }
     }
 
@@ -122,6 +119,15 @@ impl Config {
         self.with(Key::LimitHard, checked(bound).number())
     }
 
+    /// `publish`: keeps the statistics in this file, which any user may read, while the process runs; `%p` in the name becomes
+    /// the process id.
+    ///
+    /// # Panics
+    /// If the name is empty or longer than 255 bytes: in a declaration, when the program is compiled.
+    pub const fn publish(self, path: &'static str) -> Self {
+        Config { publish_path: Some(checked_name(path)), ..self }
+    }
+
     pub(crate) fn has_heap(&self) -> bool {
         self.has_heap
     }
@@ -142,7 +148,16 @@ impl Config {
         if let Some(value) = self.exit_file.and_then(|name| keep_exit_file(name.as_bytes())) {
             store(Key::StatsAtExit, value, Origin::Program);
         }
+        if let Some(value) = self.publish_path.and_then(|name| keep_publish_path(name.as_bytes())) {
+            store(Key::Publish, value, Origin::Program);
+        }
     }
+}
+
+const fn checked_name(name: &'static str) -> &'static str {
+    assert!(!name.is_empty(), "the name of the file is empty");
+    assert!(name.len() <= FILE_NAME_MAX_BYTES, "the name of the file is too long");
+    name
 }
 
 const fn checked(bound: Bound) -> Bound {

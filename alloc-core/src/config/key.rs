@@ -18,6 +18,8 @@ pub enum Shape {
     NumberOrSwitch(usize),
     /// See [`EXIT_WORDS`].
     Exit,
+    /// The name of a file, or off; see [`PATH_GIVEN`].
+    Path,
     /// The number of a [`Bound`](super::Bound).
     Bound,
     /// The same without `auto`.
@@ -28,6 +30,9 @@ pub enum Shape {
 pub const EXIT_WORDS: [&str; 3] = ["off", "text", "json"];
 /// The value of `stats_at_exit` that stands for the name in `EXIT_FILE`.
 pub const EXIT_TO_FILE: usize = EXIT_WORDS.len();
+
+/// The value of a key of [`Shape::Path`] that has a name; 0 if it is off.
+pub const PATH_GIVEN: usize = 1;
 
 /// What belongs to a key.
 pub struct KeyInfo {
@@ -150,6 +155,13 @@ keys! {
         shape: Shape::FirmBound,
         default: 0,
         help: "a share such as 95%, or bytes: beyond so much memory requests are refused (ENOMEM)",
+    },
+    /// The file in which the statistics are kept for readers without the right to trace.
+    Publish = KeyInfo {
+        name: "publish",
+        shape: Shape::Path,
+        default: 0,
+        help: "a file name (%p: the process id): keep the statistics in this file, which any user may read, while the process runs",
     },
 }
 

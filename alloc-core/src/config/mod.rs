@@ -17,7 +17,7 @@ use crate::atomic::{AtomicU8, Ordering};
 use crate::object::Link;
 use crate::os;
 use crate::report::ShardIndex;
-use key::{EXIT_TO_FILE, EXIT_WORDS, Shape, VALUES};
+use key::{EXIT_TO_FILE, EXIT_WORDS, PATH_GIVEN, Shape, VALUES};
 
 /// Where the value of a setting comes from.
 ///
@@ -150,6 +150,7 @@ struct FileName {
     len: usize,
 }
 static EXIT_FILE: Link<FileName> = Link::none();
+static PUBLISH_PATH: Link<FileName> = Link::none();
 
 /// The value of a key whose values are numbers.
 pub fn number(key: Key) -> usize {
@@ -198,15 +199,14 @@ pub fn stats_at_exit() -> StatsAtExit {
 /// ```
 pub fn settings() -> impl ExactSizeIterator<Item = Setting> + Clone {
     raw().into_iter().zip(Key::ALL).map(|((value, origin), key)| {
-        setting_of(
-            key,
-            value,
-            origin,
-            match stats_at_exit() {
+        let name = match key {
+            Key::Publish => publish_path().unwrap_or(""),
+            _ => match stats_at_exit() {
                 StatsAtExit::JsonFile(name) => name,
                 _ => "",
             },
-        )
+        };
+        setting_of(key, value, origin, name)
     })
 }
 
@@ -216,23 +216,23 @@ pub fn raw() -> [(usize, u8); KEYS] {
     Key::ALL.map(|key| (number(key), ORIGINS[key as usize].load(Ordering::Relaxed)))
 }
 
-/// The settings that another process has, by its [`raw`] numbers. The name of its file for statistics is not among them.
+/// The settings that another process has, by its [`raw`] numbers. The names of its files are not among them.
 /// One with an older version has fewer.
 pub fn settings_of(raw: impl IntoIterator<Item = (usize, u8)>) -> impl Iterator<Item = Setting> {
     let settings = raw.into_iter().zip(Key::ALL);
     settings.map(|((value, origin), key)| setting_of(key, value, origin, "(a file)"))
 }
 
-fn setting_of(key: Key, value: usize, origin: u8, exit_file: &'static str) -> Setting {
+fn setting_of(key: Key, value: usize, origin: u8, file: &'static str) -> Setting {
     let info = key.info();
     let value = match info.shape {
         Shape::Switch => Value::Switch(value != 0),
         Shape::Words(words) => Value::Word(words.get(value).unwrap_or(&"(unknown)")),
         Shape::Number | Shape::NumberOrOff | Shape::NumberOrSwitch(_) => Value::Number(value),
         Shape::Bound | Shape::FirmBound => Value::Bound(Bound::of_number(value)),
-        Shape::Exit => {
-            EXIT_WORDS.get(value).map_or(Value::Text(exit_file), |word| Value::Word(word))
-        }
+        Shape::Exit => EXIT_WORDS.get(value).map_or(Value::Text(file), |word| Value::Word(word)),
+        Shape::Path if value == 0 => Value::Word("off"),
+        Shape::Path => Value::Text(file),
     };
     Setting { key: info.name, value, origin: origin_of(origin), help: info.help }
 }
@@ -288,19 +288,37 @@ fn store(key: Key, value: usize, origin: Origin) {
     ORIGINS[key as usize].store(origin as u8, Ordering::Relaxed);
 }
 
-/// Keeps the name of a file for the statistics; the value that stands for it, or none if the name cannot be kept. The name
-/// that it replaces stays in memory, since a thread may be using it.
+/// Keeps the name of a file for the statistics at exit; the value that stands for it, or none if the name cannot be kept.
 fn keep_exit_file(name: &[u8]) -> Option<usize> {
+    keep_name(&EXIT_FILE, name).map(|()| EXIT_TO_FILE)
+}
+
+/// The same of the file that the statistics are published in.
+fn keep_publish_path(name: &[u8]) -> Option<usize> {
+    keep_name(&PUBLISH_PATH, name).map(|()| PATH_GIVEN)
+}
+
+/// The name that this one replaces stays in memory, since a thread may be using it.
+fn keep_name(place: &Link<FileName>, name: &[u8]) -> Option<()> {
     if name.is_empty() || name.len() > FILE_NAME_MAX_BYTES || core::str::from_utf8(name).is_err() {
         return None;
     }
     let mut kept = FileName { bytes: [0; FILE_NAME_MAX_BYTES], len: name.len() };
     kept.bytes[..name.len()].copy_from_slice(name);
-    EXIT_FILE.set(Some(os::keep(kept)?));
-    Some(EXIT_TO_FILE)
+    place.set(Some(os::keep(kept)?));
+    Some(())
 }
 
 fn exit_file() -> &'static str {
-    let name = EXIT_FILE.get().and_then(|name| core::str::from_utf8(&name.bytes[..name.len]).ok());
+    text_of(&EXIT_FILE)
+}
+
+/// The file that the statistics are to be published in, `%p` as it was written.
+pub fn publish_path() -> Option<&'static str> {
+    (number(Key::Publish) == PATH_GIVEN).then(|| text_of(&PUBLISH_PATH))
+}
+
+fn text_of(place: &'static Link<FileName>) -> &'static str {
+    let name = place.get().and_then(|name| core::str::from_utf8(&name.bytes[..name.len]).ok());
     name.unwrap_or("")
 }

@@ -1,7 +1,7 @@
 //! `RSALLOC_CONF=key:value,...`: the configuration in the environment.
 
 use super::key::{EXIT_WORDS, Key, Shape};
-use super::{Bound, Origin, keep_exit_file, store};
+use super::{Bound, Origin, keep_exit_file, keep_publish_path, store};
 use crate::fail::Line;
 use crate::os;
 
@@ -83,6 +83,11 @@ fn parse_value(shape: &Shape, value: &[u8]) -> Option<usize> {
             .map(usize::from)
             .or_else(|| word_of(&EXIT_WORDS))
             .or_else(|| keep_exit_file(value)),
+        Shape::Path => match parse_switch(value) {
+            Some(false) => Some(0),
+            Some(true) => None,
+            None => keep_publish_path(value),
+        },
     }
 }
 

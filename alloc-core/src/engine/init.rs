@@ -14,6 +14,7 @@ use crate::os::{self, Zeroing};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::density::SparseSpans;
 use crate::profile;
+use crate::publish::file::{self, Publishing};
 use crate::publish::publish_report;
 use crate::region::SPAN_BYTES;
 use crate::report::{Mode, ModeReason, PurgeMethod, Report, ShardIndex};
@@ -26,7 +27,9 @@ use crate::units::{PAGE_BYTES, PAGE_MAP_BYTES, REGION_PLACES, SEGMENT_SHIFT};
 use core::cell::UnsafeCell;
 
 const READY: usize = 1;
-/// 0: not begun; READY; else the id of the thread that runs it.
+/// As READY, and slow calls renew the published file.
+const PUBLISHES: usize = 2;
+/// 0: not begun; READY; PUBLISHES; else the id of the thread that runs it.
 static STATE: AtomicUsize = AtomicUsize::new(0);
 
 /// All metadata and each cleared object stand on it.
@@ -47,6 +50,11 @@ pub fn ensure() -> bool {
 
 #[cold]
 fn ensure_slow() -> bool {
+    // Ordering: Acquire pairs with the Release in `run`.
+    if STATE.load(Ordering::Acquire) == PUBLISHES {
+        publish_now_and_then();
+        return true;
+    }
     let me = thread_id();
     loop {
         // Ordering: Acquire pairs with the Release in `run`; claiming needs no more.
@@ -55,7 +63,7 @@ fn ensure_slow() -> bool {
                 run();
                 return true;
             }
-            Err(READY) => return true,
+            Err(READY | PUBLISHES) => return true,
             Err(owner) if owner == me => return false,
             Err(_) => os::yield_now(),
         }
@@ -90,7 +98,33 @@ fn run() {
     if config::is_on(Key::Verbose) {
         announce(&report);
     }
+    if file::open() == Publishing::Continues {
+        // Ordering: Release, as READY before.
+        STATE.store(PUBLISHES, Ordering::Release);
+    }
     os::set_errno(errno);
+}
+
+/// Renews the published file if it is due; at slow calls, and where much memory is freed. Costs a load without such a file.
+#[inline]
+pub fn tick() {
+    // Ordering: Relaxed, a hint.
+    if STATE.load(Ordering::Relaxed) == PUBLISHES {
+        publish_now_and_then();
+    }
+}
+
+#[cold]
+fn publish_now_and_then() {
+    if file::tick() == Publishing::Stopped {
+        // Ordering: Relaxed, the thread has seen READY or PUBLISHES before.
+        STATE.store(READY, Ordering::Relaxed);
+    }
+}
+
+fn is_over() -> bool {
+    // Ordering: Acquire pairs with the Release in `run`.
+    matches!(STATE.load(Ordering::Acquire), READY | PUBLISHES)
 }
 
 /// Starts the profile that the configuration asks for.
@@ -205,8 +239,7 @@ fn purge_method() -> PurgeMethod {
 /// # }
 /// ```
 pub fn report() -> Report {
-    // Ordering: Acquire pairs with the Release in `run`.
-    let ready = STATE.load(Ordering::Acquire) == READY;
+    let ready = is_over();
     // SAFETY: after READY it is only read; before, the initial value is not being read.
     let mut report = if ready { unsafe { *REPORT.0.get() } } else { Report::UNSET };
     report.shards = report.shards.max(percpu::highest_created());

@@ -18,6 +18,7 @@ use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
 use crate::print;
+use crate::publish::file;
 use crate::sanitizer;
 use crate::units::PAGE_MAP_BYTES;
 
@@ -73,6 +74,7 @@ extern "C" fn at_load() {
 
 extern "C" fn at_exit() {
     print::stats_at_exit();
+    file::end();
 }
 
 /// Names what the heap has so far. The page-map range is one root, whatever is mapped of it.

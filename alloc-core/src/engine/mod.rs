@@ -92,6 +92,7 @@ pub(crate) fn free(object: Object, class: Class, named: Option<Request>) {
         0 => large::free(object),
         class => cpu_cache::free(class, object),
     }
+    init::tick();
 }
 
 /// Resizes the object at `ptr`, which the program names as `named`, if it does. Null when out of memory.

@@ -97,9 +97,10 @@ fn name_largest() {
     for kind in largest.iter().filter(|kind| kind.bytes > 0) {
         let mut line = Line::new();
         size(line.text("rsalloc:   "), kind.bytes).text(" in ").decimal(kind.count);
+        let objects = if kind.count == 1 { " object" } else { " objects" };
         match kind.size {
-            0 => line.text(" objects above 256 KiB"),
-            size => line.text(" objects of ").decimal(size).text(" bytes"),
+            0 => line.text(objects).text(" above 256 KiB"),
+            size => line.text(objects).text(" of ").decimal(size).text(" bytes"),
         };
         line.text("\n").write_to_stderr();
     }

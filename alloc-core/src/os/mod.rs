@@ -2,18 +2,20 @@
 //!
 //! System calls don't go through libc, so they leave errno alone; but for those of `File` and `is_file`, which serve the
 //! statistics at exit. Else from libc comes only what is no system call or needs libc's data: `environ`, `getauxval`,
-//! errno, `abort`, the clocks, `sched_getcpu`, the process's id, and descriptor and keys of its threads.
+//! errno, `abort`, the clocks, `sched_getcpu`, and descriptor and keys of the process's threads.
 //!
 //! Invariants:
 //! I1. No function here allocates, takes a lock of the allocator, or unwinds; every failure is a value.
 
 pub mod container;
 pub mod faults;
+mod file;
 mod kept;
 mod promises;
 mod scratch;
 mod text;
 
+pub use file::{File, Shared, is_file, pid_namespace, share, unlink};
 pub use kept::keep;
 pub use promises::{Memory, Zeroing, give_back, probe, purge, zeroing, zeroing_word};
 pub use scratch::Scratch;
@@ -126,6 +128,12 @@ pub unsafe fn unmap(address: usize, len: usize) {
 pub fn no_huge_pages(address: usize, len: usize) {
     // SAFETY: changes no contents.
     let _ = unsafe { advise(address, len, libc::MADV_NOHUGEPAGE) };
+}
+
+/// Has a forked child find zeroes in a range (Linux 4.14); whether that is so.
+pub fn wipe_in_children(address: usize, len: usize) -> bool {
+    // SAFETY: this process's contents stay.
+    unsafe { advise(address, len, libc::MADV_WIPEONFORK) }.is_ok()
 }
 
 /// Asks for huge pages in a range that will be filled, where the system gives them on request.
@@ -313,31 +321,6 @@ pub fn write(fd: i32, bytes: &[u8]) -> Result<usize, Errno> {
     outcome(unsafe { syscall(libc::SYS_write as usize, args) })
 }
 
-/// A file that was opened here, and is closed when the value is dropped.
-pub struct File(i32);
-
-impl File {
-    /// Opens `path` to write, empty; a new file can be read by all.
-    pub fn create(path: &CStr) -> Option<File> {
-        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
-        // SAFETY: a NUL-terminated path; the flags ask for the mode that follows.
-        let fd = unsafe { libc::open(path.as_ptr(), flags, 0o644) };
-        (fd >= 0).then_some(File(fd))
-    }
-
-    /// The file's descriptor, open as long as this value lives.
-    pub const fn descriptor(&self) -> i32 {
-        self.0
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        // SAFETY: opened by `create`, closed once.
-        unsafe { libc::close(self.0) };
-    }
-}
-
 /// Writes to standard error, as far as it goes.
 pub fn write_stderr(bytes: &[u8]) {
     let _ = write(libc::STDERR_FILENO, bytes);
@@ -407,6 +390,14 @@ pub fn seconds() -> usize {
     now.tv_sec as usize
 }
 
+/// Milliseconds of the same clock, which moves in steps of 1 to 10.
+pub fn milliseconds() -> usize {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: as in `seconds`.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
+    now.tv_sec as usize * 1_000 + now.tv_nsec as usize / 1_000_000
+}
+
 /// Microseconds of a monotonic clock.
 pub fn microseconds() -> usize {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -431,19 +422,6 @@ pub fn program_path(path: &mut [u8]) -> Option<usize> {
     outcome(unsafe { syscall(libc::SYS_readlinkat as usize, args) }).ok()
 }
 
-/// Whether the descriptor is open, and of this file. libc's function needs glibc 2.33.
-pub fn is_file(fd: i32, device: u64, inode: u64) -> bool {
-    let mut status = core::mem::MaybeUninit::<libc::stat>::uninit();
-    let args = [fd as usize, status.as_mut_ptr() as usize, 0, 0, 0, 0];
-    // SAFETY: fills in a live struct, which on 64-bit Linux is the kernel's.
-    if outcome(unsafe { syscall(libc::SYS_fstat as usize, args) }).is_err() {
-        return false;
-    }
-    // SAFETY: the call succeeded.
-    let status = unsafe { status.assume_init() };
-    (status.st_dev, status.st_ino) == (device, inode)
-}
-
 /// Milliseconds since 1970.
 pub fn unix_time_ms() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -455,7 +433,7 @@ pub fn unix_time_ms() -> u64 {
 /// The process's id.
 pub fn process_id() -> u32 {
     // SAFETY: no preconditions.
-    unsafe { libc::getpid() as u32 }
+    unsafe { syscall(libc::SYS_getpid as usize, [0; 6]) as u32 }
 }
 
 /// The calling thread's errno, which a front saves and restores.

@@ -83,6 +83,12 @@ pub enum ShardKind {
 }
 
 impl ShardKind {
+    /// The kind that `kind as usize` is.
+    pub fn of_number(number: usize) -> Option<Self> {
+        let all = [ShardKind::PerCpu, ShardKind::Biased, ShardKind::Locked];
+        all.into_iter().find(|&kind| kind as usize == number)
+    }
+
     /// The kind as a word, as JSON has it.
     pub const fn word(self) -> &'static str {
         match self {

@@ -39,6 +39,12 @@ macro_rules! counts {
                 [$((stringify!($name), self.$name)),*].into_iter()
             }
 
+            /// Those whose values, in the order of [`entries`](Stats::entries), these are; what is missing is 0.
+            #[doc(hidden)]
+            pub fn of_values(mut values: impl Iterator<Item = usize>) -> Stats {
+                Stats { $($name: values.next().unwrap_or(0)),* }
+            }
+
             /// For each field, in the order of [`entries`](Stats::entries), what it is: for formats that say so.
             #[doc(hidden)]
             pub const KINDS: [(Kind, &'static str); [$(stringify!($name)),*].len()] =
@@ -47,6 +53,7 @@ macro_rules! counts {
     };
 }
 
+// A new one comes last: published files have them in this order.
 counts! {
     /// Bytes mapped from the OS for objects.
     mapped_bytes: Gauge,

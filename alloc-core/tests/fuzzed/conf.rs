@@ -14,8 +14,8 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 /// Each key as it is by default, which the second reading starts from.
 const START: &[u8] =
-    b"mode:auto,index:cpu_id,cache:2097152,dirty:1048576,stats_at_exit:off,verbose:0,hardened:0,guard:0,membarrier:on,profile:off,limit:off,limit_hard:off";
-const KEYS: [&str; 12] = [
+    b"mode:auto,index:cpu_id,cache:2097152,dirty:1048576,stats_at_exit:off,verbose:0,hardened:0,guard:0,membarrier:on,profile:off,limit:off,limit_hard:off,publish:off";
+const KEYS: [&str; 13] = [
     "mode",
     "index",
     "cache",
@@ -28,6 +28,7 @@ const KEYS: [&str; 12] = [
     "profile",
     "limit",
     "limit_hard",
+    "publish",
 ];
 
 /// Has the text read; panics if a promise is broken.
@@ -102,6 +103,11 @@ fn read(item: &[u8]) -> Option<(usize, String)> {
         "stats_at_exit" => match switch(value) {
             Some("on") => Some("text".into()),
             Some(off) => Some(off.into()),
+            None => (1..=255).contains(&value.len()).then(|| value.into()),
+        },
+        "publish" => match switch(value) {
+            Some("off") => Some("off".into()),
+            Some(_) => None,
             None => (1..=255).contains(&value.len()).then(|| value.into()),
         },
         _ => None,

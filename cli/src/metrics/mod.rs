@@ -7,8 +7,8 @@ mod textfile;
 
 use crate::fleet::Fleet;
 use crate::output;
-use crate::read::{Counts, Heap, Resident};
-use anyhow::{Result, ensure};
+use crate::read::{Counts, Heap, Resident, Target};
+use anyhow::Result;
 use rsalloc_core::internals::metrics::{self, Label, Writer};
 use rsalloc_core::internals::sums::Kind;
 use rsalloc_core::{MetricsFormat, Report};
@@ -20,11 +20,11 @@ use std::time::Duration;
 /// Which processes, what of them, and where to.
 #[derive(clap::Args)]
 pub struct What {
-    /// The processes
-    #[arg(value_name = "PID", required_unless_present = "all")]
-    pids: Vec<u32>,
+    /// The processes, or the files in which they publish their statistics; a folder stands for all such files in it
+    #[arg(value_name = "PID|FILE|FOLDER", required_unless_present = "all")]
+    targets: Vec<Target>,
     /// All processes that rsalloc serves and that may be read, those that start later included
-    #[arg(long, conflicts_with = "pids")]
+    #[arg(long, conflicts_with = "targets")]
     all: bool,
     /// Serve them at http://ADDRESS:PORT/metrics; any client that reaches the address can read them
     #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "textfile")]
@@ -33,8 +33,8 @@ pub struct What {
     #[arg(long, value_name = "PATH")]
     textfile: Option<PathBuf>,
     /// Renew the file each so many seconds, until a signal ends this command, which removes the file
-    #[arg(long, value_name = "SECONDS", requires = "textfile")]
-    every: Option<f64>,
+    #[arg(long, value_name = "SECONDS", value_parser = crate::seconds::parse, requires = "textfile")]
+    every: Option<Duration>,
     #[command(flatten)]
     detail: Detail,
 }
@@ -52,13 +52,12 @@ struct Detail {
 
 /// Runs the command.
 pub fn metrics(what: What) -> Result<ExitCode> {
-    let fleet = if what.all { Fleet::all() } else { Fleet::of(&what.pids)? };
+    let fleet = if what.all { Fleet::all() } else { Fleet::of(&what.targets)? };
     let mut exposition = Exposition { fleet, detail: what.detail };
     match (what.listen, &what.textfile) {
         (Some(address), _) => serve::serve(address, exposition)?,
         (None, Some(path)) => {
-            let every = what.every.map(seconds).transpose()?;
-            textfile::keep(path, every, || exposition.text(MetricsFormat::Prometheus))?;
+            textfile::keep(path, what.every, || exposition.text(MetricsFormat::Prometheus))?;
         }
         (None, None) => {
             let text = exposition.text(MetricsFormat::Prometheus);
@@ -66,11 +65,6 @@ pub fn metrics(what: What) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn seconds(seconds: f64) -> Result<Duration> {
-    ensure!(seconds > 0.0 && seconds < 1e9, "--every takes a number of seconds above 0");
-    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// What is exposed.
@@ -91,9 +85,9 @@ struct Sampled {
 
 impl Sampled {
     /// None if it has gone away meanwhile.
-    fn read(pid: u32, heap: &Heap) -> Option<Sampled> {
+    fn read(heap: &Heap) -> Option<Sampled> {
         Some(Sampled {
-            pid,
+            pid: heap.pid?,
             program: heap.program.clone(),
             version: heap.version(),
             report: heap.report(),
@@ -107,8 +101,8 @@ impl Exposition {
     /// The metrics of this moment.
     fn text(&mut self, format: MetricsFormat) -> String {
         let mut sampled = Vec::new();
-        let unread = self.fleet.visit(|pid, heap| {
-            let read = Sampled::read(pid, heap);
+        let unread = self.fleet.visit(|heap| {
+            let read = Sampled::read(heap);
             let is_read = read.is_some();
             sampled.extend(read);
             is_read
@@ -151,6 +145,15 @@ impl Exposition {
             })
             .collect();
         metrics::write_heaps(out, &heaps)?;
+        if sampled.iter().any(|one| one.counts.renewed.is_some()) {
+            let help = "When the process last published what is here, in seconds since 1970.";
+            out.family(Kind::Gauge, "published_timestamp_seconds", help)?;
+            for (one, labels) in sampled.iter().zip(&labels) {
+                if let Some(renewed) = one.counts.renewed {
+                    out.sample(&[labels], (renewed.at_ms / 1000) as usize)?;
+                }
+            }
+        }
         type Number = fn(&Resident) -> u64;
         let families: [(&str, &str, Number); 4] = [
             (

@@ -4,11 +4,12 @@
 //! [`REQUEST_MAX_BYTES`]; more wait in the kernel's queue. A request that is no HTTP gets an answer that says so.
 
 use super::Exposition;
+use crate::ends::Ends;
 use anyhow::{Context, Result};
 use rsalloc_core::MetricsFormat;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const WORKERS: usize = 4;
@@ -17,28 +18,32 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const REQUEST_MAX_BYTES: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
 
-/// Serves until the process is ended by a signal.
+/// Serves until a signal asks this process to end.
 pub fn serve(address: SocketAddr, exposition: Exposition) -> Result<()> {
+    // Before the workers start, so that none of them gets a signal.
+    let ends = Ends::take();
     let listener =
         TcpListener::bind(address).with_context(|| format!("cannot listen at {address}"))?;
     // Port 0 is any that is free.
     let address = listener.local_addr().context("cannot listen")?;
     eprintln!("rsalloc: serving http://{address}/metrics");
-    let exposition = Mutex::new(exposition);
-    std::thread::scope(|scope| {
-        for _ in 0..WORKERS {
-            scope.spawn(|| {
-                loop {
-                    match listener.accept() {
-                        // A client that goes away is no error.
-                        Ok((client, _)) => drop(answer(client, &exposition)),
-                        // Out of descriptors, for one.
-                        Err(_) => std::thread::sleep(Duration::from_millis(100)),
-                    }
+    let shared = Arc::new((listener, Mutex::new(exposition)));
+    for _ in 0..WORKERS {
+        let shared = shared.clone();
+        let work = move || {
+            loop {
+                match shared.0.accept() {
+                    // A client that goes away is no error.
+                    Ok((client, _)) => drop(answer(client, &shared.1)),
+                    // Out of descriptors, for one.
+                    Err(_) => std::thread::sleep(Duration::from_millis(100)),
                 }
-            });
-        }
-    });
+            }
+        };
+        std::thread::Builder::new().spawn(work).context("cannot start a thread")?;
+    }
+    while !ends.wait(Duration::MAX) {}
+    // The workers end with the process; a client that waits for an answer gets none.
     Ok(())
 }
 

@@ -1,11 +1,14 @@
 //! The file for node_exporter's textfile collector: each reader sees a whole one, since a new one is renamed over the old.
 
+use crate::ends::Ends;
 use crate::output;
 use anyhow::{Context, Result, ensure};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Writes the file once; with `every`, again and again until a signal asks this process to end, and removes it then.
+/// Writes the file once; with `every`, again and again until a signal asks this process to end, and removes it then. A renewal
+/// that fails is said once, and leaves the file as it was.
 pub fn keep(path: &Path, every: Option<Duration>, mut text: impl FnMut() -> String) -> Result<()> {
     ensure!(
         path.extension().is_some_and(|extension| extension == "prom"),
@@ -13,48 +16,26 @@ pub fn keep(path: &Path, every: Option<Duration>, mut text: impl FnMut() -> Stri
         path.display()
     );
     let Some(every) = every else { return output::replace(path, text().as_bytes()) };
-    let ends = block_ends();
-    let mut next = Instant::now();
-    loop {
-        output::replace(path, text().as_bytes())?;
+    let ends = Ends::take();
+    output::replace(path, text().as_bytes())?;
+    let mut next = Instant::now() + every;
+    let mut has_failed = false;
+    while !ends.wait(next.saturating_duration_since(Instant::now())) {
+        // A folder that is away for a while, or a full disk, comes back.
+        let renewed = output::replace(path, text().as_bytes());
+        if let Err(why) = &renewed
+            && !has_failed
+        {
+            eprintln!("rsalloc: {why:#}; it is tried again every {} s", every.as_secs_f64());
+        }
+        has_failed = renewed.is_err();
         next = (next + every).max(Instant::now());
-        if wait(&ends, next) {
-            // What ended processes held would stay in it as if they ran.
-            return std::fs::remove_file(path)
-                .with_context(|| format!("cannot remove {}", path.display()));
-        }
     }
-}
-
-/// Blocks the signals by which a process is asked to end.
-fn block_ends() -> libc::sigset_t {
-    // SAFETY: a live set.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-            libc::sigaddset(&raw mut set, signal);
+    // What ended processes held would stay in it as if they ran.
+    match std::fs::remove_file(path) {
+        Err(why) if why.kind() != ErrorKind::NotFound => {
+            Err(why).with_context(|| format!("cannot remove {}", path.display()))
         }
-        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
-        set
-    }
-}
-
-/// Waits until `next`, or for one of `signals`; whether one came.
-fn wait(signals: &libc::sigset_t, next: Instant) -> bool {
-    loop {
-        let left = next.saturating_duration_since(Instant::now());
-        let time = libc::timespec {
-            tv_sec: left.as_secs() as libc::time_t,
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        // SAFETY: a live set and time.
-        let signal = unsafe { libc::sigtimedwait(signals, std::ptr::null_mut(), &raw const time) };
-        if signal > 0 {
-            return true;
-        }
-        if Instant::now() >= next {
-            return false;
-        }
+        _ => Ok(()),
     }
 }

@@ -5,7 +5,7 @@
 //! of its own or inside another one, whose style it leaves alone.
 
 use super::frames;
-use crate::text::{grouped, human};
+use crate::text::human;
 use rsalloc_pprof::{Measure, Profile};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -59,7 +59,7 @@ fn what(measure: Measure) -> &'static str {
 fn amount(value: u64, measure: Measure) -> String {
     match measure {
         Measure::AllocatedBytes | Measure::LiveBytes => human(value),
-        Measure::AllocatedObjects | Measure::LiveObjects => format!("{} objects", grouped(value)),
+        Measure::AllocatedObjects | Measure::LiveObjects => crate::text::objects(value),
     }
 }
 

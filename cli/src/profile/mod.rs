@@ -13,6 +13,7 @@ mod symbols;
 mod top;
 
 pub use outputs::Outputs;
+pub use progress::Progress;
 pub use symbols::Symbols;
 
 use crate::launch::{self, How};
@@ -20,7 +21,7 @@ use crate::read::{self, Heap, Sampling, Target};
 use crate::{remote, supervise, text};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use files::Files;
-use progress::{Progress, Wait};
+use progress::Wait;
 use rsalloc_core::internals::engine::command::Operation;
 use rsalloc_pprof::{Measure, Profile};
 use std::ffi::OsString;
@@ -35,7 +36,7 @@ pub struct What {
     #[arg(long, value_name = "BYTES", default_value = "512k", value_parser = bytes)]
     interval: usize,
     /// Read the profile after so many seconds (of a program: at its end, if that comes first)
-    #[arg(long, value_name = "N", value_parser = seconds)]
+    #[arg(long, value_name = "N", value_parser = crate::seconds::parse)]
     seconds: Option<Duration>,
     #[command(flatten)]
     outputs: Outputs,
@@ -67,7 +68,7 @@ pub fn of_target(target: &Target, what: &What) -> Result<ExitCode> {
             );
             taken(&heap)?
         }
-        (Target::Process(_), _) => sampled_for_a_time(target, &heap, what)?,
+        (Target::Process(_) | Target::Published(_), _) => sampled_for_a_time(target, &heap, what)?,
     };
     finish(profile, &files, &outputs)
 }
@@ -213,11 +214,6 @@ fn bytes(text: &str) -> Result<usize, String> {
 /// What the allocator takes.
 const INTERVALS: std::ops::RangeInclusive<usize> = 256..=1 << 30;
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().filter(|seconds| *seconds > 0.0 && *seconds < 1e9);
-    seconds.map(Duration::from_secs_f64).ok_or_else(|| "a number of seconds above 0".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,6 +227,5 @@ mod tests {
         for wrong in ["", "k", "0", "255", "-1", "1t", "2g", "99999999999999999999", "1.5m"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }
-        assert!(["0", "-1", "x", "inf", "nan"].iter().all(|wrong| seconds(wrong).is_err()));
     }
 }

@@ -1,5 +1,6 @@
 //! Waiting for a time, with a word on how long still, until it is over, the process ends, or a signal asks to end it.
 
+use crate::ends::Ends;
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
@@ -14,47 +15,43 @@ pub enum Wait {
     Ended,
 }
 
-/// A wait to come. From its making on, signals that ask this command to end only end the wait.
+/// A wait to come. As long as this lives, signals that ask this command to end only end the wait.
 pub struct Progress {
     what: String,
     time: Duration,
-    asked: libc::sigset_t,
+    ends: Ends,
 }
 
 impl Progress {
     /// To do `what`, for `time`.
     pub fn new(what: String, time: Duration) -> Self {
-        // SAFETY: a live set.
-        let asked = unsafe {
-            let mut set: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&raw mut set);
-            for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-                libc::sigaddset(&raw mut set, signal);
-            }
-            libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
-            set
-        };
-        Self { what, time, asked }
+        Self { what, time, ends: Ends::take() }
     }
 
-    /// Waits as long as `is_there`.
-    pub fn wait(&self, is_there: impl Fn() -> bool) -> Wait {
+    /// Waits as long as `is_there`. `look` is called again and again meanwhile; how long until it wants to be.
+    pub fn wait_and_look(
+        &self,
+        is_there: impl Fn() -> bool,
+        mut look: impl FnMut() -> Duration,
+    ) -> Wait {
         let begin = Instant::now();
         let is_terminal = stderr().is_terminal();
         if !is_terminal {
             eprintln!("rsalloc: {} for {} s", self.what, self.time.as_secs_f64());
         }
+        let mut shown = None;
         let waited = loop {
             let left = self.time.saturating_sub(begin.elapsed());
-            if is_terminal {
+            if is_terminal && shown != Some(left.as_secs()) {
                 let (what, left) = (&self.what, left.as_secs_f64().ceil());
                 eprint!("\rrsalloc: {what}: {left} s to go; Ctrl-C ends it now \x1b[K");
                 let _ = stderr().flush();
             }
+            shown = Some(left.as_secs());
             if !is_there() {
                 break Wait::Ended;
             }
-            if left.is_zero() || self.is_asked(left.min(STEP)) {
+            if left.is_zero() || self.ends.wait(left.min(look())) {
                 break Wait::Over;
             }
         };
@@ -64,13 +61,8 @@ impl Progress {
         waited
     }
 
-    /// Whether a signal asks for the end within `time`.
-    fn is_asked(&self, time: Duration) -> bool {
-        // SAFETY: live structs; no information is wanted.
-        unsafe {
-            let mut limit: libc::timespec = std::mem::zeroed();
-            (limit.tv_sec, limit.tv_nsec) = (time.as_secs() as i64, time.subsec_nanos().into());
-            libc::sigtimedwait(&raw const self.asked, std::ptr::null_mut(), &raw const limit) > 0
-        }
+    /// The same without looks.
+    pub fn wait(&self, is_there: impl Fn() -> bool) -> Wait {
+        self.wait_and_look(is_there, || STEP)
     }
 }

@@ -1,4 +1,4 @@
-//! A heap read from outside: that of a process, running, idle or stopped, or of a core file.
+//! A heap read from outside: that of a process, running, idle or stopped, of a core file, or what a process publishes of it.
 //!
 //! Promises to find rsalloc in a library (renamed or deleted, in any mount namespace) and in a program that has it built in,
 //! stripped or not, and to write nothing. What is summed is `rsalloc_core::internals::sums`', for the process itself too.
@@ -9,9 +9,11 @@ mod mapped;
 mod memory;
 pub mod picture;
 mod process;
+mod published;
 mod sampled;
 
 pub use process::Resident;
+pub use published::{Renewed, Writer};
 pub use sampled::Sampling;
 
 use crate::remote::Place;
@@ -22,6 +24,7 @@ use mapped::Mapped;
 use memory::Paged;
 use picture::Picture;
 use process::Process;
+use published::PublishedFile;
 use rsalloc_core::internals::publish::{self, Snapshot, purge_method_of};
 use rsalloc_core::internals::sums::{self, CLASSES_MAX, ClassCounts, HeapMap, Memory, ShardCounts};
 use rsalloc_core::{Mode, Report, Stats};
@@ -29,19 +32,25 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// What is looked into.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Target {
     /// A process, by its id.
     Process(u32),
     /// A core file.
     Core(PathBuf),
+    /// A file in which a process publishes its statistics.
+    Published(PathBuf),
 }
 
 impl FromStr for Target {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(text.parse().map_or_else(|_| Target::Core(text.into()), Target::Process))
+        Ok(match text.parse() {
+            Ok(pid) => Target::Process(pid),
+            Err(_) if PublishedFile::is_at(Path::new(text)) => Target::Published(text.into()),
+            Err(_) => Target::Core(text.into()),
+        })
     }
 }
 
@@ -50,6 +59,7 @@ impl std::fmt::Display for Target {
         match self {
             Target::Process(pid) => write!(f, "process {pid}"),
             Target::Core(path) => write!(f, "core file {}", path.display()),
+            Target::Published(path) => write!(f, "{}", path.display()),
         }
     }
 }
@@ -87,15 +97,18 @@ trait Source: Send {
 /// rsalloc in a target.
 pub struct Heap {
     source: Box<dyn Source>,
+    /// What is read instead of memory, of which there is none then.
+    published: Option<PublishedFile>,
     address: u64,
     seen: Snapshot,
-    /// The file that holds rsalloc: the library, or the program itself.
+    /// The file that holds rsalloc: the library, or the program itself; or the published one.
     pub file: PathBuf,
-    /// Id of the process, as far as it is known.
+    /// What it is the heap of.
+    pub target: Target,
+    /// Id of the process, as far as it is known; by its own namespace, of a published file.
     pub pid: Option<u32>,
     /// Name of the program.
     pub program: String,
-    is_process: bool,
 }
 
 /// Everything that is counted in a heap.
@@ -106,17 +119,31 @@ pub struct Counts {
     pub classes: Vec<ClassCounts>,
     /// The shards that exist.
     pub shards: Vec<ShardCounts>,
+    /// When that was true; none if it is now.
+    pub renewed: Option<Renewed>,
 }
 
 /// The heap of `target`; none if rsalloc does not serve it.
 pub fn find(target: &Target) -> Result<Option<Heap>> {
+    if let Target::Published(path) = target {
+        return open_published(path).map(Some);
+    }
     for _ in 0..ATTEMPTS {
         let source = open(target)?;
         match block::find(&*source) {
             Ok(Some(Found { address, seen, file })) => {
                 let (pid, program) = source.program();
-                let is_process = matches!(target, Target::Process(_));
-                return Ok(Some(Heap { source, address, seen, file, pid, program, is_process }));
+                let (target, published) = (target.clone(), None);
+                return Ok(Some(Heap {
+                    source,
+                    published,
+                    address,
+                    seen,
+                    file,
+                    target,
+                    pid,
+                    program,
+                }));
             }
             Ok(None) if is_readable(&*source) => return Ok(None),
             // It ended meanwhile, which the next attempt says, or started another program.
@@ -127,6 +154,26 @@ pub fn find(target: &Target) -> Result<Option<Heap>> {
     bail!("{target} starts one program after the other: none could be read")
 }
 
+fn open_published(path: &Path) -> Result<Heap> {
+    let (published, words) = PublishedFile::open(path)?;
+    let (pid, program) = words.program()?;
+    Ok(Heap {
+        source: Box::new(published.clone()),
+        published: Some(published),
+        address: 0,
+        seen: Snapshot { report: words.report()?, map: None },
+        file: path.to_owned(),
+        target: Target::Published(path.to_owned()),
+        pid: Some(pid),
+        program,
+    })
+}
+
+/// Whether a process has published its statistics in the file at `path`.
+pub fn is_published(path: &Path) -> bool {
+    PublishedFile::is_at(path)
+}
+
 /// A process that starts so many programs in this time is not read.
 const ATTEMPTS: usize = 3;
 
@@ -134,6 +181,7 @@ fn open(target: &Target) -> Result<Box<dyn Source>> {
     Ok(match target {
         Target::Process(pid) => Box::new(Process::open(*pid)?),
         Target::Core(path) => Box::new(CoreFile::open(path)?),
+        Target::Published(path) => Box::new(PublishedFile::open(path)?.0),
     })
 }
 
@@ -145,6 +193,10 @@ fn is_readable(source: &dyn Source) -> bool {
 impl Heap {
     /// How allocations are served there.
     pub fn report(&self) -> Report {
+        if let Some(published) = &self.published {
+            let now = published.words().and_then(|words| words.report());
+            return now.unwrap_or(self.seen.report);
+        }
         let mut report = self.seen.report;
         let memory = Paged::new(&*self.source);
         if let Some(map) = &self.seen.map {
@@ -158,7 +210,11 @@ impl Heap {
 
     /// The version of rsalloc there; `unknown` if it is too old to say.
     pub fn version(&self) -> String {
-        let version = self.seen.map.and_then(|map| publish::version_of(map.library_version));
+        let version = match &self.published {
+            Some(published) => published.words().and_then(|words| words.library_version()).ok(),
+            None => self.seen.map.map(|map| map.library_version),
+        };
+        let version = version.and_then(publish::version_of);
         version.map_or("unknown".into(), |[major, minor, patch]| format!("{major}.{minor}.{patch}"))
     }
 
@@ -169,6 +225,9 @@ impl Heap {
 
     /// Reads and sums the counters, as they are now.
     pub fn counts(&self) -> Result<Counts> {
+        if let Some(published) = &self.published {
+            return published.words()?.counts();
+        }
         let Some(map) = &self.seen.map else {
             bail!(
                 "{} is of an older version, whose statistics cannot be read from outside; \
@@ -191,18 +250,23 @@ impl Heap {
 
     /// Values and origins of the settings, see `rsalloc_core::internals::config::settings_of`.
     pub fn settings(&self) -> Option<Vec<(usize, u8)>> {
+        if let Some(published) = &self.published {
+            return published.words().and_then(|words| words.settings()).ok();
+        }
         publish::settings(self.seen.map.as_ref()?, &Paged::new(&*self.source))
             .map(Iterator::collect)
     }
 
     /// Id of the process that is read; none of a core file.
     pub fn process(&self) -> Option<u32> {
-        self.pid.filter(|_| self.is_process)
+        self.pid.filter(|_| matches!(self.target, Target::Process(_)))
     }
 
     /// Where the process runs commands. `Err` says in words why it cannot.
     pub fn command_place(&self) -> Result<(u32, Place)> {
-        let Some(pid) = self.process() else { bail!("a core file cannot be commanded") };
+        let Some(pid) = self.process() else {
+            bail!("a file cannot be commanded: name the process")
+        };
         if !self.is_active() {
             bail!("process {pid} has not allocated yet: there is nothing to command")
         }
@@ -225,6 +289,9 @@ impl Heap {
 
     /// Whether the process still runs the same program on the same heap.
     pub fn is_there(&self) -> bool {
+        if let Some(published) = &self.published {
+            return published.is_there();
+        }
         block::read_at(&*self.source, self.address).is_ok_and(|seen| seen.map == self.seen.map)
     }
 
@@ -238,5 +305,5 @@ fn collect(map: &HeapMap<u64>, memory: &impl Memory) -> Option<Counts> {
     let mut classes = vec![ClassCounts::default(); CLASSES_MAX.min(map.classes as usize)];
     let mut shards = Vec::new();
     let stats = sums::collect(map, memory, &mut classes, |shard| shards.push(*shard))?;
-    Some(Counts { stats, classes, shards })
+    Some(Counts { stats, classes, shards, renewed: None })
 }

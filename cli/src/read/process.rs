@@ -64,6 +64,21 @@ impl Process {
     }
 }
 
+/// What of process `pid` is resident, which any user may ask.
+pub fn resident_of(pid: u32) -> Option<Resident> {
+    let status = status(pid)?;
+    let bytes = |name: &str| {
+        let kib = field(&status, name)?.split_whitespace().next()?;
+        Some(kib.parse::<u64>().ok()? << 10)
+    };
+    Some(Resident {
+        bytes: bytes("VmRSS")?,
+        anonymous_bytes: bytes("RssAnon").unwrap_or(0),
+        peak_bytes: bytes("VmHWM")?,
+        swapped_bytes: bytes("VmSwap").unwrap_or(0),
+    })
+}
+
 fn refuse<T>(pid: u32) -> Result<T> {
     bail!("may not look into process {pid}: ask as its user or as root (ptrace rules)")
 }
@@ -127,17 +142,7 @@ impl Source for Process {
     }
 
     fn resident(&self) -> Option<Resident> {
-        let status = status(self.pid)?;
-        let bytes = |name: &str| {
-            let kib = field(&status, name)?.split_whitespace().next()?;
-            Some(kib.parse::<u64>().ok()? << 10)
-        };
-        Some(Resident {
-            bytes: bytes("VmRSS")?,
-            anonymous_bytes: bytes("RssAnon").unwrap_or(0),
-            peak_bytes: bytes("VmHWM")?,
-            swapped_bytes: bytes("VmSwap").unwrap_or(0),
-        })
+        resident_of(self.pid)
     }
 
     fn mapped(&self) -> Vec<Mapped> {

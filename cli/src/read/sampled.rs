@@ -67,6 +67,9 @@ impl Heap {
     }
 
     fn profile_header(&self) -> Result<Header<u64>> {
+        if self.published.is_some() {
+            bail!("{} has no heap profile: name the process", self.file.display());
+        }
         let map = self.seen.map.as_ref();
         let header = map
             .filter(|map| map.profile != 0)

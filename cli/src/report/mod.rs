@@ -12,11 +12,11 @@ mod words;
 pub use charts::SHARES;
 
 use crate::launch::{self, How};
+use crate::profile::Progress;
 use crate::read::{self, Target};
 use crate::{output, supervise};
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,8 +31,8 @@ pub struct What {
     output: PathBuf,
     /// Watch the process for so many seconds, and show its memory over this time (of a program: its first seconds, instead
     /// of all)
-    #[arg(long, value_name = "SECONDS")]
-    seconds: Option<f64>,
+    #[arg(long, value_name = "SECONDS", value_parser = crate::seconds::parse)]
+    seconds: Option<Duration>,
 }
 
 impl What {
@@ -42,12 +42,6 @@ impl What {
 
     fn check_place(&self) -> Result<()> {
         if self.is_stdout() { Ok(()) } else { output::check_place(&self.output) }
-    }
-
-    fn duration(&self) -> Result<Option<Duration>> {
-        let Some(seconds) = self.seconds else { return Ok(None) };
-        ensure!(seconds > 0.0 && seconds < 1e9, "--seconds takes a number of seconds above 0");
-        Ok(Some(Duration::from_secs_f64(seconds)))
     }
 
     fn write(&self, mut story: Story) -> Result<()> {
@@ -65,8 +59,12 @@ impl What {
 
 /// A report of a process, now or over some time, or of a core file.
 pub fn of_target(target: &Target, what: &What) -> Result<ExitCode> {
-    let duration = what.duration()?;
+    let duration = what.seconds;
     what.check_place()?;
+    ensure!(
+        !matches!(target, Target::Published(_)),
+        "{target} has sums only, which `rsalloc stats` shows: name the process"
+    );
     ensure!(
         duration.is_none() || matches!(target, Target::Process(_)),
         "{target} does not change: --seconds is for processes"
@@ -75,15 +73,15 @@ pub fn of_target(target: &Target, what: &What) -> Result<ExitCode> {
     let every = duration.map_or(Duration::MAX, |duration| duration / SAMPLES);
     let mut story = Story::begin(target, &heap, every.max(EVERY_MIN), Moment::Last)?;
     if let Some(duration) = duration {
-        if std::io::stderr().is_terminal() {
-            eprintln!("rsalloc: {target} is watched for {} s", duration.as_secs_f64());
-        }
-        while story.age() < duration && heap.is_there() {
-            std::thread::sleep(story.pause().min(duration.saturating_sub(story.age())));
-            if story.sample(&heap).is_err() && !heap.is_there() {
-                break;
-            }
-        }
+        let progress = Progress::new(format!("{target} is watched"), duration);
+        progress.wait_and_look(
+            || heap.is_there(),
+            || {
+                // A failure is of a process that ended, which the next step says.
+                let _ = story.sample(&heap);
+                story.pause()
+            },
+        );
         match story.look(&heap) {
             Err(_) if !heap.is_there() => {
                 eprintln!("rsalloc: {target} has ended, or runs another program");
@@ -102,7 +100,7 @@ const EVERY_MIN: Duration = Duration::from_millis(5);
 
 /// Runs a program. The report shows it when it was largest; it is written when the program ends, or after `--seconds`.
 pub fn of_program(how: &How, program: &[OsString], what: &What) -> Result<ExitCode> {
-    let duration = what.duration()?.unwrap_or(Duration::MAX);
+    let duration = what.seconds.unwrap_or(Duration::MAX);
     what.check_place()?;
     let has_ended = &AtomicBool::new(false);
     let mut command = launch::command(how, program)?;

@@ -71,10 +71,11 @@ fn held(story: &Story) -> Markup {
     html! {
         strong { "Held by the program: " } (bytes("live_bytes", live)) ". "
         @if large > 0 {
-            (count("large_count", stats.large_count as u64)) " objects above 256 KiB have "
+            (count("large_count", stats.large_count as u64))
+            @if stats.large_count == 1 { " object above 256 KiB has " } @else { " objects above 256 KiB have " }
             (bytes("large_bytes", large)) " of it"
             @if stats.huge_count > 0 {
-                ", of which " (count("huge_count", stats.huge_count as u64)) ", above 32 MiB, in mappings of their own, have "
+                ", of which those above 32 MiB, each in a mapping of its own (" (count("huge_count", stats.huge_count as u64)) "), have "
                 (bytes("huge_bytes", stats.huge_bytes as u64))
             }
             ". "

@@ -102,9 +102,9 @@ pub fn list(frame: &mut Frame<'_>, look: &Look, list: &List) {
     ]);
     frame.render_widget(Paragraph::new(vec![first, Line::raw(second)]), head);
 
-    let columns: [(Column, &str, u16); 9] = [
+    let all: [(Column, &str, u16); 9] = [
         (Column::Pid, "PID", 7),
-        (Column::Program, "PROGRAM", 0),
+        (Column::Program, "PROGRAM", 15),
         (Column::Resident, "RESIDENT", 9),
         (Column::Live, "LIVE", 8),
         (Column::Cached, "CACHED", 8),
@@ -113,12 +113,18 @@ pub fn list(frame: &mut Frame<'_>, look: &Look, list: &List) {
         (Column::Refills, "REFILL/S", 9),
         (Column::Mode, "MODE", 6),
     ];
+    // Those that matter most, as far as they fit; what the list is sorted by is among them.
+    let first = [Column::Pid, list.sort, Column::Resident, Column::Program];
+    let rank = |column| first.iter().position(|first| *first == column).unwrap_or(first.len());
+    let places = fitting(&all.map(|(column, _, width)| (width, rank(column))), body.width);
+    let columns: Vec<_> = places.into_iter().map(|place| all[place]).collect();
     let mark = if list.is_reversed { "^" } else { "v" };
-    let titles = columns.map(|(column, title, _)| match column == list.sort {
+    let titles = columns.iter().map(|&(column, title, _)| match column == list.sort {
         true => Cell::from(aligned(column, format!("{title}{mark}")))
             .style(Style::new().add_modifier(Modifier::UNDERLINED)),
         false => Cell::from(aligned(column, title.to_owned())),
     });
+    let titles: Vec<_> = titles.collect();
     let rows = list.rows.iter().map(|row| {
         let text = |column| match column {
             Column::Pid => row.pid.to_string(),
@@ -128,14 +134,14 @@ pub fn list(frame: &mut Frame<'_>, look: &Look, list: &List) {
             Column::Cached => short(row.cached),
             Column::Free => short(row.free),
             Column::Dirty => short(row.dirty),
-            Column::Refills => row.rate.map_or("-".into(), |rate| grouped(rate.round() as u64)),
+            Column::Refills => row.rate.map_or("-".into(), rate),
             Column::Mode => row.mode.to_owned(),
         };
-        Row::new(columns.map(|(column, ..)| aligned(column, text(column))))
+        Row::new(columns.iter().map(|&(column, ..)| aligned(column, text(column))))
     });
-    let widths = columns.map(|(_, _, width)| match width {
-        0 => Constraint::Min(8),
-        width => Constraint::Length(width),
+    let widths = columns.iter().map(|&(column, _, width)| match column {
+        Column::Program => Constraint::Min(width),
+        _ => Constraint::Length(width),
     });
     let table = Table::new(rows, widths)
         .header(Row::new(titles).style(look.heading()))
@@ -148,6 +154,32 @@ pub fn list(frame: &mut Frame<'_>, look: &Look, list: &List) {
         foot,
         &["Up/Down select", "Enter open", "Left/Right sort by", "r reverse", "q quit"],
     );
+}
+
+/// The places of the columns that fit side by side, in their order. A column is its width and its rank: those of a low rank are
+/// taken first, those of equal rank from the left.
+fn fitting(columns: &[(u16, usize)], width: u16) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..columns.len()).collect();
+    places.sort_by_key(|&place| columns[place].1);
+    let mut left = width + 1;
+    let mut taken = Vec::new();
+    for place in places {
+        // With the space behind it.
+        let Some(rest) = left.checked_sub(columns[place].0 + 1) else { break };
+        left = rest;
+        taken.push(place);
+    }
+    taken.sort_unstable();
+    taken
+}
+
+/// A number for each second, in at most nine columns.
+fn rate(number: f64) -> String {
+    match number {
+        0.0..=9_999_999.5 => grouped(number.round() as u64),
+        ..1e9 => format!("{:.1}M", number / 1e6),
+        _ => format!("{:.1}G", number / 1e9),
+    }
 }
 
 /// Numbers stand on the right.
@@ -174,10 +206,10 @@ pub fn process(frame: &mut Frame<'_>, look: &Look, process: &Watched, has_list: 
     frame.render_widget(shares(look, process), left);
     history(frame, look, process, right);
     frame.render_widget(rates_line(process), rates);
-    let [left, right] =
-        Layout::horizontal([Constraint::Length(50), Constraint::Min(10)]).spacing(1).areas(tables);
-    frame.render_widget(classes(look, process), left);
-    frame.render_widget(shards(look, process), right);
+    let widths = [CLASSES_WIDTH, tables.width.saturating_sub(CLASSES_WIDTH + 1)];
+    let [left, right] = Layout::horizontal(widths.map(Constraint::Length)).spacing(1).areas(tables);
+    frame.render_widget(classes(look, process, left.width), left);
+    frame.render_widget(shards(look, process, right.width), right);
     let leave: &[&str] = if has_list { &["Esc all processes", "q quit"] } else { &["q quit"] };
     keys(frame, look, foot, &[&["Up/Down scroll the classes"], leave].concat());
 }
@@ -192,7 +224,13 @@ fn heading<'a>(look: &Look, process: &'a Watched) -> Paragraph<'a> {
             format!("process {} {why}; this is how it was last seen", process.pid),
             look.coloured(Color::Red).add_modifier(Modifier::BOLD),
         ),
-        None => Line::raw(process.report.reason.text()),
+        None => Line::raw(match process.counts.renewed {
+            Some(renewed) => {
+                let at = crate::text::clock("%H:%M:%S", (renewed.at_ms / 1000) as i64);
+                format!("published at {at}")
+            }
+            None => process.report.reason.text().to_owned(),
+        }),
     };
     Paragraph::new(vec![first, second])
 }
@@ -268,7 +306,7 @@ fn rates_line<'a>(process: &Watched) -> Paragraph<'a> {
 }
 
 /// The classes with the most bytes of slabs.
-fn classes<'a>(look: &Look, process: &Watched) -> Table<'a> {
+fn classes<'a>(look: &Look, process: &Watched, width: u16) -> Table<'a> {
     let mut classes: Vec<_> =
         process.counts.classes.iter().filter(|class| class.slabs > 0).collect();
     classes.sort_by_key(|class| (std::cmp::Reverse(class.slab_bytes), class.size));
@@ -278,34 +316,54 @@ fn classes<'a>(look: &Look, process: &Watched) -> Table<'a> {
         let live = (class.live() * class.size) as u64;
         let part = 100.0 * live as f64 / class.slab_bytes.max(1) as f64;
         let bar = look.bar(class.slab_bytes as u64, most, 8);
-        Row::new(vec![
+        [
             right(short(class.size as u64)),
             right(short(class.slab_bytes as u64)),
             Line::styled(bar, look.coloured(Color::Blue)),
             right(short(live)),
             right(short((class.cached() * class.size) as u64)),
             right(format!("{part:.0}%")),
-        ])
+        ]
     });
     let titles =
         ["CLASS", "SLABS", "", "LIVE", "CACHED", "IN USE"].map(|title| right(title.to_owned()));
-    Table::new(rows, [7, 8, 8, 8, 8, 6].map(Constraint::Length))
-        .header(Row::new(titles).style(look.heading()))
+    let columns = [(7, 0), (8, 1), (8, 5), (8, 2), (8, 4), (6, 3)];
+    fitted(look, &columns, titles, rows, width)
 }
 
-fn shards<'a>(look: &Look, process: &Watched) -> Table<'a> {
+/// Columns that [`process`] gives to the classes.
+const CLASSES_WIDTH: u16 = 50;
+
+/// A table with the columns that fit.
+fn fitted<'a, const COLUMNS: usize>(
+    look: &Look,
+    columns: &[(u16, usize); COLUMNS],
+    titles: [Line<'a>; COLUMNS],
+    rows: impl Iterator<Item = [Line<'a>; COLUMNS]>,
+    width: u16,
+) -> Table<'a> {
+    let places = fitting(columns, width);
+    let row = |cells: [Line<'a>; COLUMNS]| {
+        let cells = cells.into_iter().enumerate();
+        let shown = cells.filter(|(place, _)| places.contains(place)).map(|(_, cell)| cell);
+        Row::new(shown.collect::<Vec<_>>())
+    };
+    let rows: Vec<_> = rows.map(&row).collect();
+    let widths: Vec<_> = places.iter().map(|&at| Constraint::Length(columns[at].0)).collect();
+    Table::new(rows, widths).header(row(titles).style(look.heading()))
+}
+
+fn shards<'a>(look: &Look, process: &Watched, width: u16) -> Table<'a> {
     let right = |text: String| Line::from(text).right_aligned();
     let rows = process.counts.shards.iter().enumerate().map(|(number, shard)| {
-        let rate = process.shard_rates.get(number);
-        Row::new(vec![
+        [
             right(format!("{} {}", shard.kind.word().trim_start_matches("per_"), shard.index)),
             right(short(shard.bytes as u64)),
-            right(rate.map_or("-".into(), |rate| grouped(rate.round() as u64))),
-        ])
+            right(process.shard_rates.get(number).map_or("-".into(), |&number| rate(number))),
+        ]
     });
     let titles = ["SHARD", "CACHED", "REFILL/S"].map(|title| right(title.to_owned()));
-    Table::new(rows, [9, 8, 9].map(Constraint::Length))
-        .header(Row::new(titles).style(look.heading()))
+    fitted(look, &[(10, 0), (8, 1), (9, 2)], titles, rows, width)
 }
 
 fn keys(frame: &mut Frame<'_>, look: &Look, area: Rect, keys: &[&str]) {

@@ -1,7 +1,7 @@
 //! [`List`]: the processes that rsalloc serves, as rows.
 
 use crate::fleet::Fleet;
-use crate::read::Heap;
+use crate::read::{Heap, Target};
 use ratatui::crossterm::event::KeyCode;
 use std::collections::HashMap;
 use std::time::Instant;
@@ -9,6 +9,7 @@ use std::time::Instant;
 /// A process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
+    pub target: Target,
     pub pid: u32,
     pub program: String,
     pub resident: u64,
@@ -64,17 +65,17 @@ pub struct List {
     /// Whether the order is the column's own or the other one.
     pub is_reversed: bool,
     /// The process that is selected.
-    selected: Option<u32>,
-    before: HashMap<u32, (usize, Instant)>,
+    selected: Option<Target>,
+    before: HashMap<Target, (usize, Instant)>,
     /// What to say in the place of the numbers of processes, until the next key.
     pub said: Option<String>,
 }
 
 impl List {
-    /// An empty list.
-    pub fn new(sort: Column) -> List {
+    /// An empty list of what `fleet` finds.
+    pub fn new(fleet: Fleet, sort: Column) -> List {
         List {
-            fleet: Fleet::all(),
+            fleet,
             rows: Vec::new(),
             unread: (0, 0),
             sort,
@@ -89,10 +90,11 @@ impl List {
     pub fn look(&mut self) {
         let (mut rows, mut refills) = (Vec::new(), HashMap::new());
         let before = &self.before;
-        let unread = self.fleet.visit(|pid, heap| {
-            let Some((row, now)) = read(pid, heap, before.get(&pid).copied()) else { return false };
+        let unread = self.fleet.visit(|heap| {
+            let target = &heap.target;
+            let Some((row, now)) = read(heap, before.get(target).copied()) else { return false };
             rows.push(row);
-            refills.insert(pid, now);
+            refills.insert(target.clone(), now);
             true
         });
         (self.rows, self.before) = (rows, refills);
@@ -121,18 +123,18 @@ impl List {
             self.rows.reverse();
         }
         if self.index().is_none() {
-            self.selected = self.rows.first().map(|row| row.pid);
+            self.selected = self.rows.first().map(|row| row.target.clone());
         }
     }
 
     /// Number of the selected row.
     pub fn index(&self) -> Option<usize> {
-        self.rows.iter().position(|row| Some(row.pid) == self.selected)
+        self.rows.iter().position(|row| Some(&row.target) == self.selected.as_ref())
     }
 
     /// The selected process.
-    pub fn selected(&self) -> Option<u32> {
-        self.selected
+    pub fn selected(&self) -> Option<&Target> {
+        self.selected.as_ref()
     }
 
     /// Acts on a key.
@@ -149,7 +151,7 @@ impl List {
             KeyCode::End => last,
             _ => index,
         };
-        self.selected = self.rows.get(select).map(|row| row.pid);
+        self.selected = self.rows.get(select).map(|row| row.target.clone());
         let column = Column::ALL.iter().position(|column| *column == self.sort).unwrap_or(0);
         match code {
             KeyCode::Left => self.sort = Column::ALL[column.saturating_sub(1)],
@@ -167,18 +169,15 @@ impl List {
 }
 
 /// A row of a process, and its refills so far; none if it has gone away meanwhile.
-fn read(
-    pid: u32,
-    heap: &Heap,
-    before: Option<(usize, Instant)>,
-) -> Option<(Row, (usize, Instant))> {
+fn read(heap: &Heap, before: Option<(usize, Instant)>) -> Option<(Row, (usize, Instant))> {
     let counts = heap.counts().ok()?;
     let (stats, now) = (&counts.stats, Instant::now());
     let rate = before.map(|(refills, at)| {
         stats.refills.saturating_sub(refills) as f64 / (now - at).as_secs_f64().max(1e-3)
     });
     let row = Row {
-        pid,
+        target: heap.target.clone(),
+        pid: heap.pid?,
         program: heap.program.clone(),
         resident: heap.resident().map_or(0, |resident| resident.bytes),
         live: stats.live_bytes as u64,
@@ -195,7 +194,7 @@ fn read(
 impl List {
     /// A list of these rows.
     pub fn of(rows: Vec<Row>) -> List {
-        let mut list = List::new(Column::Resident);
+        let mut list = List::new(Fleet::all(), Column::Resident);
         list.rows = rows;
         list.arrange();
         list

@@ -7,7 +7,9 @@ mod draw;
 mod list;
 mod process;
 
-use anyhow::{Context, Result, bail, ensure};
+use crate::fleet::Fleet;
+use crate::read::Target;
+use anyhow::{Context, Result, bail};
 use list::List;
 use process::Watched;
 use ratatui::Terminal;
@@ -23,11 +25,13 @@ use std::time::{Duration, Instant};
 /// What is shown, and how.
 #[derive(clap::Args)]
 pub struct What {
-    /// A process to watch closely; without it all that rsalloc serves
-    pid: Option<u32>,
+    /// A process to watch closely, or the file in which it publishes its statistics; a folder of such files for all of them;
+    /// without it all processes that rsalloc serves
+    #[arg(value_name = "PID|FILE|FOLDER")]
+    target: Option<Target>,
     /// Look again after so many seconds
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 1.0)]
-    delay: f64,
+    #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = crate::seconds::parse)]
+    delay: Duration,
     /// Print what would be shown, once, and end
     #[arg(long)]
     once: bool,
@@ -43,7 +47,6 @@ const WAIT: Duration = Duration::from_millis(100);
 
 /// Runs the command.
 pub fn top(what: &What) -> Result<ExitCode> {
-    ensure!(what.delay > 0.0 && what.delay < 1e9, "--delay takes a number of seconds above 0");
     let mut app = App::new(what)?;
     app.look();
     if what.once {
@@ -109,11 +112,21 @@ enum Next {
 
 impl App {
     fn new(what: &What) -> Result<App> {
+        let (fleet, open) = match &what.target {
+            None => (Fleet::all(), None),
+            Some(Target::Core(folder)) if folder.is_dir() => {
+                (Fleet::of(&[Target::Core(folder.clone())])?, None)
+            }
+            Some(Target::Core(path)) => {
+                bail!("{} is no process and no published file", path.display())
+            }
+            Some(target) => (Fleet::all(), Some(Watched::open(target)?)),
+        };
         Ok(App {
-            list: List::new(what.sort),
-            open: what.pid.map(Watched::open).transpose()?,
-            has_list: what.pid.is_none(),
-            delay: Duration::from_secs_f64(what.delay),
+            list: List::new(fleet, what.sort),
+            has_list: open.is_none(),
+            open,
+            delay: what.delay,
             cost: Duration::ZERO,
             look: draw::Look::of_environment(),
         })
@@ -193,7 +206,7 @@ impl App {
     /// What the screen would show, if it were high enough, as lines.
     fn printed(&self) -> Result<String> {
         let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-        let width = columns.unwrap_or(100).clamp(60, 400);
+        let width = columns.unwrap_or(100).clamp(20, 400);
         let height = match &self.open {
             Some(process) => process.height(),
             None => self.list.height(),

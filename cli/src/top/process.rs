@@ -29,6 +29,7 @@ const POINTS_MAX: usize = 512;
 
 /// See the module.
 pub struct Watched {
+    pub target: Target,
     pub pid: u32,
     pub program: String,
     pub report: Report,
@@ -49,13 +50,13 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Opens process `pid`.
-    pub fn open(pid: u32) -> Result<Watched> {
-        let target = Target::Process(pid);
-        let Some(heap) = read::find(&target)? else { bail!("rsalloc is not active in {target}") };
+    /// Opens a process, or the file in which it publishes.
+    pub fn open(target: &Target) -> Result<Watched> {
+        let Some(heap) = read::find(target)? else { bail!("rsalloc is not active in {target}") };
         let counts = heap.counts()?;
         let mut watched = Watched {
-            pid,
+            target: target.clone(),
+            pid: heap.pid.unwrap_or(0),
             program: heap.program.clone(),
             report: heap.report(),
             resident: heap.resident(),
@@ -79,7 +80,7 @@ impl Watched {
         }
         // It may run another program by now, with another heap.
         if self.heap.as_ref().is_none_or(|heap| !heap.is_there()) {
-            match read::find(&Target::Process(self.pid)) {
+            match read::find(&self.target) {
                 Ok(Some(heap)) => {
                     (self.program, self.report) = (heap.program.clone(), heap.report());
                     (self.rates, self.heap) = (None, Some(heap));

@@ -3,6 +3,7 @@ use super::*;
 
 fn row(pid: u32, program: &str, mebibytes: u64) -> Row {
     Row {
+        target: Target::Process(pid),
         pid,
         program: program.into(),
         resident: mebibytes << 20,
@@ -76,10 +77,10 @@ fn processes_are_sorted_by_the_column_that_is_chosen() {
 fn a_selected_process_stays_selected_when_the_order_changes() {
     let mut app = app(vec![row(7, "small", 10), row(3, "large", 300), row(5, "middle", 40)]);
     press(&mut app, KeyCode::Down);
-    assert_eq!(app.list.selected(), Some(5));
+    assert_eq!(app.list.selected(), Some(&Target::Process(5)));
     press(&mut app, KeyCode::Char('r'));
     press(&mut app, KeyCode::Left);
-    assert_eq!(app.list.selected(), Some(5));
+    assert_eq!(app.list.selected(), Some(&Target::Process(5)));
     press(&mut app, KeyCode::End);
     press(&mut app, KeyCode::Down);
     assert_eq!(app.list.index(), Some(2));
@@ -102,6 +103,24 @@ fn q_and_ctrl_c_leave_and_other_keys_do_not() {
     assert!(app.press(ctrl_c) == Next::Leave);
     for code in [KeyCode::Char('c'), KeyCode::Esc, KeyCode::Up, KeyCode::Char('x')] {
         assert!(!press(&mut app, code), "{code:?}");
+    }
+}
+
+/// A column stands whole or not at all: the end of a number is another number.
+#[test]
+fn narrow_terminals_leave_columns_out() {
+    let app = app(vec![row(1_234_567, "program", 314_159)]);
+    for width in 12..100 {
+        let mut terminal = Terminal::new(TestBackend::new(width, 10)).unwrap();
+        terminal.draw(|frame| app.draw(frame)).unwrap();
+        let screen = lines(terminal.backend().buffer());
+        let shown: Vec<_> = screen.lines().nth(3).unwrap().split_whitespace().collect();
+        let whole =
+            ["1234567", "program", "306.8G", "153.4G", "1.0M", "2.0M", "0", "1,234", "libc"];
+        assert!(shown.iter().all(|cell| whole.contains(cell)), "{width}: {screen}");
+        assert_eq!(shown[0], "1234567", "{width}: {screen}");
+        assert!(width < 20 || shown.contains(&"306.8G"), "sorted by it, {width}: {screen}");
+        assert!(width < 90 || shown.len() == whole.len(), "{width}: {screen}");
     }
 }
 

@@ -76,6 +76,20 @@ impl Running {
         Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
     }
 
+    /// Starts a program that has not said anything yet.
+    pub fn started(command: &mut Command) -> Self {
+        Self::start(command)
+    }
+
+    /// The next line that it says, without its end.
+    pub fn line(&mut self) -> String {
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        while self.0.stdout.as_mut().unwrap().read_exact(&mut byte).is_ok() && byte != *b"\n" {
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).unwrap()
+    }
+
     fn first_byte(mut self) -> Self {
         self.0.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         self

@@ -1,0 +1,477 @@
+//! The published file (`publish:PATH`): the statistics, for readers that may not trace the process.
+//!
+//! Promises: no thread and no timer keeps it. Slow calls renew it, at most each [`EVERY_MIN_MS`] and so seldom that it takes
+//! at most one part in [`COST_PARTS`] of the time of the thread that comes first. A reader sees whole statistics and when
+//! they were true. A forked child never writes to its parent's file: one that comes to a slow call opens its own if the
+//! path has `%p`, else it publishes nothing. Async-signal-safe; no lock that a thread waits for, no allocation.
+//!
+//! ```text
+//! head: magic, version, ... generation | slot 0 | slot 1        a word is 8 bytes
+//!                           ^ the slot that is whole: its lowest bit
+//! ```
+//!
+//! Invariants:
+//! I1. The slot that the generation names is whole. A writer fills the other one, then raises the generation; a writer that
+//!     dies half way changes nothing for readers.
+//! I2. One thread at a time writes: the one that has set `busy`.
+//! I3. `State` reads as zero in a forked child, where the kernel can do that (Linux 4.14); else its process id is the
+//!     parent's there, and nothing is written.
+
+use super::snapshot::{REPORT_WORDS, report_of, words_of};
+use super::{LIBRARY_VERSION, collect_own_shards};
+use crate::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, UnsafeCell};
+use crate::config::{self, KEYS};
+use crate::engine::init;
+use crate::fail::Line;
+use crate::object::Link;
+use crate::os::{self, Errno, Place, Shared};
+use crate::print::Path;
+use crate::report::Report;
+use crate::size_class::CLASSES;
+use crate::sums::{ClassCounts, ShardCounts, ShardKind, Stats};
+use core::ffi::CStr;
+
+/// What a file begins with; stored when all else is there.
+pub const MAGIC: u64 = u64::from_ne_bytes(*b"rsallocP");
+/// Raised when a word changes its meaning.
+pub const VERSION: u64 = 1;
+
+/// The numbers of the head's words.
+mod head {
+    pub const MAGIC: usize = 0;
+    pub const VERSION: usize = 1;
+    pub const PID: usize = 2;
+    /// The namespace that the id belongs to; 0 if it is not known.
+    pub const NAMESPACE: usize = 3;
+    pub const LIBRARY_VERSION: usize = 4;
+    /// The name of the program, in two words.
+    pub const PROGRAM: usize = 5;
+    pub const GENERATION: usize = 7;
+    pub const WORDS: usize = 16;
+}
+
+/// The numbers of a slot's words. Each part has room for more than any version needs, so that no place ever moves.
+mod slot {
+    /// Milliseconds since 1970.
+    pub const RENEWED_MS: usize = 0;
+    /// Milliseconds from a renewal to the next, if slow calls come.
+    pub const EVERY_MS: usize = 1;
+    pub const STATS: usize = 2;
+    pub const SETTINGS: usize = 3;
+    pub const CLASSES: usize = 4;
+    /// Shards that are written here, and those for which there is no room.
+    pub const SHARDS: usize = 5;
+    pub const SHARDS_LEFT_OUT: usize = 6;
+    pub const REPORT: usize = 16;
+    pub const FIRST_STAT: usize = 48;
+    pub const FIRST_SETTING: usize = 176;
+    pub const FIRST_CLASS: usize = 240;
+    pub const FIRST_SHARD: usize = FIRST_CLASS + super::CLASSES_MAX * super::CLASS_WORDS;
+    pub const WORDS: usize = FIRST_SHARD + super::SHARDS_MAX * super::SHARD_WORDS;
+}
+
+const CLASSES_MAX: usize = 128;
+const CLASS_WORDS: usize = 12;
+const SHARDS_MAX: usize = 256;
+const SHARD_WORDS: usize = 12;
+/// A value, and its origin.
+const SETTING_WORDS: usize = 2;
+
+/// Words of a file.
+pub const WORDS: usize = head::WORDS + 2 * slot::WORDS;
+
+const _: () = {
+    assert!(REPORT_WORDS <= slot::FIRST_STAT - slot::REPORT);
+    assert!(Stats::KINDS.len() <= slot::FIRST_SETTING - slot::FIRST_STAT);
+    assert!(KEYS * SETTING_WORDS <= slot::FIRST_CLASS - slot::FIRST_SETTING);
+    assert!(CLASSES <= CLASSES_MAX);
+};
+
+/// The file is renewed no more often.
+pub const EVERY_MIN_MS: usize = 100;
+/// And is due after this time, whatever the clock says: a restored process may have one that went back.
+const EVERY_MAX_MS: usize = 10_000;
+/// See the module.
+const COST_PARTS: usize = 200;
+
+/// What this process has; see I3.
+struct State {
+    /// The process that opened the file; 0 in a forked child.
+    pid: AtomicU32,
+    busy: AtomicU32,
+    /// By the clock of `os::milliseconds`.
+    due_ms: AtomicUsize,
+    every_ms: AtomicUsize,
+    file: Link<[AtomicU64; WORDS]>,
+    /// The classes of a renewal: too large for the stack of a handler.
+    classes: UnsafeCell<[ClassCounts; CLASSES]>,
+}
+
+// SAFETY: `classes` is used by the thread that has set `busy` (I2).
+unsafe impl Sync for State {}
+
+static STATE: Link<State> = Link::none();
+
+/// Whether the process goes on publishing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Publishing {
+    /// It does, if anything came of it.
+    Continues,
+    /// It does not, from now on.
+    Stopped,
+}
+
+/// Opens the file that the setting `publish` names, if it does. A line says so if that cannot be done. For init, once.
+pub fn open() -> Publishing {
+    let Some(name) = config::publish_path() else { return Publishing::Stopped };
+    match make_state().and_then(|state| open_file(state, name)) {
+        Ok(()) => Publishing::Continues,
+        Err(errno) => {
+            let mut line = Line::new();
+            line.text("rsalloc: cannot publish to ").shown(&name.as_bytes()[..name.len().min(160)]);
+            line.text(": ");
+            match reason(errno) {
+                Some(text) => line.text(text),
+                None => line.text("errno ").decimal(errno as usize),
+            };
+            line.text("\n").write_to_stderr();
+            Publishing::Stopped
+        }
+    }
+}
+
+/// Renews the file if it is due. At a slow call of a process that publishes.
+#[cold]
+pub fn tick() -> Publishing {
+    let Some(state) = STATE.get() else { return Publishing::Stopped };
+    let now = os::milliseconds();
+    // Ordering: Relaxed, a hint that the exchange below confirms.
+    let due = state.due_ms.load(Ordering::Relaxed);
+    let is_due = now >= due || due - now > EVERY_MAX_MS;
+    // Ordering: Relaxed, for both: the thread that succeeds goes on, and `busy` guards what it does.
+    let (won, lost) = (Ordering::Relaxed, Ordering::Relaxed);
+    if !is_due || state.due_ms.compare_exchange(due, now + EVERY_MIN_MS, won, lost).is_err() {
+        return Publishing::Continues;
+    }
+    // Ordering: Acquire pairs with the Release below: what the former writer did is whole.
+    if state.busy.swap(1, Ordering::Acquire) != 0 {
+        return Publishing::Continues;
+    }
+    // Ordering: Relaxed, written by this process, or wiped.
+    let publishing = match state.pid.load(Ordering::Relaxed) {
+        0 => open_in_child(state),
+        pid => {
+            // Else a child on this memory, which its parent goes on with, or one that the kernel did not wipe.
+            if pid == os::process_id() {
+                renew(state, now);
+            }
+            Publishing::Continues
+        }
+    };
+    // Ordering: Release, see above.
+    state.busy.store(0, Ordering::Release);
+    publishing
+}
+
+/// Removes the file, at the end of the process that opened it. One that another process has put in its place stays.
+pub fn end() {
+    let Some(state) = STATE.get() else { return };
+    let pid = os::process_id();
+    // Ordering: Relaxed, as in `tick`.
+    if state.pid.load(Ordering::Relaxed) != pid {
+        return;
+    }
+    let mut path = Path::default();
+    let Some(path) = config::publish_path().and_then(|name| path.expanded(name)) else { return };
+    let mut begin = [0; 8 * head::WORDS];
+    let owner = os::read_file(path.to_bytes_with_nul(), &mut begin)
+        .and_then(|begin| begin.get(8 * head::PID..)?.first_chunk().copied());
+    if owner.map(u64::from_ne_bytes) == Some(u64::from(pid)) {
+        os::unlink(path);
+    }
+}
+
+fn open_in_child(state: &'static State) -> Publishing {
+    // Without a line: a child that may not, such as one that gave up its rights, says nothing.
+    let opened = config::publish_path()
+        .filter(|name| name.contains("%p"))
+        .is_some_and(|name| open_file(state, name).is_ok());
+    if opened { Publishing::Continues } else { Publishing::Stopped }
+}
+
+fn make_state() -> Result<&'static State, Errno> {
+    let len = size_of::<State>().next_multiple_of(os::page_bytes());
+    let address = os::map(Place::Anywhere, len)?;
+    os::wipe_in_children(address, len);
+    // SAFETY: fresh memory of that size, never unmapped, for which zero is valid.
+    let state = unsafe { &*core::ptr::with_exposed_provenance::<State>(address) };
+    STATE.set(Some(state));
+    Ok(state)
+}
+
+/// Opens the file of this process, and fills it.
+fn open_file(state: &State, name: &str) -> Result<(), Errno> {
+    let mut path = Path::default();
+    let path: &CStr = path.expanded(name).ok_or(libc::ENAMETOOLONG)?;
+    // One that a process left, at whatever point it ended; no other file.
+    let is_left = |begin: &[u8]| {
+        begin.first_chunk().is_none_or(|word| [0, MAGIC].contains(&u64::from_ne_bytes(*word)))
+    };
+    let file: Shared = os::share(path, WORDS, is_left)?;
+    let file = <&[AtomicU64; WORDS]>::try_from(file).map_err(|_| libc::EIO)?;
+    let mut program = [0; 16];
+    os::read_file(b"/proc/self/comm\0", &mut program);
+    let name_words = program.map(|byte| if byte == b'\n' { 0 } else { byte });
+    let pid = os::process_id();
+    put(file, head::VERSION, VERSION);
+    put(file, head::PID, u64::from(pid));
+    put(file, head::NAMESPACE, os::pid_namespace());
+    put(file, head::LIBRARY_VERSION, LIBRARY_VERSION as u64);
+    for (at, bytes) in name_words.chunks_exact(8).enumerate() {
+        put(file, head::PROGRAM + at, u64::from_ne_bytes(core::array::from_fn(|i| bytes[i])));
+    }
+    state.file.set(Some(file));
+    // Ordering: Relaxed, a word that stands alone.
+    state.pid.store(pid, Ordering::Relaxed);
+    renew(state, os::milliseconds());
+    // Ordering: Release, so that what is stored before is there: a reader takes the magic first.
+    file[head::MAGIC].store(MAGIC, Ordering::Release);
+    Ok(())
+}
+
+/// Writes the statistics of this moment. The caller has set `busy`, or is init.
+fn renew(state: &State, now: usize) {
+    let Some(file) = state.file.get() else { return };
+    let begin = os::microseconds();
+    // Ordering: Relaxed, written under `busy`.
+    let generation = file[head::GENERATION].load(Ordering::Relaxed) + 1;
+    let first = head::WORDS + (generation as usize & 1) * slot::WORDS;
+    fill_slot(state, &file[first..first + slot::WORDS]);
+    // Ordering: Release: a reader that sees it sees the slot (I1).
+    file[head::GENERATION].store(generation, Ordering::Release);
+    let cost_ms = os::microseconds().wrapping_sub(begin) * COST_PARTS / 1000;
+    let every = cost_ms.clamp(EVERY_MIN_MS, EVERY_MAX_MS);
+    // Ordering: Relaxed, for both: hints.
+    state.every_ms.store(every, Ordering::Relaxed);
+    state.due_ms.store(now + every, Ordering::Relaxed); // Ordering: Relaxed, as above.
+}
+
+fn fill_slot(state: &State, words: &[AtomicU64]) {
+    put(words, slot::RENEWED_MS, os::unix_time_ms());
+    // Ordering: Relaxed, a hint.
+    let every = state.every_ms.load(Ordering::Relaxed).max(EVERY_MIN_MS);
+    put(words, slot::EVERY_MS, every as u64);
+    for (at, word) in words_of(&init::report()).into_iter().enumerate() {
+        put(words, slot::REPORT + at, u64::from(word));
+    }
+    for (key, (value, origin)) in config::raw().into_iter().enumerate() {
+        put(words, slot::FIRST_SETTING + SETTING_WORDS * key, value as u64);
+        put(words, slot::FIRST_SETTING + SETTING_WORDS * key + 1, u64::from(origin));
+    }
+    put(words, slot::SETTINGS, KEYS as u64);
+    // SAFETY: I2.
+    let classes = unsafe { &mut *state.classes.get() };
+    let mut shards = 0;
+    let stats = collect_own_shards(classes, |shard| {
+        if shards < SHARDS_MAX {
+            put_row(words, slot::FIRST_SHARD + SHARD_WORDS * shards, &shard_row(shard));
+        }
+        shards += 1;
+    });
+    for (at, (_, value)) in stats.unwrap_or_default().entries().enumerate() {
+        put(words, slot::FIRST_STAT + at, value as u64);
+    }
+    for (class, counts) in classes.iter().enumerate() {
+        put_row(words, slot::FIRST_CLASS + CLASS_WORDS * class, &class_row(counts));
+    }
+    put(words, slot::STATS, Stats::KINDS.len() as u64);
+    put(words, slot::CLASSES, CLASSES as u64);
+    put(words, slot::SHARDS, shards.min(SHARDS_MAX) as u64);
+    put(words, slot::SHARDS_LEFT_OUT, shards.saturating_sub(SHARDS_MAX) as u64);
+}
+
+fn put(words: &[AtomicU64], at: usize, value: u64) {
+    // Ordering: Relaxed: the generation, or the magic, publishes it.
+    words[at].store(value, Ordering::Relaxed);
+}
+
+fn put_row(words: &[AtomicU64], first: usize, row: &[usize]) {
+    row.iter().enumerate().for_each(|(at, value)| put(words, first + at, *value as u64));
+}
+
+fn class_row(class: &ClassCounts) -> [usize; 7] {
+    let ClassCounts { size, slabs, objects, slab_bytes, handed_out, in_shards, in_depot } = *class;
+    [size, slabs, objects, slab_bytes, handed_out, in_shards, in_depot]
+}
+
+fn shard_row(shard: &ShardCounts) -> [usize; 7] {
+    let ShardCounts { kind, index, objects, bytes, refills, flushes, aborts } = *shard;
+    [kind as usize, index, objects, bytes, refills, flushes, aborts]
+}
+
+fn reason(errno: Errno) -> Option<&'static str> {
+    Some(match errno {
+        libc::EROFS => "the file system is read-only",
+        libc::EACCES | libc::EPERM => "no permission",
+        libc::ENOENT => "there is no such folder",
+        libc::ENOSPC | libc::EDQUOT => "no space is left",
+        libc::EEXIST => "there is another file, or a folder",
+        libc::ENAMETOOLONG => "the path is too long",
+        libc::ENOMEM => "out of memory",
+        _ => return None,
+    })
+}
+
+/// What a reader makes of a file.
+pub struct Published<'a> {
+    words: &'a [u64],
+    slot: &'a [u64],
+}
+
+impl<'a> Published<'a> {
+    /// The generation in the words of a file: if it is another one after all words were read, they are to be read again. None
+    /// if they are no published file of this version, or of one that is not whole yet.
+    pub fn generation(words: &[u64]) -> Option<u64> {
+        let is_one = words.len() >= WORDS
+            && words[head::MAGIC] == MAGIC
+            && words[head::VERSION] == VERSION
+            && words[head::GENERATION] > 0;
+        is_one.then(|| words[head::GENERATION])
+    }
+
+    /// What the words of a file say.
+    pub fn parse(words: &'a [u64]) -> Option<Self> {
+        let generation = Self::generation(words)?;
+        let first = head::WORDS + (generation as usize & 1) * slot::WORDS;
+        Some(Published { words, slot: &words[first..first + slot::WORDS] })
+    }
+
+    /// The process, by its id in its own namespace, whose number is the other word (0: not known).
+    pub fn process(&self) -> (u32, u64) {
+        (self.words[head::PID] as u32, self.words[head::NAMESPACE])
+    }
+
+    /// The name of its program, up to the first zero.
+    pub fn program(&self) -> [u8; 16] {
+        core::array::from_fn(|at| self.words[head::PROGRAM + at / 8].to_ne_bytes()[at % 8])
+    }
+
+    /// The version of rsalloc, see [`version_of`](super::version_of).
+    pub fn library_version(&self) -> u64 {
+        self.words[head::LIBRARY_VERSION]
+    }
+
+    /// When the rest was true, in milliseconds since 1970, and how long after that it is renewed if slow calls come.
+    pub fn renewed_ms(&self) -> (u64, u64) {
+        (self.slot[slot::RENEWED_MS], self.slot[slot::EVERY_MS])
+    }
+
+    /// How allocations are served; none if that is not known here.
+    pub fn report(&self) -> Option<Report> {
+        report_of(core::array::from_fn(|at| self.slot[slot::REPORT + at] as u32))
+    }
+
+    /// Values and origins of the settings, see `config::settings_of`.
+    pub fn settings(&self) -> impl Iterator<Item = (usize, u8)> + 'a {
+        let slot = self.slot;
+        let most = (slot::FIRST_CLASS - slot::FIRST_SETTING) / SETTING_WORDS;
+        (0..self.count(slot::SETTINGS, most)).map(move |key| {
+            let at = slot::FIRST_SETTING + SETTING_WORDS * key;
+            (slot[at] as usize, slot[at + 1] as u8)
+        })
+    }
+
+    /// The sums. Those that the process's version does not have are 0.
+    pub fn stats(&self) -> Stats {
+        let count = self.count(slot::STATS, slot::FIRST_SETTING - slot::FIRST_STAT);
+        let values = &self.slot[slot::FIRST_STAT..][..count];
+        Stats::of_values(values.iter().map(|value| *value as usize))
+    }
+
+    /// The classes, class 0 included.
+    pub fn classes(&self) -> impl Iterator<Item = ClassCounts> + 'a {
+        let slot = self.slot;
+        (0..self.count(slot::CLASSES, CLASSES_MAX)).map(move |class| {
+            let word = |at| slot[slot::FIRST_CLASS + CLASS_WORDS * class + at] as usize;
+            ClassCounts {
+                size: word(0),
+                slabs: word(1),
+                objects: word(2),
+                slab_bytes: word(3),
+                handed_out: word(4),
+                in_shards: word(5),
+                in_depot: word(6),
+            }
+        })
+    }
+
+    /// The shards, as far as there was room for them.
+    pub fn shards(&self) -> impl Iterator<Item = ShardCounts> + 'a {
+        let slot = self.slot;
+        (0..self.count(slot::SHARDS, SHARDS_MAX)).filter_map(move |shard| {
+            let word = |at| slot[slot::FIRST_SHARD + SHARD_WORDS * shard + at] as usize;
+            Some(ShardCounts {
+                kind: ShardKind::of_number(word(0))?,
+                index: word(1),
+                objects: word(2),
+                bytes: word(3),
+                refills: word(4),
+                flushes: word(5),
+                aborts: word(6),
+            })
+        })
+    }
+
+    /// Shards for which there was no room.
+    pub fn shards_left_out(&self) -> usize {
+        self.slot[slot::SHARDS_LEFT_OUT] as usize
+    }
+
+    fn count(&self, at: usize, most: usize) -> usize {
+        (self.slot[at] as usize).min(most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    extern crate std;
+    use crate::engine::api;
+    use std::vec::Vec;
+
+    #[test]
+    fn what_is_written_is_what_a_reader_parses() {
+        let held = api::allocate(1000);
+        assert!(init::ensure());
+        let state = make_state().unwrap();
+        let words: Vec<AtomicU64> = (0..WORDS).map(|_| AtomicU64::new(0)).collect();
+        let loaded = || -> Vec<u64> {
+            // Ordering: Relaxed, one thread.
+            words.iter().map(|word| word.load(Ordering::Relaxed)).collect()
+        };
+        put(&words, head::VERSION, VERSION);
+        put(&words, head::PID, 7);
+        assert!(Published::parse(&loaded()).is_none(), "nothing is published yet");
+        put(&words, head::MAGIC, MAGIC);
+        assert!(Published::parse(&loaded()).is_none(), "no slot is whole yet");
+        for generation in 1..=3 {
+            let first = head::WORDS + (generation as usize & 1) * slot::WORDS;
+            fill_slot(state, &words[first..first + slot::WORDS]);
+            put(&words, head::GENERATION, generation);
+            let words = loaded();
+            let seen = Published::parse(&words).unwrap();
+            assert_eq!((seen.process(), seen.report()), ((7, 0), Some(init::report())));
+            assert!(seen.settings().eq(config::raw()));
+            assert_eq!(seen.classes().count(), CLASSES);
+            let live = seen.classes().map(|class| class.live() * class.size).sum::<usize>();
+            assert!(live >= 1000 && seen.stats().live_bytes >= live, "{live}");
+            let cached = seen.shards().map(|shard| shard.bytes).sum::<usize>();
+            assert_eq!((cached, seen.shards_left_out()), (seen.stats().shard_cached_bytes, 0));
+        }
+        let mut other = loaded();
+        other[head::VERSION] += 1;
+        assert!(Published::parse(&other).is_none() && Published::parse(&other[..100]).is_none());
+        // SAFETY: a live object, given up.
+        unsafe { api::free(held) };
+    }
+}
