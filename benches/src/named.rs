@@ -39,7 +39,12 @@ pub const APPLICATIONS: &[Named] = &[
     named("syn", "file", "400 functions parsed, all names changed, written", "syn"),
     named("axum", "request", "a JSON service, 16 connections, orders posted and read", "axum"),
     named("moka", "look-up", "a cache of 10,000 values, 8 threads", "moka"),
+    named("tantivy", "index", "2,000 texts indexed in memory, 40 words looked up", "tantivy"),
 ];
+
+/// The rows of benches/queries.
+pub const QUERIES: &[Named] =
+    &[named("polars", "query", "100,000 rows filtered, joined, grouped, sorted", "polars")];
 
 const fn named(
     name: &'static str,

@@ -5,6 +5,7 @@
 //! `benches::named`, so that they can be read without building this package.
 
 mod parsing;
+mod search;
 mod service;
 mod text;
 
@@ -22,6 +23,7 @@ pub fn rows() -> Vec<Row> {
             ("syn", || one(parsing::Source::new(400))),
             ("axum", || one(service::Api::new(16))),
             ("moka", || service::Cached::group(8)),
+            ("tantivy", || one(search::Documents::new(2000))),
         ],
     )
 }

@@ -1,11 +1,11 @@
 //! `front ROW`: as `workload`, for Rust programs on a `#[global_allocator]` chosen by a feature.
 //!
 //! One way down: this (the allocator) -> `rows` (the table) -> `heap` (calls one by one) and `programs`; with
-//! the feature `applications` the rows are those of ../applications.
+//! the feature `applications` the rows are those of ../applications, with `queries` those of ../queries.
 
-#[cfg(not(feature = "applications"))]
+#[cfg(not(any(feature = "applications", feature = "queries")))]
 mod heap;
-#[cfg(not(feature = "applications"))]
+#[cfg(not(any(feature = "applications", feature = "queries")))]
 mod programs;
 mod rows;
 

@@ -5,7 +5,11 @@
 pub use applications::rows;
 
 /// All rows, in the order of the table.
-#[cfg(not(feature = "applications"))]
+#[cfg(feature = "queries")]
+pub use queries::rows;
+
+/// All rows, in the order of the table.
+#[cfg(not(any(feature = "applications", feature = "queries")))]
 pub fn rows() -> Vec<benches::rows::Row> {
     use crate::heap::{Churn, Growth, Same};
     use crate::programs::{Ast, Json, KeyValue, SortStrings, TreeChurn};

@@ -1,7 +1,7 @@
 //! The Rust front: its rows, and its peers, which are benches/front built once for each allocator.
 //!
-//! There are two such programs: one with rows of its own, one with the rows of benches/applications. Only those that have
-//! a wanted row are built.
+//! There are three such programs: one with rows of its own, one with the rows of benches/applications, one with those of
+//! benches/queries. Only those that have a wanted row are built.
 //!
 //! Installs what the crates' C and C++ is built with. A program says by itself which allocator serves it.
 
@@ -9,7 +9,7 @@ use super::figures::Row;
 use super::peers::{Caches, Peer};
 use super::sample;
 use anyhow::{Context, bail};
-use benches::named::{APPLICATIONS, FRONT, Named};
+use benches::named::{APPLICATIONS, FRONT, Named, QUERIES};
 use std::path::{Path, PathBuf};
 
 /// Names, and the crates they come from; the feature has the name.
@@ -42,11 +42,18 @@ const PROGRAMS: &[Program] = &[
         feature: Some("applications"),
         rows: APPLICATIONS,
     },
+    Program { title: "queries", profile: "applications", feature: Some("queries"), rows: QUERIES },
 ];
 
-/// All rows: those of the program itself, then those of benches/applications.
-pub fn all() -> impl Iterator<Item = &'static Named> {
-    FRONT.iter().chain(APPLICATIONS)
+/// All rows: those of the program itself, then those of benches/applications and benches/queries.
+pub fn all() -> impl Iterator<Item = &'static Named> + Clone {
+    PROGRAMS.iter().flat_map(|program| program.rows)
+}
+
+/// The rows that run when none is named: without those whose build takes long.
+pub fn usual() -> Vec<String> {
+    let is_slow = |row: &&Named| QUERIES.iter().any(|query| query.name == row.name);
+    all().filter(|row| !is_slow(row)).map(|row| row.name.to_owned()).collect()
 }
 
 /// The rows of these names, each with the version of what it is built on.
@@ -98,7 +105,7 @@ fn peer(name: &'static str, package: &str, programs: &[&Program]) -> anyhow::Res
         environment: if name == "tcmalloc" { TCMALLOC } else { &[] },
         caches: if name == "tcmalloc" { Caches::PerCpu } else { Caches::Any },
         program,
-        second: built.next(),
+        others: built.collect(),
         says: Some(name),
     };
     sample::check_caches(&peer)?;
@@ -154,6 +161,8 @@ mod tests {
         assert_eq!(titles(&["json", "sort"]), ["front"]);
         assert_eq!(titles(&["syn"]), ["applications"]);
         assert_eq!(titles(&["axum", "json"]), ["front", "applications"]);
+        assert_eq!(titles(&["polars"]), ["queries"]);
+        assert_eq!(usual().len(), all().count() - QUERIES.len());
     }
 
     #[test]

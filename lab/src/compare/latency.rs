@@ -60,13 +60,16 @@ pub struct Sample {
 
 impl Figures for Sample {
     const METRICS: &'static [Metric<Self>] = &[
-        metric("p99.99, ns", |s| s.p99_99),
+        P99_99,
         metric("p99.9, ns", |s| s.p99_9),
         metric("p99, ns", |s| s.p99),
         metric("p50, ns", |s| s.p50),
         metric("Maximum, ns", |s| s.max),
     ];
 }
+
+/// The time that one call in 10,000 exceeds.
+pub const P99_99: Metric<Sample> = metric("p99.99, ns", |s| s.p99_99);
 
 const fn metric(title: &'static str, of: fn(&Sample) -> f64) -> Metric<Sample> {
     Metric { title, digits: 0, summary: Summary::None, plot: None, of }

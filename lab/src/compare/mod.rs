@@ -47,9 +47,15 @@ pub struct Arguments {
     /// Fail when rsalloc needs more than so many times the best peer's in the first table
     #[arg(long)]
     limit: Option<f64>,
+    /// Compare with an allocator that does nothing, in the rows that it can run
+    #[arg(long, conflicts_with_all = ["peers", "front", "programs", "latency"])]
+    floor: bool,
     /// Compare Rust programs on a `#[global_allocator]`, not the C functions
     #[arg(long)]
     front: bool,
+    /// With the row on polars, whose first build takes long
+    #[arg(long, requires = "front", conflicts_with = "rows")]
+    queries: bool,
     /// Compare whole programs, by LD_PRELOAD
     #[arg(long, conflicts_with = "front")]
     programs: bool,
@@ -57,12 +63,12 @@ pub struct Arguments {
     #[arg(long, conflicts_with_all = ["front", "programs"])]
     latency: bool,
     /// Sample where CPU time goes, in one more run of each row on each allocator
-    #[arg(long, conflicts_with_all = ["programs", "latency"])]
+    #[arg(long, conflicts_with = "latency")]
     shares: bool,
     /// Print the names of the rows, and measure nothing
     #[arg(long)]
     list: bool,
-    /// Print each goal beside what docs/benchmarks/tables.md says of it, and measure nothing
+    /// Print each goal beside what the tables and samples in docs/benchmarks say of it, and measure nothing
     #[arg(long)]
     goals: bool,
     #[command(flatten)]
@@ -84,7 +90,7 @@ pub struct Run {
     /// Write plots into this folder
     #[arg(long)]
     plots: Option<PathBuf>,
-    /// Write tables and plots to docs/benchmarks/tables.md and a folder below docs/benchmarks/
+    /// Write tables, samples and plots to docs/benchmarks/tables.md and folders below docs/benchmarks/
     #[arg(long)]
     write: bool,
 }
@@ -92,10 +98,10 @@ pub struct Run {
 /// Runs the command. A wrong name of a row or of an allocator is refused before anything is built.
 pub fn main(arguments: Arguments) -> anyhow::Result<()> {
     if arguments.goals {
-        print!("{}", goals::table(&tools::root().join("docs/benchmarks/tables.md"))?);
+        print!("{}", goals::table(&tools::root().join("docs"))?);
         return Ok(());
     }
-    let rows = sample::select(arguments.names().into_iter(), &arguments.rows)?;
+    let rows = arguments.wanted()?;
     if arguments.list {
         println!("{}", rows.join("\n"));
         return Ok(());
@@ -109,10 +115,15 @@ pub fn main(arguments: Arguments) -> anyhow::Result<()> {
     }
     peers::check(&arguments.peers)?;
     tools::build_release(&["benches", "rsalloc-preload", "rsalloc-cli"])?;
+    if arguments.floor {
+        let suite = sample::Micro::new(sample::rows(&rows), &arguments);
+        let peers = peers::with_floor()?;
+        return arguments.run.all(suite, peers, &part::FLOOR, plot::write)?.verdict(limit);
+    }
     let peers = peers::select(&arguments.peers)?;
     let program = peers.first().context("no allocator")?.program.clone();
     if arguments.programs {
-        let suite = programs::Programs::new(&rows, &peers)?;
+        let suite = programs::Programs::new(&rows, &peers, arguments.shares)?;
         return arguments.run.all(suite, peers, &part::PROGRAMS, plot::write)?.verdict(limit);
     }
     if arguments.latency {
@@ -124,6 +135,14 @@ pub fn main(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 impl Arguments {
+    /// The rows to run; an error if one is named that there is not.
+    fn wanted(&self) -> anyhow::Result<Vec<String>> {
+        if self.front && self.rows.is_empty() && !self.list && !self.queries {
+            return Ok(front::usual());
+        }
+        sample::select(self.names().into_iter(), &self.rows)
+    }
+
     /// The names of the suite's rows.
     fn names(&self) -> Vec<&'static str> {
         if self.front {
@@ -135,7 +154,8 @@ impl Arguments {
         if self.latency {
             return benches::latency::LOADS.iter().map(|load| load.name).collect();
         }
-        benches::rows::ROWS.iter().map(|row| row.name).collect()
+        let rows = benches::rows::ROWS.iter().map(|row| row.name);
+        rows.filter(|name| !self.floor || peers::FLOOR_ROWS.contains(name)).collect()
     }
 }
 
@@ -176,6 +196,7 @@ impl Run {
         if self.write {
             let folder = part.folder_in(&docs);
             let pictures = draw(&results, &folder)?;
+            results.write_csv(&part.samples_in(&docs))?;
             let text = tables::document(&results, part, &pictures)?;
             part.write(&docs.join("benchmarks/tables.md"), &text)?;
         }

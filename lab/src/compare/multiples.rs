@@ -31,12 +31,19 @@ impl Multiples {
         let rounds = results.rounds();
         let others: Vec<_> =
             (0..results.peers.len()).filter(|&peer| !results.peers[peer].ours).collect();
-        let row = |row| {
-            let figures = results.by_round(metric, row, rounds);
-            (0..rounds).map(|round| of_round(&figures, round, &others)).collect()
-        };
-        let rows = (0..results.rows.len()).map(row).collect();
-        Multiples { rows, rounds, peers: results.peers.len() }
+        let figures = (0..results.rows.len()).map(|row| results.by_round(metric, row, rounds));
+        Multiples::over(figures, &others, rounds, results.peers.len())
+    }
+
+    /// Those of `figures`, of each row by round and peer, over the best of `others`.
+    pub fn over(
+        figures: impl Iterator<Item = Vec<Vec<Option<f64>>>>,
+        others: &[usize],
+        rounds: usize,
+        peers: usize,
+    ) -> Multiples {
+        let row = |row: Vec<_>| (0..rounds).map(|round| of_round(&row, round, others)).collect();
+        Multiples { rows: figures.map(row).collect(), rounds, peers }
     }
 
     /// The multiple of a peer in a row; none without a sample.

@@ -21,6 +21,15 @@ pub struct Part {
 /// The C functions by LD_PRELOAD.
 pub const C: Part = Part { mark: "compare", folder: "", heading: "## The C functions", notes: "" };
 
+/// The C functions against an allocator that does nothing.
+pub const FLOOR: Part = Part {
+    mark: "compare-floor",
+    folder: "floor",
+    heading: "## The floor",
+    notes: "The floor is a library whose malloc returns the next object of a ring and whose free returns at once: \
+            what the loop, the calls and the kernel take by themselves.",
+};
+
 /// Rust programs on a `#[global_allocator]`.
 pub const FRONT: Part =
     Part { mark: "compare-front", folder: "front", heading: "## The Rust front", notes: "" };
@@ -97,6 +106,11 @@ impl Part {
     /// Where the plots go.
     pub fn folder_in(&self, docs: &Path) -> PathBuf {
         docs.join("benchmarks").join(self.folder)
+    }
+
+    /// The file of the samples that the tables are made of, below the folder `docs`.
+    pub fn samples_in(&self, docs: &Path) -> PathBuf {
+        docs.join("benchmarks/samples").join(self.mark).with_extension("csv")
     }
 
     /// `old` with what stands between the marks replaced by `new`; the marks are added if missing.

@@ -26,8 +26,8 @@ pub struct Peer {
     pub caches: Caches,
     /// The program that runs the rows.
     pub program: PathBuf,
-    /// The program of other rows, and their names.
-    pub second: Option<(PathBuf, &'static [Named])>,
+    /// Programs of other rows, and their names.
+    pub others: Vec<(PathBuf, &'static [Named])>,
     /// What the program says about the allocator that served it; none: what `preload` says.
     pub says: Option<&'static str>,
 }
@@ -44,10 +44,9 @@ pub enum Caches {
 impl Peer {
     /// The program that runs `row`.
     pub fn program_of(&self, row: &str) -> &Path {
-        match &self.second {
-            Some((program, rows)) if rows.iter().any(|own| own.name == row) => program,
-            _ => &self.program,
-        }
+        let mut others = self.others.iter();
+        let other = others.find(|(_, rows)| rows.iter().any(|own| own.name == row));
+        other.map_or(&self.program, |(program, _)| program)
     }
 }
 
@@ -178,6 +177,29 @@ const MIMALLOC: &[&str] = &[
     "-fvisibility=hidden",
 ];
 
+/// Rows that an allocator which does nothing can run: one thread, one size, few objects live.
+pub const FLOOR_ROWS: [&str; 8] = [
+    "same-16",
+    "same-64",
+    "same-1024",
+    "same-32k",
+    "batch-fifo",
+    "batch-lifo",
+    "calloc-256",
+    "calloc-16k",
+];
+
+/// Ours and the floor.
+pub fn with_floor() -> anyhow::Result<Vec<Peer>> {
+    let folder = tools::release_dir()?.with_file_name("peers");
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let library = folder.join("libfloor.so");
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-O3", "-fno-builtin-malloc", "-o"]).arg(&library);
+    tools::output(cc.arg(tools::root().join("benches/peers/floor.c")))?;
+    select(&["rsalloc".to_owned(), format!("floor={}", library.display())])
+}
+
 /// The peers of these names, all if there are none, installed and found.
 pub fn select(names: &[String]) -> anyhow::Result<Vec<Peer>> {
     let own = own(names)?;
@@ -256,9 +278,26 @@ fn find(entry: &Entry) -> anyhow::Result<Peer> {
         environment,
         caches,
         program,
-        second: None,
+        others: Vec::new(),
         says: None,
     };
     sample::check_caches(&peer)?;
     Ok(peer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_name_shows_the_right_ones() {
+        let check = |name: &str| check(&["glibc".to_owned(), name.to_owned()]);
+        assert!(check("rpmalloc").is_ok());
+        let error = check("other").unwrap_err().to_string();
+        assert!(error.starts_with("no allocator other; there are: rsalloc, "), "{error}");
+        let file = tools::root().join("Cargo.toml");
+        assert!(check(&format!("mine={}", file.display())).is_ok());
+        assert!(check(&format!("glibc={}", file.display())).is_err(), "there is one");
+        assert!(check("mine=/nowhere/libmine.so").is_err());
+    }
 }

@@ -10,17 +10,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use benches::samples::Watch;
 use serde::{Deserialize, Serialize};
 
 use super::figures::{Figures, Metric, Row, Summary};
 use super::peers::{Caches, Peer};
 use super::sample;
+use super::shares::{self, Classifier, Code, Shares};
 use super::suite::Suite;
 use crate::programs::active::Proof;
 use crate::programs::mode::Mode;
 use crate::programs::rows::{Program, loads};
 use crate::programs::setup::Setup;
-use crate::programs::trial::{Scale, first_difference};
+use crate::programs::trial::{Measured, Scale, first_difference};
 use crate::programs::{Bench, child, scratch};
 
 /// The rows, installed, and what each must print.
@@ -31,6 +33,7 @@ pub struct Programs {
     outputs: Vec<Option<String>>,
     /// By peer's name, where programs of other users can read it.
     libraries: HashMap<&'static str, PathBuf>,
+    takes_shares: bool,
     /// Removed with the value.
     _scratch: tempfile::TempDir,
 }
@@ -44,15 +47,27 @@ pub struct Sample {
     minor_faults: u64,
 }
 
+/// User and system time.
+pub const CPU: Metric<Sample> = Metric {
+    title: "CPU time, s",
+    digits: 3,
+    summary: Summary::GeometricMean,
+    plot: Some("cpu-time"),
+    of: |s| s.cpu_seconds,
+};
+
+/// The most memory.
+pub const PEAK: Metric<Sample> = Metric {
+    title: "Peak RSS, MiB",
+    digits: 1,
+    summary: Summary::GeometricMean,
+    plot: Some("peak-rss"),
+    of: |s| s.peak_rss_bytes as f64 / sample::MIB,
+};
+
 impl Figures for Sample {
     const METRICS: &'static [Metric<Self>] = &[
-        Metric {
-            title: "CPU time, s",
-            digits: 3,
-            summary: Summary::GeometricMean,
-            plot: Some("cpu-time"),
-            of: |s| s.cpu_seconds,
-        },
+        CPU,
         Metric {
             title: "Wall time, s",
             digits: 3,
@@ -60,13 +75,7 @@ impl Figures for Sample {
             plot: None,
             of: |s| s.wall_seconds,
         },
-        Metric {
-            title: "Peak RSS, MiB",
-            digits: 1,
-            summary: Summary::GeometricMean,
-            plot: Some("peak-rss"),
-            of: |s| s.peak_rss_bytes as f64 / (1 << 20) as f64,
-        },
+        PEAK,
         Metric {
             title: "Page faults",
             digits: 0,
@@ -79,13 +88,13 @@ impl Figures for Sample {
 
 impl Programs {
     /// The rows of these names, all if there are none; installs the programs.
-    pub fn new(names: &[String], peers: &[Peer]) -> Result<Programs> {
+    pub fn new(names: &[String], peers: &[Peer], takes_shares: bool) -> Result<Programs> {
         let chosen = sample::select(loads::ALL.iter().map(|row| row.name), names)?;
         let mut rows = loads::ALL.to_vec();
         rows.retain(|row| chosen.iter().any(|name| name == row.name));
         let packages: Vec<_> = rows.iter().flat_map(|row| row.packages).copied().collect();
         tools::apt_install(&packages)?;
-        Programs::of(rows, peers)
+        Ok(Programs { takes_shares, ..Programs::of(rows, peers)? })
     }
 
     fn of(rows: Vec<&'static Program>, peers: &[Peer]) -> Result<Programs> {
@@ -105,7 +114,8 @@ impl Programs {
             libraries.insert(peer.name, bench.adopt(&library, None)?.path);
         }
         let outputs = vec![None; rows.len()];
-        Ok(Programs { bench, rows, outputs, libraries, _scratch: scratch })
+        let takes_shares = false;
+        Ok(Programs { bench, rows, outputs, libraries, takes_shares, _scratch: scratch })
     }
 
     /// What row `run` must print: the first time, runs it on what the program brings.
@@ -117,6 +127,38 @@ impl Programs {
             self.outputs[run] = Some(without.output);
         }
         self.outputs[run].as_deref().context("it was put there")
+    }
+
+    /// Runs row `run` on `peer`; its output is what it must be.
+    fn measure(&mut self, run: usize, peer: &Peer) -> Result<Measured> {
+        self.expected(run)?;
+        // A child starts with the peak of the process it was forked from, which must stay small.
+        // SAFETY: malloc_trim has no preconditions.
+        unsafe { libc::malloc_trim(0) };
+        let trial = self.bench.trial(self.rows[run], self.setup(peer)?);
+        // The folder is gone when this is read, and its name is this machine's own.
+        let scratch = format!("{}/", self.bench.scratch.display());
+        let measured =
+            trial.map_err(|error| anyhow!(format!("{error:#}").replace(&scratch, "")))?;
+        let expected = self.expected(run)?;
+        ensure!(
+            measured.output == *expected,
+            "output differs: {}",
+            first_difference(expected, &measured.output)
+        );
+        Ok(measured)
+    }
+
+    /// Where CPU time goes in row `run` on `peer`, of the processes under test and their descendants.
+    fn shares(&mut self, run: usize, peer: &Peer, classifier: &mut Classifier) -> Result<Shares> {
+        self.expected(run)?;
+        let watch = Watch::begin()?;
+        let processes = self.measure(run, peer)?.processes;
+        let code = match &peer.preload {
+            Some(_) => Code::Library(self.libraries[peer.name].canonicalize()?),
+            None => Code::CLibrary,
+        };
+        classifier.shares(&code, &watch.end(&processes)?)
     }
 
     fn setup(&self, peer: &Peer) -> Result<Setup> {
@@ -147,28 +189,28 @@ impl Suite for Programs {
     }
 
     fn take(&mut self, run: usize, peer: &Peer) -> Result<Vec<Sample>> {
-        self.expected(run)?;
-        // A child starts with the peak of the process it was forked from, which must stay small.
-        // SAFETY: malloc_trim has no preconditions.
-        unsafe { libc::malloc_trim(0) };
-        let trial = self.bench.trial(self.rows[run], self.setup(peer)?);
-        // The folder is gone when this is read, and its name is this machine's own.
-        let scratch = format!("{}/", self.bench.scratch.display());
-        let measured =
-            trial.map_err(|error| anyhow!(format!("{error:#}").replace(&scratch, "")))?;
-        let expected = self.expected(run)?;
-        ensure!(
-            measured.output == *expected,
-            "output differs: {}",
-            first_difference(expected, &measured.output)
-        );
-        let used = measured.used;
+        let used = self.measure(run, peer)?.used;
         Ok(vec![Sample {
             cpu_seconds: used.cpu.as_secs_f64(),
             wall_seconds: used.lifetime.as_secs_f64(),
             peak_rss_bytes: used.peak_rss_kib * 1024,
             minor_faults: used.minor_faults,
         }])
+    }
+
+    fn appendix(&mut self, peers: &[Peer]) -> Result<String> {
+        if !self.takes_shares {
+            return Ok(String::new());
+        }
+        let mut classifier = Classifier::default();
+        let mut rows = Vec::new();
+        for run in 0..self.rows.len() {
+            let name = self.rows[run].name;
+            eprintln!("shares of {name}");
+            let shares = peers.iter().map(|peer| self.shares(run, peer, &mut classifier));
+            rows.push((name.to_owned(), shares.collect()));
+        }
+        Ok(shares::table(peers, &rows))
     }
 }
 

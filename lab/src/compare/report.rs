@@ -39,11 +39,15 @@ struct Entry<S> {
 
 /// The first fields of a line of the CSV file.
 #[derive(Serialize, Deserialize)]
-struct Key<'a> {
-    round: usize,
-    row: &'a str,
-    unit: &'a str,
-    peer: &'a str,
+pub struct Key<'a> {
+    /// From 1.
+    pub round: usize,
+    /// Its name.
+    pub row: &'a str,
+    /// What one operation of it is.
+    pub unit: &'a str,
+    /// The allocator's name.
+    pub peer: &'a str,
 }
 
 impl<S: Figures> Results<S> {
@@ -184,7 +188,7 @@ pub mod tests {
             environment: &[],
             caches: Caches::Any,
             program: Default::default(),
-            second: None,
+            others: Vec::new(),
             says: None,
         }
     }

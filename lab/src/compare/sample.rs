@@ -6,7 +6,7 @@
 use super::Arguments;
 use super::figures::{Figures, Metric, Row, Summary};
 use super::peers::{Caches, Peer};
-use super::shares::{self, Classifier};
+use super::shares::{self, Classifier, Code};
 use super::suite::Suite;
 use anyhow::{Context, bail, ensure};
 use serde::de::DeserializeOwned;
@@ -140,7 +140,7 @@ impl Suite for Micro {
             let shares = peers.iter().map(|peer| {
                 let arguments = [&row.name, "--seconds", SAMPLED_SECONDS, "--samples"];
                 let samples = ask(peer, peer.program_of(&row.name), &arguments, 60.0)?;
-                classifier.shares(peer, &samples)
+                classifier.shares(&Code::of(peer), &samples)
             });
             rows.push((row.name.clone(), shares.collect()));
         }

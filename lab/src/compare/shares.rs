@@ -1,25 +1,37 @@
 //! Where CPU time goes: which share of samples is in the allocator, in the kernel, in the program.
 //!
-//! The program under test takes the samples (`benches::samples`). A preloaded library is told by its file; what a Rust
+//! The kernel takes the samples (`benches::samples`): our own programs have it sample themselves while the clock runs,
+//! whole programs are sampled from their start to their end. A preloaded library is told by its file; what a Rust
 //! program is linked with, by the names and source files of symbols; the C library's malloc, whose inner functions
 //! have no symbols in the installed file, by the exported functions around them.
 
 use super::peers::Peer;
 use anyhow::Context;
+use benches::samples::Samples;
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, SymbolKind};
-use serde::Deserialize;
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// What the program prints.
-#[derive(Deserialize)]
-pub struct Samples {
-    files: Vec<String>,
-    user: Vec<(usize, u64, u64)>,
-    system_calls: u64,
-    faults: u64,
-    elsewhere: u64,
+/// Where an allocator's code is.
+pub enum Code<'a> {
+    /// In this file, and nothing else is in it.
+    Library(PathBuf),
+    /// In the C library.
+    CLibrary,
+    /// Linked into our own programs, which lie in this folder; its name, of which `system` is the C library's.
+    Linked(&'static str, &'a Path),
+}
+
+impl Code<'_> {
+    /// That of `peer`, as our own programs run on it.
+    pub fn of(peer: &Peer) -> Code<'_> {
+        match (&peer.preload, peer.says, peer.program.parent()) {
+            (Some(library), ..) => Code::Library(library.canonicalize().unwrap_or(library.clone())),
+            (None, Some(name), Some(folder)) => Code::Linked(name, folder),
+            _ => Code::CLibrary,
+        }
+    }
 }
 
 /// Numbers of samples.
@@ -38,8 +50,8 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// The shares on `peer`.
-    pub fn shares(&mut self, peer: &Peer, samples: &Samples) -> anyhow::Result<Shares> {
+    /// The shares on the allocator whose code is there.
+    pub fn shares(&mut self, code: &Code<'_>, samples: &Samples) -> anyhow::Result<Shares> {
         let mut shares = Shares {
             faults: samples.faults,
             system_calls: samples.system_calls,
@@ -48,7 +60,7 @@ impl Classifier {
         };
         for &(file, offset, count) in &samples.user {
             let path = samples.files.get(file).context("a sample of a file without a name")?;
-            if self.is_allocator(peer, path, offset)? {
+            if self.is_allocator(code, path, offset)? {
                 shares.allocator += count;
             } else {
                 shares.program += count;
@@ -57,14 +69,18 @@ impl Classifier {
         Ok(shares)
     }
 
-    fn is_allocator(&mut self, peer: &Peer, path: &str, offset: u64) -> anyhow::Result<bool> {
-        if let Some(library) = &peer.preload {
-            return Ok(Path::new(path).canonicalize().ok() == library.canonicalize().ok());
-        }
+    fn is_allocator(&mut self, code: &Code<'_>, path: &str, offset: u64) -> anyhow::Result<bool> {
         let is_libc = path.rsplit('/').next().is_some_and(|name| name.starts_with("libc.so"));
-        let is_program = peer.says.is_some()
-            && peer.program.parent().is_some_and(|own| Path::new(path).starts_with(own));
-        if !(is_program || is_libc && matches!(peer.says, None | Some("system"))) {
+        let is_candidate = match code {
+            Code::Library(library) => {
+                return Ok(Path::new(path).canonicalize().is_ok_and(|path| path == *library));
+            }
+            Code::CLibrary => is_libc,
+            Code::Linked(name, folder) => {
+                Path::new(path).starts_with(folder) || is_libc && *name == "system"
+            }
+        };
+        if !is_candidate {
             return Ok(false);
         }
         if !self.images.contains_key(path) {
@@ -72,8 +88,8 @@ impl Classifier {
         }
         let image = &self.images[path];
         let Some(address) = image.address(offset) else { return Ok(false) };
-        Ok(match peer.says {
-            Some(name) if is_program => image.is_linked(address, name),
+        Ok(match code {
+            Code::Linked(name, _) if !is_libc => image.is_linked(address, name),
             _ => image.is_malloc(address),
         })
     }
@@ -199,7 +215,7 @@ fn is_malloc_name(symbol: &str) -> bool {
 /// The table: a line for each row, a column for each peer.
 pub fn table(peers: &[Peer], rows: &[(String, Vec<anyhow::Result<Shares>>)]) -> String {
     let mut text = String::from(
-        "\n### Shares of CPU time, %\n\nOf samples taken each 250 us, in a run of its own: in the \
+        "\n### Shares of CPU time, %\n\nOf samples taken at fixed intervals, in a run of its own: in the \
          allocator / in the kernel outside of system calls (page faults, some interrupts) / in system calls / in the \
          program.\n\n| row |",
     );
@@ -309,7 +325,7 @@ mod tests {
             faults: 13,
             elsewhere: 17,
         };
-        let shares = Classifier::default().shares(&peer("glibc"), &samples).unwrap();
+        let shares = Classifier::default().shares(&Code::of(&peer("glibc")), &samples).unwrap();
         assert_eq!(
             shares,
             Shares { allocator: 3, faults: 13, system_calls: 11, program: 5 + 7 + 17 }

@@ -48,6 +48,8 @@ pub struct Measured {
     pub wall: Duration,
     /// What the processes under test used.
     pub used: Used,
+    /// The processes under test, without those that they started.
+    pub processes: Vec<u32>,
 }
 
 /// What processes under test used, helpers left out.
@@ -78,6 +80,7 @@ pub struct Trial {
     witness: Option<Witness>,
     used: Used,
     started: u32,
+    processes: Vec<u32>,
 }
 
 /// A server under test.
@@ -108,6 +111,7 @@ impl Trial {
             witness: setup.witness,
             used: Used::default(),
             started: 0,
+            processes: Vec::new(),
         })
     }
 
@@ -117,7 +121,7 @@ impl Trial {
         let output = exercise(&mut self)?;
         let wall = start.elapsed();
         self.witness.map_or(Ok(()), Witness::verdict)?;
-        Ok(Measured { output, wall, used: self.used })
+        Ok(Measured { output, wall, used: self.used, processes: self.processes })
     }
 
     /// Runs a program under test to its end and returns what it printed; it must succeed.
@@ -226,7 +230,11 @@ impl Trial {
         let line = line(command, library);
         self.started += 1;
         let prefix = self.folder.join(format!("process-{:02}", self.started));
-        Child::start(command, line, &prefix)
+        let child = Child::start(command, line, &prefix)?;
+        if under_test {
+            self.processes.push(child.pid() as u32);
+        }
+        Ok(child)
     }
 
     fn wait(&mut self, child: &mut Child) -> Result<Ended> {

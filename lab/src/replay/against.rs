@@ -34,7 +34,7 @@ pub fn peer(revision: &str, peers: &[Peer]) -> anyhow::Result<Peer> {
         environment: &[],
         caches: Caches::Any,
         program: peers[0].program.clone(),
-        second: None,
+        others: Vec::new(),
         says: None,
     })
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 
+use super::analysis;
 use super::build_tools::{cpp, git, repository};
 use super::databases::{Postgres, fill_redis, on_redis, sqlite_rows};
 use super::languages::script;
@@ -61,6 +62,13 @@ pub const ALL: &[&Program] = &[
         rocksdb,
     ),
     &row(
+        "clickhouse",
+        "300,000 rows inserted, grouped, joined, sorted",
+        &["clickhouse-server", "gcc"],
+        analysis::without_jemalloc,
+        analysis::clickhouse,
+    ),
+    &row(
         "python3",
         "trees, json, regular expressions; small objects by Python's own allocator",
         &["python3"],
@@ -70,6 +78,20 @@ pub const ALL: &[&Program] = &[
     &row("python3-malloc", "the same with PYTHONMALLOC=malloc", &["python3"], no_inputs, |trial| {
         python(trial, "malloc")
     }),
+    &row(
+        "numpy",
+        "arrays of many sizes sorted, grouped, transformed, on python3",
+        &["python3-numpy"],
+        no_inputs,
+        analysis::numpy,
+    ),
+    &row(
+        "node-sharp",
+        "pictures scaled, turned and packed by a native add-on",
+        &["nodejs"],
+        analysis::with_sharp,
+        analysis::sharp,
+    ),
     &row(
         "perl",
         "hashes, regular expressions, sorting, threads, fork",

@@ -3,6 +3,7 @@
 //! Read by the command. An exercise starts its programs through `Trial`, checks what it can by
 //! itself, and returns the text that must be equal with and without the library.
 
+mod analysis;
 mod build_tools;
 mod databases;
 mod languages;

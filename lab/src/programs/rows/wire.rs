@@ -140,6 +140,15 @@ pub fn get_page(address: SocketAddr, path: &str, (name, value): (&str, &str)) ->
     Ok(answer.into_bytes())
 }
 
+/// The answer to a text that is posted.
+pub fn post(address: SocketAddr, path: &str, text: &str) -> Result<Vec<u8>> {
+    let request = minreq::post(format!("http://{address}{path}")).with_body(text);
+    let answer = request.with_timeout(TIME_LIMIT.as_secs()).send()?;
+    let code = answer.status_code;
+    ensure!(code == 200, "{path}: answered with {code}: {}", answer.as_str().unwrap_or_default());
+    Ok(answer.into_bytes())
+}
+
 fn connect(address: SocketAddr) -> Result<TcpStream> {
     let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
