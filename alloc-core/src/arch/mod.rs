@@ -108,6 +108,13 @@ pub fn thread_id() -> usize {
     selected::thread_id()
 }
 
+/// An address above all frames of the calling thread's stack and on the same mapping, if libc keeps the thread's block there; any
+/// other number if not.
+#[inline(always)]
+pub fn above_stack() -> usize {
+    selected::above_stack()
+}
+
 /// The calling thread's words.
 ///
 /// 1. All 0 when the thread first asks for them, or as a dead thread with the same [`thread_id`] left them. 2. No other
@@ -217,9 +224,11 @@ impl Registers {
 /// from [`sample_countdown`]; if that is `HOT.sample_floor` or less then, they call `malloc` or `alloc` of
 /// `engine::sampled` with the registers of their caller instead. So they do for sizes above
 /// [`MEDIUM_MAX_BYTES`](crate::size_class::MEDIUM_MAX_BYTES) and alignments above 8, of which they subtract nothing.
+/// `calloc_counted` is the same of `calloc_uncounted`, for sizes up to
+/// [`TINY_MAX_BYTES`](crate::size_class::TINY_MAX_BYTES) only.
 pub mod counted {
     use super::selected::counted as selected;
-    pub use selected::{alloc_counted, malloc_counted, with_registers};
+    pub use selected::{alloc_counted, calloc_counted, malloc_counted, with_registers};
 }
 
 /// What of the sanitizers is part of this process, by weak symbols; all absent where there are none.

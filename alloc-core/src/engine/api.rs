@@ -41,14 +41,28 @@ pub fn allocate_zeroed(size: usize, align: usize) -> *mut u8 {
 /// As [`allocate`], of which all that may be used is cleared: a program of C may grow an object by
 /// `malloc_usable_size`, or by a `realloc` that leaves it in place.
 pub fn allocate_cleared(size: usize) -> *mut u8 {
-    allocate_and_clear(size, 8, |object| match class_of(size) {
+    allocate_and_clear(size, 8, |object| all_bytes(object, size))
+}
+
+/// Clears all that may be used of a fresh object of `size` bytes, unless it is null.
+pub(crate) fn clear_all(object: *mut u8, size: usize) -> *mut u8 {
+    if !object.is_null() {
+        // SAFETY: the caller's fresh object of at least so many bytes.
+        unsafe { object.write_bytes(0, all_bytes(object, size)) };
+    }
+    object
+}
+
+/// What may be used of a fresh object of `size` bytes.
+fn all_bytes(object: *const u8, size: usize) -> usize {
+    match class_of(size) {
         // Nearly always: the length is known before the object's page is looked up.
         class if class == page_map::class_at(object as usize) && is_plain(class) => {
             CLASS[class].size
         }
         // SAFETY: the object is fresh, so live.
         _ => unsafe { usable_size(object) },
-    })
+    }
 }
 
 /// Whether all of an object of `class` may be used.

@@ -3,7 +3,7 @@
 //! Promises: a sample has all that another object of its request has, in memory that a free recognises by its address alone: no class
 //! in the page map. Where every free is looked at anyway (hardened), it lies where all objects do.
 
-use super::api::allocate_aligned;
+use super::api::{self, allocate_aligned};
 use super::request::Request;
 use super::slow::{self, OnFailure};
 use crate::arch::{Registers, counted};
@@ -23,6 +23,17 @@ pub extern "C" fn malloc(size: usize, _: usize, caller: &Registers) -> *mut u8 {
     match is_due {
         true => slow::finish(allocate(Request::new(size, 1), caller), OnFailure::SetErrno),
         false => slow::malloc_uncounted(size),
+    }
+}
+
+/// As [`malloc`], for `calloc_counted`, which has counted all sizes that it is called with.
+pub extern "C" fn calloc(size: usize, _: usize, caller: &Registers) -> *mut u8 {
+    match countdown::is_due(size) {
+        true => {
+            let object = allocate(Request::new(size, 1), caller);
+            api::clear_all(slow::finish(object, OnFailure::SetErrno), size)
+        }
+        false => slow::calloc_uncounted(size),
     }
 }
 

@@ -33,12 +33,18 @@ pub(super) enum OnFailure {
 
 /// `malloc`: empty class, large size or an aborted section.
 pub extern "C" fn malloc(size: usize) -> *mut u8 {
-    let class = shown_class_of(size);
-    match pop(class) {
-        Some(object) => object.into_raw(),
-        None if class == 0 && profile::is_on() => counted::malloc_counted(size),
-        None => serve(size, 1, class, OnFailure::SetErrno),
+    let mut class = 0;
+    if let Some(shard) = leases::own_shard() {
+        class = shown_class_of(size);
+        if let Some(object) = shard.pop(class).object() {
+            return object.into_raw();
+        }
     }
+    // While a profile runs this is the way of every call, so nothing else is asked before.
+    if class == 0 && profile::is_on() {
+        return counted::malloc_counted(size);
+    }
+    serve(size, 1, class, OnFailure::SetErrno)
 }
 
 /// As [`malloc`], for a size that a profile has counted.
@@ -54,11 +60,21 @@ pub extern "C" fn malloc_uncounted(size: usize) -> *mut u8 {
 /// for.
 pub extern "C" fn calloc(count: usize, size: usize) -> *mut u8 {
     let len = count.checked_mul(size).filter(|&len| len <= isize::MAX as usize);
-    let object = len.map_or(ptr::null_mut(), api::allocate_cleared);
+    let allocate = |len: usize| match profile::is_on() {
+        true if len <= TINY_MAX_BYTES => counted::calloc_counted(len),
+        true if len <= MEDIUM_MAX_BYTES => api::clear_all(counted::malloc_counted(len), len),
+        _ => api::allocate_cleared(len),
+    };
+    let object = len.map_or(ptr::null_mut(), allocate);
     if object.is_null() {
         os::set_errno(libc::ENOMEM);
     }
     object
+}
+
+/// `calloc` of a product that a profile has counted.
+pub extern "C" fn calloc_uncounted(len: usize) -> *mut u8 {
+    api::clear_all(malloc_uncounted(len), len)
 }
 
 /// `alloc`: as [`malloc`], or a larger alignment.

@@ -86,6 +86,17 @@ fn uniform() -> f64 {
     ((z >> 11) + 1) as f64 / (1u64 << 53) as f64
 }
 
+/// 1/1, 1/2, ..: a division takes as long as several products.
+const INVERSES: [f64; 24] = {
+    let mut inverses = [1.0; 24];
+    let mut at = 0;
+    while at < 24 {
+        inverses[at] = 1.0 / (at + 1) as f64;
+        at += 1;
+    }
+    inverses
+};
+
 /// The natural logarithm of a normal, positive number: `x = m * 2^e` with m from 2/3 to 4/3, then the series of the inverse
 /// hyperbolic tangent. core has none.
 fn ln(x: f64) -> f64 {
@@ -98,8 +109,8 @@ fn ln(x: f64) -> f64 {
     }
     let t = (m - 1.0) / (m + 1.0);
     let (square, mut power, mut sum) = (t * t, t, 0.0);
-    for odd in 0..12 {
-        sum += power / f64::from(2 * odd + 1);
+    for inverse in INVERSES.iter().step_by(2) {
+        sum += power * inverse;
         power *= square;
     }
     f64::from(exponent) * core::f64::consts::LN_2 + 2.0 * sum
@@ -117,9 +128,9 @@ fn one_minus_exp(x: f64) -> f64 {
         halvings += 1;
     }
     let (mut term, mut p) = (small, 0.0);
-    for k in 2..16 {
+    for inverse in &INVERSES[1..16] {
         p += term;
-        term *= -small / f64::from(k);
+        term *= -small * inverse;
     }
     (0..halvings).fold(p, |p, _| p * (2.0 - p))
 }

@@ -40,7 +40,7 @@ use crate::hot::HOT;
 use crate::object::Object;
 use crate::os;
 use crate::size_class::Class;
-use layout::{FRAMES_MAX, Header, NEVER_STARTED, RUNNING, STOPPED, weighted_bytes};
+use layout::{Header, NEVER_STARTED, RUNNING, STOPPED, weighted_bytes};
 
 /// The header of the one profile of this process.
 pub static PROFILE: Header<AtomicUsize> = Header {
@@ -197,6 +197,7 @@ fn switch(f: impl FnOnce() -> Result<(), ProfileError>) -> Result<(), ProfileErr
 pub fn reset_in_child() {
     // Ordering: Relaxed, there is no other thread.
     SWITCHING.store(false, Ordering::Relaxed);
+    tables::free_work_of_others();
     match is_on() {
         true => HOT.hide_classes(),
         false => HOT.show_classes(),
@@ -216,18 +217,22 @@ pub extern "C" fn stop_for_c() -> i32 {
     stop().map_or_else(ProfileError::errno, |()| 0)
 }
 
-/// The number of the stack that begins with `caller`; 0 if none can be kept. Only while tables exist. Not inlined: its frames would lie
-/// on the stack while the sample is allocated, which in a handler may be small.
-#[inline(never)]
+/// The number of the stack that begins with `caller`; 0 if none can be kept. Only while tables exist.
 pub fn stack_of(caller: &Registers) -> usize {
-    let (Some(stacks), Some(rules)) = (tables::stacks(), tables::rules()) else { return 0 };
-    let mut frames = [0; FRAMES_MAX];
-    let (count, end) = unwind::walk(caller, rules, &mut frames);
-    if end == unwind::End::Truncated {
+    let (Some(stacks), Some(found)) = (tables::stacks(), tables::found()) else { return 0 };
+    let number = tables::with_work(|work| {
+        let (count, end) = unwind::walk(caller, found, work);
+        if end == unwind::End::Truncated {
+            // Ordering: Relaxed, a statistic.
+            PROFILE.truncated_stacks.fetch_add(1, Ordering::Relaxed);
+        }
+        stacks.number_of(&work.frames[..count])
+    });
+    number.unwrap_or_else(|| {
         // Ordering: Relaxed, a statistic.
-        PROFILE.truncated_stacks.fetch_add(1, Ordering::Relaxed);
-    }
-    stacks.number_of(&frames[..count])
+        PROFILE.dropped_stacks.fetch_add(1, Ordering::Relaxed);
+        0
+    })
 }
 
 /// The number of the stack that leads here; 0 without [`prepare`]. The frames of this allocator are its first ones, unless

@@ -2,16 +2,21 @@
 //!
 //! Promises that a table is there whole or not at all. Nothing is touched before it is used, so what is resident follows what is
 //! recorded.
+//!
+//! Invariants:
+//! I1. A work area is its owner's alone: of the call that put its thread's identity in place of a 0.
 
 use super::PROFILE;
 use super::layout::{Sample, Stack};
 use super::pool::{self, Tables as Pool};
 use super::samples::{RECORDS, Samples, WORDS};
 use super::stacks::{BUCKETS, FRAMES, STACKS, Stacks};
-use super::unwind::cache;
+use super::unwind::{Found, Work};
+use crate::arch;
 use crate::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::os::{self, Place};
 use crate::sums::Memory;
+use core::cell::UnsafeCell;
 
 #[repr(C, align(64))]
 struct Tables {
@@ -22,8 +27,13 @@ struct Tables {
     frames: [AtomicUsize; FRAMES],
     units: [AtomicU64; pool::UNITS],
     states: [AtomicU32; pool::SLOTS],
-    rules: [cache::Entry; cache::ENTRIES],
+    found: Found,
+    owners: [AtomicUsize; WORK_AREAS],
+    work: [UnsafeCell<Work>; WORK_AREAS],
 }
+
+/// Walks that can be under way at once.
+const WORK_AREAS: usize = 64;
 
 /// Address of the mapping; 0 before the first start.
 static TABLES: AtomicUsize = AtomicUsize::new(0);
@@ -31,7 +41,7 @@ static TABLES: AtomicUsize = AtomicUsize::new(0);
 fn get() -> Option<&'static Tables> {
     // Ordering: Acquire pairs with the Release in `open`.
     let tables = TABLES.load(Ordering::Acquire) as *const Tables;
-    // SAFETY: null, or mapped for ever; zeroes are valid, and all is atomic.
+    // SAFETY: null, or mapped for ever; zeroes are valid, and all is atomic but the cells.
     unsafe { tables.as_ref() }
 }
 
@@ -50,9 +60,36 @@ pub fn pool() -> Option<Pool> {
     get().map(|tables| Pool { units: &tables.units, states: &tables.states })
 }
 
-/// The rules that were found before, likewise.
-pub fn rules() -> Option<&'static [cache::Entry; cache::ENTRIES]> {
-    get().map(|tables| &tables.rules)
+/// What earlier walks have found, likewise.
+pub fn found() -> Option<&'static Found> {
+    get().map(|tables| &tables.found)
+}
+
+/// Calls `f` with a work area of its own; none if all are in use, or before the first start. A handler in between gets another one.
+pub fn with_work<R>(f: impl FnOnce(&mut Work) -> R) -> Option<R> {
+    let (tables, own) = (get()?, arch::thread_id());
+    // The blocks of threads lie pages apart.
+    let first = own / os::page_bytes();
+    let mut areas = (0..WORK_AREAS).map(|at| first.wrapping_add(at) % WORK_AREAS);
+    let area = areas.find(|&area| {
+        // Ordering: Acquire pairs with the Release below.
+        tables.owners[area].compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    })?;
+    // SAFETY: I1; the memory is mapped for ever, and zeroes or what `f` left are a valid value.
+    let result = f(unsafe { &mut *tables.work[area].get() });
+    tables.owners[area].store(0, Ordering::Release); // Ordering: Release, as above.
+    Some(result)
+}
+
+/// In the child of a fork, by its only thread: other threads' walks have no end here.
+pub fn free_work_of_others() {
+    let Some(tables) = get() else { return };
+    for owner in &tables.owners {
+        // Ordering: Relaxed, there is no other thread.
+        if owner.load(Ordering::Relaxed) != arch::thread_id() {
+            owner.store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        }
+    }
 }
 
 /// The memory of this process, as far as it is a profile's.
@@ -62,8 +99,9 @@ impl Memory for OwnMemory {
     fn word(&self, address: u64) -> Option<u64> {
         let address = address as usize;
         let start = core::ptr::from_ref(get()?) as usize;
-        let is_inside = (start..start + size_of::<Tables>() - 7).contains(&address);
-        // SAFETY: a word of the tables, of which all are atomic; they stay mapped.
+        let len = core::mem::offset_of!(Tables, work);
+        let is_inside = (start..start + len - 7).contains(&address);
+        // SAFETY: a word of the tables before the work areas, of which all are atomic; they stay mapped.
         (is_inside && address.is_multiple_of(8))
             .then(|| unsafe { &*(address as *const AtomicU64) }.load(Ordering::Relaxed)) // Ordering: Relaxed, as outside.
     }

@@ -40,6 +40,7 @@ const LIMITS: &[(&str, usize)] = &[
     ("rsalloc_core::free_sized", 18),
     ("rsalloc_core::malloc_counted", 21),
     ("rsalloc_core::alloc_counted", 23),
+    ("rsalloc_core::calloc_counted", 30),
     ("sections::pop_cpu", 14),
     ("sections::pop_cid", 16),
     ("sections::push_cpu", 16),

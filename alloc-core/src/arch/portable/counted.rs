@@ -1,7 +1,7 @@
 //! Allocations that count their bytes down, in plain Rust. No registers are known, so no stack is.
 
 use crate::arch::Registers;
-use crate::engine::sampled;
+use crate::engine::{api, sampled};
 
 pub const COLUMNS: usize = 1;
 pub const PC: usize = 0;
@@ -12,6 +12,11 @@ pub const PRESERVED: [usize; 0] = [];
 /// See the contract at `arch::counted`.
 pub extern "C" fn malloc_counted(size: usize) -> *mut u8 {
     sampled::count_and_malloc(size)
+}
+
+/// See the contract at `arch::counted`.
+pub extern "C" fn calloc_counted(size: usize) -> *mut u8 {
+    api::clear_all(sampled::count_and_malloc(size), size)
 }
 
 /// See the contract at `arch::counted`.

@@ -111,6 +111,42 @@ counted! {
     crate::engine::slow::alloc_uncounted, crate::engine::sampled::alloc
 }
 
+/// `calloc(1, size)`, for sizes that `calloc` serves by its hot path.
+#[unsafe(naked)]
+pub extern "C" fn calloc_counted(size: usize) -> *mut u8 {
+    naked_asm!(
+        crate::__rsalloc_text!(descriptor),
+        "cmp rdi, {tiny_max}",
+        "lea r11, [rip + {hot}]",
+        "ja 61f",
+        "movzx r8d, byte ptr [r11 + rdi + {tiny}]",
+        "mov edx, [r11 + r8*4 + {object_bytes}]",
+        "mov rax, [rip + rsalloc_thread_block@GOTTPOFF]",
+        "mov rcx, [r11 + {floor}]",
+        "sub qword ptr fs:[rax + {countdown}], rdi",
+        "cmp qword ptr fs:[rax + {countdown}], rcx",
+        "jle 61f",
+        crate::__rsalloc_text!(store_rseq_cs),
+        crate::__rsalloc_text!(cpu_id),
+        crate::__rsalloc_text!(pop),
+        crate::__rsalloc_text!(clear),
+        "61:",
+        call_with_registers!("{sampled}"),
+        crate::__rsalloc_text!(abort),
+        crate::__rsalloc_text!(leave),
+        hot = sym crate::hot::HOT,
+        slow = sym crate::engine::slow::calloc_uncounted,
+        sampled = sym crate::engine::sampled::calloc,
+        countdown = const SAMPLE_COUNTDOWN,
+        aborts = const offset_of!(crate::hot::Hot, aborts),
+        floor = const offset_of!(crate::hot::Hot, sample_floor),
+        table = const offset_of!(crate::hot::Hot, table),
+        object_bytes = const offset_of!(crate::hot::Hot, object_bytes),
+        tiny = const offset_of!(crate::hot::Hot, kept_tiny),
+        tiny_max = const crate::size_class::TINY_MAX_BYTES,
+    )
+}
+
 /// Calls `f` with the two arguments and the caller's registers.
 #[unsafe(naked)]
 pub extern "C" fn with_registers(

@@ -31,8 +31,18 @@ pub struct Short {
 }
 
 impl Short {
+    /// That no caller is known: such a walk ends, since no registers have this column.
+    const END: Short = Short {
+        register: (1 << (u64::BITS - REGISTER_SHIFT)) - 1,
+        offset: 0,
+        saved: [0; Registers::PRESERVED.len()],
+    };
+
     /// The rules in short, if they fit.
     pub fn of(rules: &Rules) -> Option<Short> {
+        if !rules.is_signal && rules.registers[Registers::PC] == Rule::Undefined {
+            return Some(Self::END);
+        }
         let Frame::Register { register, offset } = rules.frame else { return None };
         let mut short = Short {
             register: usize::from(register),
@@ -75,7 +85,7 @@ impl Short {
 const REGISTER_SHIFT: u32 = 58;
 
 const _: () = assert!(16 + 8 * Registers::PRESERVED.len() <= u64::BITS as usize);
-const _: () = assert!(Registers::COLUMNS < 1 << (u64::BITS - REGISTER_SHIFT));
+const _: () = assert!(Registers::COLUMNS <= Short::END.register);
 
 /// The rules at `place` in the module with these tables, if they are here.
 pub fn find(entries: &[Entry; ENTRIES], place: usize, tables: usize) -> Option<Short> {

@@ -1,7 +1,7 @@
 //! Call frame information: from a place in the code to the rules by which its caller's registers are found.
 //!
 //! Follows DWARF 5, section 6.4, in the form that the LSB gives it in `.eh_frame` and `.eh_frame_hdr`. Allocates nothing; what it does
-//! not know is none. The state is some 2 KiB of stack.
+//! not know is none. Its state is the caller's ([`Run`]), for it would be too much for a handler's stack.
 
 use super::cursor::Cursor;
 use super::modules::Module;
@@ -10,8 +10,9 @@ use crate::arch::Registers;
 /// States that a function may remember at once.
 const REMEMBERED: usize = 3;
 
-/// How the caller's value of a register is found.
+/// How the caller's value of a register is found. Zeroes are a valid one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Rule {
     /// Nothing is said: the function preserves it.
     Unspecified,
@@ -29,8 +30,9 @@ pub enum Rule {
     Value(usize),
 }
 
-/// How the address of the frame (CFA) is found.
+/// How the address of the frame (CFA) is found. Zeroes are a valid one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Frame {
     Register { register: u8, offset: isize },
     Expression(usize),
@@ -57,8 +59,8 @@ struct Common {
     instructions: Cursor,
 }
 
-/// The rules at `address` in `module`.
-pub fn rules_at(module: &Module, address: usize) -> Option<Rules> {
+/// Finds the rules at `address` in `module`: they are `run.rules` then.
+pub fn find_rules(module: &Module, address: usize, run: &mut Run) -> Option<()> {
     let end = module.range.end;
     let description = find_description(module, address)?;
     // SAFETY: the module is loaded while its code is on the stack; its tables lie in it.
@@ -76,17 +78,14 @@ pub fn rules_at(module: &Module, address: usize) -> Option<Rules> {
         let len = entry.uleb()?;
         entry.skip(len)?;
     }
-    let first = Rules {
-        frame: Frame::Register { register: 0, offset: 0 },
-        registers: [Rule::Unspecified; Registers::COLUMNS],
-        is_signal: common.is_signal,
-        end,
-    };
-    let mut run = Run { rules: first, initial: first, address: start, target: address };
+    run.rules.frame = Frame::Register { register: 0, offset: 0 };
+    run.rules.registers.fill(Rule::Unspecified);
+    (run.rules.is_signal, run.rules.end) = (common.is_signal, end);
+    run.initial.fill(Rule::Unspecified);
+    (run.address, run.target) = (start, address);
     run.execute(&common, common.instructions)?;
-    run.initial = run.rules;
-    run.execute(&common, entry)?;
-    Some(run.rules)
+    run.initial.copy_from_slice(&run.rules.registers);
+    run.execute(&common, entry)
 }
 
 /// The address of the description (FDE) for `address`, by the table of `.eh_frame_hdr`, which is sorted.
@@ -95,7 +94,7 @@ fn find_description(module: &Module, address: usize) -> Option<usize> {
     /// udata4; datarel | sdata4.
     const COUNT_ENCODING: u8 = 0x03;
     const TABLE_ENCODING: u8 = 0x3b;
-    // SAFETY: as in `rules_at`.
+    // SAFETY: as in `find_rules`.
     let mut header = unsafe { Cursor::new(module.eh_frame, module.range.end) };
     let (version, frames) = (header.u8()?, header.u8()?);
     let (count, table) = (header.u8()?, header.u8()?);
@@ -121,7 +120,7 @@ fn find_description(module: &Module, address: usize) -> Option<usize> {
 }
 
 fn parse_common(at: usize, end: usize) -> Option<Common> {
-    // SAFETY: as in `rules_at`.
+    // SAFETY: as in `find_rules`.
     let mut entry = unsafe { Cursor::new(at, end) };
     let length = entry.u32()? as usize;
     let mut entry = entry.split(length)?;
@@ -170,9 +169,12 @@ fn parse_common(at: usize, end: usize) -> Option<Common> {
     Some(common)
 }
 
-struct Run {
-    rules: Rules,
-    initial: Rules,
+/// The state of a search for rules. Zeroes are a valid one.
+pub struct Run {
+    /// The rules that were found.
+    pub rules: Rules,
+    initial: [Rule; Registers::COLUMNS],
+    remembered: [(Frame, [Rule; Registers::COLUMNS]); REMEMBERED],
     address: usize,
     target: usize,
 }
@@ -180,7 +182,6 @@ struct Run {
 impl Run {
     /// Executes instructions up to the target (DWARF 5, 6.4.2).
     fn execute(&mut self, common: &Common, mut code: Cursor) -> Option<()> {
-        let mut remembered = [(self.rules.frame, self.rules.registers); REMEMBERED];
         let mut depth = 0;
         while !code.is_empty() {
             let byte = code.u8()?;
@@ -220,12 +221,16 @@ impl Run {
                         self.set(register, Rule::Register(u8::try_from(other).ok()?));
                     }
                     0x0a => {
-                        *remembered.get_mut(depth)? = (self.rules.frame, self.rules.registers);
+                        let remembered = self.remembered.get_mut(depth)?;
+                        remembered.0 = self.rules.frame;
+                        remembered.1.copy_from_slice(&self.rules.registers);
                         depth += 1;
                     }
                     0x0b => {
                         depth = depth.checked_sub(1)?;
-                        (self.rules.frame, self.rules.registers) = remembered[depth];
+                        let remembered = &self.remembered[depth];
+                        self.rules.frame = remembered.0;
+                        self.rules.registers.copy_from_slice(&remembered.1);
                     }
                     0x0c => {
                         let register = u8::try_from(code.uleb()?).ok()?;
@@ -295,7 +300,7 @@ impl Run {
     }
 
     fn restore(&mut self, register: usize) {
-        if let Some(&rule) = self.initial.registers.get(register) {
+        if let Some(&rule) = self.initial.get(register) {
             self.set(register, rule);
         }
     }

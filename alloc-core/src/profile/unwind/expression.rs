@@ -14,9 +14,9 @@ pub fn evaluate(
     end: usize,
     first: Option<usize>,
     registers: &Registers,
-    memory: &mut StackMemory,
+    memory: &mut StackMemory<'_>,
 ) -> Option<usize> {
-    // SAFETY: the expression lies in a loaded module, see `cfi::rules_at`.
+    // SAFETY: the expression lies in a loaded module, see `cfi::find_rules`.
     let mut code = unsafe { Cursor::new(at, end) };
     let len = code.uleb()?;
     let mut code = code.split(len)?;

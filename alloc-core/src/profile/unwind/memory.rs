@@ -1,39 +1,92 @@
 //! Reading words of a stack that may end anywhere, without a fault.
 //!
-//! Promises: a word is read only from an OS page that was found readable before: pages next to each other one by one, as the
-//! walk comes to them. The pages are those of the calling thread's stack, or of the stack that a handler interrupted, which stay
-//! mapped while their thread stands on them.
+//! Promises: a word is read only from an OS page that was found readable before. The pages are those of the calling thread's
+//! stack, or of the stack that a handler interrupted, which stay mapped while their thread stands on them. Where the unwind
+//! tables say nothing and only a register leads on, it is followed no further than pages adjoin.
 //!
 //! A page is readable if the kernel can copy a signal set from it: rt_sigprocmask(2) with no valid operation changes nothing, and
-//! says EINVAL then, else EFAULT. libc uses the call itself, so filters allow it.
+//! says EINVAL then, else EFAULT. libc uses the call itself, so filters allow it. Below the thread's block, or on the first
+//! thread's stack, all pages up to its top are one stack: that is checked once, and known for later walks ([`Known`]).
 
-use crate::arch::syscall;
-use crate::atomic::{AtomicU8, Ordering};
+use crate::arch::{self, syscall};
+use crate::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use crate::os;
 
-/// Pages that are known to be readable.
-pub struct StackMemory {
+/// Pages that are known to be readable, and how far others may follow them.
+pub struct StackMemory<'a> {
     start: usize,
     end: usize,
+    /// No stack goes on from here.
+    limit: usize,
+    known: &'a Known,
 }
+
+/// By the top of a stack, its number of readable pages: a word is `page of the top << COUNT_BITS | pages below its end`. A
+/// word that belongs to an ended thread does no harm: it is asked only for pages between a running function and the top.
+pub type Known = [AtomicU64; KNOWN];
+
+/// Stacks that are known at once.
+const KNOWN: usize = 128;
+const COUNT_BITS: u32 = 24;
+/// The top is searched for so far up: further up than that it is another stack's.
+const STACK_BYTES_MAX: usize = 64 << 20;
+/// Pages that are checked at once, and that a frame pointer may lead over.
+const CHECKED_MAX: usize = 256;
+
+/// An address at the top of the first thread's stack; 0 if it is not known.
+static FIRST_TOP: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether the probe tells pages apart here: 0 unknown, 1 yes, 2 no (an emulator may look at the operation first).
 static PROBE: AtomicU8 = AtomicU8::new(0);
 
-/// Finds out whether the probe works. For the start of a profile.
+/// Finds out whether the probe works, and where the first stack ends. For the start of a profile.
 pub fn try_probe() -> bool {
     let local = [0usize; 1];
     let works = can_read(&raw const local as usize) && !can_read(os::page_bytes() - 8);
     // Ordering: Relaxed, a word that stands alone.
     PROBE.store(if works { 1 } else { 2 }, Ordering::Relaxed);
+    // Ordering: Relaxed, as above.
+    FIRST_TOP.store(os::auxv(libc::AT_RANDOM), Ordering::Relaxed);
     works
 }
 
-impl StackMemory {
-    /// Knows the page of `near`, an address on the calling thread's stack.
-    pub fn new(near: usize) -> Self {
-        let start = near & !(os::page_bytes() - 1);
-        StackMemory { start, end: start + os::page_bytes() }
+impl<'a> StackMemory<'a> {
+    /// Knows the page of `near`, an address on a stack of the calling thread, and those up to the stack's top if it is known.
+    pub fn new(near: usize, known: &'a Known) -> Self {
+        let page_bytes = os::page_bytes();
+        let start = near & !(page_bytes - 1);
+        let mut memory = StackMemory { start, end: start + page_bytes, limit: usize::MAX, known };
+        if let Some(top) = top_above(near) {
+            let end = (top & !(page_bytes - 1)) + page_bytes;
+            if memory.reaches(end) {
+                (memory.end, memory.limit) = (end, end);
+            }
+        }
+        memory
+    }
+
+    /// Whether all pages up to `end`, that of a stack, are readable. Notes that they are.
+    fn reaches(&self, end: usize) -> bool {
+        let page_bytes = os::page_bytes();
+        let top = (end / page_bytes - 1) as u64;
+        let word = &self.known[top as usize % KNOWN];
+        // Ordering: Relaxed, a word that stands alone.
+        let seen = word.load(Ordering::Relaxed);
+        let count = if seen >> COUNT_BITS == top { seen as usize % (1 << COUNT_BITS) } else { 0 };
+        let seen_from = end - count * page_bytes;
+        if seen_from <= self.start {
+            return true;
+        }
+        let unknown = (seen_from.max(self.end) - self.end) / page_bytes;
+        let is_stack = unknown <= CHECKED_MAX
+            && is_probing()
+            && (0..unknown).all(|page| can_read(self.end + page * page_bytes));
+        if is_stack {
+            let count = (end - self.start) / page_bytes;
+            // Ordering: Relaxed, as above.
+            word.store(top << COUNT_BITS | count as u64, Ordering::Relaxed);
+        }
+        is_stack
     }
 
     /// The word at `address`; none if it is not aligned or cannot be read.
@@ -51,17 +104,50 @@ impl StackMemory {
         }
         let page_bytes = os::page_bytes();
         let page = address & !(page_bytes - 1);
-        // Ordering: Relaxed, a word that stands alone.
-        if PROBE.load(Ordering::Relaxed) != 1 || !can_read(page) {
+        if !is_probing() || !can_read(page) {
             return false;
         }
         if page == self.end {
             self.end += page_bytes;
         } else {
-            (self.start, self.end) = (page, page + page_bytes);
+            // Another stack: that below a handler's.
+            *self = StackMemory::new(page, self.known);
         }
         true
     }
+
+    /// Whether two words at `address` lie on the same stack as what was read last, as far as that can be told: no page that is
+    /// not readable lies between, and none of another stack that is known.
+    pub fn adjoins(&mut self, address: usize) -> bool {
+        let Some(end) = address.checked_add(2 * size_of::<usize>()) else { return false };
+        let page_bytes = os::page_bytes();
+        for _ in 0..CHECKED_MAX {
+            if address < self.start || end > self.limit {
+                return false;
+            }
+            if end <= self.end {
+                return true;
+            }
+            if !is_probing() || !can_read(self.end) {
+                return false;
+            }
+            self.end += page_bytes;
+        }
+        false
+    }
+}
+
+/// The top of the stack on which `near` lies, if it is the thread's own: libc has the thread's block there, and the first
+/// thread has what the kernel leaves to a program.
+fn top_above(near: usize) -> Option<usize> {
+    // Ordering: Relaxed, a constant by now.
+    let tops = [arch::above_stack(), FIRST_TOP.load(Ordering::Relaxed)];
+    tops.into_iter().find(|&top| top > near && top - near <= STACK_BYTES_MAX)
+}
+
+fn is_probing() -> bool {
+    // Ordering: Relaxed, a word that stands alone.
+    PROBE.load(Ordering::Relaxed) == 1
 }
 
 fn can_read(address: usize) -> bool {

@@ -12,14 +12,15 @@ mod expression;
 mod memory;
 mod modules;
 
-pub use memory::try_probe;
+pub use memory::{Known, try_probe};
 pub use modules::find as find_modules;
 
 use crate::arch::Registers;
 use crate::fail::Line;
 use crate::os;
+use crate::profile::layout::FRAMES_MAX;
 use cache::Short;
-use cfi::{Frame, Rule, Rules};
+use cfi::{Frame, Rule, Run};
 use memory::StackMemory;
 use modules::Module;
 
@@ -32,18 +33,31 @@ pub enum End {
     Truncated,
 }
 
-/// Writes the frames from `caller` on, the innermost first, in the form of `layout`; how many. Those of a library that is
-/// nothing but this allocator are left out at the beginning.
-pub fn walk(
-    caller: &Registers,
-    known: &[cache::Entry; cache::ENTRIES],
-    frames: &mut [usize],
-) -> (usize, End) {
-    let mut walk = Walk::new(caller, known);
+/// What earlier walks have found, for all threads. Zeroes are valid.
+pub struct Found {
+    rules: [cache::Entry; cache::ENTRIES],
+    stacks: Known,
+}
+
+/// What one walk works with: too much for the stack of a handler. Zeroes are valid.
+pub struct Work {
+    /// The frames that were found.
+    pub frames: [usize; FRAMES_MAX],
+    registers: Registers,
+    /// Those of the frame before.
+    callee: Registers,
+    run: Run,
+}
+
+/// Writes the frames from `caller` on to `work.frames`, the innermost first, in the form of `layout`; how many. Those of a
+/// library that is nothing but this allocator are left out at the beginning.
+pub fn walk(caller: &Registers, found: &Found, work: &mut Work) -> (usize, End) {
+    work.registers.0.copy_from_slice(&caller.0);
+    let mut walk = Walk::new(caller, found, &mut work.registers, &mut work.callee, &mut work.run);
     let mut count = 0;
     while let Some(frame) = walk.frame() {
         if count > 0 || !modules::is_own(frame - 1) {
-            let Some(place) = frames.get_mut(count) else { return (count, End::Truncated) };
+            let Some(place) = work.frames.get_mut(count) else { return (count, End::Truncated) };
             *place = frame;
             count += 1;
         }
@@ -72,20 +86,32 @@ pub fn describe(what: &str, frame: usize) -> Line {
 }
 
 struct Walk<'a> {
-    known: &'a [cache::Entry; cache::ENTRIES],
-    registers: Registers,
-    memory: StackMemory,
+    found: &'a Found,
+    registers: &'a mut Registers,
+    callee: &'a mut Registers,
+    run: &'a mut Run,
+    memory: StackMemory<'a>,
+    /// That of the frame before: it stays loaded while its code is on the stack.
+    module: Module,
     /// Whether the place is one at which a signal came, not one behind a call.
     is_interrupted: bool,
 }
 
 impl<'a> Walk<'a> {
-    fn new(caller: &Registers, known: &'a [cache::Entry; cache::ENTRIES]) -> Self {
-        let here = 0usize;
+    fn new(
+        caller: &Registers,
+        found: &'a Found,
+        registers: &'a mut Registers,
+        callee: &'a mut Registers,
+        run: &'a mut Run,
+    ) -> Self {
         Walk {
-            known,
-            registers: *caller,
-            memory: StackMemory::new(&raw const here as usize),
+            found,
+            registers,
+            callee,
+            run,
+            memory: StackMemory::new(caller.0[Registers::SP] - 1, &found.stacks),
+            module: Module { range: 0..0, eh_frame: 0 },
             is_interrupted: false,
         }
     }
@@ -98,21 +124,28 @@ impl<'a> Walk<'a> {
 
     fn go_to_caller(&mut self) -> Option<()> {
         let place = self.frame()? - 1;
-        let Some(module) = modules::module_of(place) else { return self.follow_frame_pointer() };
-        match cache::find(self.known, place, module.eh_frame) {
+        if !self.module.range.contains(&place) {
+            match modules::module_of(place) {
+                Some(module) => self.module = module,
+                None => return self.follow_frame_pointer(),
+            }
+        }
+        match cache::find(&self.found.rules, place, self.module.eh_frame) {
             Some(short) => self.follow_short(&short),
-            None => self.go_by_tables(&module, place),
+            None => self.go_by_tables(place),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn go_by_tables(&mut self, module: &Module, place: usize) -> Option<()> {
-        let Some(rules) = cfi::rules_at(module, place) else { return self.follow_frame_pointer() };
-        if let Some(short) = Short::of(&rules) {
-            cache::keep(self.known, place, module.eh_frame, short);
+    fn go_by_tables(&mut self, place: usize) -> Option<()> {
+        if cfi::find_rules(&self.module, place, self.run).is_none() {
+            return self.follow_frame_pointer();
         }
-        self.follow(&rules)
+        if let Some(short) = Short::of(&self.run.rules) {
+            cache::keep(&self.found.rules, place, self.module.eh_frame, short);
+        }
+        self.follow()
     }
 
     fn follow_short(&mut self, short: &Short) -> Option<()> {
@@ -131,19 +164,18 @@ impl<'a> Walk<'a> {
         (frame > before).then_some(())
     }
 
-    fn follow(&mut self, rules: &Rules) -> Option<()> {
-        let old = self.registers;
+    /// Follows `run.rules`.
+    fn follow(&mut self) -> Option<()> {
+        let (rules, old, memory) = (&self.run.rules, &mut *self.callee, &mut self.memory);
+        old.0.copy_from_slice(&self.registers.0);
         let frame = match rules.frame {
             Frame::Register { register, offset } => {
                 old.0.get(usize::from(register))?.wrapping_add_signed(offset)
             }
-            Frame::Expression(at) => {
-                expression::evaluate(at, rules.end, None, &old, &mut self.memory)?
-            }
+            Frame::Expression(at) => expression::evaluate(at, rules.end, None, old, memory)?,
         };
         self.registers.0[Registers::SP] = frame;
         for (column, rule) in rules.registers.iter().enumerate() {
-            let memory = &mut self.memory;
             let value = match *rule {
                 Rule::Unspecified => continue,
                 Rule::Undefined if column == Registers::PC => return None,
@@ -152,10 +184,10 @@ impl<'a> Walk<'a> {
                 Rule::ValueOffset(offset) => frame.wrapping_add_signed(offset),
                 Rule::Register(register) => *old.0.get(usize::from(register))?,
                 Rule::Expression(at) => {
-                    let address = expression::evaluate(at, rules.end, Some(frame), &old, memory)?;
+                    let address = expression::evaluate(at, rules.end, Some(frame), old, memory)?;
                     memory.word(address)?
                 }
-                Rule::Value(at) => expression::evaluate(at, rules.end, Some(frame), &old, memory)?,
+                Rule::Value(at) => expression::evaluate(at, rules.end, Some(frame), old, memory)?,
             };
             self.registers.0[column] = value;
         }
@@ -165,11 +197,12 @@ impl<'a> Walk<'a> {
         is_ahead.then_some(())
     }
 
-    /// `frame pointer -> the caller's frame pointer, return address`.
+    /// `frame pointer -> the caller's frame pointer, return address`. The register may hold anything, so it is followed only
+    /// to where the stack goes on.
     fn follow_frame_pointer(&mut self) -> Option<()> {
         const WORD: usize = size_of::<usize>();
         let (frame, stack) = (self.registers.0[Registers::FP], self.registers.0[Registers::SP]);
-        if frame < stack {
+        if frame < stack || !self.memory.adjoins(frame) {
             return None;
         }
         let callers = self.memory.word(frame)?;
