@@ -2,7 +2,15 @@
 #![cfg(all(target_arch = "x86_64", not(feature = "portable")))]
 
 use rsalloc_core::internals::arch::probe;
+use rsalloc_core::internals::profile;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The semaphores are the process's.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A note of `.note.stapsdt`.
 #[derive(Debug)]
@@ -105,6 +113,7 @@ fn attach(note: &Note) {
 
 #[test]
 fn the_notes_lead_to_the_probes_and_their_arguments() {
+    let _alone = alone();
     let notes = notes();
     let called: Vec<_> =
         notes.iter().map(|note| (note.name.as_str(), note.args.as_str())).collect();
@@ -134,4 +143,71 @@ fn the_notes_lead_to_the_probes_and_their_arguments() {
         semaphore.fetch_sub(1, Ordering::Relaxed);
         assert!(!probe::is_wanted());
     }
+}
+
+/// Allocates and frees until a look says yes: at most 512 MiB in all, in which slow calls are certain, and samples at
+/// 512 KiB but for e^-1000.
+fn work_until(mut is_done: impl FnMut() -> bool) {
+    let mut kept = Vec::new();
+    for _ in 0..512 << 10 {
+        if is_done() {
+            break;
+        }
+        kept.push(rsalloc_core::allocate(1000));
+        // Waves that the caches do not hold.
+        if kept.len() > 20_000 {
+            // SAFETY: allocated above.
+            kept.drain(10_000..).for_each(|object| unsafe { rsalloc_core::free(object) });
+        }
+    }
+    // SAFETY: allocated above.
+    kept.into_iter().for_each(|object| unsafe { rsalloc_core::free(object) });
+    assert!(is_done(), "not after 512 MiB");
+}
+
+#[test]
+fn objects_are_sampled_as_long_as_a_tracer_is_attached() {
+    let _alone = alone();
+    let notes = notes();
+    let note = notes.iter().find(|note| note.name == "alloc").unwrap();
+    // SAFETY: a half word of this program, as its note says, which the kernel raises.
+    let semaphore = unsafe { &*(note.semaphore as *const AtomicU16) };
+    let mut before = 0;
+    work_until(|| {
+        before += 1;
+        before > 10_000
+    });
+    assert!(!profile::is_on(), "no tracer is attached");
+    for _ in 0..3 {
+        semaphore.fetch_add(1, Ordering::Relaxed);
+        work_until(profile::is_on);
+        assert_eq!(profile::own_header().interval_bytes, 512 << 10);
+        let samples = || {
+            let mut samples = 0;
+            profile::read::for_each_stack(
+                &profile::own_header(),
+                &profile::OwnMemory,
+                |_, stack| samples += stack.samples,
+            )
+            .unwrap();
+            samples
+        };
+        work_until(|| samples() > 2);
+        semaphore.fetch_sub(1, Ordering::Relaxed);
+        work_until(|| !profile::is_on());
+    }
+    // What was asked for goes on when the tracer leaves.
+    semaphore.fetch_add(1, Ordering::Relaxed);
+    work_until(profile::is_on);
+    profile::start(4096).unwrap();
+    semaphore.fetch_sub(1, Ordering::Relaxed);
+    let mut rounds = 0;
+    work_until(|| {
+        rounds += 1;
+        rounds > 10_000
+    });
+    assert!(profile::is_on());
+    assert_eq!(profile::own_header().interval_bytes, 4096);
+    assert_eq!(profile::start(4096), Err(rsalloc_core::ProfileError::IsRunning));
+    profile::stop().unwrap();
 }

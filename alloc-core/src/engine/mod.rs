@@ -55,6 +55,7 @@ pub(crate) fn allocate(request: Request) -> Option<Fresh> {
         // A handler on top of init: the one tier that needs nothing of it.
         return large::allocate_standalone(request);
     }
+    profile::follow_tracer();
     let _budget = WaitBudget::bounded();
     let fresh = match hardened::is_watching() {
         true => hardened::allocate(request),
@@ -75,6 +76,7 @@ pub(crate) fn allocate(request: Request) -> Option<Fresh> {
 /// if it is none.
 #[cold]
 pub(crate) fn free(object: Object, class: Class, named: Option<Request>) {
+    profile::follow_tracer();
     let _budget = WaitBudget::bounded();
     if canary::is_on() {
         hardened::retire(&object, class, named);

@@ -66,6 +66,18 @@ pub static PROFILE: Header<AtomicUsize> = Header {
 /// Held while a profile is started or stopped; only tried.
 static SWITCHING: AtomicBool = AtomicBool::new(false);
 
+/// Whether the profile that runs was started for a tracer at a probe; it ends when none is attached any more.
+static FOR_TRACER: AtomicBool = AtomicBool::new(false);
+/// Set when the system gave no memory for such a profile: it is not asked again.
+static TRACER_REFUSED: AtomicBool = AtomicBool::new(false);
+
+/// Why a profile is started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    Asked,
+    Tracer,
+}
+
 /// Whether a profile runs.
 #[inline]
 pub fn is_on() -> bool {
@@ -121,13 +133,46 @@ impl core::fmt::Display for ProfileError {
 
 impl core::error::Error for ProfileError {}
 
-/// Starts a profile with a mean interval of so many bytes. Records of a former one are forgotten. Async-signal-safe.
+/// Starts a profile with a mean interval of so many bytes. Records of a former one are forgotten, and one that runs for a tracer
+/// alone becomes this one. Async-signal-safe.
 pub fn start(interval_bytes: usize) -> Result<(), ProfileError> {
+    start_for(Reason::Asked, interval_bytes)
+}
+
+/// Starts a profile when a tracer is attached to a probe and none runs, and stops it when the tracer is gone. For slow calls.
+#[inline]
+pub fn follow_tracer() {
+    // Ordering: Relaxed, a look.
+    if probe::is_wanted() != FOR_TRACER.load(Ordering::Relaxed) {
+        follow_tracer_slow();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn follow_tracer_slow() {
+    // Ordering: Relaxed throughout, words that stand alone; the switches look again.
+    let (is_own, is_refused) =
+        (FOR_TRACER.load(Ordering::Relaxed), TRACER_REFUSED.load(Ordering::Relaxed));
+    if !probe::is_wanted() {
+        if is_own {
+            stop().ok(); // Else another thread has stopped it.
+        }
+    } else if !is_on() && !is_refused {
+        let started = start_for(Reason::Tracer, countdown::DEFAULT_INTERVAL);
+        if started == Err(ProfileError::OutOfMemory) {
+            TRACER_REFUSED.store(true, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        }
+    }
+}
+
+fn start_for(reason: Reason, interval_bytes: usize) -> Result<(), ProfileError> {
     if !countdown::INTERVALS.contains(&interval_bytes) {
         return Err(ProfileError::BadInterval);
     }
     switch(|| {
-        if is_on() {
+        // Ordering: Relaxed, written inside of switches only.
+        if is_on() && (reason == Reason::Tracer || !FOR_TRACER.load(Ordering::Relaxed)) {
             return Err(ProfileError::IsRunning);
         }
         if !pool::open() || !prepare() {
@@ -150,6 +195,7 @@ pub fn start(interval_bytes: usize) -> Result<(), ProfileError> {
         let words = [(&PROFILE.interval_bytes, interval_bytes), (&PROFILE.started_ns, now)];
         // Ordering: Relaxed, as above.
         words.iter().for_each(|(word, value)| word.store(*value, Ordering::Relaxed));
+        FOR_TRACER.store(reason == Reason::Tracer, Ordering::Relaxed); // Ordering: Relaxed, as above.
         countdown::restart(now as u64);
         // Ordering: Release publishes all of the above.
         PROFILE.state.store(RUNNING as usize, Ordering::Release);
@@ -174,6 +220,7 @@ pub fn stop() -> Result<(), ProfileError> {
             return Err(ProfileError::IsStopped);
         }
         HOT.show_classes();
+        FOR_TRACER.store(false, Ordering::Relaxed); // Ordering: Relaxed, as in `start_for`.
         // Ordering: Relaxed, for readers.
         PROFILE.stopped_ns.store(os::nanoseconds_since_epoch(), Ordering::Relaxed);
         // Ordering: Release, after the above; a thread that saw RUNNING records its sample still.
@@ -283,6 +330,7 @@ pub fn record(address: usize, size: usize, stack: usize, tracked: Tracked) {
     if probe::is_wanted() {
         probe::alloc(address, size, bytes);
     }
+    follow_tracer();
 }
 
 /// Takes the sample at `address` out of the live ones, if it is one: it is freed.

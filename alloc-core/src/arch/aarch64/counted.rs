@@ -123,6 +123,50 @@ counted! {
     crate::engine::slow::alloc_uncounted, crate::engine::sampled::alloc
 }
 
+/// `calloc(1, size)`, for sizes that `calloc` serves by its hot path.
+#[unsafe(naked)]
+pub extern "C" fn calloc_counted(size: usize) -> *mut u8 {
+    naked_asm!(
+        crate::__rsalloc_text!(descriptor),
+        "cmp x0, {tiny_max}",
+        "b.hi 61f",
+        crate::__rsalloc_text!(tiny "x0"),
+        "add x2, x9, x10, lsl #2",
+        "ldr w2, [x2, {object_bytes}]",
+        "adrp x11, :gottprel:rsalloc_thread_block",
+        "ldr x11, [x11, :gottprel_lo12:rsalloc_thread_block]",
+        "mrs x12, tpidr_el0",
+        "add x11, x11, {countdown}",
+        "add x11, x11, x12",
+        "67: ldxr x12, [x11]",
+        "sub x12, x12, x0",
+        "stxr w13, x12, [x11]",
+        "cbnz w13, 67b",
+        "ldr x13, [x9, {floor}]",
+        "cmp x12, x13",
+        "b.le 61f",
+        crate::__rsalloc_text!(store_rseq_cs),
+        crate::__rsalloc_text!(cpu_id),
+        crate::__rsalloc_text!(pop),
+        crate::__rsalloc_text!(clear),
+        "61:",
+        call_with_registers!("bl {sampled}"),
+        crate::__rsalloc_text!(abort),
+        crate::__rsalloc_text!(leave),
+        hot = sym crate::hot::HOT,
+        slow = sym crate::engine::slow::calloc_uncounted,
+        sampled = sym crate::engine::sampled::calloc,
+        countdown = const SAMPLE_COUNTDOWN,
+        area_offset = const offset_of!(crate::hot::Hot, area_offset),
+        aborts = const offset_of!(crate::hot::Hot, aborts),
+        floor = const offset_of!(crate::hot::Hot, sample_floor),
+        table = const offset_of!(crate::hot::Hot, table),
+        object_bytes = const offset_of!(crate::hot::Hot, object_bytes),
+        tiny = const offset_of!(crate::hot::Hot, kept_tiny),
+        tiny_max = const crate::size_class::TINY_MAX_BYTES,
+    )
+}
+
 /// Calls `f` with the two arguments and the caller's registers.
 #[unsafe(naked)]
 pub extern "C" fn with_registers(

@@ -36,6 +36,12 @@ pub fn thread_id() -> usize {
     thread_pointer()
 }
 
+/// glibc and musl keep a thread's block at the top of its stack, but for the first thread's.
+#[inline(always)]
+pub fn above_stack() -> usize {
+    thread_pointer()
+}
+
 #[inline(always)]
 pub fn thread_words() -> &'static ThreadWords {
     &sections::thread_block().words
