@@ -41,6 +41,8 @@ mod page_heap;
 #[forbid(unsafe_code)]
 mod page_map;
 #[forbid(unsafe_code)]
+mod postponed;
+#[forbid(unsafe_code)]
 mod print;
 mod profile;
 mod publish;
@@ -62,7 +64,6 @@ mod stats;
 mod sums;
 #[forbid(unsafe_code)]
 mod sync;
-#[forbid(unsafe_code)]
 mod token_bucket;
 #[forbid(unsafe_code)]
 mod units;

@@ -28,6 +28,8 @@ fn main() {
         other_threads_keep_their_caches_while_two_hand_over();
         metadata_of_free_pages_is_given_back_as_well();
         a_free_does_not_wait_for_the_stopper();
+        what_the_allowance_refused_goes_back_with_a_later_allocation();
+        what_no_flush_has_seen_goes_back_with_a_later_allocation();
         assert_eq!(check(), Ok(()));
     });
 }
@@ -124,6 +126,36 @@ fn a_free_does_not_wait_for_the_stopper() {
         freed.recv_timeout(Duration::from_secs(30)).is_ok()
     });
     assert_eq!(freed, Some(true), "a free waits");
+}
+
+/// A program that swings at full speed uses up the allowance, so its last fall leaves what it had.
+fn what_the_allowance_refused_goes_back_with_a_later_allocation() {
+    let swing = || free_all(make((0..700).map(|_| 40_000)));
+    assert!((0..50).any(|_| left() > 8 * LEFT_BYTES || (swing(), false).1), "{:?}", stats());
+    assert_woken_leaves_little();
+}
+
+/// What fits in the caches of a shard comes back without a slow call.
+fn what_no_flush_has_seen_goes_back_with_a_later_allocation() {
+    let sizes = || (0..8000).map(|index| 16 + index % 64 * 16);
+    (0..8).for_each(|_| free_all(make(sizes())));
+    let cached = stats().cached_bytes;
+    // Where each call is a slow one, it was given back by now.
+    assert_woken_leaves_little();
+    assert!(cached < (1 << 20) || stats().cached_bytes < cached / 2, "{cached} B are still cached");
+}
+
+/// A few allocations a second later, or when the allowance has flowed in.
+fn assert_woken_leaves_little() {
+    for at in 0..20 {
+        std::thread::sleep(Duration::from_millis(1100));
+        // Of a class that no cache has objects of.
+        free_all(make(std::iter::once(2000 + 256 * at)));
+        if left() < LEFT_BYTES {
+            return;
+        }
+    }
+    panic!("{} B are left: {:?}", left(), stats());
 }
 
 /// Else each object of a steady load would go home and come back.

@@ -55,6 +55,14 @@ pub struct Client {
 }
 
 impl Client {
+    /// What a program does first when it wakes up: allocates and frees one object of each power of two from 16 B to 512 KiB.
+    pub fn wake(&mut self) {
+        for octave in 4..20 {
+            let object = self.malloc(1 << octave);
+            self.free(object);
+        }
+    }
+
     /// `malloc(size)`, `size` at least 1.
     #[inline(always)]
     pub fn malloc(&mut self, size: usize) -> Object {

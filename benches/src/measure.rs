@@ -50,6 +50,8 @@ pub struct Measurement {
     pub peak_rss_bytes: u64,
     /// Resident bytes after all was freed.
     pub final_rss_bytes: u64,
+    /// The same after the program has woken up and made a few allocations.
+    pub woken_rss_bytes: u64,
     /// Page faults from the start of the load to the end of the clock.
     pub minor_faults: u64,
     /// Sum of the tags that were written into objects and read back.
@@ -72,12 +74,14 @@ pub fn run_between(
     let first_fault = process::usage().minor_faults;
     let loads = (row.loads)();
     let threads = loads.len();
-    let outcome = match <[_; 1]>::try_from(loads) {
+    let mut outcome = match <[_; 1]>::try_from(loads) {
         Ok([mut load]) => alone(load.as_mut(), budget, at),
         Err(loads) => together(loads, budget, at),
     };
     std::thread::sleep(rest);
     let final_rss_bytes = process::rss_bytes();
+    outcome.client.wake();
+    let woken_rss_bytes = process::rss_bytes();
     let checksum = outcome.client.checksum().ok_or_else(|| {
         anyhow::anyhow!(
             "row {}: what was read back is not what was written: the allocator damaged an object, \
@@ -99,6 +103,7 @@ pub fn run_between(
         start_rss_bytes,
         peak_rss_bytes: process::peak_rss_bytes(),
         final_rss_bytes,
+        woken_rss_bytes,
         minor_faults: outcome.last_fault - first_fault,
         checksum,
     })

@@ -62,6 +62,8 @@ pub struct Course {
     pub looks: Vec<Look>,
     /// Resident bytes when the process had been idle for some seconds.
     pub idle_rss_bytes: u64,
+    /// The same after the program has woken up and made a few allocations.
+    pub woken_rss_bytes: u64,
 }
 
 struct Heap {
@@ -95,6 +97,8 @@ pub fn run(scale: usize, rest: Duration) -> anyhow::Result<Course> {
     }
     std::thread::sleep(rest);
     let idle_rss_bytes = heap.rss_bytes();
+    heap.client.wake();
+    let woken_rss_bytes = heap.rss_bytes();
     anyhow::ensure!(
         heap.len == 0 && heap.client.checksum().is_some(),
         "what was read back is not what was written: the allocator damaged an object"
@@ -105,6 +109,7 @@ pub fn run(scale: usize, rest: Duration) -> anyhow::Result<Course> {
         start_rss_bytes,
         looks: heap.looks,
         idle_rss_bytes,
+        woken_rss_bytes,
     })
 }
 

@@ -53,6 +53,8 @@ mod size_class;
 mod slab;
 #[path = "../../alloc-core/src/sync/mod.rs"]
 mod sync;
+#[path = "../../alloc-core/src/postponed.rs"]
+mod postponed;
 #[path = "../../alloc-core/src/token_bucket.rs"]
 mod token_bucket;
 #[path = "../../alloc-core/src/units.rs"]

@@ -28,6 +28,7 @@ pub use census::{cached_bytes, regions};
 pub use shard::Shard;
 
 use crate::object::{Fresh, Object};
+use crate::postponed;
 use crate::region::Counter;
 use crate::rseq::Sections;
 use crate::rseq::outcome::{Pop, Push};
@@ -46,7 +47,10 @@ pub fn allocate(class: Class) -> Option<Fresh> {
         for _ in 0..RETRIES {
             match Shard::pop(&sections, class) {
                 Pop::Object(object) => return Some(Fresh::used(object)),
-                Pop::Empty if percpu::open_or_create(sections) => return refill(&sections, class),
+                Pop::Empty if percpu::open_or_create(sections) => {
+                    resume_decay();
+                    return refill(&sections, class);
+                }
                 Pop::Empty => return take_one(class),
                 Pop::Aborted => count(&sections, Counter::Aborts),
                 Pop::NoShard if registration::ensure_registered(sections) => {}
@@ -57,13 +61,24 @@ pub fn allocate(class: Class) -> Option<Fresh> {
     if let Some(shard) = leases::own_shard() {
         match shard.pop(class) {
             Pop::Object(object) => return Some(Fresh::used(object)),
-            Pop::Empty => return refill(shard, class),
+            Pop::Empty => {
+                resume_decay();
+                return refill(shard, class);
+            }
             Pop::Aborted | Pop::NoShard => {}
         }
     }
     match Locked::take_any() {
         Some(locked) => allocate_on(&locked, class),
         None => take_one(class),
+    }
+}
+
+/// Completes decays that were put off. The caller holds no shard and no lock.
+#[inline]
+pub fn resume_decay() {
+    if postponed::is_any() {
+        decay::resume();
     }
 }
 

@@ -19,7 +19,10 @@ use core::ptr::{self, NonNull};
 /// Serves a request: by the caches or a span, else by what idles elsewhere. None when out of memory.
 pub(super) fn allocate(request: Request) -> Option<Fresh> {
     let allocate_once = || match request.class {
-        0 => large::allocate(request),
+        0 => {
+            cpu_cache::resume_decay();
+            large::allocate(request)
+        }
         class => cpu_cache::allocate(class),
     };
     allocate_once().or_else(|| {

@@ -9,6 +9,7 @@ use super::segment::{HEADER_PAGES, PageRun, Segment};
 use crate::atomic::Ordering;
 use crate::object::Contents;
 use crate::os;
+use crate::postponed;
 use crate::sync::{Rank, WaitBudget, is_barred};
 use crate::token_bucket::TokenBucket;
 use crate::units::PAGE_BYTES;
@@ -62,7 +63,10 @@ impl PageHeap {
         // Ordering: Relaxed, statistics that steer purging.
         let (dirty, goes_on) =
             (self.dirty.load(Ordering::Relaxed), self.is_decaying.load(Ordering::Relaxed));
-        if goes_on || ALLOWANCE.spend(dirty, os::seconds()) {
+        let now = os::seconds();
+        if !goes_on && !ALLOWANCE.spend(dirty, now) {
+            postponed::put_off(now);
+        } else {
             // Ordering: Relaxed, as above.
             self.peak.store(held, Ordering::Relaxed);
             self.is_decaying.store(true, Ordering::Relaxed); // Ordering: Relaxed, as above.

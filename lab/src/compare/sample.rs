@@ -37,6 +37,8 @@ pub struct Sample {
     pub peak_rss_bytes: u64,
     /// Resident bytes after all was freed.
     pub final_rss_bytes: u64,
+    /// The same after the program has woken up and made a few allocations.
+    pub woken_rss_bytes: u64,
     /// Page faults.
     pub minor_faults: u64,
 }
@@ -282,6 +284,7 @@ mod tests {
                 start_rss_bytes: 0,
                 peak_rss_bytes: 0,
                 final_rss_bytes: 0,
+                woken_rss_bytes: 0,
                 minor_faults: 0,
             }
         }

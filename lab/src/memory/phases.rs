@@ -20,6 +20,7 @@ struct Course {
     start_rss_bytes: u64,
     looks: Vec<Look>,
     idle_rss_bytes: u64,
+    woken_rss_bytes: u64,
 }
 
 #[derive(Deserialize)]
@@ -48,7 +49,7 @@ pub fn table(
     let row = |name: &str, of: &dyn Fn(&Course) -> f64| {
         (name.to_owned(), courses.iter().map(|course| course.as_ref().map(of)).collect())
     };
-    let rows: [(String, Vec<Option<f64>>); 6] = [
+    let rows: [(String, Vec<Option<f64>>); 8] = [
         row("mean of resident over live", &mean_ratio),
         row("worst of resident over live", &worst_ratio),
         row("peak, MiB", &|c| {
@@ -57,11 +58,14 @@ pub fn table(
         row("all freed, MiB", &|c| c.looks.last().map_or(0, |look| look.rss_bytes) as f64 / MIB),
         row("all freed and idle, MiB", &|c| c.idle_rss_bytes as f64 / MIB),
         row("idle over start", &|c| c.idle_rss_bytes as f64 / c.start_rss_bytes as f64),
+        row("idle and woken, MiB", &|c| c.woken_rss_bytes as f64 / MIB),
+        row("woken over start", &|c| c.woken_rss_bytes as f64 / c.start_rss_bytes as f64),
     ];
     let mut text = String::from(
         "\nEight phases, each with sizes of its own (16 B to 4 MiB): fill up to 64 to 160 MiB of live objects, make half as many more in place of random \
          ones, drop nine of ten or more at random; after the last, all. Every allocator is looked at with the same \
-         objects live, at 192 steps; resident bytes are without the load's own tables. Ratios are those of the \
+         objects live, at 192 steps; resident bytes are without the load's own tables. Woken: after an allocation and \
+         a free of each power of two from 16 B to 512 KiB. Ratios are those of the \
          steps with at least 4 MiB live, the mean is of all resident over all live bytes.\n",
     );
     if let Some(folder) = folder {
@@ -131,7 +135,7 @@ mod tests {
     fn ratios_leave_out_small_heaps() {
         let look = |live_bytes, rss_bytes| Look { live_bytes, rss_bytes };
         let looks = vec![look(1, 100 << 20), look(10 << 20, 20 << 20), look(30 << 20, 40 << 20)];
-        let course = Course { start_rss_bytes: 1, looks, idle_rss_bytes: 1 };
+        let course = Course { start_rss_bytes: 1, looks, idle_rss_bytes: 1, woken_rss_bytes: 1 };
         assert_eq!(mean_ratio(&course), 1.5);
         assert_eq!(worst_ratio(&course), 2.0);
     }

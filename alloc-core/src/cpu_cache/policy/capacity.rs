@@ -12,6 +12,8 @@ use crate::config::{self, Key};
 use crate::cpu_cache::shard::{RETRIES, Shard, fill, lengthen, locked, pop_into, regions_created};
 use crate::cpu_cache::supply::{give_back, in_use_bytes};
 use crate::object::Batch;
+use crate::os;
+use crate::postponed;
 use crate::region::{Bounds, Region};
 use crate::rseq::outcome::Failure;
 use crate::rseq::registration;
@@ -110,6 +112,10 @@ fn move_to_long_stack<S: Shard>(
     // Whatever this pops or not, below the stack is only left if it is empty.
     let _ = pop_into(shard, class, &mut batch, MAGAZINE_MAX);
     let empty = Bounds { top: Region::bottom_offset(class) as u32, ..seen };
+    // What a program caches that frees all it has without a flush, nothing else would look at.
+    if !postponed::is_any() {
+        postponed::put_off(os::seconds());
+    }
     let is_moved = shard.set_bounds(class, region, empty, Bounds::long(class, capacity)).is_ok();
     fill(shard, class, &mut batch);
     if !batch.is_empty() {

@@ -8,6 +8,7 @@
 //! caches' budget and the free pages that may stay are measured. So the policy measures what is live.
 
 use super::capacity;
+use crate::atomic::{AtomicU64, Ordering};
 use crate::cpu_cache::census::cached_in_shards;
 use crate::cpu_cache::shard::{Shard, leases, regions_created};
 use crate::cpu_cache::supply::give_back_to_slab;
@@ -15,6 +16,7 @@ use crate::cpu_cache::{drain, exclusive};
 use crate::depot::DEPOT;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
+use crate::postponed;
 use crate::rseq::registration;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo};
 use crate::slab::{self, Rest, SLABS};
@@ -45,6 +47,30 @@ const ALL_COST: usize = 8192;
 const SLABS_MIN_BYTES: usize = 2 << 20;
 const SLABS_PARTS: usize = 16;
 
+/// Classes whose decay the allowance refused, a bit for each.
+static REFUSED: [AtomicU64; CLASSES.div_ceil(64)] =
+    [const { AtomicU64::new(0) }; CLASSES.div_ceil(64)];
+
+/// Looks again at what the allowance refused, and at all classes: for programs that have freed everything and went on much
+/// later. The caller holds no shard and no lock.
+#[cold]
+#[inline(never)]
+pub(in crate::cpu_cache) fn resume() {
+    if is_barred() || exclusive::is_stopping() || !postponed::take_due(os::seconds()) {
+        return;
+    }
+    for (index, word) in REFUSED.iter().enumerate() {
+        // Ordering: Relaxed, a hint of the policy.
+        let mut bits = word.swap(0, Ordering::Relaxed);
+        while bits != 0 {
+            decay_on_own_shard(index * 64 + bits.trailing_zeros() as usize);
+            bits &= bits - 1;
+        }
+    }
+    decay_all();
+    PAGE_HEAP.trim();
+}
+
 /// Gives back what the caches hold of `class`, of which many objects came home, if few of its objects are live. The
 /// caller holds no shard and no lock.
 #[cold]
@@ -54,31 +80,39 @@ pub(in crate::cpu_cache) fn decay_if_shrunk(class: Class) {
     if is_barred() || exclusive::is_stopping() {
         return;
     }
-    match registration::sections() {
-        Some(sections) => decay_class(Some(&sections), class),
-        None => decay_class(leases::own_shard(), class),
+    decay_on_own_shard(class);
+}
+
+fn decay_on_own_shard(class: Class) {
+    let is_refused = match registration::sections() {
+        Some(sections) => decay_class(Some(&sections), class).is_none(),
+        None => decay_class(leases::own_shard(), class).is_none(),
+    };
+    if is_refused {
+        // Ordering: Relaxed, a hint of the policy.
+        REFUSED[class / 64].fetch_or(1 << (class % 64), Ordering::Relaxed);
     }
 }
 
-fn decay_class<S: Shard>(shard: Option<&S>, class: Class) {
-    let Some((out, peak)) = SLABS[class].take_fall(class) else { return };
+/// None if the allowance does not permit it now.
+fn decay_class<S: Shard>(shard: Option<&S>, class: Class) -> Option<()> {
+    let Some((out, peak)) = SLABS[class].take_fall(class) else { return Some(()) };
     let size = CLASS[class].size;
-    if peak * size < PEAK_MIN_BYTES || !may_cost(READ_COST * regions_created()) {
-        return;
+    if peak * size < PEAK_MIN_BYTES {
+        return Some(());
     }
+    may_cost(READ_COST * regions_created())?;
     let region = shard.and_then(Shard::region);
     let here = region.map_or(0, |region| region.len(class));
     let cached = cached_in_shards(class);
     let in_depot = DEPOT.magazines(class) * CLASS[class].batch;
     let live = out.saturating_sub(cached + in_depot);
     if live > peak / PEAK_PARTS {
-        return;
+        return Some(());
     }
     let few = is_few(class, live);
     let fixed = if cached > here { CLASS_COST * regions_created() } else { OWN_COST };
-    if !may_cost(fixed + cached + in_depot + if few { ONE_BY_ONE * live } else { 0 }) {
-        return;
-    }
+    may_cost(fixed + cached + in_depot + if few { ONE_BY_ONE * live } else { 0 })?;
     let capacity = if few { 0 } else { live / CACHED_PARTS };
     let is_drained = cached > here && drain::drain_class(class);
     if !is_drained && let Some((shard, region)) = shard.zip(region) {
@@ -94,6 +128,7 @@ fn decay_class<S: Shard>(shard: Option<&S>, class: Class) {
         decay_all();
     }
     PAGE_HEAP.trim();
+    Some(())
 }
 
 /// Drains all classes if next to nothing of all slabs is live: others may have fallen too, but by so few
@@ -105,7 +140,7 @@ fn decay_all() {
     let slab_bytes: usize = infos().map(slab_bytes_of).sum();
     // A line has the heads of eight classes.
     let lines = CLASSES / 8 * regions_created();
-    if slab_bytes < SLABS_MIN_BYTES || !may_cost(READ_COST * lines) {
+    if slab_bytes < SLABS_MIN_BYTES || may_cost(READ_COST * lines).is_none() {
         return;
     }
     let (mut live_bytes, mut cached) = (0, 0);
@@ -114,7 +149,9 @@ fn decay_all() {
         live_bytes += SLABS[class].totals().1.saturating_sub(idle) * info.size;
         cached += idle;
     }
-    if live_bytes < slab_bytes / SLABS_PARTS && may_cost(ALL_COST * regions_created() + cached) {
+    if live_bytes < slab_bytes / SLABS_PARTS
+        && may_cost(ALL_COST * regions_created() + cached).is_some()
+    {
         drain::drain_caches(&mut Backoff::none());
         for (class, slabs) in SLABS.iter().enumerate().skip(1) {
             // What was cached is home, but for what was busy.
@@ -130,6 +167,12 @@ fn is_few(class: Class, live: usize) -> bool {
     live * CLASS[class].size < FEW_BYTES || live < CACHED_PARTS
 }
 
-fn may_cost(tokens: usize) -> bool {
-    ALLOWANCE.spend(tokens, os::seconds())
+/// None if the allowance does not permit it now: a later slow allocation tries again.
+fn may_cost(tokens: usize) -> Option<()> {
+    let now = os::seconds();
+    let is_given = ALLOWANCE.spend(tokens, now);
+    if !is_given {
+        postponed::put_off(now);
+    }
+    is_given.then_some(())
 }
