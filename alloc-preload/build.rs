@@ -6,7 +6,7 @@ use std::env::{var, var_os};
 use std::path::Path;
 
 fn main() {
-    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,librsalloc.so");
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,librsalloc.so.0");
     println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
     println!("cargo::rustc-cdylib-link-arg=-Wl,-z,start-stop-visibility=hidden");
     println!("cargo::rustc-check-cfg=cfg(sections)");

@@ -3,6 +3,7 @@
 #
 # aarch64: the engine's tests and librsalloc.so (the atomic path), in qemu-user.
 # windows: a program with RsAlloc as its global allocator is compiled and linked (RsAlloc is std's System there).
+# compiler: fetches Debian sid's compiler only (below), for `cargo xtask dist --arch aarch64`.
 #
 # Debian packages (as root): gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static; gcc-mingw-w64-x86-64-win32.
 # Where the toolchain in use has no std for the target (`rustup target add`), Debian sid's compiler is taken, with its
@@ -125,5 +126,6 @@ R
 
 case ${1-} in
 aarch64 | windows) "$1" ;;
-*) echo "usage: xtask/cross.sh aarch64|windows" >&2 && exit 2 ;;
+compiler) debian_rust ;;
+*) echo "usage: xtask/cross.sh aarch64|windows|compiler" >&2 && exit 2 ;;
 esac

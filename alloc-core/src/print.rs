@@ -25,7 +25,8 @@ pub fn all_text(out: &mut impl Write) {
     let _ = writeln!(out, "{}\n{}", report(), stats());
 }
 
-fn all_json(out: &mut impl Write) {
+/// Report and statistics as JSON.
+pub fn all_json(out: &mut impl Write) {
     let _ = describe::all_json(out, &report(), &stats());
 }
 

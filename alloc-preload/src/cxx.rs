@@ -32,7 +32,7 @@ use rsalloc_core::internals::print::to_fd;
 use runtime::Operator;
 
 rsalloc_core::c_free!(_ZdlPv);
-// Private in all but name: the fast way of the sized forms.
+// The fast way of the sized forms; hidden, in `arch`.
 rsalloc_core::c_free_sized!(rsalloc_delete_sized);
 
 rsalloc_core::c_malloc! {
@@ -127,7 +127,7 @@ jump_to_found! {
 }
 
 rsalloc_core::c_malloc! {
-    // Private in all but name: `new` that gives null when the new-handler gives up.
+    // `new` that gives null when the new-handler gives up; hidden, in `arch`.
     rsalloc_new_nothrow, new_nothrow_slow
 }
 

@@ -13,6 +13,7 @@
 #[cfg(panic = "unwind")]
 extern crate std;
 
+mod api;
 #[cfg(sections)]
 mod arch;
 mod c_abi;

@@ -1,9 +1,8 @@
-//! glibc's own additions: mallopt(3), mallinfo(3), malloc_trim(3); and one of ours, the validator.
+//! glibc's own additions: mallopt(3), mallinfo(3), malloc_trim(3).
 //!
 //! The functions that print are in `print`.
 
 use core::ffi::c_int;
-use rsalloc_core::ProfileError;
 use rsalloc_core::internals::describe::Arena;
 
 /// glibc's `struct mallinfo2`; `usize` there, `int` in `struct mallinfo`.
@@ -55,26 +54,6 @@ const M_MXFAST: c_int = 1;
 const M_TRIM_THRESHOLD: c_int = -1;
 /// The largest value that glibc has for it: 80 words of four bytes each, in bytes of a 64-bit word.
 const MXFAST_MAX: c_int = 80 * size_of::<usize>() as c_int / 4;
-
-/// Of rsalloc: validates the whole heap; 0 if it is sound, 1 if not. Stops the shards meanwhile, so it
-/// is for tests and debuggers, and not for signal handlers.
-#[unsafe(no_mangle)]
-pub extern "C" fn rsalloc_check() -> c_int {
-    c_int::from(rsalloc_core::check().is_err())
-}
-
-/// Of rsalloc: starts a sampled heap profile, with one sample in so many bytes on average, 0 for 512 KiB. 0, or an errno:
-/// EALREADY if one runs, EINVAL if the interval is below 256 or above 1 GiB, ENOMEM, EBUSY. Async-signal-safe.
-#[unsafe(no_mangle)]
-pub extern "C" fn rsalloc_profile_start(interval_bytes: usize) -> c_int {
-    rsalloc_core::start_profile(interval_bytes).map_or_else(ProfileError::errno, |()| 0)
-}
-
-/// Of rsalloc: stops the profile, whose records stay. 0, or an errno: ESRCH if none runs, EBUSY. Async-signal-safe.
-#[unsafe(no_mangle)]
-pub extern "C" fn rsalloc_profile_stop() -> c_int {
-    rsalloc_core::stop_profile().map_or_else(ProfileError::errno, |()| 0)
-}
 
 /// See mallinfo2(3).
 #[unsafe(no_mangle)]

@@ -1,4 +1,4 @@
-//! What librsalloc.so prints when it is asked: malloc_stats(3), malloc_info(3), the settings for `rsalloc conf`.
+//! What librsalloc.so prints when it is asked: malloc_stats(3), malloc_info(3).
 //!
 //! Promises to allocate nothing itself (I3 of the crate).
 
@@ -31,10 +31,4 @@ pub unsafe extern "C" fn malloc_info(options: c_int, stream: *mut libc::FILE) ->
     let (stats, classes) = heap();
     let _ = describe::stats_xml(&mut out, &rsalloc_core::report(), &stats, &classes);
     0
-}
-
-/// Writes `key value origin` lines of the effective settings to a file descriptor.
-#[unsafe(no_mangle)]
-pub extern "C" fn rsalloc_print_settings(fd: c_int) {
-    let _ = describe::settings_lines(&mut to_fd(fd), rsalloc_core::settings());
 }

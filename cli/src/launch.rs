@@ -25,7 +25,7 @@ pub struct Library {
 
 /// As packages install it, and as cargo leaves it in its target folder.
 const ALLOCATOR: Library = Library {
-    installed: "librsalloc.so",
+    installed: "librsalloc.so.0",
     built: "librsalloc_preload.so",
     mark: Mark::Symbol("rsalloc_print_settings"),
 };
@@ -39,7 +39,7 @@ pub struct How {
     /// A setting for RSALLOC_CONF; several are separated by commas
     #[arg(long, value_name = "KEY:VALUE,...")]
     pub conf: Vec<String>,
-    /// The librsalloc.so to use, instead of the one beside this command
+    /// The librsalloc.so.0 to use, instead of the one beside this command
     #[arg(long, value_name = "PATH")]
     pub lib: Option<PathBuf>,
     /// Keep libc from registering rseq, so that rsalloc registers its own
@@ -110,11 +110,29 @@ pub fn preload(command: &mut Command, library: &Path) -> Result<()> {
         );
     }
     prepend(command, "LD_PRELOAD", library.as_os_str(), ":");
+    if libc_has_libraries_beside() {
+        append(command, "LD_PRELOAD", "libpthread.so.0:libdl.so.2".as_ref(), ":");
+    }
     Ok(())
 }
 
-/// The library asked for, or the one in the folder of this command, or in `../lib`. In cargo's target folder `deps` holds
-/// the library that was built with the command; the one above it may be older.
+/// Whether libc is a glibc before 2.34, which has in libpthread and libdl what a preloaded library uses. Such a library
+/// does without in a program that does not load them.
+#[cfg(target_env = "gnu")]
+fn libc_has_libraries_beside() -> bool {
+    // SAFETY: no preconditions; a string that is never freed.
+    let version = unsafe { std::ffi::CStr::from_ptr(libc::gnu_get_libc_version()) };
+    let minor = version.to_str().ok().and_then(|text| text.split('.').nth(1)?.parse::<u32>().ok());
+    minor.is_some_and(|minor| minor < 34)
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn libc_has_libraries_beside() -> bool {
+    false
+}
+
+/// The library asked for, or the one in the folder of this command, or in one of [`FOLDERS`]. In cargo's target folder `deps`
+/// holds the library that was built with the command; the one above it may be older.
 pub fn library(library: &Library, asked: Option<&Path>) -> Result<PathBuf> {
     let Library { installed, built, mark } = *library;
     if let Some(path) = asked {
@@ -126,13 +144,31 @@ pub fn library(library: &Library, asked: Option<&Path>) -> Result<PathBuf> {
     }
     let own = std::env::current_exe().context("cannot find this command's own folder")?;
     let folder = own.parent().context("this command is in no folder")?;
-    [("deps", built), ("", installed), ("", built), ("../lib", installed)]
-        .iter()
-        .find_map(|(place, name)| folder.join(place).join(name).canonicalize().ok())
-        .with_context(|| {
-            format!("no {installed} beside {} or in ../lib; name it by --lib", own.display())
-        })
+    let beside = [("deps", built), ("", installed), ("", built)];
+    let installed_in = FOLDERS.iter().map(|folder| (*folder, installed));
+    let mut paths = beside
+        .into_iter()
+        .chain(installed_in)
+        .map(|(place, name)| folder.join(place).join(name))
+        .chain(built_with(folder).map(|folder| folder.join(built)));
+    paths.find_map(|path| path.canonicalize().ok()).with_context(|| {
+        format!("no {installed} beside {} or in ../lib; name it by --lib", own.display())
+    })
 }
+
+/// The folder that cargo built the library in, for a command that `cargo install` put where it is: it installs no libraries.
+fn built_with(own: &Path) -> Option<&'static Path> {
+    let is_by_cargo = own.join("../.crates.toml").is_file();
+    option_env!("RSALLOC_BUILT_IN").filter(|_| is_by_cargo).map(Path::new)
+}
+
+/// Where packages have libraries, from the folder of the command: Debian, Fedora, others.
+const FOLDERS: [&str; 3] = [MULTIARCH, "../lib64", "../lib"];
+
+#[cfg(target_arch = "x86_64")]
+const MULTIARCH: &str = "../lib/x86_64-linux-gnu";
+#[cfg(target_arch = "aarch64")]
+const MULTIARCH: &str = "../lib/aarch64-linux-gnu";
 
 fn prepend(command: &mut Command, name: &str, value: &OsStr, separator: &str) {
     let old = std::env::var_os(name).unwrap_or_default();

@@ -10,6 +10,7 @@ mod ends;
 mod fleet;
 mod foreign;
 mod format;
+mod generate;
 mod launch;
 mod metrics;
 mod output;
@@ -190,6 +191,12 @@ enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// Write the man pages and the completions of shells, for packages
+    #[command(hide = true)]
+    Generate {
+        /// The folder to write into, as it is laid out under `/usr`
+        folder: std::path::PathBuf,
+    },
     /// The child of `check`: waits to be examined
     #[command(name = check::PROBE, hide = true)]
     CheckProbe,
@@ -228,6 +235,7 @@ fn main() -> ExitCode {
         Command::Conf { target, format, how } => conf::conf(target.as_ref(), format, &how),
         Command::Release { pid, format } => release::release(pid, format),
         Command::Set { pid, settings, format } => set::set(pid, &settings, format),
+        Command::Generate { folder } => generate::generate(&folder),
         Command::CheckProbe => check::probe(),
         Command::ConfProbe => conf::probe(),
     };

@@ -129,8 +129,9 @@ fn run_names_settings_of_other_allocators() {
 
 #[test]
 fn run_finds_the_library_beside_itself_and_in_lib() {
-    for place in ["bin", "lib"] {
-        let root = fresh_folder(&format!("installed-{place}"));
+    let multiarch = format!("lib/{}-linux-gnu", std::env::consts::ARCH);
+    for place in ["bin", "lib", "lib64", &multiarch] {
+        let root = fresh_folder(&format!("installed-{}", place.replace('/', "-")));
         for folder in ["bin", "lib"] {
             std::fs::create_dir(root.join(folder)).unwrap();
         }
@@ -138,10 +139,17 @@ fn run_finds_the_library_beside_itself_and_in_lib() {
         common::copy_program(Path::new(env!("CARGO_BIN_EXE_rsalloc")), &command);
         let line = error(Command::new(&command).args(["run", "true"]), 3);
         assert!(line.contains("librsalloc.so") && line.contains("--lib"), "{line}");
-        let copy = root.join(place).join("librsalloc.so");
+        let copy = root.join(place).join("librsalloc.so.0");
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
         std::fs::copy(library(), &copy).unwrap();
         let out = answer(clean(Command::new(&command).args(["run", "env"])));
         assert!(out.contains(&format!("LD_PRELOAD={}\n", copy.display())), "{out}");
+
+        // What `cargo install` leaves beside its programs: without a library here, that of the build is taken.
+        std::fs::remove_file(&copy).unwrap();
+        std::fs::write(root.join(".crates.toml"), "[v1]\n").unwrap();
+        let out = answer(clean(Command::new(&command).args(["run", "env"])));
+        assert!(out.contains("/deps/librsalloc_preload.so\n"), "{out}");
     }
 }
 

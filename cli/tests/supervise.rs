@@ -194,7 +194,7 @@ fn another_library_is_refused() {
             let line = error(&mut rsalloc(&[command, "--lib", library, "--", "true"]), 3);
             assert_eq!(
                 line,
-                format!("rsalloc: {} {why}: --lib takes a librsalloc.so", full.display())
+                format!("rsalloc: {} {why}: --lib takes a librsalloc.so.0", full.display())
             );
         }
         let line = error(&mut rsalloc(&["record", "--lib", library, "--", "true"]), 3);

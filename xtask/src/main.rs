@@ -32,8 +32,8 @@ enum Command {
     Book,
     /// Checks that the documents agree with the code: names, links, numbers, tables, words.
     Docs(docs::Arguments),
-    /// Lays the release build out under its installed names, in target/dist, and tries it.
-    Dist,
+    /// Makes a release in target/dist: library, command, header, manuals and packages (docs/packaging.md).
+    Dist(dist::Arguments),
     /// Runs the fuzz targets; a crash is shown as a test to paste.
     Fuzz(fuzz::Arguments),
     /// Checks the instructions of the hot paths against docs/golden.md and their limits.
@@ -57,7 +57,7 @@ fn main() -> anyhow::Result<()> {
         Command::Preflight(arguments) => preflight::main(&arguments),
         Command::Book => book::main(),
         Command::Docs(arguments) => docs::main(&arguments),
-        Command::Dist => dist::main(),
+        Command::Dist(arguments) => dist::main(&arguments),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Golden(arguments) => golden::main(arguments),
         Command::Imports(arguments) => imports::main(arguments),

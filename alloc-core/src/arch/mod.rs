@@ -160,6 +160,13 @@ pub type DlAddr = unsafe extern "C" fn(*const libc::c_void, *mut libc::Dl_info) 
 /// `dlopen(3)`.
 pub type DlOpen = unsafe extern "C" fn(*const libc::c_char, libc::c_int) -> *mut libc::c_void;
 
+/// Whether a function of libc is there: the released librsalloc.so refers weakly to what glibc before 2.34 has in libraries
+/// of its own, and no program need have those (docs/adr/0043-releases.md).
+pub fn is_there(function: *const ()) -> bool {
+    // The compiler takes no function for null.
+    !core::hint::black_box(function).is_null()
+}
+
 /// The dynamic linker's functions, if the program has them. Best by weak symbols: a static program should not grow by them.
 pub fn libc_dl() -> Option<(DlAddr, DlOpen)> {
     selected::libc_dl()

@@ -11,7 +11,7 @@ mod text;
 pub use bound::Bound;
 pub use declared::Config;
 pub use key::{KEYS, Key};
-pub use text::{parse, parse_item};
+pub use text::{Wrong, key_of, parse, parse_item};
 
 use crate::atomic::{AtomicU8, Ordering};
 use crate::object::Link;

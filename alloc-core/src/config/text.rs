@@ -56,12 +56,16 @@ impl Wrong {
 
 /// The key and the number of a setting `key:value`.
 pub fn parse_item(item: &[u8]) -> Result<(Key, usize), Wrong> {
-    let mut parts = item.splitn(2, |&byte| byte == b':');
-    let key = parts.next().unwrap_or(b"").trim_ascii();
-    let value = parts.next().unwrap_or(b"").trim_ascii();
-    let known = Key::ALL.into_iter().find(|&known| known.info().name.as_bytes() == key);
-    let key = known.ok_or(Wrong::Key)?;
+    let key = key_of(item)?;
+    let value = item.splitn(2, |&byte| byte == b':').nth(1).unwrap_or(b"").trim_ascii();
     Ok((key, parse_value(&key.info().shape, value).ok_or(Wrong::Value)?))
+}
+
+/// The key of a setting `key:value`.
+pub fn key_of(item: &[u8]) -> Result<Key, Wrong> {
+    let name = item.splitn(2, |&byte| byte == b':').next().unwrap_or(b"").trim_ascii();
+    let known = Key::ALL.into_iter().find(|&known| known.info().name.as_bytes() == name);
+    known.ok_or(Wrong::Key)
 }
 
 fn parse_value(shape: &Shape, value: &[u8]) -> Option<usize> {

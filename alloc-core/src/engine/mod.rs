@@ -26,7 +26,7 @@ mod plain;
 pub mod request;
 pub mod sampled;
 mod scarce;
-mod settings;
+pub mod settings;
 mod shortage;
 pub mod slow;
 

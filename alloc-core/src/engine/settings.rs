@@ -2,7 +2,7 @@
 
 use super::command::Refusal;
 use super::{hardened, init};
-use crate::config::{self, Key, Origin};
+use crate::config::{self, Key, Origin, Wrong};
 use crate::page_heap::PAGE_HEAP;
 use crate::profile;
 use crate::publish::publish_report;
@@ -21,6 +21,35 @@ pub fn change(key: Key, value: usize, origin: Origin) -> Result<(), Refusal> {
     }
     publish_report(&init::report());
     if is_done { Ok(()) } else { Err(Refusal::NoMemory) }
+}
+
+/// Why a call of the program changed no setting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unchanged {
+    /// There is no such key, or the key has no such value.
+    Wrong(Wrong),
+    /// `RSALLOC_CONF` or `rsalloc set` says otherwise, and stays.
+    IsDecided,
+    /// See [`Refusal`].
+    Refused(Refusal),
+}
+
+/// Sets what `item` says, `key:value` as in `RSALLOC_CONF`, for a call of the program. Async-signal-safe.
+pub fn change_by_call(item: &[u8]) -> Result<(), Unchanged> {
+    if !init::ensure() {
+        // A handler on top of init.
+        return Err(Unchanged::Refused(Refusal::Busy));
+    }
+    // Before the value is read: the name of a file would be kept.
+    let key = config::key_of(item).map_err(Unchanged::Wrong)?;
+    if key == Key::StatsAtExit || !config::may_change(key, 0) {
+        return Err(Unchanged::Refused(Refusal::AtStartOnly));
+    }
+    let (key, value) = config::parse_item(item).map_err(Unchanged::Wrong)?;
+    if matches!(config::origin(key), Origin::Environment | Origin::Outside) {
+        return Err(Unchanged::IsDecided);
+    }
+    change(key, value, Origin::Call).map_err(Unchanged::Refused)
 }
 
 /// Whether there was the memory that it needs.

@@ -21,7 +21,7 @@ pub use promises::{Memory, Zeroing, give_back, probe, purge, zeroing, zeroing_wo
 pub use scratch::Scratch;
 pub use text::{gives_huge_pages_unasked, parse_number, read_file};
 
-use crate::arch::{STACK_TOP, syscall};
+use crate::arch::{STACK_TOP, is_there, syscall};
 use crate::atomic::{AtomicUsize, Ordering};
 use core::ffi::CStr;
 
@@ -273,8 +273,12 @@ pub fn thread_descriptor() -> usize {
     unsafe { libc::pthread_self() as usize }
 }
 
-/// A key with which a thread can have `f` called when it ends; none if all keys are in use.
+/// A key with which a thread can have `f` called when it ends; none if all keys are in use, or libc has none without
+/// libpthread.
 pub fn make_thread_end_key(f: unsafe extern "C" fn(*mut libc::c_void)) -> Option<u32> {
+    if !is_there(libc::pthread_key_create as *const ()) {
+        return None;
+    }
     let mut key = 0;
     // SAFETY: a live word, and a function of this library, which is never unloaded.
     (unsafe { libc::pthread_key_create(&raw mut key, Some(f)) } == 0).then_some(key)

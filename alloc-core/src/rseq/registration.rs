@@ -67,7 +67,7 @@ fn adopt_own() -> (Mode, ModeReason) {
     // glibc unmaps a thread's memory when the kernel says that the thread is gone. musl's threads unmap their own.
     let order = if cfg!(target_env = "gnu") { keys::Order::Any } else { keys::Order::Last };
     let Some(key) = keys::create(order, thread_exit) else {
-        return (Mode::Atomic, ModeReason::ForeignRegistration);
+        return (Mode::Atomic, ModeReason::LibcDidNotRegister);
     };
     // Ordering: Relaxed, init publishes it with the mode.
     KEY.store(key, Ordering::Relaxed);

@@ -10,6 +10,7 @@
 
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use rsalloc_core::internals::arch::is_there;
 
 /// A form of `operator new` of the runtime.
 #[derive(Clone, Copy)]
@@ -54,6 +55,9 @@ static AT_LOAD: extern "C" fn() = keep_at_load;
 /// Keeps what lies behind this library in the global scope. A runtime may lack some of the names: libstdc++ before GCC 7
 /// has no aligned forms.
 extern "C" fn keep_at_load() {
+    if !has_linker() {
+        return;
+    }
     // A library that is never unloaded. The dynamic linker is slow to tell where an address lies, and quick to tell
     // what a library has under a name.
     let mut library = core::ptr::null_mut();
@@ -90,7 +94,12 @@ pub fn at_load(operator: Operator) -> *mut () {
 #[cold]
 #[inline(never)]
 fn look_up_before_load(operator: Operator) -> *mut () {
-    behind_us(NAMES[operator as usize])
+    if has_linker() { behind_us(NAMES[operator as usize]) } else { core::ptr::null_mut() }
+}
+
+/// Whether the dynamic linker's functions are there, which glibc before 2.34 has in libdl.
+fn has_linker() -> bool {
+    is_there(libc::dlsym as *const ())
 }
 
 /// Null if it was not found at load.
@@ -111,6 +120,9 @@ pub fn find(operator: Operator) -> *mut () {
 #[cold]
 #[inline(never)]
 fn look_up_after_failure(operator: Operator) -> *mut () {
+    if !has_linker() {
+        return core::ptr::null_mut();
+    }
     let name = NAMES[operator as usize];
     let mut found = behind_us(name);
     for library in LIBRARIES {

@@ -83,6 +83,8 @@ fn functions(code: &Code, sections: &[Section]) -> HashMap<String, u64> {
         || section.name.ends_with("_cid")
     {
         _ if code.exported(&section.name) == Some(section.function) => section.name.clone(),
+        // Hidden entries of the C library.
+        _ if section.name.starts_with("rsalloc_") => section.name.clone(),
         true => format!("sections::{}", section.name),
         false => format!("rsalloc_core::{}", section.name),
     };

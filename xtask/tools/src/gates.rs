@@ -33,7 +33,7 @@ pub const GATES: &[Gate] = &[
     xtask("golden", &["golden"]),
     xtask("imports", &["imports"]),
     xtask("package", &["package"]),
-    xtask("dist", &["dist"]),
+    xtask("dist", &["dist", "--quick"]),
     // After the builds that it uses.
     xtask("walk", &["walk"]),
     cargo("example", &["build", "--manifest-path", "examples/axum/Cargo.toml"]),

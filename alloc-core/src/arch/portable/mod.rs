@@ -56,7 +56,7 @@ pub fn is_single_threaded() -> bool {
 }
 
 pub fn libc_dl() -> Option<(DlAddr, DlOpen)> {
-    Some((libc::dladdr, libc::dlopen))
+    super::is_there(libc::dlopen as *const ()).then_some((libc::dladdr, libc::dlopen))
 }
 
 pub fn find_object() -> Option<FindObject> {

@@ -22,6 +22,7 @@
 //! biased shard asks for no other).
 
 use crate::arch::ThreadWords;
+use crate::arch::is_there;
 use crate::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use core::ptr;
 use libc::{c_void, pthread_key_t};
@@ -165,6 +166,9 @@ fn key() -> Option<pthread_key_t> {
     // Ordering: Relaxed, the number is all there is.
     if let Some(key) = KEY.load(Ordering::Relaxed).checked_sub(1) {
         return Some(key);
+    }
+    if !is_there(libc::pthread_key_create as *const ()) {
+        return None;
     }
     let mut made = 0;
     // SAFETY: a live word, and a function of this library, which is never unloaded.

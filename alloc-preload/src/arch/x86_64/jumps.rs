@@ -2,6 +2,9 @@
 
 use core::ops::Range;
 
+// Entries have names that the linker knows. Those of `cxx` that stand for no operator are for this library alone.
+core::arch::global_asm!(".hidden rsalloc_delete_sized", ".hidden rsalloc_new_nothrow");
+
 macro_rules! jump_to_symbol {
     ($($name:ident = $other:literal;)*) => { $(
         /// The standard's default for this form: the same as another.
