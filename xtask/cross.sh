@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
-# Builds and tries rsalloc for a machine that this one is not: `xtask/cross.sh aarch64` or `xtask/cross.sh windows`.
+# Builds and tries rsalloc for a machine that this one is not: `xtask/cross.sh aarch64`, `guest`, `golden` or `windows`.
 #
 # aarch64: the engine's tests and librsalloc.so (the atomic path), in qemu-user.
+# guest: librsalloc.so with its sections, in virtual machines of aarch64: `guest quick` for one, `guest` for all, `guest all
+#   TEST..` with tests of rsalloc-core too. See xtask/guest.
+# golden: the instructions of aarch64's hot paths, held against docs/golden-aarch64.md.
 # windows: a program with RsAlloc as its global allocator is compiled and linked (RsAlloc is std's System there).
 # compiler: fetches Debian sid's compiler only (below), for `cargo xtask dist --arch aarch64`.
 #
-# Debian packages (as root): gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static; gcc-mingw-w64-x86-64-win32.
+# Debian packages (as root): gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static; for guests
+# qemu-system-arm, cpio; gcc-mingw-w64-x86-64-win32.
 # Where the toolchain in use has no std for the target (`rustup target add`), Debian sid's compiler is taken, with its
 # std for arm64 and with std's sources for Windows: 190 MB, unpacked in target/cross, no root needed.
 set -euo pipefail
@@ -14,24 +18,51 @@ cross=$PWD/target/cross
 mkdir -p "$cross"
 export CARGO_TARGET_DIR=$cross/build
 
+# apt with a state of its own, for packages of other suites and architectures.
+debian_apt() {
+    if [ ! -e "$cross/apt.conf" ]; then
+        mkdir -p "$cross"/apt/{state/lists/partial,cache/archives/partial,preferences.d}
+        : >"$cross/apt/status"
+        for suite in sid trixie bookworm; do
+            echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main"
+        done >"$cross/apt/sources.list"
+        printf '%s "%s";\n' Dir "$cross/apt" Dir::State "$cross/apt/state" Dir::State::status "$cross/apt/status" \
+            Dir::Cache "$cross/apt/cache" Dir::Etc::sourcelist "$cross/apt/sources.list" Dir::Etc::sourceparts - \
+            Dir::Etc::preferencesparts "$cross/apt/preferences.d" Acquire::Check-Valid-Until false \
+            APT::Sandbox::User root >"$cross/apt.conf.new"
+        echo 'APT::Architectures {"amd64"; "arm64";};' >>"$cross/apt.conf.new"
+        apt-get -qq -c "$cross/apt.conf.new" update
+        mv "$cross/apt.conf.new" "$cross/apt.conf"
+    fi
+}
+
+# unpack FOLDER PACKAGE..: once.
+unpack() {
+    local folder=$1
+    shift
+    [ ! -d "$folder" ] || return 0
+    debian_apt
+    rm -rf "$cross/debs"
+    mkdir -p "$cross/debs"
+    (cd "$cross/debs" && apt-get -qq -c "$cross/apt.conf" download "$@")
+    for package in "$cross"/debs/*.deb; do dpkg -x "$package" "$folder.new"; done
+    rm -r "$cross/debs"
+    mv "$folder.new" "$folder"
+}
+
+# The newest package whose name matches, in a suite.
+newest() {
+    debian_apt
+    apt-cache -c "$cross/apt.conf" search --names-only "$1" | sort -V | tail -n 1 | cut -d' ' -f1
+}
+
 # Debian sid's rustc and the packages named, run by their own dynamic linker.
 debian_rust() {
     local root=$cross/root
     if [ ! -x "$cross/rustc" ]; then
-        mkdir -p "$cross"/apt/{state/lists/partial,cache/archives/partial} "$cross/debs"
-        : >"$cross/apt/status"
-        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian sid main" \
-            >"$cross/apt/sources.list"
-        printf '%s "%s";\n' Dir "$cross/apt" Dir::State "$cross/apt/state" Dir::State::status "$cross/apt/status" \
-            Dir::Cache "$cross/apt/cache" Dir::Etc::sourcelist "$cross/apt/sources.list" Dir::Etc::sourceparts - \
-            Acquire::Check-Valid-Until false >"$cross/apt.conf"
-        echo 'APT::Architectures {"amd64"; "arm64";};' >>"$cross/apt.conf"
-        apt-get -qq -c "$cross/apt.conf" update
-        (cd "$cross/debs" && apt-get -qq -c "$cross/apt.conf" download \
-            rustc libstd-rust-1.97 libstd-rust-dev libstd-rust-dev:arm64 rust-src libllvm22 libc6 libgcc-s1 libstdc++6 \
-            zlib1g libzstd1 libtinfo6 libedit2 libffi8 libxml2-16 libz3-4 libbsd0 libmd0)
-        for package in "$cross"/debs/*.deb; do dpkg -x "$package" "$root"; done
-        rm -r "$cross/debs"
+        unpack "$root" rustc/sid libstd-rust-1.97/sid libstd-rust-dev/sid libstd-rust-dev:arm64/sid rust-src/sid libllvm22/sid \
+            libc6/sid libgcc-s1/sid libstdc++6/sid zlib1g/sid libzstd1/sid libtinfo6/sid libedit2/sid libffi8/sid \
+            libxml2-16/sid libz3-4/sid libbsd0/sid libmd0/sid
         printf '#!/bin/sh\nexec %s --library-path %s %s --sysroot %s "$@"\n' \
             "$root/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" "$root/usr/lib/x86_64-linux-gnu" \
             "$root/usr/bin/rustc" "$root/usr" >"$cross/rustc"
@@ -46,12 +77,16 @@ needs() {
     command -v "$1" >/dev/null || { echo "no $1; run as root: apt-get install $2" >&2; exit 1; }
 }
 
+aarch64_toolchain() {
+    needs aarch64-linux-gnu-gcc "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+    has_std aarch64-unknown-linux-gnu || debian_rust
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+}
+
 aarch64() {
     local target=aarch64-unknown-linux-gnu emulator="qemu-aarch64-static -L /usr/aarch64-linux-gnu"
-    needs aarch64-linux-gnu-gcc "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
     needs qemu-aarch64-static qemu-user-static
-    has_std $target || debian_rust
-    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+    aarch64_toolchain
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$emulator RSALLOC_TEST_RUNNER=$emulator
     # What qemu-user does not emulate is left out by name. `oom` and `promises` need the feature `faults`.
     cat <<'LEFT_OUT'
@@ -98,6 +133,165 @@ C
     $emulator -E RSALLOC_CONF=verbose:1 -E LD_PRELOAD="$library" "$cross/threads"
 }
 
+# The most instructions that the hot path of each function with a section may execute on aarch64.
+golden_limits() {
+    cat <<'LIMITS'
+malloc 23
+__libc_malloc 23
+_Znwm 23
+rsalloc_new_nothrow 23
+rsalloc_core::allocate_aligned 25
+calloc 35
+__libc_calloc 35
+posix_memalign 33
+free 27
+__libc_free 27
+_ZdlPv 27
+free_sized 24
+rsalloc_delete_sized 24
+rsalloc_core::free_sized 26
+rsalloc_core::malloc_counted 35
+rsalloc_core::alloc_counted 37
+sections::pop_cpu 20
+sections::pop_cid 23
+sections::push_cpu 22
+sections::push_cid 25
+sections::pop_batch_cpu 35
+sections::pop_batch_cid 38
+sections::push_batch_cpu 34
+sections::push_batch_cid 37
+sections::set_bounds_cpu 21
+sections::set_bounds_cid 24
+sections::add_cpu 18
+sections::add_cid 21
+LIMITS
+}
+
+golden_page() {
+    cat <<'PAGE'
+# Golden table of aarch64
+
+What each function with a restartable section executes on aarch64, counted as in [the table of x86-64](golden.md), by
+`aarch64-linux-gnu-objdump`. `xtask/cross.sh golden` fails when the build differs from this table, passes a limit, or has a
+call, an exclusive or atomic instruction, the stack or x18 in a path; `xtask/cross.sh golden write` rewrites it. No gate: it
+needs a cross compiler (the table: rustc 1.97 of Debian, 2026-11-29).
+
+PAGE
+    cat
+}
+
+# Every descriptor must belong to a function of the table: as many, and each named function has one.
+golden() {
+    local library=$CARGO_TARGET_DIR/aarch64-unknown-linux-gnu/release/librsalloc_preload.so table count
+    aarch64_toolchain
+    cargo build --quiet --target aarch64-unknown-linux-gnu --package rsalloc-preload --release
+    table=$({ golden_limits; echo ---; aarch64-linux-gnu-objdump -d --demangle=rust --no-show-raw-insn "$library"; } | awk -f xtask/guest/golden.awk)
+    echo "$table"
+    count=$(descriptors "$library" all | wc -l)
+    [ "$count" = "$(golden_limits | wc -l)" ] || { echo "$count functions with sections, not all have a limit" >&2; exit 1; }
+    if [ "${1-}" = write ]; then
+        golden_page <<<"$table" >docs/golden-aarch64.md
+    else
+        diff <(golden_page <<<"$table") docs/golden-aarch64.md || { echo "docs/golden-aarch64.md differs" >&2; exit 1; }
+    fi
+}
+
+# The descriptors of a library with another length: `shorten LIBRARY COPY all` those of all sections, `trial` that of the trial at start.
+shorten() {
+    local library=$1 copy=$2 which=$3 at
+    cp "$library" "$copy"
+    descriptors "$library" "$which" | while read -r at; do
+        printf '\4\0\0\0\0\0\0\0' | dd of="$copy" bs=1 seek="$at" conv=notrunc status=none
+    done
+    ! cmp -s "$library" "$copy" || { echo "no descriptor was found in $library" >&2; exit 1; }
+}
+
+# Where in the file the lengths are, `post_commit_offset` of struct rseq_cs.
+descriptors() {
+    local sections address offset size start end
+    sections=$(aarch64-linux-gnu-readelf -SW "$1" | tr -d '[]')
+    if [ "$2" = all ]; then
+        read -r address offset size < <(awk '$2 == "__rseq_cs" { print "0x" $4, "0x" $5, "0x" $6 }' <<<"$sections")
+        for ((at = 0; at < size; at += 32)); do echo $((offset + at + 16)); done
+        return
+    fi
+    # The descriptor has relocations to the function `spin`, the first of them for start_ip, 8 bytes before the length.
+    read -r start size < <(aarch64-linux-gnu-nm -S "$1" | awk '/self_test.*spin/ { print "0x" $1, "0x" $2; exit }')
+    end=$((start + size))
+    read -r address offset < <(awk '$2 == ".data.rel.ro" { print "0x" $4, "0x" $5 }' <<<"$sections")
+    while read -r at addend; do
+        if ((addend >= start && addend < end)); then
+            echo $((at - address + offset + 8))
+            return
+        fi
+    done < <(aarch64-linux-gnu-readelf -rW "$1" | awk '/R_AARCH64_RELATIV/ { print "0x" $1, "0x" $4 }')
+}
+
+# One machine: KERNEL CPUS GLIBC [PROGRAM..].
+boot() {
+    local kernel=$1 cpus=$2 glibc=$3 image root=$cross/initramfs cid=1 words=rseq_debug=1 said
+    shift 3
+    case $kernel in
+    6.1) unpack "$cross/linux-6.1" "$(newest '^linux-image-6\.1\..*[0-9]-cloud-arm64$')" && cid=0 ;;
+    6.12) unpack "$cross/linux-6.12" "$(newest '^linux-image-6\.12\..*[0-9]-cloud-arm64$')" ;;
+    6.12-16k) unpack "$cross/linux-6.12-16k" "$(newest '^linux-image-6\.12\..*-arm64-16k$')" ;;
+    7) unpack "$cross/linux-7" "$(newest '^linux-binary-7\..*-cloud-arm64$')" ;;
+    7-16k) unpack "$cross/linux-7-16k" "$(newest '^linux-binary-7\..*-arm64-16k$')" ;;
+    esac
+    image=$(find "$cross/linux-$kernel" -name 'vmlinuz*' -type f | head -n 1)
+    unpack "$cross/glibc-$glibc" "libc6:arm64/$glibc" "libgcc-s1:arm64/$glibc"
+    unpack "$cross/busybox" busybox-static:arm64/bookworm
+    rm -rf "$root"
+    mkdir -p "$root/bin" "$root/lib"
+    find "$cross/glibc-$glibc" -name '*.so.*' ! -type d -exec cp -L {} "$root/lib" \;
+    find "$cross/busybox" -name busybox -type f -perm -1 -exec cp {} "$root/bin" \;
+    cp xtask/guest/init.sh "$root/init"
+    cp "$cross/hammer" "$@" "$root/bin"
+    chmod +x "$root/init"
+    (cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) >"$cross/initramfs.gz"
+    said=$(timeout 600 qemu-system-aarch64 -cpu neoverse-n1 -machine virt,gic-version=3 -accel tcg,thread=multi -smp "$cpus" \
+        -m 1024 -kernel "$image" -initrd "$cross/initramfs.gz" -nographic -no-reboot -nodefaults -serial stdio -monitor none \
+        -append "console=ttyAMA0 quiet panic=-1 $words rounds=2000 aborts=10 cid=$cid" | tr -d '\r')
+    sed -n "s/^GUEST \(.*\)/\1, glibc of $glibc/p; s/^RAN/   /p; /^FAULT/p" <<<"$said"
+    if grep -q ^FAULT <<<"$said" || ! grep -q ^DONE <<<"$said"; then
+        echo "FAILED: Linux $kernel, $cpus CPUs, glibc of $glibc" >&2
+        tail -n 20 <<<"$said" >&2
+        return 1
+    fi
+}
+
+guest() {
+    local target=aarch64-unknown-linux-gnu library programs failed=0 name
+    needs qemu-system-aarch64 qemu-system-arm
+    needs cpio cpio
+    aarch64_toolchain
+    cargo build --quiet --target $target --package rsalloc-preload --release
+    library=$cross/librsalloc.so
+    cp "$CARGO_TARGET_DIR/$target/release/librsalloc_preload.so" "$library"
+    shorten "$library" "$cross/broken.so" all
+    shorten "$library" "$cross/untried.so" trial
+    aarch64-linux-gnu-gcc -O2 -pthread -o "$cross/hammer" xtask/guest/hammer.c
+    programs=("$library" "$cross/broken.so")
+    if [ "${1-}" = quick ]; then
+        boot 7 2 sid "${programs[@]}" "$cross/untried.so"
+        return
+    fi
+    shift $(($# > 0))
+    for name in "$@"; do
+        rm -f "$CARGO_TARGET_DIR/$target/debug/deps/$name"-*
+        cargo test --quiet --no-run --target $target --package rsalloc-core --test "$name"
+        cp "$(find "$CARGO_TARGET_DIR/$target/debug/deps" -name "$name-*" -type f -perm -1)" "$cross/test-$name"
+        programs+=("$cross/test-$name")
+    done
+    for cell in "6.1 2 bookworm" "6.12 1 trixie" "6.12 2 bookworm" "6.12 8 trixie" "6.12-16k 2 trixie"; do
+        boot $cell "${programs[@]}" || failed=1
+    done
+    for cell in "7 1 sid" "7 2 bookworm" "7 4 trixie" "7 8 sid" "7-16k 2 sid"; do
+        boot $cell "${programs[@]}" "$cross/untried.so" || failed=1
+    done
+    return $failed
+}
+
 windows() {
     local target=x86_64-pc-windows-gnu std=()
     needs x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64-win32
@@ -127,5 +321,6 @@ R
 case ${1-} in
 aarch64 | windows) "$1" ;;
 compiler) debian_rust ;;
-*) echo "usage: xtask/cross.sh aarch64|windows|compiler" >&2 && exit 2 ;;
+guest | golden) "$@" ;;
+*) echo "usage: xtask/cross.sh aarch64 | guest [quick|all [TEST..]] | golden [write] | windows | compiler" >&2 && exit 2 ;;
 esac

@@ -1,0 +1,67 @@
+#!/bin/busybox sh
+# The first process of a guest: runs rsalloc in each mode and says what the host looks for, lines with RAN, FAULT and DONE.
+#
+# Words of the kernel's command line: rounds=N for the hammer, aborts=N that the kernel must have made, cid=1 if it has mm_cid.
+/bin/busybox --install -s /bin
+export PATH=/bin
+mkdir -p /proc /sys /dev
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tracefs tracefs /sys/kernel/tracing
+for word in $(cat /proc/cmdline); do
+    case $word in rounds=* | aborts=* | cid=*) export "${word?}" ;; esac
+done
+trace=/sys/kernel/tracing
+echo 1 >$trace/events/rseq/rseq_ip_fixup/enable || echo "FAULT the kernel does not count aborts"
+fixups() { awk '/^entries:|^overrun:/ { n += $2 } END { print n }' $trace/per_cpu/cpu*/stats; }
+page=$(awk '/KernelPageSize/ { print $2; exit }' /proc/self/smaps)
+echo "GUEST Linux $(uname -r), pages of $page KiB, $(nproc) CPUs"
+
+# run NAME WORDS ABORTS LIBRARY [VARIABLE=VALUE..]: the mode must be announced by these words, and the hammer must succeed while the
+# kernel aborts so many sections at least.
+run() {
+    local name=$1 words=$2 least=$3 library=$4 before said status count
+    shift 4
+    said=$(env RSALLOC_CONF=verbose:1 "$@" LD_PRELOAD=$library hammer 1 1 1000 2>&1 | head -n 1)
+    case $said in
+    *"$words"*) ;;
+    *) echo "FAULT $name: $said" ;;
+    esac
+    before=$(fixups)
+    said=$(env "$@" LD_PRELOAD=$library hammer 6 $rounds 1000 2>&1)
+    status=$?
+    count=$(($(fixups) - before))
+    echo "RAN $name: $count sections aborted, exit $status, $said"
+    [ $status = 0 ] || echo "FAULT $name: exit $status"
+    [ $count -ge $least ] || echo "FAULT $name: $count aborted sections show nothing, $least would"
+}
+
+sound=/bin/librsalloc.so
+libc="per-CPU on libc's rseq registration"
+own="per-CPU on our own rseq registration"
+no_libc=GLIBC_TUNABLES=glibc.pthread.rseq=0
+run libc "$libc" $aborts $sound
+run own "$own" $aborts $sound $no_libc
+if [ $cid = 1 ]; then
+    run "libc, mm_cid" "$libc" $aborts $sound RSALLOC_CONF=verbose:1,index:mm_cid
+    run "own, mm_cid" "$own" $aborts $sound $no_libc RSALLOC_CONF=verbose:1,index:mm_cid
+fi
+run atomic "atomic path (configured)" 0 $sound RSALLOC_CONF=verbose:1,mode:atomic
+# The controls: sections that end before their commit must be noticed, and a trial that is not aborted.
+said=$(LD_PRELOAD=/bin/broken.so hammer 6 $((rounds * 4)) 1000 2>&1)
+status=$?
+[ $status != 0 ] || echo "FAULT control: sections without their commit were not noticed"
+echo "RAN control, sections without their commit: exit $status, $(echo "$said" | head -n 1)"
+if [ -f /bin/untried.so ]; then
+    run "control, a trial that no kernel aborts" "atomic path (this kernel does not abort rseq sections)" 0 /bin/untried.so
+fi
+for program in /bin/test-*; do
+    [ -x "$program" ] || continue
+    said=$("$program" 2>&1)
+    status=$?
+    echo "RAN $program: exit $status, $(echo "$said" | grep 'test result' || echo "$said" | tail -n 3)"
+    [ $status = 0 ] || { echo "FAULT $program"; echo "$said" | grep -v ' ok$'; }
+done
+echo DONE
+poweroff -f
