@@ -1,8 +1,8 @@
 //! Blocks of the documents that are marked to run: ` ```sh,run `, and the same for c, ini and dockerfile.
 //!
 //! Promises that a shell block ends with 0, that a C program compiles without a warning, links the library and ends with
-//! 0, and that the environment which a unit or a Dockerfile sets has rsalloc serve a process. The installed path of the
-//! library, `/usr/lib/librsalloc.so`, stands for where it is here.
+//! 0, and that the environment which a unit or a Dockerfile sets has rsalloc serve a process. The installed name of the
+//! library in `LD_PRELOAD` stands for where it is here.
 
 use super::{Ended, Place};
 use anyhow::Context;
@@ -11,7 +11,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-const LIBRARY: &str = "/usr/lib/librsalloc.so";
+/// How documents name the installed library.
+const PRELOAD: &str = "LD_PRELOAD=librsalloc.so.0";
 
 /// A block.
 #[derive(Debug)]
@@ -75,8 +76,8 @@ fn of(path: &str, text: &str) -> Vec<Block> {
 impl Block {
     /// Runs it in a folder `name` of its own.
     pub fn run(&self, place: &Place, name: &str) -> anyhow::Result<Ended> {
-        let library = place.installed.join("lib/librsalloc.so");
-        let text = self.text.replace(LIBRARY, library.to_str().context("a path that is no text")?);
+        let here = format!("LD_PRELOAD={}", place.installed.join("lib/librsalloc.so.0").display());
+        let text = self.text.replace(PRELOAD, &here);
         let mut command = place.command("sh", name)?;
         match self.language.as_str() {
             "sh" => command.args(["-euxc", &text]),

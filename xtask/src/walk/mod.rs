@@ -1,7 +1,8 @@
 //! `cargo xtask walk`: the first ten minutes of a new user, and every example of the documents that is marked to run.
 //!
 //! Promises a line for each step with its time, the end of the output of one that fails, and that nothing is left outside
-//! of a folder of its own. The release build is laid out as it is installed: `bin/rsalloc` and `lib/librsalloc.so`.
+//! of a folder of its own. The release build is laid out as it is installed: `bin/rsalloc`, `lib/librsalloc.so.0` and the
+//! link `lib/librsalloc.so`.
 
 mod blocks;
 
@@ -34,7 +35,7 @@ const TAIL: usize = 30;
 
 /// What steps find in their environment.
 pub struct Place {
-    /// Has `bin/rsalloc` and `lib/librsalloc.so`.
+    /// Has `bin/rsalloc` and `lib/librsalloc.so.0`.
     installed: PathBuf,
     /// Belongs to one step.
     scratch: PathBuf,
@@ -99,12 +100,13 @@ pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
 fn lay_out(folder: &Path) -> anyhow::Result<Place> {
     let installed = folder.join("installed");
     for (from, to) in
-        [(release_dir()?.join("rsalloc"), "bin/rsalloc"), (library()?, "lib/librsalloc.so")]
+        [(release_dir()?.join("rsalloc"), "bin/rsalloc"), (library()?, "lib/librsalloc.so.0")]
     {
         let to = installed.join(to);
         fs::create_dir_all(to.parent().context("a file in no folder")?)?;
         fs::copy(&from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
     }
+    std::os::unix::fs::symlink("librsalloc.so.0", installed.join("lib/librsalloc.so"))?;
     Ok(Place { installed, scratch: folder.join("scratch") })
 }
 
