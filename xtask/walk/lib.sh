@@ -1,4 +1,4 @@
-# Read by each way. INSTALLED has bin/rsalloc and lib/librsalloc.so, REPOSITORY is the checkout, TARGET its target folder.
+# Read by each way. INSTALLED has bin/rsalloc and lib/librsalloc.so.0, REPOSITORY is the checkout, TARGET its target folder.
 
 # The trace of `set -x` is not in what commands say.
 exec 9>&2

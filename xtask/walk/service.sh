@@ -9,7 +9,7 @@ mount -t tmpfs none root
 mkdir -p root/usr root/opt/bin root/opt/lib root/proc root/dev root/etc
 for link in bin lib lib64 sbin; do [ -L "/$link" ] && ln -s "usr/$link" "root/$link"; done
 cp "$INSTALLED/bin/rsalloc" root/opt/bin/
-cp "$INSTALLED/lib/librsalloc.so" root/opt/lib/
+cp -P "$INSTALLED"/lib/* root/opt/lib/
 mount --bind -o ro /usr root/usr
 mount -t proc none root/proc
 touch root/dev/null && mount --bind /dev/null root/dev/null
@@ -20,7 +20,7 @@ inside() {
     chroot root setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all \
         env -i PATH=/opt/bin:/usr/bin "${@:2}" sh -euc "$1"
 }
-limited=(LD_PRELOAD=/opt/lib/librsalloc.so RSALLOC_CONF=limit:auto)
+limited=(LD_PRELOAD=/opt/lib/librsalloc.so.0 RSALLOC_CONF=limit:auto)
 
 if inside 'touch /opt/file' 2>/dev/null; then exit 1; fi
 inside 'rsalloc check || [ $? = 1 ]'
