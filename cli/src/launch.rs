@@ -144,8 +144,10 @@ pub fn library(library: &Library, asked: Option<&Path>) -> Result<PathBuf> {
     }
     let own = std::env::current_exe().context("cannot find this command's own folder")?;
     let folder = own.parent().context("this command is in no folder")?;
-    let beside = [("deps", built), ("", installed), ("", built)];
-    let installed_in = FOLDERS.iter().map(|folder| (*folder, installed));
+    // Without the number of the interface: as a folder for compilers has it.
+    let plain = installed.trim_end_matches(".0");
+    let beside = [("deps", built), ("", installed), ("", plain), ("", built)];
+    let installed_in = FOLDERS.iter().flat_map(|folder| [(*folder, installed), (*folder, plain)]);
     let mut paths = beside
         .into_iter()
         .chain(installed_in)
@@ -169,6 +171,8 @@ const FOLDERS: [&str; 3] = [MULTIARCH, "../lib64", "../lib"];
 const MULTIARCH: &str = "../lib/x86_64-linux-gnu";
 #[cfg(target_arch = "aarch64")]
 const MULTIARCH: &str = "../lib/aarch64-linux-gnu";
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const MULTIARCH: &str = "../lib";
 
 fn prepend(command: &mut Command, name: &str, value: &OsStr, separator: &str) {
     let old = std::env::var_os(name).unwrap_or_default();

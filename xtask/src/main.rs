@@ -7,6 +7,7 @@ mod docs;
 mod fuzz;
 mod golden;
 mod imports;
+mod install_check;
 mod layers;
 mod loom;
 mod package;
@@ -40,6 +41,8 @@ enum Command {
     Golden(golden::Arguments),
     /// Checks which functions of other libraries the exported ones can reach, against docs/imports.txt.
     Imports(imports::Arguments),
+    /// Installs, upgrades and removes the packages of a release in fresh systems (needs root).
+    InstallCheck(install_check::Arguments),
     /// Checks which code stands where: the order of docs/layers.txt, unsafe, assembly, orderings.
     Layers,
     /// Runs the lock-free protocols in every order of a few operations.
@@ -61,6 +64,7 @@ fn main() -> anyhow::Result<()> {
         Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Golden(arguments) => golden::main(arguments),
         Command::Imports(arguments) => imports::main(arguments),
+        Command::InstallCheck(arguments) => install_check::main(&arguments),
         Command::Layers => layers::main(),
         Command::Loom(arguments) => loom::main(&arguments),
         Command::Package => package::main(),

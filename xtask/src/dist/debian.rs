@@ -216,6 +216,9 @@ fn debug_package(release: &Release<'_>, package: &Package) -> anyhow::Result<()>
 fn documents(release: &Release<'_>, name: &str, folder: &Path) -> anyhow::Result<()> {
     let documents = folder.join("usr/share/doc").join(name);
     write(&documents.join("copyright"), COPYRIGHT)?;
+    // There is no request for a package that its first version could close.
+    let overrides = format!("{name}: initial-upload-closes-no-bugs\n");
+    write(&folder.join("usr/share/lintian/overrides").join(name), overrides)?;
     let mut date = Command::new("date");
     let date = output(
         date.args(["-u", "-R", "-d", &format!("@{}", release.source.epoch)]).env("LC_ALL", "C"),

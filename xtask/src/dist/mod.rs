@@ -90,7 +90,7 @@ fn release(source: &Source, tools: &sysroot::Tools, out: &Out) -> anyhow::Result
     archive::tarballs(&context)?;
     debian::packages(&context)?;
     rpm::packages(&context)?;
-    sbom::write(&context)?;
+    sbom::write_sbom(&context)?;
     archive::checksums(&context)
 }
 

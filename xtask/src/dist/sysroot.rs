@@ -148,3 +148,18 @@ fn rustc(platform: Platform) -> anyhow::Result<Option<PathBuf>> {
     run(Command::new("xtask/cross.sh").arg("compiler").current_dir(tools::root()))?;
     Ok(Some(tools::root().join("target/cross/rustc")))
 }
+
+/// A tool of crates.io, installed in the target folder: it is too large to be linked into this program.
+pub fn cargo_tool((name, version): (&str, &str)) -> anyhow::Result<PathBuf> {
+    let folder =
+        tools::release_dir()?.with_file_name("dist-tools").join(format!("{name}-{version}"));
+    let program = folder.join("bin").join(name);
+    if !program.exists() {
+        println!("installing {name} {version} in {}", folder.display());
+        let mut install = tools::cargo(&["install", "--quiet", "--locked", "--debug", "--root"]);
+        install.arg(&folder).args(["--version", version, name]);
+        run(install.env_remove("CARGO_TARGET_DIR"))
+            .with_context(|| format!("cannot install {name} {version} from crates.io"))?;
+    }
+    Ok(program)
+}

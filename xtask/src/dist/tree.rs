@@ -21,7 +21,7 @@ pub fn lay_out(platform: Platform, built: &Built, out: &Out) -> anyhow::Result<(
 
     let archive = folder.join("librsalloc.a");
     run(Command::new(&built.objcopy)
-        .args(["--strip-debug", "--enable-deterministic-archives"])
+        .args(["--strip-debug", "--remove-section=.comment", "--enable-deterministic-archives"])
         .arg(&built.archive)
         .arg(&archive))?;
     let command = usr.join("bin/rsalloc");
@@ -56,7 +56,7 @@ fn split_debug(objcopy: &str, file: &Path, folder: &Path) -> anyhow::Result<()> 
         .args(["--only-keep-debug", "--compress-debug-sections"])
         .arg(file)
         .arg(&debug))?;
-    run(Command::new(objcopy).arg("--strip-unneeded").arg(file))?;
+    run(Command::new(objcopy).args(["--strip-unneeded", "--remove-section=.comment"]).arg(file))?;
     run(Command::new(objcopy).arg(format!("--add-gnu-debuglink={}", debug.display())).arg(file))?;
     run(Command::new("chmod").arg("644").arg(&debug))
 }
