@@ -152,6 +152,7 @@ rsalloc_delete_sized 24
 rsalloc_core::free_sized 26
 rsalloc_core::malloc_counted 35
 rsalloc_core::alloc_counted 37
+rsalloc_core::calloc_counted 44
 sections::pop_cpu 20
 sections::pop_cid 23
 sections::push_cpu 22
@@ -271,12 +272,14 @@ guest() {
     shorten "$library" "$cross/broken.so" all
     shorten "$library" "$cross/untried.so" trial
     aarch64-linux-gnu-gcc -O2 -pthread -o "$cross/hammer" xtask/guest/hammer.c
+    aarch64-linux-gnu-gcc -O1 -o "$cross/sweep" xtask/guest/sweep.c
     programs=("$library" "$cross/broken.so")
     if [ "${1-}" = quick ]; then
         boot 7 2 sid "${programs[@]}" "$cross/untried.so"
         return
     fi
     shift $(($# > 0))
+    programs+=("$cross/sweep")
     for name in "$@"; do
         rm -f "$CARGO_TARGET_DIR/$target/debug/deps/$name"-*
         cargo test --quiet --no-run --target $target --package rsalloc-core --test "$name"

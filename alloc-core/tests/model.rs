@@ -152,7 +152,7 @@ proptest! {
 
 #[test]
 #[cfg_attr(
-    not(all(target_arch = "x86_64", not(feature = "portable"))),
+    not(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(feature = "portable"))),
     ignore = "this build has no sections"
 )]
 fn sections_match_the_reference_implementation() {

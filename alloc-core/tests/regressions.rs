@@ -53,7 +53,7 @@ proptest! {
     /// Whatever the state: the assembly does what its reference implementation does, to the last word.
     #[test]
     #[cfg_attr(
-        not(all(target_arch = "x86_64", not(feature = "portable"))),
+        not(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(feature = "portable"))),
         ignore = "this build has no sections"
     )]
     fn sections_and_their_references_do_the_same(ops in prop::collection::vec(reference_op(), 1..200)) {
@@ -265,7 +265,7 @@ mod controls {
 
     #[test]
     #[cfg_attr(
-        not(all(target_arch = "x86_64", not(feature = "portable"))),
+        not(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(feature = "portable"))),
         ignore = "this build has no sections"
     )]
     fn a_reference_that_differs_is_found() {

@@ -59,7 +59,7 @@ fn dealloc_of_another_size() {
 
 #[test]
 #[cfg_attr(
-    not(all(target_arch = "x86_64", not(feature = "portable"))),
+    not(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(feature = "portable"))),
     ignore = "without sections it is named by default too, so the control would fail"
 )]
 fn dealloc_of_another_alignment() {

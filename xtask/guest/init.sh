@@ -56,6 +56,20 @@ echo "RAN control, sections without their commit: exit $status, $(echo "$said" |
 if [ -f /bin/untried.so ]; then
     run "control, a trial that no kernel aborts" "atomic path (this kernel does not abort rseq sections)" 0 /bin/untried.so
 fi
+# Every instruction of every section, in the modes that have sections of their own, and a control.
+sweep_all() {
+    local setting said status
+    for setting in index:cpu_id index:mm_cid index:cpu_id,profile:1g; do
+        case $setting in *mm_cid) [ $cid = 1 ] || continue ;; esac
+        said=$(RSALLOC_CONF=$setting sweep $sound 2>&1)
+        status=$?
+        echo "RAN sweep $setting: exit $status, $(echo "$said" | tail -n 1)"
+        [ $status = 0 ] || { echo "FAULT sweep $setting"; echo "$said"; }
+    done
+    said=$(sweep $sound defect malloc 2>&1) && echo "FAULT control: the sweep did not notice sections without their commit"
+    echo "RAN control, sweep of malloc without its commit: $(echo "$said" | tail -n 1)"
+}
+[ ! -x /bin/sweep ] || sweep_all
 for program in /bin/test-*; do
     [ -x "$program" ] || continue
     said=$("$program" 2>&1)

@@ -20,7 +20,7 @@
 //! 3. The same two steps in `alloc-preload/src/arch/` (children of vfork and clone, operators of C++), which must have a
 //!    folder for each architecture with sections.
 //! 4. `xtask/cross.sh` shows how to build and run the tests for another machine. Of the gates, `cargo xtask golden` and
-//!    `sweep` decode x86-64 and need the new instructions; the gates `portable` hold the form without sections.
+//!    `sweep` decode x86-64; aarch64 has its own in `xtask/guest`. The gates `portable` hold the form without sections.
 //! 5. The other files that ask for the architecture: `sections.rs`, `regressions.rs`, `model.rs` and `support/trapped.rs` in
 //!    `alloc-core/tests/`, `alloc-global/tests/misuse.rs`, `cli/src/elf.rs`.
 //!
