@@ -84,7 +84,7 @@ fn allocate_elsewhere_slow(address: usize, request: Request) -> Option<*mut u8> 
         return Some(allocate_sample(request));
     }
     let is_sample = page_map::class_at(address) == 0;
-    is_sample.then(|| slow::alloc_uncounted(request.size, request.align))
+    is_sample.then(|| slow::alloc_by_section(request.size, request.align))
 }
 
 /// What an object moves to that is resized as `asked`: a sample of that, or an object of `larger` that is counted as `asked`.
@@ -93,7 +93,7 @@ pub fn allocate_to_move(asked: Request, larger: Request) -> *mut u8 {
     match profile::is_on() {
         false => allocate_aligned(larger.size, larger.align),
         true if countdown::count(asked.size) => allocate_sample(asked),
-        true => slow::alloc_uncounted(larger.size, larger.align),
+        true => slow::alloc_by_section(larger.size, larger.align),
     }
 }
 

@@ -17,8 +17,9 @@ use crate::object::{Fresh, Object};
 use crate::os;
 use crate::page_map;
 use crate::profile;
-use crate::rseq::Index;
+use crate::rseq::outcome::Pop;
 use crate::rseq::registration;
+use crate::rseq::{Index, Sections};
 use crate::size_class::{
     CLASSES, Class, MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of_aligned,
 };
@@ -79,7 +80,7 @@ pub extern "C" fn calloc_uncounted(len: usize) -> *mut u8 {
 
 /// `alloc`: as [`malloc`], or a larger alignment.
 pub extern "C" fn alloc(size: usize, align: usize) -> *mut u8 {
-    if shown_class_of(size) == 0 && profile::is_on() {
+    if profile::is_on() {
         return counted::alloc_counted(size, align);
     }
     alloc_uncounted(size, align)
@@ -93,6 +94,16 @@ pub extern "C" fn alloc_uncounted(size: usize, align: usize) -> *mut u8 {
         Some(object) => object.into_raw(),
         None => serve(size, align, class, OnFailure::ReturnOnly),
     }
+}
+
+/// As [`alloc_uncounted`], for functions that no entry calls: by a section first, as the entry would.
+pub(super) fn alloc_by_section(size: usize, align: usize) -> *mut u8 {
+    let class = class_of_aligned(size, align);
+    let popped = sections_by_cpu().and_then(|sections| {
+        // SAFETY: a pop's status, of which this call alone knows.
+        unsafe { Pop::of(sections.pop(class)) }.object()
+    });
+    popped.map_or_else(|| alloc_uncounted(size, align), Object::into_raw)
 }
 
 /// Resolves a request and serves it: by the first locked shard tried, if it has an object, else by the engine. `class` is 0
@@ -170,7 +181,9 @@ pub unsafe extern "C" fn free_sized(ptr: *mut u8, size: usize) {
 /// 1. `ptr` is null or a live object of that size and alignment.
 pub unsafe extern "C" fn dealloc(ptr: *mut u8, size: usize, align: usize) {
     let class = page_map::class_in_page_map(ptr as usize);
-    let is_smaller = class < class_of_aligned(size, align);
+    let is_plain = align <= 8 && size <= MEDIUM_MAX_BYTES;
+    let named = if is_plain { small_class_of(size) } else { class_of_aligned(size, align) };
+    let is_smaller = class < named;
     // SAFETY: duty 1.
     unsafe {
         if is_smaller || !push(class, ptr) && !push_while_profiled(class, ptr) {
@@ -255,9 +268,13 @@ unsafe fn push(class: Class, ptr: *mut u8) -> bool {
 unsafe fn push_while_profiled(class: Class, ptr: *mut u8) -> bool {
     // A null has class 0, which is full. By `cpu_id` the entries are open: no free is checked.
     profile::is_on()
-        && registration::sections().is_some_and(|sections| {
-            sections.index == Index::CpuId && sections.push(class, ptr as usize) == 0
-        })
+        && sections_by_cpu().is_some_and(|sections| sections.push(class, ptr as usize) == 0)
+}
+
+/// The sections, if the entries use them: those of shards by `cpu_id`.
+#[inline]
+fn sections_by_cpu() -> Option<Sections> {
+    registration::sections().filter(|sections| sections.index == Index::CpuId)
 }
 
 #[cfg(test)]

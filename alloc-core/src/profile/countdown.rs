@@ -40,8 +40,11 @@ pub fn restart(seed: u64) {
 /// Counts `size` bytes of the calling thread; whether they are a sample.
 pub fn count(size: usize) -> bool {
     let counted = size.min(COUNTED_MAX);
-    // Ordering: Relaxed, the thread's own word; a handler in between is an allocation before.
-    arch::sample_countdown().fetch_sub(counted, Ordering::Relaxed);
+    let word = arch::sample_countdown();
+    // Ordering: Relaxed, the thread's own word. What a handler in between begins anew is lost, and what was left goes on, which has
+    // the same distribution.
+    let left = word.load(Ordering::Relaxed).wrapping_sub(counted);
+    word.store(left, Ordering::Relaxed); // Ordering: Relaxed, as above.
     is_due(counted)
 }
 
