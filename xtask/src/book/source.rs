@@ -24,8 +24,10 @@ pub fn write(root: &Path, to: &Path) -> anyhow::Result<()> {
         .map(|path| (path.to_owned(), path.trim_start_matches("docs/").to_owned()))
         .collect();
     files.extend(OF_THE_ROOT.map(|name| (name.to_owned(), name.to_owned())));
+    // The list itself is no page.
+    let is_page = |name: &&str| name.ends_with(".md") && *name != "SUMMARY.md";
     let pages: BTreeSet<&str> =
-        files.iter().map(|(_, name)| name.as_str()).filter(|name| name.ends_with(".md")).collect();
+        files.iter().map(|(_, name)| name.as_str()).filter(is_page).collect();
     for (from, name) in &files {
         let (from, to) = (root.join(from), to.join(name));
         let context = || format!("copy {} to {}", from.display(), to.display());
