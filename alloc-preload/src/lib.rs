@@ -24,6 +24,7 @@ mod counters;
 #[cfg(sections)]
 mod cxx;
 mod errno;
+mod exit;
 mod jemalloc;
 mod mall;
 mod posix;

@@ -123,6 +123,10 @@ impl Answer<'_> {
     }
 
     fn json(&self) -> Result<String> {
+        Ok(format!("{}\n", self.value()?))
+    }
+
+    fn value(&self) -> Result<Value> {
         let Self { target, heap, counts, resident } = self;
         let report: Value = serde_json::from_str(&heap.report().json().to_string())?;
         let stats: serde_json::Map<_, _> =
@@ -158,12 +162,11 @@ impl Answer<'_> {
             };
             json!({"renewed_ms": renewed.at_ms, "writer": writer})
         });
-        let answer = json!({
+        Ok(json!({
             "schema": SCHEMA, "time_ms": unix_time_ms(), "published": renewed, "pid": heap.pid, "core": core, "program": heap.program,
             "file": heap.file.to_string_lossy(), "report": report, "stats": stats, "process": process,
             "classes": classes.collect::<Vec<_>>(), "shards": shards.collect::<Vec<_>>(),
-        });
-        Ok(format!("{answer}\n"))
+        }))
     }
 }
 
@@ -199,8 +202,23 @@ pub fn of_program(how: &How, program: &[OsString], form: &Form) -> Result<ExitCo
     let mut conf = how.conf.clone();
     conf.push(format!("stats_at_exit:{}", left.name()?));
     let how = How { conf, ..how.clone() };
-    let (pid, status) = supervise::run(&mut launch::command(&how, program)?)?;
-    match left.of(pid)? {
+    // It leaves none if a signal ends it, or if it has closed the descriptor: what is seen from outside at its end then says it.
+    let mut seen = None;
+    let mut last_look = |pid| {
+        let target = Target::Process(pid);
+        seen = read::find(&target).ok().flatten().filter(Heap::is_active).and_then(|heap| {
+            let (counts, resident) = (heap.counts().ok()?, heap.resident());
+            Answer { target: &target, heap: &heap, counts: &counts, resident }.value().ok()
+        });
+    };
+    let traced =
+        supervise::run_and_look(&mut launch::command(&how, program)?, None, &mut last_look);
+    // Where it may not be traced, it has not begun.
+    let (pid, status) = match traced {
+        Err(_) => supervise::run(&mut launch::command(&how, program)?)?,
+        traced => traced?,
+    };
+    match left.of(pid)?.or(seen) {
         Some(found) => {
             output::put(
                 &render(&found, form.format.json),

@@ -36,7 +36,7 @@ pub fn run(command: &mut Command) -> Result<(u32, ExitStatus)> {
 
 /// As [`run`]. `started` is called with the process's id when the process is there; threads that it starts get no signals.
 pub fn run_beside(command: &mut Command, started: impl FnOnce(u32)) -> Result<(u32, ExitStatus)> {
-    // From before the program is there: none may be lost. `Command` gives the program an empty mask.
+    // From before the program is there: none may be lost. `Command` gives the program an empty mask, without closures.
     let taken = take_signals();
     let child = command.spawn().context("cannot run the program")?.id() as libc::pid_t;
     started(child as u32);

@@ -106,6 +106,7 @@ pub fn summary(numbers: Numbers<'_>) -> String {
             None => text.push('\n'),
         }
     }
+    text += &limits(numbers);
     text += &fragmentation(numbers);
     for (label, name) in [
         ("refills of shards", "refills"),
@@ -117,6 +118,23 @@ pub fn summary(numbers: Numbers<'_>) -> String {
         let _ = writeln!(text, "{label:<22}{:>32}", grouped(number));
     }
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// The limits of memory that hold, and how much of each the heap has.
+fn limits(numbers: Numbers<'_>) -> String {
+    let mut text = String::new();
+    let used = numbers("limited_bytes").unwrap_or(0);
+    for (label, name) in [
+        ("limit", "limit_bytes"),
+        ("limit, hard", "limit_hard_bytes"),
+        ("container's limit", "container_limit_bytes"),
+    ] {
+        let Some(bound) = numbers(name).filter(|&bound| bound > 0) else { continue };
+        let (human, bytes) = (human(bound), grouped(bound));
+        let _ =
+            writeln!(text, "{label:<22}{human:>12}{bytes:>20}{:>12}   used", percent(used, bound));
+    }
+    text
 }
 
 /// Parts of the memory that nothing uses. What programs did not ask for of their objects is not known.

@@ -125,7 +125,7 @@ fn holder(name: &str) -> PathBuf {
 fn seen(target: &str) -> Value {
     let text = answer(&mut rsalloc(&["stats", "--json", target]));
     let seen: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(seen["schema"], 1);
+    assert_eq!(seen["schema"], 2);
     seen
 }
 

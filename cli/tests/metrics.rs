@@ -229,6 +229,7 @@ fn a_containers_first_process_ends_by_sigterm() {
     let mut child = command.stderr(std::fs::File::create(&ready).unwrap()).spawn().unwrap();
     wait_for(|| !std::fs::read_to_string(&ready).unwrap().is_empty());
     if !std::fs::read_to_string(&ready).unwrap().contains("serving") {
+        let _ = child.wait();
         return common::note("a container's first process: this user cannot make one");
     }
     let children = format!("/proc/{0}/task/{0}/children", child.id());

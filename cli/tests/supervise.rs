@@ -175,9 +175,53 @@ fn a_descriptor_that_the_program_uses_for_itself_is_left_alone() {
     assert!(has_statistics(&String::from_utf8_lossy(&output.stderr)), "nothing is tested");
     let output = ends("ends-with-files", &["", "2", file.to_str().unwrap()]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(said, "rsalloc: the program left no statistics (exit status: 2)\n");
+    assert!(has_statistics(&String::from_utf8_lossy(&output.stderr)), "seen from outside");
     assert_eq!(std::fs::read(&file).unwrap(), b"");
+}
+
+/// Each way in which a program ends, what of it the program itself prints, and its status.
+#[test]
+fn whatever_ends_a_program_its_statistics_are_told() {
+    let source = r#"
+        #include <signal.h>
+        #include <stdlib.h>
+        #include <string.h>
+        #include <unistd.h>
+        #include <sys/syscall.h>
+        int main(int argc, char **argv) {
+            memset(malloc(1 << 20), 1, 1 << 20);
+            if (vfork() == 0) _exit(0);
+            if (fork() == 0) raise(SIGKILL);
+            switch (argv[1][0]) {
+            case 'e': exit(3);
+            case '_': _exit(3);
+            case 'E': _Exit(3);
+            case 'q': quick_exit(3);
+            case 's': syscall(SYS_exit_group, 3);
+            case 'a': abort();
+            case 't': raise(SIGTERM);
+            }
+        }
+    "#;
+    let program = common::compile("cc", "ends-so", source, &["-w"]).unwrap();
+    for (how, prints, code) in [
+        ("exit", true, 3),
+        ("_exit", true, 3),
+        ("Exit", true, 3),
+        ("quick_exit", true, 3),
+        ("syscall", false, 3),
+        ("abort", false, 128 + libc::SIGABRT),
+        ("term", false, 128 + libc::SIGTERM),
+    ] {
+        let mut alone = with_library("run", &["--conf", "stats_at_exit:text", "--"]);
+        let output = alone.arg(&program).arg(how).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.matches("live_bytes").count(), usize::from(prints), "{how}: {said}");
+        let output = with_library("stats", &["--"]).arg(&program).arg(how).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{how}: {said}");
+        assert!(has_statistics(&said) && said.contains("   1 object\n"), "{how}: {said}");
+    }
 }
 
 #[test]

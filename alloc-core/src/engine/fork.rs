@@ -144,6 +144,7 @@ unsafe extern "C" fn release_in_child() {
         vfork::start_anew();
         leases::reset_in_child();
         super::command::forget();
+        super::init::note_own_process();
         profile::reset_in_child();
     }
     // SAFETY: called by libc in the place of `release`.

@@ -4,9 +4,9 @@
 //! that runs it is told "not yet". Leaves errno alone.
 
 use crate::arch::{SANITIZED_ADDRESSES, thread_id};
-use crate::atomic::{AtomicUsize, Ordering};
+use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::canary;
-use crate::config::{self, Key};
+use crate::config::{self, Key, StatsAtExit};
 use crate::cpu_cache::shard::{leases, locked, percpu};
 use crate::fail::Line;
 use crate::hot::{HOT, TINY_CLASSES};
@@ -93,6 +93,7 @@ fn run() {
     // Ordering: Release publishes all of the above.
     STATE.store(READY, Ordering::Release);
     publish_report(&report);
+    note_own_process();
     super::fork::install();
     start_profile();
     if config::is_on(Key::Verbose) {
@@ -120,6 +121,25 @@ fn publish_now_and_then() {
         // Ordering: Relaxed, the thread has seen READY or PUBLISHES before.
         STATE.store(READY, Ordering::Relaxed);
     }
+}
+
+/// The process whose memory this is, if it tells something at its end.
+static OWN_PROCESS: AtomicU32 = AtomicU32::new(0);
+
+/// Keeps the id of this process, if `stats_at_exit` or `publish` is set. At the start, in the child of a fork, and when the
+/// setting changes.
+pub fn note_own_process() {
+    // Else without the system call, which a filter may kill for.
+    if config::stats_at_exit() != StatsAtExit::Off || config::publish_path().is_some() {
+        // Ordering: Relaxed, a word that stands alone.
+        OWN_PROCESS.store(os::process_id(), Ordering::Relaxed);
+    }
+}
+
+/// Whether the calling thread is of the process whose memory this is, and no child of vfork.
+pub fn is_own_process() -> bool {
+    // Ordering: Relaxed, as above.
+    OWN_PROCESS.load(Ordering::Relaxed) == os::process_id()
 }
 
 fn is_over() -> bool {

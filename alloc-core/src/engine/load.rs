@@ -9,8 +9,8 @@
 
 use super::init;
 use crate::arch;
-use crate::atomic::Ordering;
-use crate::config::Config;
+use crate::atomic::{AtomicU32, Ordering};
+use crate::config::{self, Config, StatsAtExit};
 use crate::fail::Line;
 use crate::guard;
 use crate::hot::HOT;
@@ -73,8 +73,29 @@ extern "C" fn at_load() {
 }
 
 extern "C" fn at_exit() {
-    print::stats_at_exit();
-    file::end();
+    tell_at_end();
+}
+
+/// 1 when the process has told what it is to tell at its end.
+static HAS_TOLD: AtomicU32 = AtomicU32::new(0);
+
+/// Obeys `stats_at_exit`, and removes the published file. Once, however the process ends.
+pub fn tell_at_end() {
+    // Ordering: Relaxed, it carries nothing: one call goes on.
+    if HAS_TOLD.swap(1, Ordering::Relaxed) == 0 {
+        print::stats_at_exit();
+        file::end();
+    }
+}
+
+/// Ends the process, with [`tell_at_end`] before. Async-signal-safe. A child on its parent's memory tells nothing.
+pub fn end_process(status: i32) -> ! {
+    let is_told_of =
+        config::stats_at_exit() != StatsAtExit::Off || config::publish_path().is_some();
+    if is_told_of && init::is_own_process() {
+        tell_at_end();
+    }
+    os::end_process(status)
 }
 
 /// Names what the heap has so far. The page-map range is one root, whatever is mapped of it.

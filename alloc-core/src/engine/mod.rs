@@ -30,7 +30,7 @@ pub mod settings;
 mod shortage;
 pub mod slow;
 
-pub use load::keep_loaded;
+pub use load::{end_process, keep_loaded, tell_at_end};
 
 use crate::canary;
 use crate::cpu_cache;

@@ -69,6 +69,7 @@ fn obey(key: Key, value: usize) -> bool {
             profile::stop_for_c();
             return value == 0 || profile::start_for_c(value) == 0;
         }
+        Key::StatsAtExit => init::note_own_process(),
         // The others are read where they matter.
         _ => {}
     }

@@ -36,6 +36,8 @@ pub struct Limits {
     /// heap is all zero at first and takes no place in the file (136 KiB).
     soft: AtomicUsize,
     hard: AtomicUsize,
+    /// What the container allows, as it was last read, kept likewise; [`NONE`] if no bound is a share of it.
+    container: AtomicUsize,
     /// The second from which on the bounds are read again.
     read_again_at: AtomicUsize,
     /// Bytes of the heap when they were read, and by how many that must have changed for them to be read again before.
@@ -62,6 +64,7 @@ impl Limits {
             is_on: AtomicBool::new(false),
             soft: AtomicUsize::new(!NONE),
             hard: AtomicUsize::new(!NONE),
+            container: AtomicUsize::new(!NONE),
             read_again_at: AtomicUsize::new(0),
             read_bytes: AtomicUsize::new(0),
             step: AtomicUsize::new(0),
@@ -152,6 +155,13 @@ impl PageHeap {
         }
     }
 
+    /// The words of the limits, for `publish`: soft, hard, the container's, each as its complement, 0 for
+    /// none; and untouched bytes.
+    pub const fn limit_counters(&self) -> [&AtomicUsize; 4] {
+        let Limits { soft, hard, container, untouched, .. } = &self.limits;
+        [soft, hard, container, untouched]
+    }
+
     /// Whether there is a limit.
     pub fn is_limited(&self) -> bool {
         // Ordering: Relaxed, as in `obey_limits`.
@@ -203,6 +213,8 @@ impl PageHeap {
         let bounds = bounds();
         let is_share = bounds.into_iter().any(Bound::is_share);
         let container = if is_share { os::container::memory_limit("") } else { None };
+        // Ordering: Relaxed, a statistic.
+        self.limits.container.store(!container.unwrap_or(NONE), Ordering::Relaxed);
         let machine = if is_share { os::container::machine_memory() } else { None };
         let others = os::container::anonymous_resident().unwrap_or(0);
         let resident = self.used_bytes() + self.dirty_bytes();

@@ -140,6 +140,7 @@ const fn own() -> HeapMap<Address> {
     let (biased, locked) = (leases::table(), locked::table());
     let [large_bytes, large_count] = large::counters();
     let [sampled_bytes, sampled_count, sampled_runs] = profile::pool::counters();
+    let [limit, limit_hard, container_limit, untouched] = PAGE_HEAP.limit_counters();
     let (segment, entry) = (segment::Layout::OWN, entry::Layout::OWN);
     let (huge_table, [slot_bytes, slot_address, slot_len], huge_marks) = HUGE.table_layout();
     HeapMap {
@@ -238,6 +239,10 @@ const fn own() -> HeapMap<Address> {
         sampled_bytes: Address::of(sampled_bytes),
         sampled_count: Address::of(sampled_count),
         sampled_runs: Address::of(sampled_runs),
+        limit: Address::of(limit),
+        limit_hard: Address::of(limit_hard),
+        container_limit: Address::of(container_limit),
+        untouched_bytes: Address::of(untouched),
     }
 }
 

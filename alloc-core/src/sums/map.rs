@@ -95,6 +95,9 @@ heap_map! {
     /// Small objects that a heap profile sampled, which no class counts: their bytes, their number, and bytes of the runs of
     /// slots in which they lie.
     sampled_bytes, sampled_count, sampled_runs,
+    /// Bytes that the limits leave the heap, the soft one and the hard one, and the container's limit, each as its complement, 0 for none;
+    /// bytes of held spans that their holders leave untouched.
+    limit, limit_hard, container_limit, untouched_bytes,
 }
 
 /// Half words of a class's row.

@@ -157,6 +157,7 @@ pub fn collect(
     reader.add_large(&mut stats)?;
     reader.add_guarded(&mut stats)?;
     reader.add_sampled(&mut stats)?;
+    reader.add_limits(&mut stats)?;
     add(&mut stats.aborts, reader.number(map.entry_aborts)?, 1);
     stats.atomic_ops = reader.number(map.atomic_operations)?;
     Some(stats)
@@ -318,6 +319,22 @@ impl<M: Memory> Reader<'_, M> {
                 add(&mut stats.guarded_count, 1, 1);
                 add(&mut stats.guarded_bytes, bytes, 1);
             }
+        }
+        Some(())
+    }
+
+    fn add_limits(&self, stats: &mut Stats) -> Option<()> {
+        let map = self.map;
+        // Kept as their complements, and 0 for none.
+        let bound = |address| self.number(address).map(|word| if word == 0 { 0 } else { !word });
+        stats.limit_bytes = bound(map.limit)?;
+        stats.limit_hard_bytes = bound(map.limit_hard)?;
+        stats.container_limit_bytes = bound(map.container_limit)?;
+        if map.limit != 0 {
+            let held = self.number(map.held_pages)?.saturating_mul(map.page_bytes as usize);
+            let metadata = self.number(map.metadata_bytes)?;
+            let all = held.saturating_add(self.number(map.huge_bytes)?).saturating_add(metadata);
+            stats.limited_bytes = all.saturating_sub(self.number(map.untouched_bytes)?);
         }
         Some(())
     }

@@ -112,4 +112,12 @@ counts! {
     sampled_count: Gauge,
     /// Of the mapped bytes, those that are kept for such objects and in which none is.
     sampled_free_bytes: Gauge,
+    /// Bytes that the setting `limit` leaves the heap, what else of the process is resident taken off; 0 without it.
+    limit_bytes: Gauge,
+    /// The same of `limit_hard`.
+    limit_hard_bytes: Gauge,
+    /// What is compared with the limits: bytes that the heap may have resident, dirty pages left out.
+    limited_bytes: Gauge,
+    /// Bytes that the container allows, as they were last read; 0 if there is no such limit, or no setting is a share of it.
+    container_limit_bytes: Gauge,
 }

@@ -19,9 +19,14 @@ pub fn spawn(command: &mut Command) -> Result<libc::pid_t> {
     let (mut says, mut tells) = std::io::pipe().context("cannot make a pipe")?;
     let (mut hears, mut allows) = std::io::pipe().context("cannot make a pipe")?;
     let mut fails = tells.try_clone().context("cannot make a pipe")?;
-    // SAFETY: between fork and exec the child calls getpid, write and read only, which are async-signal-safe.
+    // SAFETY: between fork and exec the child calls getpid, write, read and functions of its mask only, which are
+    // async-signal-safe.
     unsafe {
         command.pre_exec(move || {
+            // `Command` does that where it starts a program without a closure only.
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
             tells.write_all(&libc::getpid().to_ne_bytes())?;
             let mut answer = [0];
             hears.read_exact(&mut answer)?;
