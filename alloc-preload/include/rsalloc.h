@@ -69,6 +69,10 @@ struct rsalloc_stats {
     size_t sampled_bytes;        /* of the live bytes, those in small objects that a heap profile sampled */
     size_t sampled_count;        /* number of those */
     size_t sampled_free_bytes;   /* of the mapped bytes, those kept for such objects and free */
+    size_t limit_bytes;          /* what the setting limit leaves the heap; 0 without it */
+    size_t limit_hard_bytes;     /* the same of limit_hard */
+    size_t limited_bytes;        /* what is compared with the limits */
+    size_t container_limit_bytes; /* what the container allows, as it was last read; 0 if that is not asked */
 };
 
 /* Fills in *stats, of which the caller knows `bytes` bytes: sizeof(struct rsalloc_stats). Fields that the library does not
