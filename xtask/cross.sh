@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds and tries rsalloc for a machine that this one is not: `xtask/cross.sh aarch64`, `guest`, `golden` or `windows`.
 #
-# aarch64: the engine's tests and librsalloc.so (the atomic path), in qemu-user.
+# aarch64: in qemu-user, which has no rseq: the engine's tests in the portable form, its unit tests and librsalloc.so in the form with
+#   sections, which takes the atomic path there.
 # guest: librsalloc.so with its sections, in virtual machines of aarch64: `guest quick` for one, `guest` for all, `guest all
 #   TEST..` with tests of rsalloc-core too. See xtask/guest.
 # golden: the instructions of aarch64's hot paths, held against docs/golden-aarch64.md.
@@ -103,7 +104,9 @@ LEFT_OUT
         *) tests+=(--test "$name") ;;
         esac
     done
-    cargo test --target $target --package rsalloc-core --no-fail-fast --lib "${tests[@]}" -- \
+    # Tests that want sections are for guests: qemu-user has no rseq.
+    cargo test --target $target --package rsalloc-core --lib
+    cargo test --target $target --package rsalloc-core --features portable --no-fail-fast "${tests[@]}" -- \
         --skip free_pages_at_the_end_are_not_mapped_again --skip only_objects_that_grew_large_get_huge_pages
     cargo build --target $target --package rsalloc-preload --release
     local library=$CARGO_TARGET_DIR/$target/release/librsalloc_preload.so
