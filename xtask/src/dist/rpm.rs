@@ -36,7 +36,7 @@ pub fn packages(release: &Release<'_>) -> anyhow::Result<()> {
         let mut text = format!(
             "name = \"{name}\"\nversion = \"{VERSION}\"\nrelease = \"1\"\nlicense = \"MIT OR Apache-2.0\"\n\
              summary = \"{summary}\"\nurl = \"https://github.com/rsalloc/rsalloc\"\nauto-req = \"disabled\"\n\
-             post_install_script = \"/sbin/ldconfig\"\npost_uninstall_script = \"/sbin/ldconfig\"\n\
+             post_install_script = \"exec /sbin/ldconfig\"\npost_uninstall_script = \"exec /sbin/ldconfig\"\n\
              description = \"{DESCRIPTION}\"\nassets = [\n"
         );
         for file in files(&usr)? {
@@ -86,7 +86,11 @@ fn asset(text: &mut String, file: &Path, path: &str) -> anyhow::Result<()> {
         _ if path.starts_with("bin/") || path.starts_with("lib64/librsalloc.so") => "755",
         _ => "644",
     };
-    let kind = if path.contains("/LICENSE") { ", doc = true" } else { "" };
+    let kind = if path.starts_with("share/doc/") || path.starts_with("share/man/") {
+        ", doc = true"
+    } else {
+        ""
+    };
     writeln!(
         text,
         "{{ source = \"{}\", dest = \"/usr/{path}\", mode = \"{mode}\"{kind} }},",
