@@ -178,6 +178,23 @@ impl Trial {
         self.judge(&child, &ended).map(drop)
     }
 
+    /// Kills a server that has answered all it was asked: its way out is not under test.
+    pub fn kill(&mut self, server: Server) -> Result<()> {
+        let Server(mut child) = server;
+        self.observe(child.pid());
+        let is_alive = !child.has_ended(Duration::ZERO)?;
+        child.signal(libc::SIGKILL);
+        let ended = self.wait(&mut child)?;
+        ensure!(
+            is_alive,
+            "ended under load, {}: {}{}",
+            ended.status,
+            child.line,
+            child.last_words()
+        );
+        Ok(())
+    }
+
     /// Explains a failed exchange with a server: by its death, where it has died.
     pub fn blame(&self, server: &Server, error: anyhow::Error) -> anyhow::Error {
         match server.0.has_ended(Duration::from_millis(300)) {
