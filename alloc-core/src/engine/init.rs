@@ -4,7 +4,7 @@
 //! that runs it is told "not yet". Leaves errno alone.
 
 use crate::arch::{SANITIZED_ADDRESSES, thread_id};
-use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 use crate::canary;
 use crate::config::{self, Key, StatsAtExit};
 use crate::cpu_cache::shard::{leases, locked, percpu};
@@ -175,6 +175,8 @@ fn fill_tables() {
         // Ordering: Relaxed, as above.
         HOT.kept_medium[step].store(class as u8, Ordering::Relaxed);
     }
+    // Ordering: Release, for calloc's entry: who finds a class finds its bytes, whose address depends on the class.
+    fence(Ordering::Release);
     HOT.show_classes();
 }
 

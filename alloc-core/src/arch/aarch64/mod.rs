@@ -27,9 +27,10 @@ pub const STACK_TOP: usize = usize::MAX;
 pub const COMMAND_ENTRY: *const () = core::ptr::null();
 pub const COMMAND_ENTRY_BYTES: usize = 0;
 
-/// AddressSanitizer's shadow is at 2^36 and takes an eighth of 48 bits; what lies above it and below the lowest address of a
-/// position-independent program is the program's.
-pub const SANITIZED_ADDRESSES: core::ops::Range<usize> = 0xa000_0000_0000..0xaaaa_0000_0000;
+/// The part of the middle of a 48-bit address space that ThreadSanitizer leaves to the program (compiler-rt's
+/// tsan_platform.h: 0xaaaa_0000_0000 to 0xac00_0000_0000) and in which position-independent programs seldom lie.
+/// AddressSanitizer's shadow is at 2^36 and takes an eighth of 48 bits.
+pub const SANITIZED_ADDRESSES: core::ops::Range<usize> = 0xab00_0000_0000..0xac00_0000_0000;
 
 #[inline(always)]
 pub fn thread_id() -> usize {

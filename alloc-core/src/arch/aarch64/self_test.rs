@@ -4,8 +4,9 @@
 //! user space, and arm64's entry code never said so (include/linux/rseq.h, `user_irq`; mended in 7.0.14 and 7.2). Then neither
 //! preemption on the same CPU nor a signal aborts a section, and two threads would be handed the same object.
 //!
-//! Kernels before that are trusted by their version. On all others a timer's signal is made to interrupt a section, [`ROUNDS`]
-//! times: if one of them is not aborted, or nothing could be tried, there are no sections. Some 0.3 ms, once in each process.
+//! Kernels before that are trusted by their version, if what they fill of the area is as old (a tracer may fake the version). On all
+//! others a timer's signal is made to interrupt a section, [`ROUNDS`] times: if one of them is not aborted, or nothing could
+//! be tried, there are no sections. Some 0.3 ms, once in each process.
 
 use super::syscall;
 use crate::hot::{HOT, Hot};
@@ -13,16 +14,18 @@ use core::arch::naked_asm;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// Sections that a signal has to abort. A thread that is moved to another CPU while it is in one is aborted by every kernel;
-/// not so many times in a row.
+/// Sections that a signal has to abort, so that no chance is taken for a rule.
 const ROUNDS: usize = 4;
 /// Sections that are begun for that: where a signal came before its section, the next one comes later.
 const ATTEMPTS: usize = 16;
-/// A debugger passes this signal on silently, and by default it does nothing.
+/// A debugger passes this signal on silently, and by default it does nothing. A program that handles it keeps it: nothing is tried
+/// then. (Go's runtime preempts threads by it.)
 const SIGNAL: i32 = libc::SIGURG;
+/// AT_RSEQ_FEATURE_SIZE of the auxiliary vector, and the largest that kernels before 7.0 say.
+const FEATURE_SIZE: (libc::c_ulong, libc::c_ulong) = (27, 28);
 /// From the timer's start to the signal; doubled where that is too soon.
 const DELAY_NS: i64 = 20_000;
-/// How long a section waits for the signal, in turns of its loop: a tenth of a second or more.
+/// How long a section waits for the signal, in turns of its loop: 40 ms or more.
 const TURNS: usize = 1 << 27;
 
 /// Whether a section of a thread that uses the area in use is aborted by signals and preemption. For init.
@@ -30,8 +33,13 @@ pub fn are_aborted() -> bool {
     is_trusted() || is_seen().unwrap_or(false)
 }
 
-/// Whether the kernel's version says that sections are aborted.
+/// Whether the kernel's version says that sections are aborted, and the area's features do not say otherwise.
 fn is_trusted() -> bool {
+    let (key, features_max) = FEATURE_SIZE;
+    // SAFETY: reads libc's copy of the vector; init restores errno.
+    if unsafe { libc::getauxval(key) } > features_max {
+        return false;
+    }
     // SAFETY: plain bytes.
     let mut names: libc::utsname = unsafe { core::mem::zeroed() };
     // SAFETY: takes the whole structure.
@@ -79,9 +87,27 @@ struct Event {
 /// Whether the section was interrupted.
 static INTERRUPTED: AtomicU32 = AtomicU32::new(0);
 
-extern "C" fn on_signal(_: i32) {
-    // Ordering: Relaxed, for the thread that is interrupted.
-    INTERRUPTED.store(1, Ordering::Relaxed);
+/// The part of the kernel's `siginfo_t` that a timer's signal has.
+#[repr(C)]
+struct TimerInfo {
+    signal: i32,
+    errno: i32,
+    code: i32,
+    unused: i32,
+    timer: i32,
+    overrun: i32,
+    value: usize,
+}
+
+/// `si_code` of a timer's signal (include/uapi/asm-generic/siginfo.h).
+const SI_TIMER: i32 = -2;
+
+/// Another thread's or process's signal of this number is ignored, as it would be by default.
+unsafe extern "C" fn on_signal(_: i32, info: &TimerInfo) {
+    if info.code == SI_TIMER && info.value == (&raw const INTERRUPTED).addr() {
+        // Ordering: Relaxed, for the thread that is interrupted.
+        INTERRUPTED.store(1, Ordering::Relaxed);
+    }
 }
 
 /// Has signals interrupt sections: whether all of them were aborted. None if that could not be tried.
@@ -106,8 +132,9 @@ fn is_seen() -> Option<bool> {
         ],
     )?;
     let action = Action {
-        handler: on_signal as extern "C" fn(i32) as usize,
-        flags: libc::SA_RESTART as u64,
+        handler: on_signal as unsafe extern "C" fn(i32, &TimerInfo) as usize,
+        // On the alternate stack, which threads with small stacks have for handlers of others.
+        flags: (libc::SA_RESTART | libc::SA_ONSTACK | libc::SA_SIGINFO) as u64,
         restorer: 0,
         mask: u64::MAX,
     };
@@ -119,7 +146,8 @@ fn is_seen() -> Option<bool> {
         )
     };
     let is_seen = set(&action, &raw mut old_action).and_then(|_| {
-        let seen = are_rounds_aborted(&call);
+        let is_free = [libc::SIG_DFL, libc::SIG_IGN].contains(&old_action.handler);
+        let seen = if is_free { are_rounds_aborted(&call) } else { None };
         set(&old_action, core::ptr::null_mut());
         seen
     });
@@ -132,8 +160,9 @@ fn is_seen() -> Option<bool> {
 
 fn are_rounds_aborted(call: &impl Fn(libc::c_long, [usize; 4]) -> Option<usize>) -> Option<bool> {
     let thread = call(libc::SYS_gettid, [0; 4])? as i32;
-    let event =
-        Event { value: 0, signal: SIGNAL, notify: libc::SIGEV_THREAD_ID, thread, unused: [0; 11] };
+    let value = (&raw const INTERRUPTED).addr();
+    let notify = libc::SIGEV_THREAD_ID;
+    let event = Event { value, signal: SIGNAL, notify, thread, unused: [0; 11] };
     let mut timer = 0i32;
     call(
         libc::SYS_timer_create,
