@@ -66,20 +66,21 @@ redis() {
         redis-cli -p 7777 info memory | grep -q "mem_allocator"
         set +e; rsalloc check $pid >/tmp/check; status=$?; set -e
         [ $status -le 1 ] || { cat /tmp/check; exit 1; }
-        rsalloc stats $pid | grep -q live_bytes
+        rsalloc stats $pid | grep -q "^mapped "
         grep -m1 . /tmp/check || true
         redis-cli -p 7777 shutdown nosave; wait $pid'
 }
 
 suite() {
-    local suite=$1 was is pid
+    local suite=$1 was is pid said
     fresh "$suite" "$suite"
     was=$(listing)
     inside sh -euc 'dpkg -i /packages/librsalloc0_*.deb /packages/rsalloc_*.deb >/dev/null'
     say "$suite" "installed; $(inside rsalloc --version); glibc $(inside ldd --version | sed -n '1s/.* //p')"
     inside sh -euc 'LD_PRELOAD=librsalloc.so.0 RSALLOC_CONF=verbose:on /bin/true 2>&1' | grep -q rsalloc ||
         fail "$suite: LD_PRELOAD by the soname has no effect"
-    say "$suite" "redis: $(redis)"
+    said=$(redis) || fail "$suite: redis on rsalloc"
+    say "$suite" "redis: $said"
 
     # An upgrade: the same package with another version. A process on the old file goes on.
     inside sh -euc '
@@ -170,7 +171,7 @@ check_dockerfile() {
         redis-server --save "" --port 7788 >/dev/null & pid=$!
         for i in $(seq 100); do redis-cli -p 7788 ping 2>/dev/null | grep -q PONG && break; sleep 0.1; done
         grep -q librsalloc /proc/$pid/maps; redis-cli -p 7788 shutdown nosave; wait $pid'
-    say Dockerfile "its steps in a fresh bookworm root (no docker here): redis as its user is on rsalloc"
+    say Dockerfile "its steps in a fresh bookworm root (without docker): redis as its user is on rsalloc"
     umount "$root/proc"
     root=
 }

@@ -96,10 +96,10 @@ RSALLOC_API size_t rsalloc_release(void);
 RSALLOC_API int rsalloc_check(void);
 
 /* Starts a sampled heap profile, with one sample in so many allocated bytes on average; 0: 512 KiB. `rsalloc profile PID`
- * reads it. Returns 0, or EALREADY (one runs), EINVAL (below 256 bytes or above 1 GiB), ENOMEM, EBUSY. [signal] */
+ * reads it while it runs. Returns 0, or EALREADY (one runs), EINVAL (below 256 bytes or above 1 GiB), ENOMEM, EBUSY. [signal] */
 RSALLOC_API int rsalloc_profile_start(size_t interval_bytes);
 
-/* Stops it; what was recorded stays. Returns 0, or ESRCH (none runs), EBUSY. [signal] */
+/* Stops it; what was recorded stays until the next start. Returns 0, or ESRCH (none runs), EBUSY. [signal] */
 RSALLOC_API int rsalloc_profile_stop(void);
 
 /* Changes a setting, written "key:value" as in RSALLOC_CONF. Returns 0, or ENOENT (no such key), EINVAL (no such value),

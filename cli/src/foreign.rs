@@ -50,6 +50,7 @@ const VARIABLES: &[(&str, Instead)] = &[
     ("HEAP_PROFILE_ALLOCATION_INTERVAL", PROFILE),
     ("HEAP_PROFILE_INUSE_INTERVAL", PROFILE),
     ("HEAP_PROFILE_TIME_INTERVAL", PROFILE),
+    ("MALLOCSTATS", AT_EXIT),
     ("MALLOC_ARENA_MAX", PER_CPU),
     ("MALLOC_ARENA_TEST", PER_CPU),
     ("MALLOC_CHECK_", HARDENED),
@@ -78,13 +79,11 @@ const VARIABLES: &[(&str, Instead)] = &[
     ("TCMALLOC_AGGRESSIVE_DECOMMIT", Set("dirty", Value::Word("0"))),
     ("TCMALLOC_HEAP_LIMIT_MB", Set("limit_hard", Value::Mebibytes)),
     ("TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD", STATS),
-    ("TCMALLOC_MAX_PER_CPU_CACHE_SIZE", Set("cache", Value::Same)),
     ("TCMALLOC_MAX_TOTAL_THREAD_CACHE_BYTES", CACHE),
     ("TCMALLOC_PAGE_FENCE", Set("guard", Value::Word("1000"))),
     ("TCMALLOC_RECLAIM_MEMORY", Set("guard", Value::Word("1000"))),
     ("TCMALLOC_RELEASE_RATE", DIRTY),
     ("TCMALLOC_SAMPLE_PARAMETER", Set("profile", Value::Same)),
-    ("TCMALLOC_STATS", AT_EXIT),
 ];
 
 /// Variables with jemalloc's settings, `key:value,..`.

@@ -15,7 +15,7 @@ use tools::{output, run};
 
 /// The revision of the packaging.
 const REVISION: &str = "1";
-const MAINTAINER: &str = "rsalloc maintainers <maintainers@users.noreply.r-seed-cc0f0698.example>";
+const MAINTAINER: &str = "rsalloc maintainers <maintainers@rsalloc.example>";
 
 /// A package.
 struct Package {
