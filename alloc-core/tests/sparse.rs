@@ -1,6 +1,7 @@
 //! Spans with an untouched rest, where the system gives huge pages unasked and where it does not: which segments they come
 //! from, and what the kernel is advised of them. Each test's life is a child whose heap has no segment yet.
 
+use rsalloc_core::internals::engine::settings;
 use rsalloc_core::internals::hot::HOT;
 use rsalloc_core::internals::page_heap::density::{Density, SparseSpans};
 use rsalloc_core::internals::page_heap::{PAGE_HEAP, SpanRequest};
@@ -152,6 +153,28 @@ fn out_of_memory_each_kind_takes_pages_of_the_other() {
             assert_eq!(acquire(wanted), Some(given_up));
         }
         limit_mappings(libc::RLIM_INFINITY);
+    });
+}
+
+/// At a limit, dirty pages of one kind of segment go when spans of the other kind take clean ones, however often the kinds alternate.
+#[test]
+fn at_a_limit_dirty_pages_make_room_for_spans_of_the_other_kind() {
+    const LIMIT: usize = 48 << 20;
+    in_child(Some(SparseSpans::Separate), || {
+        assert_eq!(settings::change_by_call(b"limit:48m"), Ok(()));
+        let mut largest = 0;
+        for density in [Density::Dense, Density::Sparse].into_iter().cycle().take(40) {
+            let acquire = || PAGE_HEAP.acquire(SpanRequest { density, ..SpanRequest::large(16) });
+            let spans: Vec<_> = (0..32).map(|_| acquire().unwrap().address()).collect();
+            let stats = rsalloc_core::stats();
+            largest = largest.max(PAGE_HEAP.used_bytes() + stats.dirty_bytes);
+            for span in spans {
+                // SAFETY: a span from above.
+                unsafe { PAGE_HEAP.release(PAGE_HEAP.entry_at(span).unwrap()) };
+            }
+        }
+        // A purge gives 1 MiB back at least, and waits until so much is due.
+        assert!((32 << 20..LIMIT + (1 << 20)).contains(&largest), "{largest}");
     });
 }
 

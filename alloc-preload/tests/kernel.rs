@@ -211,7 +211,7 @@ fn a_setuid_program_ignores_the_environment() {
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir(&folder).unwrap();
     std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
-    let copy = folder.join("librsalloc.so");
+    let copy = folder.join("librsalloc.so.0");
     std::fs::copy(library(), &copy).unwrap();
     // It says whether it is set-user-id, as the kernel told it.
     let source = r#"

@@ -73,6 +73,10 @@ pub mod sections {
 
     pub fn forget_early_descriptor() {}
 
+    pub fn are_aborted() -> bool {
+        true
+    }
+
     /// What every section begins with; `closed` is what it does on the closed region.
     fn on_shard(index: Index, closed: isize, body: impl FnOnce(&Region) -> isize) -> isize {
         let section = || {

@@ -175,7 +175,7 @@ fn fill_tables() {
         // Ordering: Relaxed, as above.
         HOT.kept_medium[step].store(class as u8, Ordering::Relaxed);
     }
-    // Ordering: Release, for calloc's entry: who finds a class finds its bytes, whose address depends on the class.
+    // Ordering: Release, for calloc's entry: a class that it loads comes after the bytes, whose address depends on the class.
     fence(Ordering::Release);
     HOT.show_classes();
 }

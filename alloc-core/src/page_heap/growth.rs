@@ -50,7 +50,7 @@ impl PageHeap {
         // Ordering: Relaxed, as above.
         if self.mapped.load(Ordering::Relaxed) != seen {
             drop(growth);
-            return self.acquire(request);
+            return self.acquire_admitted(request);
         }
         // Aligned pages may begin some way behind the first free page.
         let SpanRequest { pages, align_pages, density, .. } = request;
@@ -58,7 +58,7 @@ impl PageHeap {
         let segment = self.grow(pages.next_multiple_of(align_pages) + slack, density, &growth)?;
         drop(growth);
         let guard = segment.lock().ok()?;
-        self.acquire_in(segment, request, guard).or_else(|| self.acquire(request))
+        self.acquire_in(segment, request, guard).or_else(|| self.acquire_admitted(request))
     }
 
     /// Grows `segment` in place so that at least its first `end` pages are mapped; whether they are.

@@ -8,12 +8,15 @@
 //! second has passed (longer, if that takes more than a thousandth of the time), or what the heap has resident has changed by a
 //! 64th of the bound.
 //!
-//! Growth pays for its purges: each purge makes room for pages that the heap is about to take. Where free dirty pages suffice
-//! there is no growth, and what is purged then is bounded by an allowance.
+//! Growth pays for its purges: clean pages that spans took, or are about to take, allow as many dirty ones to be purged. A span
+//! takes clean pages beside free dirty ones where those do not adjoin, or lie in segments of the other density. Where dirty pages
+//! suffice there is no growth, and what is purged then is bounded by an allowance.
+//!
+//! Threads that take spans at once are compared together: an [`Admission`] counts until its span does.
 
 use super::PageHeap;
 use super::huge::HUGE;
-use crate::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use crate::config::{self, Bound, Key};
 use crate::os;
 use crate::token_bucket::TokenBucket;
@@ -47,6 +50,27 @@ pub struct Limits {
     wants_release: AtomicBool,
     /// Bytes of spans that are held and that their holders leave untouched.
     untouched: AtomicUsize,
+    /// Clean pages that spans have taken, less what was purged for them.
+    grown: AtomicUsize,
+    /// Bytes that were admitted and are not yet counted as held. Below 0 after a fork inside of an admission.
+    admitted: AtomicIsize,
+}
+
+/// The right to take so many bytes; counted until it is dropped, which is when they are counted as held.
+#[must_use]
+pub struct Admission<'a> {
+    limits: &'a Limits,
+    /// 0 without a limit.
+    bytes: usize,
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        if self.bytes != 0 {
+            // Ordering: Relaxed, a value that steers policies.
+            self.limits.admitted.fetch_sub(self.bytes as isize, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What the limits are now, in bytes of this heap; none without one.
@@ -70,6 +94,8 @@ impl Limits {
             step: AtomicUsize::new(0),
             wants_release: AtomicBool::new(false),
             untouched: AtomicUsize::new(0),
+            grown: AtomicUsize::new(0),
+            admitted: AtomicIsize::new(0),
         }
     }
 }
@@ -85,34 +111,72 @@ impl PageHeap {
         self.limits.is_on.store(is_on, Ordering::Relaxed);
     }
 
-    /// Makes room for `bytes` more in spans; whether they may be taken.
+    /// Makes room for `bytes` more in spans; None if they may not be taken.
     #[inline]
-    pub fn admit(&self, bytes: usize) -> bool {
+    pub fn admit(&self, bytes: usize) -> Option<Admission<'_>> {
         // Ordering: Relaxed, as in `obey_limits`.
-        !self.limits.is_on.load(Ordering::Relaxed) || self.admit_limited(bytes)
+        match self.limits.is_on.load(Ordering::Relaxed) {
+            false => Some(Admission { limits: &self.limits, bytes: 0 }),
+            true => self.admit_limited(bytes),
+        }
     }
 
     #[cold]
-    fn admit_limited(&self, bytes: usize) -> bool {
+    fn admit_limited(&self, bytes: usize) -> Option<Admission<'_>> {
         let now = os::seconds();
-        let (used, dirty) = (self.used_bytes(), self.dirty_bytes());
-        self.read_bounds_if_due(now, used + dirty);
+        // What fits in no case shall not keep others out while it is looked at.
+        if bytes > self.bounds().hard.unwrap_or(NONE) {
+            return None;
+        }
+        // Ordering: Relaxed, a value that steers policies.
+        let before = self.limits.admitted.fetch_add(bytes as isize, Ordering::Relaxed);
+        let admission = Admission { limits: &self.limits, bytes };
+        let used = self.used_bytes().saturating_add(before.max(0) as usize);
+        let dirty = self.dirty_bytes();
+        self.read_bounds_if_due(now, used.saturating_add(dirty));
         let Bounds { soft, hard } = self.bounds();
         let (soft, hard) = (soft.unwrap_or(NONE), hard.unwrap_or(NONE));
-        let growth = bytes.saturating_sub(dirty);
-        let over = used.saturating_add(dirty + growth).saturating_sub(soft.min(hard));
+        let wanted = used.saturating_add(bytes);
+        let over = used.saturating_add(dirty.max(bytes)).saturating_sub(soft.min(hard));
         if over == 0 {
-            return true;
+            return Some(admission);
         }
-        if dirty > 0 && (growth > 0 || ALLOWANCE.spend(dirty / PAGE_BYTES, now)) {
+        if dirty > 0
+            && (bytes > dirty || self.take_growth(over) || ALLOWANCE.spend(dirty / PAGE_BYTES, now))
+        {
             self.purge(dirty.saturating_sub(over.max(PURGE_MIN_BYTES)) / PAGE_BYTES);
         }
-        let wanted = used.saturating_add(bytes);
         if wanted > soft {
             // Ordering: Relaxed, a hint.
             self.limits.wants_release.store(true, Ordering::Relaxed);
         }
-        wanted <= hard
+        (wanted <= hard).then_some(admission)
+    }
+
+    /// Counts clean pages that a span took.
+    #[inline]
+    pub(super) fn add_grown(&self, pages: usize) {
+        if pages > 0 && self.is_limited() {
+            // Ordering: Relaxed, a value that steers purging.
+            self.limits.grown.fetch_add(pages, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether growth since the last purge pays for one of `over` bytes, or of the least that is worth a purge; takes the payment.
+    fn take_growth(&self, over: usize) -> bool {
+        // Ordering: Relaxed, as in `add_grown`; a lost exchange leaves the purge to another thread.
+        let grown = self.limits.grown.load(Ordering::Relaxed);
+        let left = grown.saturating_sub(over.max(PURGE_MIN_BYTES) / PAGE_BYTES);
+        grown * PAGE_BYTES >= over.min(PURGE_MIN_BYTES)
+            && (self.limits.grown)
+                .compare_exchange(grown, left, Ordering::Relaxed, Ordering::Relaxed) // Ordering: as above.
+                .is_ok()
+    }
+
+    /// In the child of a fork: what other threads were admitted is taken by nobody.
+    pub fn forget_admitted(&self) {
+        // Ordering: Relaxed, the child has one thread.
+        self.limits.admitted.store(0, Ordering::Relaxed);
     }
 
     /// Whether caches should be released since this was last asked, which dirty pages do not suffice for.

@@ -184,9 +184,11 @@ impl PageHeap {
     /// that may have pages; it is barred then (see `sync`).
     pub fn acquire(&self, request: SpanRequest) -> Option<Span> {
         self.collect_deferred();
-        if !self.admit(request.pages * PAGE_BYTES) {
-            return None;
-        }
+        let _admission = self.admit(request.pages * PAGE_BYTES)?;
+        self.acquire_admitted(request)
+    }
+
+    fn acquire_admitted(&self, request: SpanRequest) -> Option<Span> {
         let request = SpanRequest { density: self.home_of(request.density), ..request };
         match self.acquire_free(request) {
             Ok(span) => Some(span),
@@ -273,6 +275,7 @@ impl PageHeap {
         self.dirty.fetch_sub(run.dirty, Ordering::Relaxed);
         self.held.fetch_add(run.pages, Ordering::Relaxed);
         let (clean, purged) = (run.pages - run.dirty, self.purged.load(Ordering::Relaxed));
+        self.add_grown(clean);
         if clean > 0 && purged > 0 {
             let again = clean.min(purged);
             // Ordering: Relaxed, as above; two threads at once may be credited with the same pages.
@@ -292,9 +295,7 @@ impl PageHeap {
     /// # Safety
     /// 1. The caller holds the span.
     pub unsafe fn extend(&self, first: &'static PageEntry, more: usize) -> bool {
-        if !self.admit(more * PAGE_BYTES) {
-            return false;
-        }
+        let Some(_admission) = self.admit(more * PAGE_BYTES) else { return false };
         let segment = first.segment();
         let pages = first.pages.get() as usize;
         let end = first.index() + pages;

@@ -37,7 +37,8 @@ pub struct Sample {
     pub peak_rss_bytes: u64,
     /// Resident bytes after all was freed.
     pub final_rss_bytes: u64,
-    /// The same after the program has woken up and made a few allocations.
+    /// The same after the program has woken up and made a few allocations; 0 of loads that do not (`replay`).
+    #[serde(default)]
     pub woken_rss_bytes: u64,
     /// Page faults.
     pub minor_faults: u64,

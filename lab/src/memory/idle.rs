@@ -12,6 +12,9 @@ const ROWS: [&str; 7] =
     ["churn-512", "churn-8k", "churn-256k", "vec-1g", "larson", "mstress", "threads-64"];
 const SECONDS: f64 = 0.3;
 
+/// What a row ends with, and its bytes.
+type Look = (&'static str, fn(&Sample) -> u64);
+
 /// The table.
 pub fn table(peers: &[Peer], rest: f64, failed: &mut Failed) -> anyhow::Result<String> {
     let mut rows = Vec::new();
@@ -22,8 +25,9 @@ pub fn table(peers: &[Peer], rest: f64, failed: &mut Failed) -> anyhow::Result<S
             let running: Vec<_> = peers.iter().map(take).collect();
             running.into_iter().map(|thread| thread.join().expect("no panic")).collect()
         });
-        let looks: [(&str, fn(&Sample) -> u64); 2] =
-            [("", |sample| sample.final_rss_bytes), (", woken", |sample| sample.woken_rss_bytes)];
+        let at_rest = |sample: &Sample| sample.final_rss_bytes;
+        let woken = |sample: &Sample| sample.woken_rss_bytes;
+        let looks: [Look; 2] = [("", at_rest), (", woken", woken)];
         for (look, of) in looks {
             let values = samples.iter().enumerate().map(|(peer, sample)| {
                 let ratio = match sample {

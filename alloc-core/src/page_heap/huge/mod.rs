@@ -69,9 +69,7 @@ impl HugeSpans {
     /// the hard limit does.
     pub fn acquire(&self, bytes: usize, align: usize) -> Option<Object> {
         let len = bytes.checked_next_multiple_of(os::page_bytes())?;
-        if !PAGE_HEAP.admit(len) {
-            return None;
-        }
+        let _admission = PAGE_HEAP.admit(len)?;
         // Without the lock: the system call may take long.
         let address = map_span(len, align).or_else(|| {
             // Spans that were released without the lock still occupy their addresses.
@@ -167,9 +165,7 @@ impl HugeSpans {
     /// 1. The caller holds the span, if there is one, and gives up its old address if the new one is another.
     pub unsafe fn resize(&self, address: usize, bytes: usize) -> Option<usize> {
         let more = bytes.saturating_sub(self.len_of(address)?);
-        if !PAGE_HEAP.admit(more) {
-            return None;
-        }
+        let _admission = PAGE_HEAP.admit(more)?;
         // To wait for another thread's lock is cheaper than to copy so many bytes.
         let _budget = WaitBudget::unbounded();
         let _guard = self.lock().ok()?;
@@ -195,9 +191,7 @@ impl HugeSpans {
         old_bytes: usize,
         bytes: usize,
     ) -> Option<usize> {
-        if !PAGE_HEAP.admit(bytes.saturating_sub(old_bytes)) {
-            return None;
-        }
+        let _admission = PAGE_HEAP.admit(bytes.saturating_sub(old_bytes))?;
         let _guard = self.lock().ok()?;
         if !self.ensure_space() {
             return None;
