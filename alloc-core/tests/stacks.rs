@@ -145,6 +145,142 @@ fn a_frame_pointer_into_memory_that_is_unmapped_meanwhile_is_harmless() {
     unmap(place, 1);
 }
 
+/// Runs `f` on a thread whose stack is the upper `pages` of the mapping that ends at `end`: nothing guards it below.
+fn on_stack_below(end: usize, pages: usize, f: &mut dyn FnMut()) {
+    extern "C" fn run(f: *mut libc::c_void) -> *mut libc::c_void {
+        // SAFETY: the starter waits for this thread.
+        unsafe { (*f.cast::<&mut dyn FnMut()>())() };
+        std::ptr::null_mut()
+    }
+    let (mut f, stack) = (f, (end - pages * PAGE) as *mut libc::c_void);
+    // SAFETY: valid records; the stack is the test's and stays mapped until the thread is joined.
+    unsafe {
+        let mut kind: libc::pthread_attr_t = std::mem::zeroed();
+        let mut thread: libc::pthread_t = std::mem::zeroed();
+        assert_eq!(libc::pthread_attr_init(&raw mut kind), 0);
+        assert_eq!(libc::pthread_attr_setstack(&raw mut kind, stack, pages * PAGE), 0);
+        let argument = (&raw mut f).cast();
+        assert_eq!(libc::pthread_create(&raw mut thread, &raw const kind, run, argument), 0);
+        assert_eq!(libc::pthread_join(thread, std::ptr::null_mut()), 0);
+        assert_eq!(libc::pthread_attr_destroy(&raw mut kind), 0);
+    }
+}
+
+// Code whose tables find the frame by the frame pointer, as those of functions that keep one do.
+std::arch::global_asm!(
+    ".pushsection .text.rsalloc_test_framed, \"ax\", @progbits",
+    "rsalloc_test_framed:",
+    ".cfi_startproc",
+    ".cfi_def_cfa rbp, 16",
+    ".cfi_offset rbp, -16",
+    "nop; nop; nop; nop",
+    ".cfi_endproc",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    fn rsalloc_test_framed();
+}
+
+/// The place to which a handler returns: libc's code that ends it, whose tables find what a signal has interrupted.
+fn behind_handler() -> usize {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // The kernel's record: handler, flags, restorer, mask.
+    let mut record = [0usize; 4];
+    // SAFETY: valid records.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as *const () as usize;
+        assert_eq!(libc::sigaction(libc::SIGUSR2, &raw const action, std::ptr::null_mut()), 0);
+        let (number, none) = (libc::SYS_rt_sigaction, std::ptr::null::<usize>());
+        assert_eq!(libc::syscall(number, libc::SIGUSR2, none, record.as_mut_ptr(), 8usize), 0);
+    }
+    record[2]
+}
+
+/// Pages of a thread's stack in the tests below: its block lies on the uppermost.
+const THREAD_PAGES: usize = 64;
+
+/// Stacks of coroutines below the block of a thread are taken for the thread's own, and what was found readable there for what still
+/// is: so it is where the first thread runs coroutines, whose block lies where mappings do.
+#[test]
+fn a_frame_pointer_into_an_unmapped_stack_beside_the_own_one_is_harmless() {
+    let _alone = alone();
+    let (place, callers) = (map(1), map(1));
+    let framed = rsalloc_test_framed as *const () as usize + 2;
+    let coroutine = map(8 + THREAD_PAGES);
+    let (ended, end) = (coroutine + 4 * PAGE, coroutine + (8 + THREAD_PAGES) * PAGE);
+    let stack = coroutine + 64;
+    on_stack_below(end, THREAD_PAGES, &mut || {
+        // The control: while all of it is mapped, the chain is followed.
+        write_frame(stack + 64, ended + 128, callers + 8);
+        write_frame(ended + 128, 0, callers + 16);
+        let all = [place + 16, callers + 8, callers + 16];
+        assert_eq!(frames(place + 16, stack, stack + 64), all);
+        assert_eq!(frames(place + 16, stack, ended + 128), [place + 16, callers + 16]);
+        write_frame(stack + 64, ended + 128, framed);
+        assert_eq!(frames(place + 16, stack, stack + 64), [place + 16, framed, callers + 16]);
+        // A handler, and below it what a signal has interrupted at an instruction where tables may be wrong.
+        // Its frame is not on the page of its stack pointer, nor on the next one.
+        let far = stack + 2 * PAGE;
+        write_frame(far, ended + 128, framed);
+        // SAFETY: a record of integers and pointers.
+        let mut interrupted: libc::ucontext_t = unsafe { std::mem::zeroed() };
+        for (register, value) in
+            [(libc::REG_RIP, framed), (libc::REG_RSP, stack), (libc::REG_RBP, far)]
+        {
+            interrupted.uc_mcontext.gregs[register as usize] = value as i64;
+        }
+        let (ending, record) = (behind_handler(), &raw const interrupted as usize);
+        let by_signal = [ending, framed + 1, framed, callers + 16];
+        assert_eq!(frames(ending, record, 0), by_signal);
+        unmap(ended, 4);
+        assert_eq!(frames(ending, record, 0), by_signal[..3]);
+        // At once, after a step that leads somewhere, and by tables that go by the register.
+        assert_eq!(frames(place + 16, stack, ended + 128), [place + 16]);
+        assert_eq!(frames(place + 16, stack, stack + 64), [place + 16, framed]);
+        write_frame(stack + 64, ended + 128, callers + 8);
+        assert_eq!(frames(place + 16, stack, stack + 64), all[..2]);
+        // Nor over the gap.
+        let beyond = ended + 4 * PAGE;
+        write_frame(beyond, 0, callers + 16);
+        assert_eq!(frames(place + 16, stack, beyond), [place + 16]);
+        // Two words of which the second lies behind the end.
+        assert_eq!(frames(place + 16, stack, ended - 8), [place + 16]);
+    });
+    for (address, pages) in
+        [(coroutine, 4), (ended + 4 * PAGE, THREAD_PAGES), (place, 1), (callers, 1)]
+    {
+        unmap(address, pages);
+    }
+}
+
+/// The stack of a thread that has ended was found readable; a smaller one with the same top has a guard page where it went on, and below that
+/// an alternate stack.
+#[test]
+fn a_frame_pointer_into_the_guard_page_of_a_smaller_stack_is_harmless() {
+    let _alone = alone();
+    let (place, callers) = (map(1), map(1));
+    let alternate = map(2 + THREAD_PAGES);
+    let (guard, end) = (alternate + PAGE, alternate + (2 + THREAD_PAGES) * PAGE);
+    let stack = alternate + 64;
+    write_frame(guard + 128, 0, callers + 8);
+    on_stack_below(end, 2 + THREAD_PAGES, &mut || {
+        assert_eq!(frames(place + 16, stack, guard + 128), [place + 16, callers + 8]);
+    });
+    protect(guard);
+    on_stack_below(end, THREAD_PAGES, &mut || {
+        for frame in [guard - 8, guard, guard + 128, guard + PAGE - 8, guard + PAGE] {
+            assert_eq!(frames(place + 16, stack, frame), [place + 16], "{frame:#x}");
+        }
+        write_frame(stack + 64, 0, callers + 8);
+        assert_eq!(frames(place + 16, stack, stack + 64), [place + 16, callers + 8]);
+    });
+    for (address, pages) in [(alternate, 2 + THREAD_PAGES), (place, 1), (callers, 1)] {
+        unmap(address, pages);
+    }
+}
+
 static WANTED: AtomicUsize = AtomicUsize::new(0);
 
 /// Allocates, if something is wanted, and nothing else.

@@ -8,7 +8,9 @@
 //! word = floor + 1 + bytes until the sample;   sample: word - size <= floor
 //! ```
 //!
-//! Each start raises the floor by [`FLOOR_STEP`], so the countdowns of all threads, which nothing else can reach, are out of date.
+//! Each start raises the floor by [`FLOOR_STEP`], so the countdowns of all threads, which nothing else can reach, are out of date. The
+//! sections compare with a sign, so the floor ends at [`FLOOR_MAX`], after eight million starts: a thread's next sample then comes
+//! where the profile before has put it, and only those after it are drawn anew.
 
 use super::PROFILE;
 use super::layout::WEIGHT_ONE;
@@ -18,6 +20,8 @@ use crate::hot::HOT;
 
 /// More than any countdown, and than what is subtracted at once.
 const FLOOR_STEP: usize = 1 << 40;
+/// A countdown above it is a positive number still.
+const FLOOR_MAX: usize = isize::MAX as usize + 1 - FLOOR_STEP;
 /// What is subtracted at most: such an object is a sample at any interval.
 const COUNTED_MAX: usize = 1 << 38;
 
@@ -34,7 +38,12 @@ pub fn restart(seed: u64) {
     // Ordering: Relaxed, any number does.
     RANDOM.fetch_add(seed, Ordering::Relaxed);
     // Ordering: Relaxed, a thread that sees it late counts down from its former number for so long.
-    HOT.sample_floor.fetch_add(FLOOR_STEP, Ordering::Relaxed);
+    HOT.sample_floor.store(raised(HOT.sample_floor.load(Ordering::Relaxed)), Ordering::Relaxed);
+}
+
+/// The floor after that of the profile before.
+const fn raised(floor: usize) -> usize {
+    if floor < FLOOR_MAX { floor + FLOOR_STEP } else { FLOOR_MAX }
 }
 
 /// Counts `size` bytes of the calling thread; whether they are a sample.
@@ -53,16 +62,23 @@ pub fn is_due(size: usize) -> bool {
     let word = arch::sample_countdown();
     // Ordering: Relaxed, the thread's own word, and a number that stands alone.
     let (left, floor) = (word.load(Ordering::Relaxed), HOT.sample_floor.load(Ordering::Relaxed));
-    let (left, floor) = (left as isize, floor as isize);
+    let (next, is_sample) = after(size, left as isize, floor as isize);
+    if let Some(next) = next {
+        word.store(next as usize, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    }
+    is_sample
+}
+
+/// The thread's next word, if it is another one, and whether `size` bytes are a sample, which have left `left` in its word.
+fn after(size: usize, left: isize, floor: isize) -> (Option<isize>, bool) {
     if left > floor {
-        return false; // A handler in between began another countdown.
+        return (None, false); // A handler in between began another countdown.
     }
     let is_out_of_date = left.wrapping_add(size as isize) <= floor;
     let left = if is_out_of_date { floor + 1 + interval() - size as isize } else { left };
     let is_sample = left <= floor;
     let next = if is_sample { floor + 1 + interval() } else { left };
-    word.store(next as usize, Ordering::Relaxed); // Ordering: Relaxed, as above.
-    is_sample
+    (Some(next), is_sample)
 }
 
 /// Objects that a sample of `size` bytes stands for, in units of [`WEIGHT_ONE`].
@@ -158,6 +174,41 @@ mod tests {
             assert!((one_minus_exp(x) / p - 1.0).abs() < 1e-13);
         }
     }
+
+    /// What a section and `is_due` make of a thread's word.
+    fn countdown_after(word: isize, size: usize, floor: usize) -> (isize, bool) {
+        let (left, floor) = (word.wrapping_sub_unsigned(size), floor as isize);
+        let (next, is_sample) =
+            if left <= floor { after(size, left, floor) } else { (None, false) };
+        (next.unwrap_or(left), is_sample)
+    }
+
+    #[test]
+    fn threads_have_samples_after_any_number_of_starts() {
+        let (mut floor, mut starts) = (0, 0usize);
+        // A thread that counts through all profiles, and new ones.
+        let mut word = 0;
+        while starts < (1 << 23) + 1000 {
+            floor = raised(floor);
+            starts += 1;
+            let is_seldom = !starts.is_multiple_of(1 << 16);
+            if is_seldom && (100..(1 << 23) - 100).contains(&starts) {
+                continue;
+            }
+            for word in [&mut word, &mut 0] {
+                (*word, _) = countdown_after(*word, 16, floor);
+                let left = word.wrapping_sub(floor as isize);
+                assert!((1..=INTERVAL_MAX).contains(&left), "{starts} starts: {left}");
+            }
+            // So much is a sample whatever is left.
+            let (after, is_sample) = countdown_after(word, COUNTED_MAX, floor);
+            assert!(is_sample && after > floor as isize, "{starts} starts");
+        }
+    }
+
+    /// More than the longest interval at the largest mean: the generator has 53 bits.
+    const INTERVAL_MAX: isize = 37 << 30;
+    const _: () = assert!(INTERVAL_MAX < COUNTED_MAX as isize && COUNTED_MAX < FLOOR_STEP);
 
     #[test]
     fn intervals_have_the_mean_and_the_distribution_that_is_asked_for() {

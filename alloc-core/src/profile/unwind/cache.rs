@@ -1,8 +1,10 @@
 //! Rules that were found before: nearly every step of a walk is one that another walk has made.
 //!
 //! Promises: an entry that is read is one that was written whole, or none: its last word holds a check of the others, so threads
-//! and handlers read and write entries without order. An entry is of a place in a module; another module at the same address has
-//! another segment of unwind tables, or the same code.
+//! and handlers read and write entries without order. An entry is known by its place and by where the module's unwind tables
+//! are. A module that is loaded where another one was, with its tables at the same address (a rebuilt plugin), gets the other's
+//! rules where both have a call: such a walk may name wrong frames or end early. Its words are read where `memory` knows a page
+//! or finds one; only what it knows of pages between the stack pointer and the stack's top may be out of date.
 //!
 //! What fits: the frame's address is a register plus an offset, the return address lies below it, and each register that functions
 //! preserve is in memory at most 255 words below, or unchanged.

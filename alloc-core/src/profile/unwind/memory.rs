@@ -1,12 +1,15 @@
 //! Reading words of a stack that may end anywhere, without a fault.
 //!
-//! Promises: a word is read only from an OS page that was found readable before. The pages are those of the calling thread's
-//! stack, or of the stack that a handler interrupted, which stay mapped while their thread stands on them. Where the unwind
-//! tables say nothing and only a register leads on, it is followed no further than pages adjoin.
+//! Promises: a word is read only from an OS page that was found readable before. Unwind tables at a call lead to words of frames that
+//! are live, whose stack stays mapped while its thread stands on it: there a page counts that an earlier walk has found. Where
+//! only a register leads on, or a signal came at any instruction, registers may hold anything: in the rest of such a walk each
+//! page is found by that walk itself, and none is read that does not adjoin those below it, down to the stack pointer. What remains: such
+//! a register holds an address in another mapping that adjoins the stack, and another thread unmaps it between the
+//! check and the read.
 //!
 //! A page is readable if the kernel can copy a signal set from it: rt_sigprocmask(2) with no valid operation changes nothing, and
 //! says EINVAL then, else EFAULT. libc uses the call itself, so filters allow it. Below the thread's block, or on the first
-//! thread's stack, all pages up to its top are one stack: that is checked once, and known for later walks ([`Known`]).
+//! thread's stack, all pages up to its top are one stack as a rule: that is checked once, and known for later walks ([`Known`]).
 
 use crate::arch::{self, syscall};
 use crate::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -18,11 +21,14 @@ pub struct StackMemory<'a> {
     end: usize,
     /// No stack goes on from here.
     limit: usize,
+    /// Whether registers may hold anything, so that this walk checks each page itself.
+    is_checking: bool,
     known: &'a Known,
 }
 
-/// By the top of a stack, its number of readable pages: a word is `page of the top << COUNT_BITS | pages below its end`. A
-/// word that belongs to an ended thread does no harm: it is asked only for pages between a running function and the top.
+/// By the top of a stack, its number of readable pages: a word is `page of the top << COUNT_BITS | pages below its end`. It may be out
+/// of date: of an ended thread with a larger stack, or because a coroutine's stack lay below the thread's block, which is
+/// unmapped now. The words of live frames are readable nevertheless; others are not asked of it.
 pub type Known = [AtomicU64; KNOWN];
 
 /// Stacks that are known at once.
@@ -55,7 +61,13 @@ impl<'a> StackMemory<'a> {
     pub fn new(near: usize, known: &'a Known) -> Self {
         let page_bytes = os::page_bytes();
         let start = near & !(page_bytes - 1);
-        let mut memory = StackMemory { start, end: start + page_bytes, limit: usize::MAX, known };
+        let mut memory = StackMemory {
+            start,
+            end: start + page_bytes,
+            limit: usize::MAX,
+            is_checking: false,
+            known,
+        };
         if let Some(top) = top_above(near) {
             let end = (top & !(page_bytes - 1)) + page_bytes;
             if memory.reaches(end) {
@@ -102,6 +114,9 @@ impl<'a> StackMemory<'a> {
         if (self.start..self.end).contains(&address) {
             return true;
         }
+        if self.is_checking {
+            return self.adjoins(address, 1);
+        }
         let page_bytes = os::page_bytes();
         let page = address & !(page_bytes - 1);
         if !is_probing() || !can_read(page) {
@@ -116,10 +131,27 @@ impl<'a> StackMemory<'a> {
         true
     }
 
-    /// Whether two words at `address` lie on the same stack as what was read last, as far as that can be told: no page that is
+    /// From here on registers may hold anything but for the stack pointer, which is `stack`: the walk checks each page itself.
+    pub fn check_from(&mut self, stack: usize) {
+        let page_bytes = os::page_bytes();
+        let (page, first) = (stack & !(page_bytes - 1), self.start..self.end);
+        let limit = |top: usize| (top & !(page_bytes - 1)) + page_bytes;
+        // The first page is one that this walk has found; where there is no probe, it is the only one.
+        let is_found = page == first.start && !first.is_empty();
+        self.is_checking = true;
+        (self.start, self.end) = (page, if is_found { page + page_bytes } else { page });
+        self.limit = top_above(page).map_or(usize::MAX, limit);
+    }
+
+    /// Whether the walk goes on from a [`StackMemory::check_from`].
+    pub fn is_checking(&self) -> bool {
+        self.is_checking
+    }
+
+    /// Whether so many words at `address` lie on the same stack as what was read last, as far as that can be told: no page that is
     /// not readable lies between, and none of another stack that is known.
-    pub fn adjoins(&mut self, address: usize) -> bool {
-        let Some(end) = address.checked_add(2 * size_of::<usize>()) else { return false };
+    pub fn adjoins(&mut self, address: usize, words: usize) -> bool {
+        let Some(end) = address.checked_add(words * size_of::<usize>()) else { return false };
         let page_bytes = os::page_bytes();
         for _ in 0..CHECKED_MAX {
             if address < self.start || end > self.limit {

@@ -1,7 +1,7 @@
 //! Call stacks, from the registers of a place in the code.
 //!
-//! Promises: takes no lock, allocates nothing, never faults on a stack; may run in a handler, while a library is loaded and beside
-//! a fork. A walk follows the unwind tables (`.eh_frame`) of the modules; where there are none (code made at run time), the
+//! Promises: takes no lock, allocates nothing, reads of a stack only what `memory` finds readable; may run in a handler, while a
+//! library is loaded and beside a fork. A walk follows the unwind tables (`.eh_frame`) of the modules; where there are none (code made at run time), the
 //! chain of frame pointers. It ends where neither leads further.
 
 #[forbid(unsafe_code)]
@@ -194,6 +194,10 @@ impl<'a> Walk<'a> {
         // A caller's frame lies further up, or on another stack that a signal interrupted.
         let is_ahead = rules.is_signal || frame > old.0[Registers::SP];
         self.is_interrupted = rules.is_signal;
+        if rules.is_signal {
+            // Tables need not be right at each instruction of what was interrupted.
+            self.memory.check_from(frame);
+        }
         is_ahead.then_some(())
     }
 
@@ -202,7 +206,13 @@ impl<'a> Walk<'a> {
     fn follow_frame_pointer(&mut self) -> Option<()> {
         const WORD: usize = size_of::<usize>();
         let (frame, stack) = (self.registers.0[Registers::FP], self.registers.0[Registers::SP]);
-        if frame < stack || !self.memory.adjoins(frame) {
+        if frame < stack {
+            return None;
+        }
+        if !self.memory.is_checking() {
+            self.memory.check_from(stack);
+        }
+        if !self.memory.adjoins(frame, 2) {
             return None;
         }
         let callers = self.memory.word(frame)?;
