@@ -158,7 +158,7 @@ fn out_of_memory_each_kind_takes_pages_of_the_other() {
 
 /// At a limit, dirty pages of one kind of segment go when spans of the other kind take clean ones, however often the kinds alternate.
 #[test]
-fn at_a_limit_dirty_pages_make_room_for_spans_of_the_other_kind() {
+fn at_a_limit_dirty_pages_are_purged_for_spans_of_the_other_kind() {
     const LIMIT: usize = 48 << 20;
     in_child(Some(SparseSpans::Separate), || {
         assert_eq!(settings::change_by_call(b"limit:48m"), Ok(()));

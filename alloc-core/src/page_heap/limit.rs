@@ -16,7 +16,7 @@
 
 use super::PageHeap;
 use super::huge::HUGE;
-use crate::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
+use crate::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::config::{self, Bound, Key};
 use crate::os;
 use crate::token_bucket::TokenBucket;
@@ -52,8 +52,9 @@ pub struct Limits {
     untouched: AtomicUsize,
     /// Clean pages that spans have taken, less what was purged for them.
     grown: AtomicUsize,
-    /// Bytes that were admitted and are not yet counted as held. Below 0 after a fork inside of an admission.
-    admitted: AtomicIsize,
+    /// Bytes that were admitted and are not yet counted as held. Wraps below 0 after a fork inside of an
+    /// admission.
+    admitted: AtomicUsize,
 }
 
 /// The right to take so many bytes; counted until it is dropped, which is when they are counted as held.
@@ -68,7 +69,7 @@ impl Drop for Admission<'_> {
     fn drop(&mut self) {
         if self.bytes != 0 {
             // Ordering: Relaxed, a value that steers policies.
-            self.limits.admitted.fetch_sub(self.bytes as isize, Ordering::Relaxed);
+            self.limits.admitted.fetch_sub(self.bytes, Ordering::Relaxed);
         }
     }
 }
@@ -95,7 +96,7 @@ impl Limits {
             wants_release: AtomicBool::new(false),
             untouched: AtomicUsize::new(0),
             grown: AtomicUsize::new(0),
-            admitted: AtomicIsize::new(0),
+            admitted: AtomicUsize::new(0),
         }
     }
 }
@@ -129,9 +130,9 @@ impl PageHeap {
             return None;
         }
         // Ordering: Relaxed, a value that steers policies.
-        let before = self.limits.admitted.fetch_add(bytes as isize, Ordering::Relaxed);
+        let before = self.limits.admitted.fetch_add(bytes, Ordering::Relaxed);
         let admission = Admission { limits: &self.limits, bytes };
-        let used = self.used_bytes().saturating_add(before.max(0) as usize);
+        let used = self.used_bytes().saturating_add((before as isize).max(0) as usize);
         let dirty = self.dirty_bytes();
         self.read_bounds_if_due(now, used.saturating_add(dirty));
         let Bounds { soft, hard } = self.bounds();
@@ -173,7 +174,7 @@ impl PageHeap {
                 .is_ok()
     }
 
-    /// In the child of a fork: what other threads were admitted is taken by nobody.
+    /// In the child of a fork: other threads take no more what they were admitted.
     pub fn forget_admitted(&self) {
         // Ordering: Relaxed, the child has one thread.
         self.limits.admitted.store(0, Ordering::Relaxed);
