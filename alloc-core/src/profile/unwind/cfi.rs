@@ -62,13 +62,16 @@ struct Common {
 /// Finds the rules at `address` in `module`: they are `run.rules` then.
 pub fn find_rules(module: &Module, address: usize, run: &mut Run) -> Option<()> {
     let end = module.range.end;
-    let description = find_description(module, address)?;
-    // SAFETY: the module is loaded while its code is on the stack; its tables lie in it.
+    let is_inside = |at: &usize| module.range.contains(at);
+    let description = find_description(module, address).filter(is_inside)?;
+    // SAFETY: inside of the module, which is loaded while its code is on the stack. An address that only looks like a caller's may
+    // lie in one that another thread unloads; then nothing more can be known of it than that libc still has it.
     let mut entry = unsafe { Cursor::new(description, end) };
     let length = entry.u32()? as usize;
     let mut entry = entry.split(length)?;
     let place = entry.address();
-    let common = parse_common(place.wrapping_sub(entry.u32()? as usize), end)?;
+    let common = Some(place.wrapping_sub(entry.u32()? as usize)).filter(is_inside)?;
+    let common = parse_common(common, end)?;
     let start = entry.pointer(common.pointer_encoding)?;
     let length = entry.pointer(common.pointer_encoding & 0x0f)?;
     if address.wrapping_sub(start) >= length {
@@ -315,5 +318,39 @@ impl Run {
             offset: offset.unwrap_or(old_offset),
         };
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_read_inside_of_their_module_only() {
+        const COMMON: [u8; 16] =
+            [12, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0x78, Registers::PC as u8, 0x0c, 7, 8];
+        const DESCRIPTION: usize = COMMON.len();
+        const HEADER: usize = DESCRIPTION + 24;
+        let mut bytes = [0u8; HEADER + 20];
+        let first = bytes.as_ptr() as usize;
+        let code = first + HEADER;
+        let mut write = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
+        write(0, &COMMON);
+        write(DESCRIPTION, &20u32.to_ne_bytes());
+        write(DESCRIPTION + 4, &(DESCRIPTION as u32 + 4).to_ne_bytes());
+        write(DESCRIPTION + 8, &code.to_ne_bytes());
+        write(DESCRIPTION + 16, &16usize.to_ne_bytes());
+        write(HEADER, &[1, 0x1b, 0x03, 0x3b, 0, 0, 0, 0, 1]);
+        write(HEADER + 16, &(DESCRIPTION as i32 - HEADER as i32).to_ne_bytes());
+        // SAFETY: zeroes are a valid one.
+        let mut run: Run = unsafe { core::mem::zeroed() };
+        let mut rules_from = |start: usize| {
+            let module = Module { range: start..first + bytes.len(), eh_frame: first + HEADER };
+            find_rules(&module, code + 8, &mut run).map(|()| run.rules.frame)
+        };
+        assert_eq!(rules_from(first), Some(Frame::Register { register: 7, offset: 8 }));
+        // As a damaged file has them: the common part before the module, then the description too.
+        assert_eq!(rules_from(first + DESCRIPTION), None);
+        assert_eq!(rules_from(first + HEADER), None);
     }
 }

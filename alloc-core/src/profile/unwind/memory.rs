@@ -103,17 +103,19 @@ impl<'a> StackMemory<'a> {
 
     /// The word at `address`; none if it is not aligned or cannot be read.
     pub fn word(&mut self, address: usize) -> Option<usize> {
-        if !address.is_multiple_of(size_of::<usize>()) || !self.has(address) {
+        if !address.is_multiple_of(size_of::<usize>()) {
+            return None;
+        }
+        if !(self.start..self.end).contains(&address) && !self.finds(address) {
             return None;
         }
         // SAFETY: aligned, so inside one page, which is readable. Volatile: the stack is not this code's.
         Some(unsafe { (address as *const usize).read_volatile() })
     }
 
-    fn has(&mut self, address: usize) -> bool {
-        if (self.start..self.end).contains(&address) {
-            return true;
-        }
+    #[cold]
+    #[inline(never)]
+    fn finds(&mut self, address: usize) -> bool {
         if self.is_checking {
             return self.adjoins(address, 1);
         }
