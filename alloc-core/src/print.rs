@@ -6,41 +6,83 @@ use crate::config::{self, StatsAtExit};
 use crate::describe;
 use crate::engine::init::report;
 use crate::os::{self, File};
+use crate::publish;
+use crate::size_class::CLASSES;
 use crate::stats::stats;
+use crate::sums::{ClassCounts, Stats};
 use core::ffi::{CStr, c_int};
 use core::fmt::Write;
 
-/// Obeys the setting `stats_at_exit`.
-pub fn stats_at_exit() {
+/// The memory that the statistics at the end are collected and formatted in.
+pub struct Buffers {
+    classes: [ClassCounts; CLASSES],
+    text: [u8; BUFFER_BYTES],
+}
+
+impl Buffers {
+    /// An empty one.
+    #[allow(clippy::new_without_default, reason = "for a static")]
+    pub const fn new() -> Self {
+        Buffers { classes: [ClassCounts::NONE; CLASSES], text: [0; BUFFER_BYTES] }
+    }
+
+    /// Collects the statistics, and has `write` write them.
+    fn tell(&mut self, fd: c_int, write: impl Fn(&mut dyn Write, &Stats)) {
+        let stats = publish::collect_own(&mut self.classes).unwrap_or_default();
+        write(&mut Buffered::over(&mut self.text, |bytes| write_all(fd, bytes)), &stats);
+    }
+}
+
+/// Obeys the setting `stats_at_exit`. Fits on the stack of a handler.
+pub fn stats_at_exit(buffers: &mut Buffers) {
     match config::stats_at_exit() {
         StatsAtExit::Off => {}
-        StatsAtExit::Text => all_text(&mut to_fd(libc::STDERR_FILENO)),
-        StatsAtExit::Json => all_json(&mut to_fd(libc::STDERR_FILENO)),
-        StatsAtExit::JsonFile(name) => json_to_file(name),
+        StatsAtExit::Text => buffers.tell(libc::STDERR_FILENO, text),
+        StatsAtExit::Json => buffers.tell(libc::STDERR_FILENO, json),
+        StatsAtExit::JsonFile(name) => json_to_file(name, buffers),
     }
 }
 
 /// Report and statistics as text.
 pub fn all_text(out: &mut impl Write) {
-    let _ = writeln!(out, "{}\n{}", report(), stats());
+    text(out, &stats());
 }
 
 /// Report and statistics as JSON.
 pub fn all_json(out: &mut impl Write) {
-    let _ = describe::all_json(out, &report(), &stats());
+    json(out, &stats());
 }
 
-fn json_to_file(name: &str) {
-    if let Some(fd) = inherited(name) {
-        return json_in_one_write(fd);
+fn text(out: &mut dyn Write, stats: &Stats) {
+    let _ = writeln!(out, "{}\n{stats}", report());
+}
+
+fn json(mut out: &mut dyn Write, stats: &Stats) {
+    let _ = describe::all_json(&mut out, &report(), stats);
+}
+
+fn json_to_file(name: &str, buffers: &mut Buffers) {
+    match inherited(name) {
+        // Descendants of a program may end at once, and append to the same file: the buffer holds it all.
+        Some(fd) if fd >= 0 => buffers.tell(fd, json),
+        Some(_) => {}
+        None => match create(name) {
+            Some(file) => buffers.tell(file.descriptor(), json),
+            None => {
+                let mut err = Buffered::over(&mut buffers.text, os::write_stderr);
+                let why = "; see stats_at_exit";
+                let _ = writeln!(err, "rsalloc: cannot write the statistics to {name}{why}");
+            }
+        },
     }
-    let mut path = Path::default();
-    let Some(file) = path.expanded(name).and_then(File::create) else {
-        let mut err = to_fd(libc::STDERR_FILENO);
-        let _ = writeln!(err, "rsalloc: cannot write the statistics to {name}; see stats_at_exit");
-        return;
-    };
-    all_json(&mut to_fd(file.descriptor()));
+}
+
+/// A file for the statistics; none where a write to it would raise SIGXFSZ.
+fn create(name: &str) -> Option<File> {
+    if os::file_size_limit() < BUFFER_BYTES as u64 {
+        return None;
+    }
+    Path::default().expanded(name).and_then(File::create)
 }
 
 /// The descriptor that `name`, `fd=NUMBER=DEVICE=INODE`, stands for, with which `rsalloc stats` starts programs; -1 if it is
@@ -50,13 +92,6 @@ fn inherited(name: &str) -> Option<c_int> {
     let [fd, device, inode] = [numbers.next()??, numbers.next()??, numbers.next()??];
     let fd = c_int::try_from(fd).ok()?;
     Some(if os::is_file(fd, device, inode) { fd } else { -1 })
-}
-
-/// Descendants of a program may end at once, and append to the same file: [`BUFFER_BYTES`] hold it all.
-fn json_in_one_write(fd: c_int) {
-    if fd >= 0 {
-        all_json(&mut to_fd(fd));
-    }
 }
 
 /// A zero-terminated path.
@@ -106,8 +141,8 @@ impl Write for Path {
 const BUFFER_BYTES: usize = 4096;
 
 /// A fixed buffer in front of a sink, emptied when full and when dropped.
-pub struct Buffered<S: FnMut(&[u8])> {
-    bytes: [u8; BUFFER_BYTES],
+pub struct Buffered<S: FnMut(&[u8]), B: AsMut<[u8]> = [u8; BUFFER_BYTES]> {
+    bytes: B,
     len: usize,
     sink: S,
 }
@@ -130,29 +165,35 @@ fn write_all(fd: c_int, mut bytes: &[u8]) {
 impl<S: FnMut(&[u8])> Buffered<S> {
     /// An empty buffer in front of `sink`.
     pub fn new(sink: S) -> Self {
-        Self { bytes: [0; BUFFER_BYTES], len: 0, sink }
+        Self::over([0; BUFFER_BYTES], sink)
+    }
+}
+
+impl<S: FnMut(&[u8]), B: AsMut<[u8]>> Buffered<S, B> {
+    const fn over(bytes: B, sink: S) -> Self {
+        Self { bytes, len: 0, sink }
     }
 
     fn flush(&mut self) {
-        (self.sink)(&self.bytes[..self.len]);
+        (self.sink)(&self.bytes.as_mut()[..self.len]);
         self.len = 0;
     }
 }
 
-impl<S: FnMut(&[u8])> Write for Buffered<S> {
+impl<S: FnMut(&[u8]), B: AsMut<[u8]>> Write for Buffered<S, B> {
     fn write_str(&mut self, s: &str) -> core::fmt::Result {
         for &byte in s.as_bytes() {
-            if self.len == self.bytes.len() {
+            if self.len == self.bytes.as_mut().len() {
                 self.flush();
             }
-            self.bytes[self.len] = byte;
+            self.bytes.as_mut()[self.len] = byte;
             self.len += 1;
         }
         Ok(())
     }
 }
 
-impl<S: FnMut(&[u8])> Drop for Buffered<S> {
+impl<S: FnMut(&[u8]), B: AsMut<[u8]>> Drop for Buffered<S, B> {
     fn drop(&mut self) {
         self.flush();
     }

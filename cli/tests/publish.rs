@@ -244,3 +244,70 @@ fn readers_see_whole_statistics_while_threads_work() {
     }
     assert!(renewals.len() >= 5, "renewed {} times in 2 s", renewals.len());
 }
+
+/// What a shell says that has `publish:PATH` and the library only for what it runs as `$RUN PROGRAM`.
+fn said_by_shell(path: &Path, script: &str) -> String {
+    let conf = format!("publish:{}", path.display());
+    let run = format!("env LD_PRELOAD={} RSALLOC_CONF={conf}", common::library().display());
+    let mut command = Command::new("bash");
+    let output = clean(command.args(["-c", script]).env("RUN", run).arg(path)).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stderr).unwrap().trim_end().to_owned()
+}
+
+#[test]
+fn what_is_no_published_file_is_neither_removed_nor_waited_for() {
+    let folder = fresh_folder("publish-foreign");
+    for (name, make) in [
+        ("fifo", "mkfifo $0"),
+        ("empty", ": >$0"),
+        ("short", "echo 1234 >$0"),
+        ("zeroes", "head -c 100 /dev/zero >$0"),
+        ("long", "(printf rsallocP; head -c 100000 /dev/zero) >$0"),
+        ("link", "ln -s nowhere $0"),
+        ("device", "mknod $0 c 1 3"),
+        ("folder", "mkdir $0"),
+    ] {
+        let path = folder.join(name);
+        let script =
+            format!("{make}; a=$(stat -c %i $0); timeout 10 $RUN true; test $a = $(stat -c %i $0)");
+        let said = said_by_shell(&path, &script);
+        assert!(said.ends_with(&format!("{name}: there is another file, or a folder")), "{said}");
+    }
+    let relative = said_by_true(Path::new("relative"));
+    assert!(relative.ends_with("relative: the path does not begin with /"), "{relative}");
+}
+
+#[test]
+fn a_limit_of_file_sizes_kills_nothing() {
+    let path = fresh_folder("publish-limited").join("file");
+    let said = said_by_shell(&path, "ulimit -f 16; $RUN true; test ! -e $0");
+    assert!(said.ends_with("file: the limit of a file's size (ulimit -f) is too small"), "{said}");
+    let script = "ulimit -f 1; ${RUN/publish:/stats_at_exit:} true; test ! -e $0";
+    let said = said_by_shell(&path, script);
+    assert!(said.contains("cannot write the statistics"), "{said}");
+}
+
+#[test]
+fn the_file_of_another_process_stays() {
+    let path = fresh_folder("publish-shared").join("file");
+    let other = "file: another process publishes there; see %p";
+    let said =
+        said_by_shell(&path, "$RUN bash -c 'test -f $0 && /bin/true; test -f $0' $0; test ! -e $0");
+    assert!(said.ends_with(other), "{said}");
+    // A process that becomes another program has its own file replaced, and what a process left is.
+    let script = "$RUN bash -c 'exec test -f $0' $0; $RUN sh -c 'kill -9 $$'; test -f $0; $RUN /bin/true; test ! -e $0";
+    let said =
+        said_by_shell(&path, &format!("set -m; ({script}) 2>&1 | grep rsalloc; test ! -e $0"));
+    assert_eq!(said, "");
+    // SAFETY: no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        return common::note("the file of another namespace: only root can make one");
+    }
+    // Both have the id 1.
+    let script = "unshare --pid --fork $RUN sh -c 'kill -9 $$; exec cat' </dev/null & \
+        while ! test -s $0; do sleep 0.02; done; unshare --pid --fork $RUN true; test -s $0";
+    let script = script.replace("kill -9 $$; exec cat' </dev/null", "sleep 1; true'");
+    let said = said_by_shell(&path, &format!("{script}; kill %1; wait; true"));
+    assert!(said.contains(other), "{said}");
+}

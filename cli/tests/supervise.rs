@@ -224,6 +224,57 @@ fn whatever_ends_a_program_its_statistics_are_told() {
     }
 }
 
+/// As in a handler on the smallest stack that programs give one; and which process tells, by the ids in its JSON.
+#[test]
+fn statistics_at_the_end_need_little_stack_and_are_of_their_own_process() {
+    let source = r#"
+        #include <signal.h>
+        #include <stdlib.h>
+        #include <string.h>
+        #include <sys/mman.h>
+        #include <sys/syscall.h>
+        #include <sys/wait.h>
+        #include <unistd.h>
+        static void end(int number) { _exit(3); }
+        int main(int argc, char **argv) {
+            memset(malloc(1 << 20), 1, 1 << 20);
+            switch (argv[1][0]) {
+            case 'h': {
+                char *pages = mmap(0, 12288, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                mprotect(pages, 4096, PROT_NONE);
+                sigaltstack(&(stack_t) { .ss_sp = pages + 4096, .ss_size = 8192 }, 0);
+                sigaction(SIGUSR1, &(struct sigaction) { .sa_handler = end, .sa_flags = SA_ONSTACK }, 0);
+                raise(SIGUSR1);
+            }
+            case 'v':
+                if (vfork() == 0) exit(1);
+                _exit(3);
+            case 'r':
+                if (syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0) == 0) _exit(1);
+                wait(0);
+                _exit(3);
+            }
+        }
+    "#;
+    let program = common::compile("cc", "ends-on-little", source, &["-w"]).unwrap();
+    let file = fresh_folder("ends-on-little-files").join("file");
+    for conf in ["text", "json", file.to_str().unwrap()] {
+        let conf = format!("stats_at_exit:{conf}");
+        let mut alone = with_library("run", &["--conf", &conf, "--"]);
+        let output = alone.arg(&program).arg("handler").output().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{conf}: {output:?}");
+    }
+    for (how, tell) in [("vfork", 1), ("raw fork", 2)] {
+        let mut alone = with_library("run", &["--conf", "stats_at_exit:json", "--"]);
+        alone.arg(&program).arg(how).stdin(Stdio::null()).stderr(Stdio::piped());
+        let child = alone.spawn().unwrap();
+        let pid = format!("\"pid\":{},", child.id());
+        let said = String::from_utf8(ended(child).stderr).unwrap();
+        assert_eq!(said.matches("\"pid\":").count(), tell, "{how}: {said}");
+        assert!(said.contains(&pid), "{how}: {pid} {said}");
+    }
+}
+
 #[test]
 fn another_library_is_refused() {
     let other = common::compile("cc", "not-ours.so", "int other;", &["-shared", "-fPIC"]).unwrap();

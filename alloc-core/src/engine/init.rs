@@ -10,7 +10,8 @@ use crate::config::{self, Key, StatsAtExit};
 use crate::cpu_cache::shard::{leases, locked, percpu};
 use crate::fail::Line;
 use crate::hot::{HOT, TINY_CLASSES};
-use crate::os::{self, Zeroing};
+use crate::object::Link;
+use crate::os::{self, Place, Zeroing};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::density::SparseSpans;
 use crate::profile;
@@ -123,23 +124,51 @@ fn publish_now_and_then() {
     }
 }
 
-/// The process whose memory this is, if it tells something at its end.
-static OWN_PROCESS: AtomicU32 = AtomicU32::new(0);
+/// The process whose memory this is, if it tells something at its end; 0 in a forked child that has not noted its own id.
+static OWN_PROCESS: Link<AtomicU32> = Link::none();
+
+/// In the place of a page that is wiped in children.
+static NOT_WIPED: AtomicU32 = AtomicU32::new(0);
 
 /// Keeps the id of this process, if `stats_at_exit` or `publish` is set. At the start, in the child of a fork, and when the
 /// setting changes.
 pub fn note_own_process() {
     // Else without the system call, which a filter may kill for.
-    if config::stats_at_exit() != StatsAtExit::Off || config::publish_path().is_some() {
+    if !tells_at_end() {
+        return;
+    }
+    if OWN_PROCESS.get().is_none() {
+        OWN_PROCESS.set(Some(wiped_word().unwrap_or(&NOT_WIPED)));
+    }
+    if let Some(own) = OWN_PROCESS.get() {
         // Ordering: Relaxed, a word that stands alone.
-        OWN_PROCESS.store(os::process_id(), Ordering::Relaxed);
+        own.store(os::process_id(), Ordering::Relaxed);
     }
 }
 
-/// Whether the calling thread is of the process whose memory this is, and no child of vfork.
-pub fn is_own_process() -> bool {
+/// A word that reads as zero in a forked child (Linux 4.14), also in one of a fork that libc's handlers do not see.
+fn wiped_word() -> Option<&'static AtomicU32> {
+    let len = os::page_bytes();
+    let address = os::map(Place::Anywhere, len).ok()?;
+    os::wipe_in_children(address, len);
+    // SAFETY: fresh memory, never unmapped, for which zero is valid.
+    Some(unsafe { &*core::ptr::with_exposed_provenance::<AtomicU32>(address) })
+}
+
+fn tells_at_end() -> bool {
+    config::stats_at_exit() != StatsAtExit::Off || config::publish_path().is_some()
+}
+
+/// The id of the calling thread's process, if it tells something at its end and this memory is its own: not that of vfork's
+/// parent.
+pub fn process_that_tells() -> Option<u32> {
+    if !tells_at_end() {
+        return None;
+    }
+    let pid = os::process_id();
     // Ordering: Relaxed, as above.
-    OWN_PROCESS.load(Ordering::Relaxed) == os::process_id()
+    let own = OWN_PROCESS.get()?.load(Ordering::Relaxed);
+    (own == pid || own == 0).then_some(pid)
 }
 
 fn is_over() -> bool {

@@ -9,15 +9,15 @@
 
 use super::init;
 use crate::arch;
-use crate::atomic::{AtomicU32, Ordering};
-use crate::config::{self, Config, StatsAtExit};
+use crate::atomic::{AtomicU32, Ordering, UnsafeCell};
+use crate::config::Config;
 use crate::fail::Line;
 use crate::guard;
 use crate::hot::HOT;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
-use crate::print;
+use crate::print::{self, Buffers};
 use crate::publish::file;
 use crate::sanitizer;
 use crate::units::PAGE_MAP_BYTES;
@@ -76,25 +76,32 @@ extern "C" fn at_exit() {
     tell_at_end();
 }
 
-/// 1 when the process has told what it is to tell at its end.
+/// The process that has told what it is to tell at its end.
 static HAS_TOLD: AtomicU32 = AtomicU32::new(0);
 
-/// Obeys `stats_at_exit`, and removes the published file. Once, however the process ends.
+struct AtEnd(UnsafeCell<Buffers>);
+
+// SAFETY: used by the one thread of a process that sets `HAS_TOLD`.
+unsafe impl Sync for AtEnd {}
+
+/// Not on the stack, which may be that of a handler.
+static AT_END: AtEnd = AtEnd(UnsafeCell::new(Buffers::new()));
+
+/// Removes the published file, and obeys `stats_at_exit`, which may wait or end the process by SIGPIPE. Once, however the
+/// process ends. A child on its parent's memory tells nothing. Async-signal-safe.
 pub fn tell_at_end() {
+    let Some(pid) = init::process_that_tells() else { return };
     // Ordering: Relaxed, it carries nothing: one call goes on.
-    if HAS_TOLD.swap(1, Ordering::Relaxed) == 0 {
-        print::stats_at_exit();
+    if HAS_TOLD.swap(pid, Ordering::Relaxed) != pid {
         file::end();
+        // SAFETY: `AtEnd`; a child on this memory has not come here.
+        print::stats_at_exit(unsafe { &mut *AT_END.0.get() });
     }
 }
 
-/// Ends the process, with [`tell_at_end`] before. Async-signal-safe. A child on its parent's memory tells nothing.
+/// Ends the process, with [`tell_at_end`] before. Async-signal-safe.
 pub fn end_process(status: i32) -> ! {
-    let is_told_of =
-        config::stats_at_exit() != StatsAtExit::Off || config::publish_path().is_some();
-    if is_told_of && init::is_own_process() {
-        tell_at_end();
-    }
+    tell_at_end();
     os::end_process(status)
 }
 

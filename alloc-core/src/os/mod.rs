@@ -15,7 +15,10 @@ mod promises;
 mod scratch;
 mod text;
 
-pub use file::{File, Shared, is_file, pid_namespace, share, unlink};
+pub use file::{
+    File, Identity, Shared, file_size_limit, identity_of, is_file, is_process, pid_namespace,
+    share, unlink,
+};
 pub use kept::keep;
 pub use promises::{Memory, Zeroing, give_back, probe, purge, zeroing, zeroing_word};
 pub use scratch::Scratch;
@@ -338,12 +341,13 @@ pub fn yield_now() {
     futex_wait(&NEVER_WOKEN, 0, 1);
 }
 
-/// Ends the process by exit_group(2).
+/// Ends the process by exit_group(2). Where a filter denies it, the thread ends, and where it denies that too, SIGABRT comes.
 pub fn end_process(status: i32) -> ! {
-    loop {
+    for call in [libc::SYS_exit_group, libc::SYS_exit] {
         // SAFETY: does not return, unless a filter denies it.
-        unsafe { syscall(libc::SYS_exit_group as usize, [status as usize, 0, 0, 0, 0, 0]) };
+        unsafe { syscall(call as usize, [status as usize, 0, 0, 0, 0, 0]) };
     }
+    abort()
 }
 
 /// Ends the process by SIGABRT.

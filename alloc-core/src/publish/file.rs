@@ -24,14 +24,14 @@ use crate::config::{self, KEYS};
 use crate::engine::init;
 use crate::fail::Line;
 use crate::object::Link;
-use crate::os::{self, Errno, Place, Shared};
+use crate::os::{self, Errno, Identity, Place, Shared};
 use crate::print::Path;
 use crate::report::Report;
 use crate::size_class::CLASSES;
 use crate::sums::{ClassCounts, ShardCounts, ShardKind, Stats};
 use core::ffi::CStr;
 
-/// What a file begins with; stored when all else is there.
+/// What a file begins with. Nothing can be read of it before the generation is raised.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"rsallocP");
 /// Raised when a word changes its meaning.
 pub const VERSION: u64 = 1;
@@ -102,6 +102,9 @@ struct State {
     /// By the clock of `os::milliseconds`.
     due_ms: AtomicUsize,
     every_ms: AtomicUsize,
+    /// The file's [`Identity`].
+    device: AtomicU64,
+    inode: AtomicU64,
     file: Link<[AtomicU64; WORDS]>,
     /// The classes of a renewal: too large for the stack of a handler.
     classes: UnsafeCell<[ClassCounts; CLASSES]>,
@@ -173,20 +176,19 @@ pub fn tick() -> Publishing {
     publishing
 }
 
-/// Removes the file, at the end of the process that opened it. One that another process has put in its place stays.
+/// Removes the file, at the end of the process that opened it. One that has taken its place stays.
 pub fn end() {
     let Some(state) = STATE.get() else { return };
-    let pid = os::process_id();
     // Ordering: Relaxed, as in `tick`.
-    if state.pid.load(Ordering::Relaxed) != pid {
+    if state.pid.load(Ordering::Relaxed) != os::process_id() {
         return;
     }
     let mut path = Path::default();
     let Some(path) = config::publish_path().and_then(|name| path.expanded(name)) else { return };
-    let mut begin = [0; 8 * head::WORDS];
-    let owner = os::read_file(path.to_bytes_with_nul(), &mut begin)
-        .and_then(|begin| begin.get(8 * head::PID..)?.first_chunk().copied());
-    if owner.map(u64::from_ne_bytes) == Some(u64::from(pid)) {
+    // Ordering: Relaxed, for both: stored before the id.
+    let (device, inode) = (&state.device, &state.inode);
+    let (device, inode) = (device.load(Ordering::Relaxed), inode.load(Ordering::Relaxed));
+    if os::identity_of(path) == Some(Identity { device, inode }) {
         os::unlink(path);
     }
 }
@@ -211,32 +213,53 @@ fn make_state() -> Result<&'static State, Errno> {
 
 /// Opens the file of this process, and fills it.
 fn open_file(state: &State, name: &str) -> Result<(), Errno> {
+    if !name.starts_with('/') {
+        return Err(libc::EINVAL);
+    }
     let mut path = Path::default();
     let path: &CStr = path.expanded(name).ok_or(libc::ENAMETOOLONG)?;
-    // One that a process left, at whatever point it ended; no other file.
-    let is_left = |begin: &[u8]| {
-        begin.first_chunk().is_none_or(|word| [0, MAGIC].contains(&u64::from_ne_bytes(*word)))
-    };
-    let file: Shared = os::share(path, WORDS, is_left)?;
+    let (pid, namespace) = (os::process_id(), os::pid_namespace());
+    let is_left = |begin: &[u64]| may_be_replaced(begin, pid, namespace);
+    let (file, identity): (Shared, _) = os::share(path, &head_of(pid, namespace), WORDS, is_left)?;
     let file = <&[AtomicU64; WORDS]>::try_from(file).map_err(|_| libc::EIO)?;
-    let mut program = [0; 16];
-    os::read_file(b"/proc/self/comm\0", &mut program);
-    let name_words = program.map(|byte| if byte == b'\n' { 0 } else { byte });
-    let pid = os::process_id();
-    put(file, head::VERSION, VERSION);
-    put(file, head::PID, u64::from(pid));
-    put(file, head::NAMESPACE, os::pid_namespace());
-    put(file, head::LIBRARY_VERSION, LIBRARY_VERSION as u64);
-    for (at, bytes) in name_words.chunks_exact(8).enumerate() {
-        put(file, head::PROGRAM + at, u64::from_ne_bytes(core::array::from_fn(|i| bytes[i])));
-    }
     state.file.set(Some(file));
-    // Ordering: Relaxed, a word that stands alone.
+    // Ordering: Relaxed, as below.
+    state.device.store(identity.device, Ordering::Relaxed);
+    state.inode.store(identity.inode, Ordering::Relaxed); // Ordering: Relaxed, as below.
+    // Ordering: Relaxed; what reads it runs in this thread, holds `busy`, or ends the process.
     state.pid.store(pid, Ordering::Relaxed);
     renew(state, os::milliseconds());
-    // Ordering: Release, so that what is stored before is there: a reader takes the magic first.
-    file[head::MAGIC].store(MAGIC, Ordering::Release);
     Ok(())
+}
+
+fn head_of(pid: u32, namespace: u64) -> [u64; head::WORDS] {
+    let mut program = [0; 16];
+    os::read_file(b"/proc/self/comm\0", &mut program);
+    let program = program.map(|byte| if byte == b'\n' { 0 } else { byte });
+    let mut words = [0; head::WORDS];
+    words[head::MAGIC] = MAGIC;
+    words[head::VERSION] = VERSION;
+    words[head::PID] = u64::from(pid);
+    words[head::NAMESPACE] = namespace;
+    words[head::LIBRARY_VERSION] = LIBRARY_VERSION as u64;
+    for (at, bytes) in program.chunks_exact(8).enumerate() {
+        words[head::PROGRAM + at] = u64::from_ne_bytes(core::array::from_fn(|i| bytes[i]));
+    }
+    words
+}
+
+/// Whether the process `pid` may put its file in the place of one that begins so: it must be a published one, which this process
+/// left before an exec, or one that is gone. Of a process of another namespace that cannot be told.
+fn may_be_replaced(begin: &[u64], pid: u32, namespace: u64) -> Result<(), Errno> {
+    let word = |at| begin.get(at).copied().unwrap_or(0);
+    if word(head::MAGIC) != MAGIC {
+        return Err(libc::EEXIST);
+    }
+    let (writer, elsewhere) = (word(head::PID), word(head::NAMESPACE));
+    let is_known = elsewhere == namespace || elsewhere == 0 || namespace == 0;
+    let is_gone =
+        || i32::try_from(writer).is_ok_and(|writer| writer <= 0 || !os::is_process(writer));
+    if is_known && (writer == u64::from(pid) || is_gone()) { Ok(()) } else { Err(libc::EBUSY) }
 }
 
 /// Writes the statistics of this moment. The caller has set `busy`, or is init.
@@ -244,7 +267,7 @@ fn renew(state: &State, now: usize) {
     let Some(file) = state.file.get() else { return };
     let begin = os::microseconds();
     // Ordering: Relaxed, written under `busy`.
-    let generation = file[head::GENERATION].load(Ordering::Relaxed) + 1;
+    let generation = file[head::GENERATION].load(Ordering::Relaxed).wrapping_add(1);
     let first = head::WORDS + (generation as usize & 1) * slot::WORDS;
     fill_slot(state, &file[first..first + slot::WORDS]);
     // Ordering: Release: a reader that sees it sees the slot (I1).
@@ -316,6 +339,9 @@ fn reason(errno: Errno) -> Option<&'static str> {
         libc::ENOENT => "there is no such folder",
         libc::ENOSPC | libc::EDQUOT => "no space is left",
         libc::EEXIST => "there is another file, or a folder",
+        libc::EBUSY => "another process publishes there; see %p",
+        libc::EFBIG => "the limit of a file's size (ulimit -f) is too small",
+        libc::EINVAL => "the path does not begin with /",
         libc::ENAMETOOLONG => "the path is too long",
         libc::ENOMEM => "out of memory",
         _ => return None,
