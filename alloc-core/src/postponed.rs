@@ -1,4 +1,4 @@
-//! What a policy of memory put off: a slow allocation at least a second later looks again.
+//! What a policy of memory put off: a slow allocation in a later second of the coarse clock looks again.
 //!
 //! Promises: at most one thread looks, at most once a second; where nothing was put off, asking is one load.
 

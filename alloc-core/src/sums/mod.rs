@@ -50,6 +50,17 @@ pub struct ClassCounts {
 }
 
 impl ClassCounts {
+    /// Nothing.
+    pub const NONE: Self = ClassCounts {
+        size: 0,
+        slabs: 0,
+        objects: 0,
+        slab_bytes: 0,
+        handed_out: 0,
+        in_shards: 0,
+        in_depot: 0,
+    };
+
     /// In the program.
     pub fn live(&self) -> usize {
         self.handed_out.saturating_sub(self.cached())
@@ -326,7 +337,9 @@ impl<M: Memory> Reader<'_, M> {
     fn add_limits(&self, stats: &mut Stats) -> Option<()> {
         let map = self.map;
         // Kept as their complements, and 0 for none.
-        let bound = |address| self.number(address).map(|word| if word == 0 { 0 } else { !word });
+        // A bound of 0 bytes is a bound.
+        let bytes = |word: usize| if word == 0 { 0 } else { (!word).max(1) };
+        let bound = |address| self.number(address).map(bytes);
         stats.limit_bytes = bound(map.limit)?;
         stats.limit_hard_bytes = bound(map.limit_hard)?;
         stats.container_limit_bytes = bound(map.container_limit)?;

@@ -1,7 +1,7 @@
 //! A published file (`publish:PATH`): statistics that a process keeps for readers which may not trace it.
 //!
 //! Promises to say of when the numbers are, and what is known of the process that wrote them: the file of one that has ended,
-//! or that was restored from an image and has not renewed it yet, is never taken for one of this moment.
+//! or that was restored from an image and has not renewed it yet, is never taken for one of this moment. An exec is not seen.
 
 use super::mapped::Mapped;
 use super::process::resident_of;
@@ -128,7 +128,9 @@ impl Words {
         let published = self.parsed()?;
         let name = published.program();
         let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-        Ok((published.process().0, String::from_utf8_lossy(&name[..end]).into_owned()))
+        // Another user may have written it; a terminal obeys what is no text.
+        let text = String::from_utf8_lossy(&name[..end]).replace(char::is_control, "?");
+        Ok((published.process().0, text))
     }
 
     /// The version of rsalloc, as a map has it.
