@@ -43,7 +43,7 @@ fn close(fd: usize) {
 
 /// Bytes that a file may have; a write behind them raises SIGXFSZ.
 pub fn file_size_limit() -> u64 {
-    let mut limit = MaybeUninit::<libc::rlimit64>::uninit();
+    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
     let args = [0, libc::RLIMIT_FSIZE as usize, 0, limit.as_mut_ptr() as usize, 0, 0];
     // SAFETY: fills in a live struct.
     let answer = unsafe { syscall(libc::SYS_prlimit64 as usize, args) };
