@@ -110,7 +110,8 @@ impl<'a> Walk<'a> {
             registers,
             callee,
             run,
-            memory: StackMemory::new(caller.0[Registers::SP] - 1, &found.stacks),
+            // Without assembly all registers are 0, and no frame is read.
+            memory: StackMemory::new(caller.0[Registers::SP].saturating_sub(1), &found.stacks),
             module: Module { range: 0..0, eh_frame: 0 },
             is_interrupted: false,
         }
