@@ -72,6 +72,9 @@ fn is_alive(pid: &str) -> bool {
 
 #[test]
 fn signals_reach_the_program_and_its_status_comes_back() {
+    // Under nohup(1) the tests run with SIGHUP ignored, and no shell can change that for itself.
+    // SAFETY: a plain call.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
     const CATCHES: &str = "trap 'echo caught; exit 9' SIGNAL; echo $$; n=0; while [ $((n += 1)) -lt 3000 ]; do sleep 0.01; done";
     const IS_ENDED: &str = "echo $$; n=0; while [ $((n += 1)) -lt 3000 ]; do sleep 0.01; done";
     for supervisor in supervisors() {
