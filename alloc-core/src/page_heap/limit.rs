@@ -125,18 +125,18 @@ impl PageHeap {
     #[cold]
     fn admit_limited(&self, bytes: usize) -> Option<Admission<'_>> {
         let now = os::seconds();
+        let (used, dirty) = (self.used_bytes(), self.dirty_bytes());
+        self.read_bounds_if_due(now, used + dirty);
+        let Bounds { soft, hard } = self.bounds();
+        let (soft, hard) = (soft.unwrap_or(NONE), hard.unwrap_or(NONE));
         // What fits in no case shall not keep others out while it is looked at.
-        if bytes > self.bounds().hard.unwrap_or(NONE) {
+        if bytes > hard {
             return None;
         }
         // Ordering: Relaxed, a value that steers policies.
         let before = self.limits.admitted.fetch_add(bytes, Ordering::Relaxed);
         let admission = Admission { limits: &self.limits, bytes };
-        let used = self.used_bytes().saturating_add((before as isize).max(0) as usize);
-        let dirty = self.dirty_bytes();
-        self.read_bounds_if_due(now, used.saturating_add(dirty));
-        let Bounds { soft, hard } = self.bounds();
-        let (soft, hard) = (soft.unwrap_or(NONE), hard.unwrap_or(NONE));
+        let used = used.saturating_add((before as isize).max(0) as usize);
         let wanted = used.saturating_add(bytes);
         let over = used.saturating_add(dirty.max(bytes)).saturating_sub(soft.min(hard));
         if over == 0 {
