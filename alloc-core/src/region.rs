@@ -43,9 +43,14 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// These bounds, of a stack of `class`, with another capacity, in objects.
+    /// These bounds, of a stack of `class`, with another capacity: `capacity` objects, or as many as the stack has slots. A caller may
+    /// ask for more than that where it has decided by the long stack, and another thread has emptied the shard since.
     pub const fn with_capacity(self, class: Class, capacity: usize) -> Bounds {
-        let bottom = Region::bottom_below(class, self.top as usize);
+        let (bottom, slots) = match Region::long_bottom_if(class, self.top as usize) {
+            Some(bottom) => (bottom, CLASS[class].slots_max),
+            None => (Region::bottom_offset(class), CLASS[class].slots_short),
+        };
+        let capacity = if capacity < slots { capacity } else { slots };
         let end = if capacity == 0 { 0 } else { bottom + capacity * WORD };
         Bounds { end: end as u32, ..self }
     }

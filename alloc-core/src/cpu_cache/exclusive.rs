@@ -172,10 +172,15 @@ impl<'a> Stopped<'a> {
 mod tests {
     use super::*;
     use crate::atomic::Ordering;
-    use crate::cpu_cache::shard::{create_region, lengthen};
-    use crate::region::Bounds;
+    use crate::cpu_cache::policy::capacity;
+    use crate::cpu_cache::shard::{Shard, create_region, lengthen};
+    use crate::cpu_cache::supply::give_back;
+    use crate::object::Object;
+    use crate::region::{Bounds, Counter};
+    use crate::rseq::outcome::{Failure, Pop, Push, number};
     use crate::rseq::reference;
     use crate::size_class::CLASS;
+    use core::cell::Cell;
 
     /// Callers have emptied the region before; what they missed must not be lost.
     #[test]
@@ -220,6 +225,64 @@ mod tests {
                 let slot = region.slot(bounds.end as usize).load(Ordering::Relaxed);
                 assert_eq!(slot, 0, "the page is still there");
             }
+        }
+    }
+
+    /// A shard that another thread empties just before the first change of its bounds.
+    struct Emptied {
+        region: &'static Region,
+        is_emptied: Cell<bool>,
+    }
+
+    impl Shard for Emptied {
+        fn pop(&self, _: Class) -> Pop {
+            Pop::Empty
+        }
+        fn push(&self, _: Class, object: Object) -> Push {
+            Push::Full(object)
+        }
+        fn pop_batch(&self, _: Class, _: &mut [usize]) -> Result<usize, Failure> {
+            Ok(0)
+        }
+        fn push_batch(&self, _: Class, _: &[usize]) -> Result<usize, Failure> {
+            Ok(0)
+        }
+        fn set_bounds(
+            &self,
+            class: Class,
+            region: &Region,
+            from: Bounds,
+            to: Bounds,
+        ) -> Result<(), Failure> {
+            if !self.is_emptied.replace(true) {
+                region.reset_class(class);
+            }
+            // SAFETY: the region is the test's own, and `to` are bounds of one of its stacks.
+            number(unsafe { reference::set_bounds(region, class, from, to) }).map(drop)
+        }
+        fn add(&self, _: Counter, _: usize) -> Result<(), Failure> {
+            Ok(())
+        }
+        fn region(&self) -> Option<&'static Region> {
+            Some(self.region)
+        }
+    }
+
+    /// Else the short stack would run into that of the next class, and objects would be handed out twice.
+    #[test]
+    fn a_capacity_that_was_meant_for_the_long_stack_ends_with_the_short_one() {
+        for (class, info) in CLASS.iter().enumerate().skip(1) {
+            let region = create_region().expect("memory");
+            assert!(lengthen(region, class, info.slots_max));
+            let long = Bounds::long(class, info.slots_max);
+            // SAFETY: as above.
+            let status =
+                unsafe { reference::set_bounds(region, class, region.bounds(class), long) };
+            assert_eq!(status, 0);
+            let shard = Emptied { region, is_emptied: Cell::new(false) };
+            assert!(capacity::shrink(&shard, region, class, info.slots_max / 2, give_back));
+            assert_eq!(region.bottom(class), Region::bottom_offset(class), "class {class}");
+            assert!(region.capacity(class) <= info.slots_short, "class {class}");
         }
     }
 }
