@@ -129,11 +129,13 @@ impl Line {
     }
 
     /// Appends `text`; what does not fit is left out.
+    #[inline(never)]
     pub fn text(&mut self, text: &str) -> &mut Self {
         self.bytes(text.as_bytes())
     }
 
     /// Appends raw bytes; what does not fit is left out.
+    #[inline(never)]
     pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         for &byte in bytes {
             if self.len < self.bytes.len() {
@@ -146,6 +148,7 @@ impl Line {
 
     /// Appends bytes of unknown origin. What is not printable ASCII becomes a question mark, so the text stays one line and contains no
     /// terminal sequences.
+    #[inline(never)]
     pub fn shown(&mut self, bytes: &[u8]) -> &mut Self {
         for &byte in bytes {
             let printable = byte == b' ' || byte.is_ascii_graphic();
@@ -155,6 +158,7 @@ impl Line {
     }
 
     /// Appends `value` in hexadecimal.
+    #[inline(never)]
     pub fn hex(&mut self, value: usize) -> &mut Self {
         let digits = (usize::BITS - value.leading_zeros()).div_ceil(4).max(1);
         for digit in (0..digits).rev() {
@@ -165,6 +169,7 @@ impl Line {
     }
 
     /// Appends `value` in decimal.
+    #[inline(never)]
     pub fn decimal(&mut self, value: usize) -> &mut Self {
         let mut power = 10usize.pow(value.checked_ilog10().unwrap_or(0));
         while power > 0 {

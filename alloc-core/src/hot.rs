@@ -80,12 +80,14 @@ pub static HOT: Hot = const {
 
 impl Hot {
     /// Has every allocation and every sized free take the slow path: no size has a class. For the start of a profile.
+    #[inline(never)]
     pub fn hide_classes(&self) {
         // Ordering: Relaxed throughout: an entry that reads a class a little later serves by it, which is as well.
         self.tiny.iter().chain(&self.medium).for_each(|class| class.store(0, Ordering::Relaxed));
     }
 
     /// Undoes [`Hot::hide_classes`], and fills the tables first.
+    #[inline(never)]
     pub fn show_classes(&self) {
         for (classes, kept) in
             [(&self.tiny[..], &self.kept_tiny[..]), (&self.medium, &self.kept_medium)]

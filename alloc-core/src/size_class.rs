@@ -150,6 +150,7 @@ pub const fn class_of(size: usize) -> Class {
 /// The class that serves `size` bytes at `align` (a power of two): that of the size rounded up to a multiple of the alignment. The
 /// size of that class is such a multiple too, since the steps between classes are powers of two from 16 up; and slabs start at
 /// pages. 0 if none.
+#[inline(never)]
 pub const fn class_of_aligned(size: usize, align: usize) -> Class {
     if align > PAGE_BYTES || size > OBJECT_MAX_BYTES {
         return 0;
@@ -161,6 +162,7 @@ pub const fn class_of_aligned(size: usize, align: usize) -> Class {
 }
 
 /// The alignment that every object of `class` has.
+#[inline(never)]
 pub const fn natural_align(class: Class) -> usize {
     let info = &CLASS[class];
     if info.objects == 1 { PAGE_BYTES } else { 1 << info.size.trailing_zeros() }

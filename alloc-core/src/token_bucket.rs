@@ -22,6 +22,7 @@ impl TokenBucket {
     }
 
     /// Takes `tokens` at second `now`, if there are as many or the bucket is full.
+    #[inline(never)]
     pub fn spend(&self, tokens: usize, now: usize) -> bool {
         // Ordering: Relaxed throughout, hints of a policy that carry nothing.
         let before = self.filled_at.swap(now, Ordering::Relaxed);

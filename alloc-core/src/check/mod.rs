@@ -72,7 +72,7 @@ fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
     let held = locked::hold_all(&mut Backoff::usual(), TryLock::keep);
     let before = Rank::held();
     let mut gives_way = false;
-    slab::for_each_lock(|lock, rank| match lock.acquire(rank) {
+    slab::for_each_lock(&mut |lock, rank| match lock.acquire(rank) {
         // In a handler of a fork, which holds the lock for longer.
         Ok(guard) if guard.is_of_fork() => {}
         Ok(guard) => Lock::keep(guard),
@@ -82,7 +82,7 @@ fn check_held(regions: &mut dyn Iterator<Item = &'static Region>) -> Verdict {
     let verdict = given_way
         .and_then(|()| Walk::new())
         .and_then(|walk| walk.run(&mut regions.chain(locked::held_regions(held))));
-    slab::for_each_lock(|lock, _| lock.release_kept());
+    slab::for_each_lock(&mut |lock, _| lock.release_kept());
     before.restore();
     locked::release_all(held);
     verdict

@@ -299,6 +299,7 @@ fn keep_publish_path(name: &[u8]) -> Option<usize> {
 }
 
 /// The name that this one replaces stays in memory, since a thread may be using it.
+#[inline(never)]
 fn keep_name(place: &Link<FileName>, name: &[u8]) -> Option<()> {
     if name.is_empty() || name.len() > FILE_NAME_MAX_BYTES || core::str::from_utf8(name).is_err() {
         return None;

@@ -12,6 +12,7 @@ pub fn regions() -> impl Iterator<Item = &'static Region> {
 }
 
 /// Objects of `class` that shards hold.
+#[inline(never)]
 pub(super) fn cached_in_shards(class: Class) -> usize {
     regions().map(|region| region.len(class)).sum()
 }

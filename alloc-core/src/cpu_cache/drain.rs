@@ -68,7 +68,7 @@ pub(super) fn drain_caches(backoff: &mut Backoff) {
         _ if stop_each(backoff, |_| true, drain_stopped) => {}
         // No fence, or another thread has shards stopped: at least the calling thread's own shard.
         Some(sections) => drain_by_ops(&sections),
-        None => leases::own_shard().into_iter().for_each(drain_by_ops),
+        None => leases::own_shard().into_iter().for_each(|shard| drain_by_ops(shard)),
     }
     locked::for_each(backoff, |locked| {
         drain_by_ops(locked);
@@ -105,11 +105,11 @@ fn drain_class_stopped(stopped: Stopped<'_>, class: Class) {
     });
 }
 
-fn drain_by_ops<S: Shard>(shard: &S) {
+fn drain_by_ops(shard: &dyn Shard) {
     (1..CLASSES).for_each(|class| drain_class_by_ops(shard, class));
 }
 
-fn drain_class_by_ops<S: Shard>(shard: &S, class: Class) {
+fn drain_class_by_ops(shard: &dyn Shard, class: Class) {
     let mut batch = Batch::new();
     while pop_into(shard, class, &mut batch, MAGAZINE_MAX).is_ok_and(|popped| popped > 0) {
         give_back_to_slab(class, &mut batch);

@@ -21,6 +21,7 @@ pub(super) fn in_use_bytes() -> usize {
 }
 
 /// Asks the memory for the lines of the tiers below, which a rare miss finds in no near cache.
+#[inline(never)]
 pub(super) fn prefetch(class: Class) {
     DEPOT.prefetch(class);
     slab::prefetch_class(class);
@@ -81,6 +82,7 @@ pub(super) fn give_back_one(class: Class, object: Object) {
 }
 
 /// As [`give_back`], without the depot if the slabs can be had.
+#[inline(never)]
 pub(super) fn give_back_to_slab(class: Class, batch: &mut Batch) {
     slab::put_cached(class, batch);
     // A handler above its own thread's slab lock, or a late thread: leave them where no lock is needed. If the OS has

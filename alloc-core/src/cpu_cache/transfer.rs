@@ -20,7 +20,7 @@ const SWING_BATCH_MIN: usize = 8;
 /// A batch takes half a KiB of stack, and the policy takes its own where it moves objects. So this function and [`flush`] have
 /// none while the policy works: every page that the stack of a thread touches once stays resident (`docs/adr/0036`).
 #[cold]
-pub(super) fn refill<S: Shard>(shard: &S, class: Class) -> Option<Fresh> {
+pub(super) fn refill(shard: &dyn Shard, class: Class) -> Option<Fresh> {
     prefetch(class);
     let wanted = match capacity::ran_empty_last(shard, class) {
         true => CLASS[class].batch,
@@ -36,7 +36,7 @@ pub(super) fn refill<S: Shard>(shard: &S, class: Class) -> Option<Fresh> {
 
 /// One object from the tiers below; the rest of the magazine goes to the shard.
 #[inline(never)]
-fn fill_from_below<S: Shard>(shard: &S, class: Class, wanted: usize) -> Option<Fresh> {
+fn fill_from_below(shard: &dyn Shard, class: Class, wanted: usize) -> Option<Fresh> {
     let mut batch = Batch::new();
     let contents = supply(class, &mut batch, wanted);
     let object = batch.pop_first()?;
@@ -49,7 +49,7 @@ fn fill_from_below<S: Shard>(shard: &S, class: Class, wanted: usize) -> Option<F
 
 /// Moves a magazine out of a full class, or raises its capacity, then pushes `object`.
 #[cold]
-pub(super) fn flush<S: Shard>(shard: &S, class: Class, object: Object) {
+pub(super) fn flush(shard: &dyn Shard, class: Class, object: Object) {
     prefetch(class);
     let swings = capacity::ran_empty_last(shard, class);
     count(shard, Counter::Flushes);
@@ -67,7 +67,7 @@ pub(super) fn flush<S: Shard>(shard: &S, class: Class, object: Object) {
 
 /// Moves `wanted` objects from the shard to the tiers below. `freed` is to be pushed next.
 #[inline(never)]
-fn move_out<S: Shard>(shard: &S, class: Class, wanted: usize, freed: &Object) {
+fn move_out(shard: &dyn Shard, class: Class, wanted: usize, freed: &Object) {
     let mut batch = Batch::new();
     if pop_into(shard, class, &mut batch, wanted).is_ok_and(|popped| popped > 0) {
         // The last of the batch are what was freed last: the place to look for a double free.
@@ -88,7 +88,7 @@ fn swing_batch(class: Class) -> usize {
 /// A sized free of null leaves a null on the stack, which pops as "empty": throws such away.
 #[cold]
 #[inline(never)]
-fn discard_nulls<S: Shard>(shard: &S, class: Class) {
+fn discard_nulls(shard: &dyn Shard, class: Class) {
     let mut batch = Batch::new();
     while shard.region().is_some_and(|region| region.len(class) > 0) {
         match pop_into(shard, class, &mut batch, 1) {

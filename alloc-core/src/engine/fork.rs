@@ -34,13 +34,14 @@ pub fn install() {
 /// One fork at a time: libc serialises the handlers of one fork, not two forks (glibc 2.36).
 static FORK: Lock = Lock::new();
 
-fn for_each_lock(mut f: impl FnMut(&Lock, Rank)) {
+#[inline(never)]
+fn for_each_lock(f: &mut dyn FnMut(&Lock, Rank)) {
     f(percpu::raw_lock(), Rank::SHARDS);
     f(vfork::raw_lock(), Rank::VFORK);
     f(leases::raw_lock(), Rank::LEASES);
-    slab::for_each_lock(&mut f);
+    slab::for_each_lock(f);
     f(HUGE.raw_lock(), Rank::HUGE);
-    PAGE_HEAP.for_each_lock(&mut f);
+    PAGE_HEAP.for_each_lock(f);
 }
 
 /// The locked shards that `prepare` holds, a bit each, and what the thread held before it. Written and
@@ -56,7 +57,7 @@ unsafe extern "C" fn prepare() {
     let _budget = WaitBudget::unbounded();
     while !take_all() {
         // This thread holds nothing, so it can wait for any thread that forks on top of a holder.
-        for_each_lock(|lock, rank| {
+        for_each_lock(&mut |lock, rank| {
             if lock.is_forking() {
                 drop(lock.acquire(rank));
             }
@@ -93,7 +94,7 @@ fn take_all() -> bool {
     // Ordering: Relaxed, read by this thread or its copy in the child.
     HELD.store(locked::hold_all(&mut backoff, TryLock::forget), Ordering::Relaxed);
     let mut gives_way = false;
-    for_each_lock(|lock, rank| {
+    for_each_lock(&mut |lock, rank| {
         while !gives_way {
             match lock.acquire(rank) {
                 Ok(guard) => return Lock::forget(guard),
@@ -119,7 +120,7 @@ fn take_all() -> bool {
 /// In a handler on top of holders: says of each lock that this thread forks.
 fn announce() {
     if Rank::is_any_held() {
-        for_each_lock(|lock, _| lock.announce_fork());
+        for_each_lock(&mut |lock, _| lock.announce_fork());
     }
 }
 
@@ -127,7 +128,7 @@ fn announce() {
 fn give_back() {
     // A handler on top finds some of the locks given up, and must not wait for those.
     Rank::wait_for_none();
-    for_each_lock(|lock, _| lock.release_forgotten());
+    for_each_lock(&mut |lock, _| lock.release_forgotten());
     // Ordering: Relaxed, written by this thread or its original in the parent.
     locked::release_all(HELD.load(Ordering::Relaxed));
     let before = Rank::of_number(BEFORE.get());
@@ -162,6 +163,6 @@ unsafe extern "C" fn release() {
         give_back();
     }
     if Rank::is_any_held() {
-        for_each_lock(|lock, _| lock.end_fork());
+        for_each_lock(&mut |lock, _| lock.end_fork());
     }
 }

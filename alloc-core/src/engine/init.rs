@@ -132,6 +132,7 @@ static NOT_WIPED: AtomicU32 = AtomicU32::new(0);
 
 /// Keeps the id of this process, if `stats_at_exit` or `publish` is set. At the start, in the child of a fork, and when the
 /// setting changes.
+#[inline(never)]
 pub fn note_own_process() {
     // Else without the system call, which a filter may kill for.
     if !tells_at_end() {
@@ -289,6 +290,7 @@ fn purge_method() -> PurgeMethod {
 /// assert_ne!(report.mode, rsalloc::Mode::Unset, "{report}");
 /// # }
 /// ```
+#[inline(never)]
 pub fn report() -> Report {
     let ready = is_over();
     // SAFETY: after READY it is only read; before, the initial value is not being read.

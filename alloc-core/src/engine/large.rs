@@ -144,6 +144,7 @@ fn move_pages(address: usize, old: usize, size: usize) -> Option<usize> {
     Some(moved)
 }
 
+#[inline(never)]
 fn entry_of(address: usize) -> Option<&'static PageEntry> {
     let entry = PAGE_HEAP.entry_at(address)?;
     (entry.kind() == Kind::Large && entry.page() == address).then_some(entry)

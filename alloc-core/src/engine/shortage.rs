@@ -107,6 +107,7 @@ fn name_largest() {
 }
 
 /// Appends a size in MiB, with a tenth.
+#[inline(never)]
 fn size(line: &mut Line, bytes: usize) -> &mut Line {
     let tenths = bytes / ((1 << 20) / 10);
     line.decimal(tenths / 10).text(".").decimal(tenths % 10).text(" MiB")

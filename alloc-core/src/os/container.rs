@@ -94,7 +94,7 @@ fn limit_in(root: &str, version: Version) -> Option<usize> {
 fn find_group(root: &str, version: Version, group: &mut Path) -> Option<()> {
     let mut file = Path::of(root, "/proc/self/cgroup")?;
     let mut is_found = false;
-    for_each_line(file.terminated()?, |line| {
+    for_each_line(file.terminated()?, &mut |line| {
         let mut parts = line.splitn(3, |&byte| byte == b':');
         let (Some(number), Some(controllers), Some(name)) =
             (parts.next(), parts.next(), parts.next())
@@ -115,7 +115,7 @@ fn find_group(root: &str, version: Version, group: &mut Path) -> Option<()> {
 fn find_mount(root: &str, version: Version, group: &[u8], place: &mut Path) -> Option<()> {
     let mut file = Path::of(root, "/proc/self/mountinfo")?;
     let mut is_found = false;
-    for_each_line(file.terminated()?, |line| {
+    for_each_line(file.terminated()?, &mut |line| {
         let mut fields = line.split(|&byte| byte == b' ');
         let (Some(part), Some(point)) = (fields.nth(3), fields.next()) else { return };
         let mut tail = fields.skip_while(|&field| field != b"-").skip(1);
@@ -151,6 +151,7 @@ fn below<'a>(group: &'a [u8], part: &[u8]) -> Option<&'a [u8]> {
 }
 
 /// A decimal number; `max` is none.
+#[inline(never)]
 fn parse(text: &[u8]) -> Option<usize> {
     core::str::from_utf8(text).ok()?.parse().ok()
 }

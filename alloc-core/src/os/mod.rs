@@ -51,6 +51,7 @@ pub enum Place {
 }
 
 /// Maps `len` bytes of zeroed memory, readable and writable. `len` is a multiple of the OS page.
+#[inline(never)]
 pub fn map(place: Place, len: usize) -> Result<usize, Errno> {
     faults::check(faults::Call::Map)?;
     let mut flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -107,6 +108,7 @@ fn sealed_at(address: usize, len: usize, flags: i32) -> [usize; 6] {
 ///
 /// # Safety
 /// 1. The range is the caller's, made by [`map_sealed`] or [`seal`]: no other code relies on its being inaccessible.
+#[inline(never)]
 pub unsafe fn unseal(address: usize, len: usize) -> Result<(), Errno> {
     faults::check(faults::Call::Protect)?;
     let prot = (libc::PROT_READ | libc::PROT_WRITE) as usize;
@@ -119,6 +121,7 @@ pub unsafe fn unseal(address: usize, len: usize) -> Result<(), Errno> {
 ///
 /// # Safety
 /// 1. The range is a mapping of the caller's, and no code touches it again.
+#[inline(never)]
 pub unsafe fn unmap(address: usize, len: usize) {
     // SAFETY: duty 1. The call fails only when a split would exceed max_map_count; the range then stays mapped, which costs
     // memory and harms nothing.
@@ -149,6 +152,7 @@ pub fn want_huge_pages(address: usize, len: usize) {
 ///
 /// # Safety
 /// 1. The range is the caller's and holds nothing of value, or the advice leaves contents alone.
+#[inline(never)]
 unsafe fn advise(address: usize, len: usize, advice: i32) -> Result<(), Errno> {
     // SAFETY: duty 1.
     outcome(unsafe {
@@ -190,6 +194,7 @@ pub unsafe fn move_away(from: usize, len: usize) -> Result<usize, Errno> {
 }
 
 /// Sleeps while the low half of `word` is `expected`, for at most so many microseconds; may wake for no reason.
+#[inline(never)]
 pub fn futex_wait(word: &AtomicUsize, expected: u32, longest_us: usize) {
     let op = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
     let longest = libc::timespec {
@@ -214,6 +219,7 @@ pub fn futex_wake_all(word: &AtomicUsize) {
     wake(word, i32::MAX as usize);
 }
 
+#[inline(never)]
 fn wake(word: &AtomicUsize, count: usize) {
     let op = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;
     // SAFETY: wakes only.
@@ -246,6 +252,7 @@ pub unsafe fn rseq(area: usize, len: u32, flags: i32, signature: u32) -> Result<
 }
 
 /// membarrier(2).
+#[inline(never)]
 pub fn membarrier(command: i32, flags: u32, cpu: u32) -> Result<usize, Errno> {
     faults::check(faults::Call::Membarrier)?;
     if faults::is_lied_to(faults::Call::Membarrier) {
@@ -322,6 +329,7 @@ pub fn environment<'a>(prefix: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> 
 }
 
 /// write(2): how many bytes were written. libc's function would be a cancellation point.
+#[inline(never)]
 pub fn write(fd: i32, bytes: &[u8]) -> Result<usize, Errno> {
     let args = [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
     // SAFETY: reads `bytes` only.
@@ -357,6 +365,7 @@ pub fn abort() -> ! {
 }
 
 /// An entry of the auxiliary vector; 0 if absent.
+#[inline(never)]
 pub fn auxv(key: u64) -> usize {
     // SAFETY: reads libc's copy of the vector. The call may set errno to ENOENT, which init restores.
     unsafe { libc::getauxval(key as libc::c_ulong) as usize }
@@ -376,6 +385,7 @@ pub fn has_fixed_addresses() -> bool {
 }
 
 /// Bytes of an OS page.
+#[inline(never)]
 pub fn page_bytes() -> usize {
     // Ordering: Relaxed, a cache of a constant.
     let known = PAGE.load(Ordering::Relaxed);
@@ -391,6 +401,14 @@ pub fn page_bytes() -> usize {
     bytes
 }
 
+/// `bytes` rounded up to whole OS pages.
+#[inline(never)]
+pub fn whole_pages(bytes: usize) -> usize {
+    // A power of two, which the compiler does not know: it would divide.
+    let mask = page_bytes() - 1;
+    (bytes + mask) & !mask
+}
+
 /// Bytes of a huge page: what one page of 8-byte entries maps.
 pub fn huge_page_bytes() -> usize {
     page_bytes() * (page_bytes() / 8)
@@ -399,6 +417,7 @@ pub fn huge_page_bytes() -> usize {
 static PAGE: AtomicUsize = AtomicUsize::new(0);
 
 /// Seconds of a monotonic clock; cheap, since the vDSO reads no counter for it.
+#[inline(never)]
 pub fn seconds() -> usize {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a live struct. If the clock does not exist, no time passes.
@@ -407,6 +426,7 @@ pub fn seconds() -> usize {
 }
 
 /// Milliseconds of the same clock, which moves in steps of 1 to 10.
+#[inline(never)]
 pub fn milliseconds() -> usize {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: as in `seconds`.
@@ -415,6 +435,7 @@ pub fn milliseconds() -> usize {
 }
 
 /// Microseconds of a monotonic clock.
+#[inline(never)]
 pub fn microseconds() -> usize {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: as in `seconds`.
@@ -447,6 +468,7 @@ pub fn unix_time_ms() -> u64 {
 }
 
 /// The process's id.
+#[inline(never)]
 pub fn process_id() -> u32 {
     // SAFETY: no preconditions.
     unsafe { syscall(libc::SYS_getpid as usize, [0; 6]) as u32 }

@@ -4,6 +4,7 @@ use crate::arch::syscall;
 
 /// Reads the start of a file into `buffer`; the part that was read, or none if it can't be opened.
 /// `path` ends in a NUL byte.
+#[inline(never)]
 pub fn read_file<'a>(path: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     let file = Reader::open(path)?;
     let mut len = 0;
@@ -19,7 +20,7 @@ pub fn read_file<'a>(path: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
 /// Calls `f` with each line of a file, without its end; a line of more than 1 KiB is left out: a handler on a small stack may
 /// come here. None if the file can't be opened.
 /// `path` ends in a NUL byte.
-pub fn for_each_line(path: &[u8], mut f: impl FnMut(&[u8])) -> Option<()> {
+pub fn for_each_line(path: &[u8], f: &mut dyn FnMut(&[u8])) -> Option<()> {
     let file = Reader::open(path)?;
     let (mut buffer, mut len, mut is_too_long) = ([0; LINE_MAX_BYTES], 0, false);
     loop {

@@ -203,6 +203,7 @@ impl PageHeap {
     }
 
     /// Maps the first pages of a segment and what describes them, or nothing.
+    #[inline(never)]
     fn map_first(
         &self,
         base: usize,
@@ -314,7 +315,7 @@ fn map_to(base: usize, extent: &Extent, home: Density, end: usize) -> Result<(),
 fn map_metadata(base: usize, extent: &Extent) -> Result<(), Errno> {
     let end = extent.pages.get() / PAGE_BYTES;
     let described = if end >= WHOLE_METADATA_PAGES { SEGMENT_PAGES } else { end };
-    let metadata = metadata_bytes(described).next_multiple_of(os::page_bytes());
+    let metadata = os::whole_pages(metadata_bytes(described));
     let metadata = metadata.min(HEADER_PAGES * PAGE_BYTES);
     let was_partial = extent.metadata.get() < metadata;
     map_between(base, extent, &extent.metadata, metadata)?;
@@ -366,6 +367,7 @@ pub fn map_aligned(len: usize, align: usize) -> Option<usize> {
 }
 
 /// Has `map` map more than `len` bytes, and unmaps all but `len` bytes at a multiple of `align`.
+#[inline(never)]
 fn aligned(len: usize, align: usize, map: impl Fn(usize) -> Result<usize, Errno>) -> Option<usize> {
     let total = len.checked_add(align)?;
     let start = map(total).ok()?;

@@ -318,7 +318,7 @@ impl PageHeap {
     }
 
     /// The segment in which `address` lies.
-    #[inline]
+    #[inline(never)]
     pub fn segment_at(&self, address: usize) -> Option<&'static Segment> {
         // Ordering: Relaxed, written once before any object exists.
         let place =
@@ -330,6 +330,7 @@ impl PageHeap {
         }
     }
 
+    #[inline(never)]
     fn outside_segment(&self, base: usize) -> Option<&'static Segment> {
         // Ordering: Acquire pairs with the Release in `make_outside_table`.
         let table = self.outside.load(Ordering::Acquire)?;
@@ -345,7 +346,7 @@ impl PageHeap {
     }
 
     /// The entry of the page in which `address` lies, if it is a page of a segment that can hold objects.
-    #[inline]
+    #[inline(never)]
     pub fn entry_at(&self, address: usize) -> Option<&'static PageEntry> {
         let segment = self.segment_at(address)?;
         let index = (address - segment.base()) / PAGE_BYTES;
@@ -404,7 +405,7 @@ impl PageHeap {
     }
 
     /// Calls `f` with the locks in rank order, for a fork.
-    pub fn for_each_lock(&self, mut f: impl FnMut(&Lock, Rank)) {
+    pub fn for_each_lock(&self, f: &mut dyn FnMut(&Lock, Rank)) {
         f(&self.growth, Rank::GROWTH);
         self.segments().for_each(|segment| f(segment.raw_lock(), segment.rank()));
     }

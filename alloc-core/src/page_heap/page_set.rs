@@ -23,6 +23,7 @@ impl PageSet {
     }
 
     /// Adds `page`.
+    #[inline(never)]
     pub fn add(&self, page: usize) {
         self.0[page / 64].set(self.word(page / 64) | 1 << (page % 64));
     }

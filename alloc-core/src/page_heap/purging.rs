@@ -188,6 +188,7 @@ impl PageHeap {
     }
 
     /// Puts back a run that was purged.
+    #[inline(never)]
     fn put_back(&self, segment: &'static Segment, run: PageRun, contents: Contents) {
         let Ok(_guard) = segment.lock() else {
             // A handler on top of a thread that holds the lock by now, or a late thread: the run is deferred as a span.

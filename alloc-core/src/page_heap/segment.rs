@@ -381,6 +381,7 @@ impl Segment {
     }
 
     /// Takes pages back, which hold `contents`. The lock is held.
+    #[inline(never)]
     pub fn put(&self, run: PageRun, contents: Contents) {
         let header = self.header();
         for page in run.first..run.end() {

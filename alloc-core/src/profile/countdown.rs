@@ -89,6 +89,7 @@ pub fn weight(size: usize) -> u64 {
 }
 
 /// A number of exponential distribution with the profile's mean, rounded down.
+#[inline(never)]
 fn interval() -> isize {
     // Ordering: Relaxed, a number that stands alone.
     let mean = PROFILE.interval_bytes.load(Ordering::Relaxed);
@@ -118,6 +119,7 @@ const INVERSES: [f64; 24] = {
 
 /// The natural logarithm of a normal, positive number: `x = m * 2^e` with m from 2/3 to 4/3, then the series of the inverse
 /// hyperbolic tangent. core has none.
+#[inline(never)]
 fn ln(x: f64) -> f64 {
     let bits = x.to_bits();
     let mut exponent = (bits >> 52) as i32 - 1023;

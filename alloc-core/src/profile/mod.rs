@@ -166,6 +166,7 @@ fn follow_tracer_slow() {
     }
 }
 
+#[inline(never)]
 fn start_for(reason: Reason, interval_bytes: usize) -> Result<(), ProfileError> {
     if !countdown::INTERVALS.contains(&interval_bytes) {
         return Err(ProfileError::BadInterval);
@@ -214,6 +215,7 @@ pub fn prepare() -> bool {
 }
 
 /// Stops the profile; its records stay until the next start. Async-signal-safe.
+#[inline(never)]
 pub fn stop() -> Result<(), ProfileError> {
     switch(|| {
         if !is_on() {

@@ -127,7 +127,7 @@ impl Tables {
         LIVE_BYTES.fetch_sub(size, Ordering::Relaxed);
         LIVE_COUNT.fetch_sub(1, Ordering::Relaxed);
         if size >= GIVE_BACK_MIN {
-            let start = address.next_multiple_of(os::page_bytes());
+            let start = os::whole_pages(address);
             let end = (address + size) & !(os::page_bytes() - 1);
             // SAFETY: duty 1; whole pages of the slot, which is this call's.
             unsafe { os::give_back(start, end.saturating_sub(start)) };

@@ -116,7 +116,7 @@ pub fn open() -> bool {
     if get().is_some() {
         return true;
     }
-    let len = size_of::<Tables>().next_multiple_of(os::page_bytes());
+    let len = os::whole_pages(size_of::<Tables>());
     let Ok(address) = os::map(Place::Anywhere, len) else { return false };
     // What lies there is spread: with huge pages all of it would become resident.
     os::no_huge_pages(address, len);

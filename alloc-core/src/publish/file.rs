@@ -202,7 +202,7 @@ fn open_in_child(state: &'static State) -> Publishing {
 }
 
 fn make_state() -> Result<&'static State, Errno> {
-    let len = size_of::<State>().next_multiple_of(os::page_bytes());
+    let len = os::whole_pages(size_of::<State>());
     let address = os::map(Place::Anywhere, len)?;
     os::wipe_in_children(address, len);
     // SAFETY: fresh memory of that size, never unmapped, for which zero is valid.
@@ -295,7 +295,7 @@ fn fill_slot(state: &State, words: &[AtomicU64]) {
     // SAFETY: I2.
     let classes = unsafe { &mut *state.classes.get() };
     let mut shards = 0;
-    let stats = collect_own_shards(classes, |shard| {
+    let stats = collect_own_shards(classes, &mut |shard| {
         if shards < SHARDS_MAX {
             put_row(words, slot::FIRST_SHARD + SHARD_WORDS * shards, &shard_row(shard));
         }
@@ -313,6 +313,7 @@ fn fill_slot(state: &State, words: &[AtomicU64]) {
     put(words, slot::SHARDS_LEFT_OUT, shards.saturating_sub(SHARDS_MAX) as u64);
 }
 
+#[inline(never)]
 fn put(words: &[AtomicU64], at: usize, value: u64) {
     // Ordering: Relaxed: the generation, or the magic, publishes it.
     words[at].store(value, Ordering::Relaxed);

@@ -277,12 +277,12 @@ pub fn own_map() -> HeapMap<u64> {
 
 /// Sums the counters of this process, see [`sums::collect`].
 pub fn collect_own(classes: &mut [ClassCounts]) -> Option<Stats> {
-    collect_own_shards(classes, |_| ())
+    collect_own_shards(classes, &mut |_| ())
 }
 
 fn collect_own_shards(
     classes: &mut [ClassCounts],
-    each_shard: impl FnMut(&ShardCounts),
+    each_shard: &mut dyn FnMut(&ShardCounts),
 ) -> Option<Stats> {
     sums::collect(&own_map(), &OwnMemory, classes, each_shard)
 }

@@ -108,7 +108,7 @@ fn leave_end_untouched(span: &Span, info: &ClassInfo) {
 
 /// Whole OS pages at the end of a slab in which no object fits.
 fn untouched_bytes(info: &ClassInfo) -> usize {
-    let used = (info.objects * info.size).next_multiple_of(os::page_bytes());
+    let used = os::whole_pages(info.objects * info.size);
     (info.pages * PAGE_BYTES).saturating_sub(used)
 }
 
@@ -185,6 +185,7 @@ pub fn is_object_start(object: usize, class: Class) -> bool {
 
 /// As [`put`], for objects that a cache held as objects of `class`; a sized free may have named the wrong class. The caller
 /// trims the page heap.
+#[inline(never)]
 pub fn put_cached(class: Class, batch: &mut Batch) {
     let objects = batch.addresses();
     if prefetch_run(class, objects) == objects.len() {
@@ -204,6 +205,7 @@ pub fn is_smaller(object: usize, class: Class) -> bool {
 }
 
 /// As [`is_smaller`], of an object whose class in the page map is known.
+#[inline(never)]
 pub fn is_smaller_than(real: Class, object: usize, class: Class) -> bool {
     match real {
         0 if guard::owns(object) => guard::size_of(object, Misuse::DoubleFree) < CLASS[class].size,
@@ -434,6 +436,7 @@ pub fn release_empty() {
 }
 
 /// Releases the kept empty slab, if any. The lock is held.
+#[inline(never)]
 fn release_kept(slabs: &SlabClass) {
     while let Some(slab) = slabs.kept() {
         release(slabs, slab);
@@ -441,6 +444,6 @@ fn release_kept(slabs: &SlabClass) {
 }
 
 /// Calls `f` with the locks of the classes in rank order, for a fork.
-pub fn for_each_lock(mut f: impl FnMut(&Lock, Rank)) {
+pub fn for_each_lock(f: &mut dyn FnMut(&Lock, Rank)) {
     SLABS.iter().enumerate().for_each(|(class, slabs)| f(&slabs.lock, Rank::slab(class)));
 }

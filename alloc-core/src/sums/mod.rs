@@ -133,9 +133,9 @@ pub struct ShardCounts {
 /// shows each shard to `each_shard`. None if some counter cannot be read.
 pub fn collect(
     map: &HeapMap<u64>,
-    memory: &impl Memory,
+    memory: &dyn Memory,
     classes: &mut [ClassCounts],
-    mut each_shard: impl FnMut(&ShardCounts),
+    each_shard: &mut dyn FnMut(&ShardCounts),
 ) -> Option<Stats> {
     let reader = Reader { map, memory };
     let mut stats = Stats::default();
@@ -175,21 +175,21 @@ pub fn collect(
 }
 
 /// Per-CPU shards up to the highest one that was created.
-pub fn percpu_shards(map: &HeapMap<u64>, memory: &impl Memory) -> Option<usize> {
+pub fn percpu_shards(map: &HeapMap<u64>, memory: &dyn Memory) -> Option<usize> {
     Reader { map, memory }.number(map.percpu_used)
 }
 
 /// The number of the way in which memory is given back, as in the report; none in a map that does not say.
-pub fn purge_method(map: &HeapMap<u64>, memory: &impl Memory) -> Option<u32> {
+pub fn purge_method(map: &HeapMap<u64>, memory: &dyn Memory) -> Option<u32> {
     if map.purge_method == 0 { None } else { memory.half(map.purge_method) }
 }
 
-struct Reader<'a, M> {
+struct Reader<'a> {
     map: &'a HeapMap<u64>,
-    memory: &'a M,
+    memory: &'a dyn Memory,
 }
 
-impl<M: Memory> Reader<'_, M> {
+impl Reader<'_> {
     /// The counter at `address`; 0 in a map that does not have it.
     fn number(&self, address: u64) -> Option<usize> {
         if address == 0 { Some(0) } else { self.memory.word(address).map(|word| word as usize) }

@@ -49,7 +49,7 @@ impl Lock {
 
     /// Takes the lock. Waits for other threads if the order allows it, while the caller's [`WaitBudget`] lasts, unless the
     /// caller holds another lock and a handler on top of this lock's holder forks.
-    #[inline]
+    #[inline(never)]
     pub fn acquire(&self, rank: Rank) -> Result<Guard<'_>, Reentered> {
         let before = rank.enter();
         let after = match self.take(thread_id()) {
@@ -74,7 +74,7 @@ impl Lock {
     }
 
     /// Takes the lock if it is free.
-    #[inline]
+    #[inline(never)]
     pub fn try_acquire(&self, rank: Rank) -> Option<Guard<'_>> {
         let before = rank.enter();
         let after = if self.take(thread_id()) {
@@ -117,6 +117,7 @@ impl Lock {
     ///
     /// By an exchange: a child of vfork, which shares the memory (docs/adr/0021), may have the id of the thread
     /// that forks.
+    #[inline(never)]
     fn take_again(&self) -> bool {
         // Ordering: Relaxed, the exchange confirms it.
         let mut seen = self.word.load(Ordering::Relaxed);
@@ -180,7 +181,7 @@ impl Lock {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn release(&self) {
         // Ordering: Release publishes what the lock protects to the next `take`.
         if self.word.swap(0, Ordering::Release) & SLEEPERS != 0 {
@@ -244,6 +245,7 @@ impl Lock {
     }
 
     /// The state of a lock that the calling thread holds.
+    #[inline(never)]
     fn state_here(&self) -> Option<usize> {
         // Ordering: Relaxed, a thread sees its own store.
         let word = self.word.load(Ordering::Relaxed);
@@ -274,7 +276,7 @@ impl Guard<'_> {
 }
 
 impl Drop for Guard<'_> {
-    #[inline]
+    #[inline(never)]
     fn drop(&mut self) {
         match self.after {
             After::Free => self.lock.release(),

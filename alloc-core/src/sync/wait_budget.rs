@@ -103,7 +103,7 @@ fn word() -> u32 {
 }
 
 /// Replaces the marks and returns those from before.
-#[inline]
+#[inline(never)]
 fn replace(marks: u32) -> u32 {
     let before = word();
     // Ordering: Relaxed, as above.

@@ -64,7 +64,7 @@ fn read_as_a_block(text: &[u8]) {
     let Ok(Snapshot { map: Some(map), .. }) = Snapshot::parse(&bytes, address) else { return };
     let mut classes = [ClassCounts::default(); 100];
     let (left, seed) = (Cell::new(100_000), address);
-    sums::collect(&map, &Damaged { left, seed }, &mut classes, |_| ());
+    sums::collect(&map, &Damaged { left, seed }, &mut classes, &mut |_| ());
 }
 
 /// Memory in which each word is another number, and of which some words can be read.

@@ -304,6 +304,6 @@ impl Heap {
 fn collect(map: &HeapMap<u64>, memory: &impl Memory) -> Option<Counts> {
     let mut classes = vec![ClassCounts::default(); CLASSES_MAX.min(map.classes as usize)];
     let mut shards = Vec::new();
-    let stats = sums::collect(map, memory, &mut classes, |shard| shards.push(*shard))?;
+    let stats = sums::collect(map, memory, &mut classes, &mut |shard| shards.push(*shard))?;
     Some(Counts { stats, classes, shards, renewed: None })
 }

@@ -38,7 +38,7 @@ const COUNT_SHIFT: u32 = 1;
 const CLOCK_STEPS: usize = 8;
 
 /// Records that `class` ran empty, and gives a class its first capacity.
-pub(in crate::cpu_cache) fn grow_on_refill<S: Shard>(shard: &S, class: Class) {
+pub(in crate::cpu_cache) fn grow_on_refill(shard: &dyn Shard, class: Class) {
     let Some(region) = shard.region() else { return };
     // Ordering: Relaxed, a hint of the policy.
     region.references[class].store(REFILLED | first_count(class), Ordering::Relaxed);
@@ -48,7 +48,7 @@ pub(in crate::cpu_cache) fn grow_on_refill<S: Shard>(shard: &S, class: Class) {
 }
 
 /// Whether the last miss of `class` found it empty.
-pub(in crate::cpu_cache) fn ran_empty_last<S: Shard>(shard: &S, class: Class) -> bool {
+pub(in crate::cpu_cache) fn ran_empty_last(shard: &dyn Shard, class: Class) -> bool {
     // Ordering: Relaxed, a hint of the policy.
     shard
         .region()
@@ -56,7 +56,7 @@ pub(in crate::cpu_cache) fn ran_empty_last<S: Shard>(shard: &S, class: Class) ->
 }
 
 /// Gives a full class more capacity if it has earned it; whether it got some.
-pub(in crate::cpu_cache) fn grow_on_flush<S: Shard>(shard: &S, class: Class) -> bool {
+pub(in crate::cpu_cache) fn grow_on_flush(shard: &dyn Shard, class: Class) -> bool {
     let Some(region) = shard.region() else { return false };
     // Ordering: Relaxed, a hint of the policy.
     let references = region.references[class].load(Ordering::Relaxed);
@@ -72,7 +72,8 @@ fn first_count(class: Class) -> u8 {
     (CLASS[class].batch.ilog2() as u8 + 1) << COUNT_SHIFT
 }
 
-fn grow<S: Shard>(shard: &S, region: &Region, class: Class) -> bool {
+#[inline(never)]
+fn grow(shard: &dyn Shard, region: &Region, class: Class) -> bool {
     let info = &CLASS[class];
     let capacity = region.capacity(class);
     let wanted = (capacity + info.batch.max(capacity / 2)).min(info.slots_max);
@@ -93,7 +94,8 @@ fn grow<S: Shard>(shard: &S, region: &Region, class: Class) -> bool {
         }
 }
 
-fn set_capacity<S: Shard>(shard: &S, region: &Region, class: Class, capacity: usize) -> bool {
+#[inline(never)]
+fn set_capacity(shard: &dyn Shard, region: &Region, class: Class, capacity: usize) -> bool {
     let seen = region.bounds(class);
     shard.set_bounds(class, region, seen, seen.with_capacity(class, capacity)).is_ok()
 }
@@ -101,8 +103,8 @@ fn set_capacity<S: Shard>(shard: &S, region: &Region, class: Class, capacity: us
 /// Gives `class`, whose bounds were `seen`, its long stack with a `capacity`, and the objects of the short one, which are no more
 /// than a magazine; whether that was done. Not inlined, for the stack that its batch takes.
 #[inline(never)]
-fn move_to_long_stack<S: Shard>(
-    shard: &S,
+fn move_to_long_stack(
+    shard: &dyn Shard,
     region: &Region,
     class: Class,
     seen: Bounds,
@@ -143,7 +145,8 @@ fn budget_min() -> usize {
 
 /// Frees `bytes` of the budget: a clock hand passes a few classes and takes half of what
 /// those have whose reference count has fallen to 0.
-fn reclaim_budget<S: Shard>(shard: &S, region: &Region, class: Class, bytes: usize) -> bool {
+#[inline(never)]
+fn reclaim_budget(shard: &dyn Shard, region: &Region, class: Class, bytes: usize) -> bool {
     // Added up each time: a sum kept in the region would be corrected in another one by a thread that
     // migrates in between, and go wrong for ever.
     let mut wanted = (1..CLASSES).map(|class| bytes_of(region, class)).sum::<usize>() + bytes;
@@ -197,8 +200,8 @@ fn bytes_of(region: &Region, class: Class) -> usize {
 /// Lowers the capacity of `class` and hands what is above it to `give`; whether all of that is done, which it is not
 /// if the thread is moved to another shard meanwhile. Not inlined, as [`move_to_long_stack`].
 #[inline(never)]
-pub(in crate::cpu_cache) fn shrink<S: Shard>(
-    shard: &S,
+pub(in crate::cpu_cache) fn shrink(
+    shard: &dyn Shard,
     region: &Region,
     class: Class,
     capacity: usize,

@@ -86,7 +86,10 @@ pub(in crate::cpu_cache) fn decay_if_shrunk(class: Class) {
 fn decay_on_own_shard(class: Class) {
     let is_refused = match registration::sections() {
         Some(sections) => decay_class(Some(&sections), class).is_none(),
-        None => decay_class(leases::own_shard(), class).is_none(),
+        None => {
+            let own = leases::own_shard();
+            decay_class(own.map(|shard| shard as &dyn Shard), class).is_none()
+        }
     };
     if is_refused {
         // Ordering: Relaxed, a hint of the policy.
@@ -95,7 +98,8 @@ fn decay_on_own_shard(class: Class) {
 }
 
 /// None if the allowance does not permit it now.
-fn decay_class<S: Shard>(shard: Option<&S>, class: Class) -> Option<()> {
+#[inline(never)]
+fn decay_class(shard: Option<&dyn Shard>, class: Class) -> Option<()> {
     let Some((out, peak)) = SLABS[class].take_fall(class) else { return Some(()) };
     let size = CLASS[class].size;
     if peak * size < PEAK_MIN_BYTES {
@@ -168,6 +172,7 @@ fn is_few(class: Class, live: usize) -> bool {
 }
 
 /// None if the allowance does not permit it now: a later slow allocation tries again.
+#[inline(never)]
 fn may_cost(tokens: usize) -> Option<()> {
     let now = os::seconds();
     let is_given = ALLOWANCE.spend(tokens, now);

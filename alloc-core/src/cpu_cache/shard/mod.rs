@@ -57,13 +57,14 @@ pub trait Shard {
 }
 
 /// Counts an event of the shard; lost if the section aborts, which a statistic may.
-pub fn count<S: Shard>(shard: &S, counter: Counter) {
+pub fn count(shard: &dyn Shard, counter: Counter) {
     let _ = shard.add(counter, 1);
 }
 
 /// Adds up to `most` objects from the shard to `batch`: how many slots there were, with an object or with a null.
-pub fn pop_into<S: Shard>(
-    shard: &S,
+#[inline(never)]
+pub fn pop_into(
+    shard: &dyn Shard,
     class: Class,
     batch: &mut Batch,
     most: usize,
@@ -80,7 +81,8 @@ pub fn pop_into<S: Shard>(
 }
 
 /// Moves as much of `batch` into the shard as it has capacity for.
-pub fn fill<S: Shard>(shard: &S, class: Class, batch: &mut Batch) {
+#[inline(never)]
+pub fn fill(shard: &dyn Shard, class: Class, batch: &mut Batch) {
     for _ in 0..RETRIES {
         match shard.push_batch(class, batch.addresses()) {
             Ok(pushed) => return batch.forget_last(pushed),
@@ -98,7 +100,7 @@ static CREATED: AtomicUsize = AtomicUsize::new(0);
 
 /// A fresh region, empty and without capacity; none if memory is out.
 pub fn create_region() -> Option<&'static Region> {
-    let len = size_of::<Region>().next_multiple_of(os::page_bytes());
+    let len = os::whole_pages(size_of::<Region>());
     let (address, long_stacks) = map_in_place(len).or_else(|| map_sealed(len)).or_else(|| {
         os::map(Place::Anywhere, len).ok().map(|address| (address, LongStacks::None))
     })?;
@@ -147,7 +149,7 @@ pub fn lengthen(region: &Region, class: Class, capacity: usize) -> bool {
     if needed <= mapped || needed > most {
         return needed <= mapped;
     }
-    let wanted = needed.next_power_of_two().min(most).next_multiple_of(os::page_bytes());
+    let wanted = os::whole_pages(needed.next_power_of_two().min(most));
     let (address, len) = (start + mapped, wanted - mapped);
     let is_mapped = match region.long_stacks() {
         LongStacks::None => false,

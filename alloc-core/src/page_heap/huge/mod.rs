@@ -301,6 +301,7 @@ impl HugeSpans {
         &self.lock
     }
 
+    #[inline(never)]
     fn find(&self, address: usize) -> Option<&'static Slot> {
         // Ordering: Acquire pairs with the Release in `rebuild`.
         let table = self.table.load(Ordering::Acquire);
@@ -315,6 +316,7 @@ impl HugeSpans {
     }
 
     /// The lock is held and the table has space.
+    #[inline(never)]
     fn insert(&self, address: usize, len: usize) -> &'static Slot {
         let (slot, was_free) = self.current_table().insert(address, len);
         sanitizer::mapping_begins(address, len);

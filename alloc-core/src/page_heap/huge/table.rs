@@ -99,6 +99,7 @@ impl Table {
     }
 
     /// The slot of the span at `address`.
+    #[inline(never)]
     pub fn find(self, address: usize) -> Option<&'static Slot> {
         // A program may ask for any address; 0 and 1 are marks of the table.
         if address <= TOMBSTONE {
@@ -131,7 +132,7 @@ impl Table {
 }
 
 fn bytes(slots: usize) -> usize {
-    ((slots + 1) * size_of::<Slot>()).next_multiple_of(os::page_bytes())
+    os::whole_pages((slots + 1) * size_of::<Slot>())
 }
 
 /// Where a span's look-up begins in a table of so many slots.

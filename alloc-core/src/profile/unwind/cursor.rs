@@ -25,6 +25,7 @@ impl Cursor {
     }
 
     /// The part up to `end`, which this cursor skips.
+    #[inline(never)]
     pub fn split(&mut self, len: usize) -> Option<Cursor> {
         let end = self.at.checked_add(len).filter(|&end| end <= self.end)?;
         let part = Cursor { at: self.at, end };
@@ -58,6 +59,7 @@ impl Cursor {
         self.bytes().map(u64::from_ne_bytes)
     }
 
+    #[inline(never)]
     pub fn uleb(&mut self) -> Option<usize> {
         let (mut value, mut shift) = (0, 0);
         loop {
@@ -70,6 +72,7 @@ impl Cursor {
         }
     }
 
+    #[inline(never)]
     pub fn sleb(&mut self) -> Option<isize> {
         let (mut value, mut shift) = (0isize, 0);
         loop {

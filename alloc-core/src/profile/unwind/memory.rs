@@ -102,6 +102,7 @@ impl<'a> StackMemory<'a> {
     }
 
     /// The word at `address`; none if it is not aligned or cannot be read.
+    #[inline(never)]
     pub fn word(&mut self, address: usize) -> Option<usize> {
         if !address.is_multiple_of(size_of::<usize>()) {
             return None;

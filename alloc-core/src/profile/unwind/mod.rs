@@ -204,6 +204,7 @@ impl<'a> Walk<'a> {
 
     /// `frame pointer -> the caller's frame pointer, return address`. The register may hold anything, so it is followed only
     /// to where the stack goes on.
+    #[inline(never)]
     fn follow_frame_pointer(&mut self) -> Option<()> {
         const WORD: usize = size_of::<usize>();
         let (frame, stack) = (self.registers.0[Registers::FP], self.registers.0[Registers::SP]);
