@@ -6,7 +6,7 @@
 use super::request::Request;
 use super::{fit, hardened, init, large, plain, sampled, settings};
 use crate::canary;
-use crate::config::{self, Key, Origin};
+use crate::config::{Key, Origin};
 use crate::cpu_cache::drain;
 use crate::fail::Misuse;
 use crate::object::{Contents, Fresh, Object};
@@ -182,9 +182,7 @@ pub unsafe fn reallocate_sized(
 /// }
 /// ```
 pub fn limit_dirty(bytes: usize) -> bool {
-    init::ensure()
-        && !matches!(config::origin(Key::Dirty), Origin::Environment | Origin::Outside)
-        && settings::change(Key::Dirty, bytes, Origin::Call).is_ok()
+    init::ensure() && settings::change(Key::Dirty, bytes, Origin::Call).is_ok()
 }
 
 /// Starts a sampled heap profile: one sample in so many allocated bytes on average, 0 for 512 KiB. What a former profile has

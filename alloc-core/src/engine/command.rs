@@ -18,7 +18,8 @@
 //! I1. One thread at a time is at a command: until it has left, `state` is [`BUSY`] or its instruction is in the entry, and
 //!     another process, which has to stop the same thread first, leaves both alone.
 
-use super::{init, settings};
+use super::init;
+use super::settings::{self, Unchanged};
 use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::config::{Key, Origin};
 use crate::cpu_cache::drain;
@@ -154,7 +155,11 @@ fn carry_out(operation: usize, argument: usize) -> Result<isize, Refusal> {
             (0, drain::Left::Busy) => Err(Refusal::Busy),
             (bytes, _) => Ok(bytes as isize),
         },
-        Operation::Set(key) => settings::change(key, argument, Origin::Outside).map(|()| 0),
+        Operation::Set(key) => match settings::change(key, argument, Origin::Outside) {
+            Err(Unchanged::Refused(refusal)) => Err(refusal),
+            Err(_) => Err(Refusal::Unknown),
+            Ok(()) => Ok(0),
+        },
         Operation::StartProfile => Ok(profile::start_for_c(argument) as isize),
         Operation::StopProfile => Ok(profile::stop_for_c() as isize),
     }

@@ -148,6 +148,7 @@ unsafe extern "C" fn release_in_child() {
         super::init::note_own_process();
         PAGE_HEAP.forget_admitted();
         profile::reset_in_child();
+        super::settings::reset_in_child();
     }
     // SAFETY: called by libc in the place of `release`.
     unsafe { release() };

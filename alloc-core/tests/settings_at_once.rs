@@ -1,0 +1,108 @@
+//! Settings that several threads change at once: the allocator does what the settings say afterwards.
+
+use rsalloc_core::internals::config::{Key, Origin};
+use rsalloc_core::internals::engine::command::Refusal;
+use rsalloc_core::internals::engine::settings::{self, Unchanged};
+use rsalloc_core::internals::guard;
+use rsalloc_core::internals::page_heap::PAGE_HEAP;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+const ROUNDS: usize = 30_000;
+/// A limit that no test reaches, in a number that `Bound` reads.
+const FAR: usize = 1 << 40;
+
+fn set(key: Key, value: usize) {
+    loop {
+        match settings::change(key, value, Origin::Call) {
+            // On a starved machine.
+            Err(Unchanged::Refused(Refusal::Busy)) => {}
+            changed => return assert_eq!(changed, Ok(())),
+        }
+    }
+}
+
+/// In each round, calls both at the same time, then looks whether `is_obeyed`, and calls `reset`. The rounds after which it was not.
+fn disobeyed(
+    first: impl Fn() + Sync,
+    second: impl Fn() + Sync,
+    is_obeyed: impl Fn() -> bool,
+    reset: impl Fn(),
+) -> usize {
+    let barrier = Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..ROUNDS {
+                barrier.wait();
+                first();
+                barrier.wait();
+            }
+        });
+        let rounds = (0..ROUNDS).filter(|_| {
+            barrier.wait();
+            second();
+            barrier.wait();
+            let is_obeyed = is_obeyed();
+            reset();
+            !is_obeyed
+        });
+        rounds.count()
+    })
+}
+
+/// A thread that saw no limit must not switch off what another one has set since.
+#[test]
+fn a_limit_that_is_set_while_the_other_is_taken_off_is_obeyed() {
+    set(Key::LimitHard, FAR);
+    let rounds = disobeyed(
+        || set(Key::LimitHard, 0),
+        || set(Key::Limit, FAR),
+        || PAGE_HEAP.is_limited() && PAGE_HEAP.bounds().soft.is_some(),
+        || {
+            set(Key::LimitHard, FAR);
+            set(Key::Limit, 0);
+        },
+    );
+    set(Key::LimitHard, 0);
+    assert_eq!(rounds, 0, "of {ROUNDS}");
+}
+
+/// Else one of two threads has objects in a pool that is forgotten, and dies of a foreign pointer when it frees them.
+#[test]
+fn guards_that_two_threads_ask_for_at_once_have_one_pool() {
+    const PROCESSES: usize = 400;
+    let lives = (0..PROCESSES).filter(|_| in_child(guards_of_two_threads_are_known)).count();
+    assert_eq!(lives, PROCESSES);
+}
+
+fn guards_of_two_threads_are_known() -> bool {
+    let ready = AtomicUsize::new(0);
+    let ask = || {
+        ready.fetch_add(1, Ordering::SeqCst);
+        while ready.load(Ordering::SeqCst) < 2 {
+            std::hint::spin_loop();
+        }
+        set(Key::Guard, 1);
+        guard::allocate(40, 8).expect("a slot").address()
+    };
+    let objects = thread::scope(|scope| {
+        let other = scope.spawn(ask);
+        [ask(), other.join().expect("no panic")]
+    });
+    objects.into_iter().all(guard::owns)
+}
+
+fn in_child(life: fn() -> bool) -> bool {
+    // SAFETY: plain calls; the child ends here.
+    unsafe {
+        let child = libc::fork();
+        assert!(child >= 0);
+        if child == 0 {
+            libc::_exit(i32::from(!std::panic::catch_unwind(life).unwrap_or(false)));
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(child, &mut status, 0), child);
+        status == 0
+    }
+}
