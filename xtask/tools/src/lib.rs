@@ -110,3 +110,33 @@ fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Each crate in the release build of `packages`, with its features.
+    fn crates(packages: &[&str]) -> BTreeSet<String> {
+        let mut tree =
+            cargo(&["tree", "--edges", "normal", "--prefix", "none", "--format", "{p} {f}"]);
+        tree.args(packages.iter().flat_map(|package| ["--package", package])).current_dir(root());
+        let text = output(&mut tree).unwrap();
+        let lines = text.lines().map(|line| line.trim_end_matches(" (*)").trim());
+        lines.filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// A feature that another package adds to one of its crates would have the command linked twice, a minute each.
+    #[test]
+    fn gates_that_build_the_command_with_other_packages_build_the_same_command() {
+        let alone = crates(&["rsalloc-cli"]);
+        assert!(alone.iter().any(|line| line.starts_with("serde_json v")), "{alone:?}");
+        for others in
+            [&["benches", "rsalloc-preload"][..], &["benches", "rsalloc-preload", "record"]]
+        {
+            let together = crates(&[&["rsalloc-cli"], others].concat());
+            let changed: Vec<_> = alone.difference(&together).collect();
+            assert!(changed.is_empty(), "with {others:?} other features: {changed:?}");
+        }
+    }
+}
