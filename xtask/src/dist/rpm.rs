@@ -32,6 +32,10 @@ pub fn packages(release: &Release<'_>) -> anyhow::Result<()> {
     run(&mut shell(&copy, &release.out.folder))?;
     super::tree::compress_pages(&root)?;
     let usr = root.join("usr");
+    // The tool copies what a link leads to, so what the linker looks for is a script that names the library.
+    let link = root.join(release.platform.library_folder()).join("librsalloc.so");
+    std::fs::remove_file(&link)?;
+    write(&link, format!("/* GNU ld script */\nINPUT ( {} )\n", super::library::FILE))?;
     for (name, summary, requires) in PACKAGES {
         let mut text = format!(
             "name = \"{name}\"\nversion = \"{VERSION}\"\nrelease = \"1\"\nlicense = \"MIT OR Apache-2.0\"\n\
@@ -48,6 +52,9 @@ pub fn packages(release: &Release<'_>) -> anyhow::Result<()> {
             }
         }
         write!(text, "]\n[requires]\n{}", requires.replace("VERSION", &format!("{VERSION}-1")))?;
+        if name == "rsalloc-devel" {
+            write!(text, "[provides]\n\"pkgconfig(rsalloc)\" = \"= {VERSION}\"\n")?;
+        }
         let metadata = release.out.folder.join(format!("{name}.rpm.toml"));
         write(&metadata, text)?;
         let file = release
@@ -81,9 +88,7 @@ fn is_devel(path: &str) -> bool {
 
 fn asset(text: &mut String, file: &Path, path: &str) -> anyhow::Result<()> {
     let mode = match path {
-        // A link keeps its own.
-        "lib64/librsalloc.so" => "120777",
-        _ if path.starts_with("bin/") || path.starts_with("lib64/librsalloc.so") => "755",
+        _ if path.starts_with("bin/") || path.starts_with("lib64/librsalloc.so.") => "755",
         _ => "644",
     };
     let kind = if path.starts_with("share/doc/") || path.starts_with("share/man/") {
