@@ -64,6 +64,8 @@ redis() {
         for i in $(seq 200); do printf "set key%s value%s\r\n" $i $i; done | redis-cli -p 7777 --pipe >/dev/null
         [ "$(redis-cli -p 7777 get key77)" = value77 ]
         redis-cli -p 7777 info memory | grep -q "mem_allocator"
+        [ "$(redis-cli -p 7777 eval "local t = {} for i = 1, 10000 do t[i] = string.rep(i, 9) end return #t" 0)" = 10000 ]
+        redis-cli -p 7777 script flush >/dev/null; redis-cli -p 7777 memory purge >/dev/null
         set +e; rsalloc check $pid >/tmp/check; status=$?; set -e
         [ $status -le 1 ] || { cat /tmp/check; exit 1; }
         rsalloc stats $pid | grep -q "^mapped "
@@ -141,14 +143,17 @@ check_lintian() {
 check_rpm() {
     needs rpm2cpio rpm2cpio
     needs cpio cpio
-    local rpm folder=$work/rpm
+    local rpm said folder=$work/rpm
     rm -rf "$folder" && mkdir -p "$folder"
     for rpm in "$packages"/*.rpm; do
         (cd "$folder" && rpm2cpio "$rpm" | cpio -idm --quiet) || fail "cannot unpack $rpm"
     done
     env -u LD_PRELOAD "$folder/usr/bin/rsalloc" run env | grep -q "^LD_PRELOAD=$folder/usr/lib64/librsalloc.so.0" ||
         fail "the command of the .rpm does not find its library in ../lib64"
-    say rpm "unpacked; the command finds its library"
+    said=$(find "$folder" -type f -perm -o+w) && [ -z "$said" ] || fail "the .rpm has files that all may write: $said"
+    cc -Wall -Werror -I"$folder/usr/include" alloc-preload/man/example.c -L"$folder/usr/lib64" -lrsalloc -o "$work/rpm-example"
+    said=$(LD_LIBRARY_PATH=$folder/usr/lib64 "$work/rpm-example" | head -1)
+    say rpm "unpacked; the command finds its library; the example, linked with rsalloc-devel: $said"
     if command -v rpmlint >/dev/null; then
         rpmlint --config xtask/rpmlint.toml "$packages"/*.rpm >"$work/rpmlint" 2>&1 || { cat "$work/rpmlint" >&2; fail "rpmlint"; }
         say rpm "rpmlint: $(tail -1 "$work/rpmlint")"
@@ -197,10 +202,10 @@ check_vm() {
 exec >/dev/ttyS0 2>&1
 echo "init: $(grep -c librsalloc /proc/1/maps) mappings"
 for process in /proc/[0-9]*; do
-    [ -s $process/maps ] || continue
-    if grep -q librsalloc $process/maps; then echo "on: $(cat $process/comm)"; else echo "off: $(cat $process/comm)"; fi
+    grep -q . $process/maps || continue   # a thread of the kernel
+    if grep -q librsalloc $process/maps; then echo "on: $(cat $process/comm)"; elif [ -d $process ]; then echo "off: $(cat $process/comm)"; fi
 done 2>/dev/null
-redis-cli set word rsalloc; redis-cli get word
+redis-cli --raw set word rsalloc; redis-cli --raw get word
 rsalloc check $(pidof redis-server) | head -1
 systemctl is-system-running; systemctl --failed --no-legend
 echo looked; systemctl poweroff
@@ -211,7 +216,7 @@ L
     inside systemctl enable -q look.service redis-server.service
     echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
     umount "$root/proc"
-    local kernel initrd image=$work/vm.img
+    local kernel initrd said image=$work/vm.img
     kernel=$(ls "$root"/boot/vmlinuz-*) initrd=$(ls "$root"/boot/initrd.img-*)
     rm -f "$image" && truncate -s 3G "$image" && mkfs.ext4 -q -d "$root" "$image"
     timeout 500 qemu-system-x86_64 -m 1024 -smp 2 -nographic -no-reboot -cpu max -accel $accelerator \
@@ -219,9 +224,12 @@ L
         -drive "file=$image,if=virtio,format=raw" </dev/null >"$work/vm.log" 2>&1 || true
     root=
     grep -q '^looked' "$work/vm.log" || { tail -20 "$work/vm.log" >&2; fail "vm: it did not come up"; }
-    grep -q '^off: ' "$work/vm.log" && { grep '^off: ' "$work/vm.log" >&2; fail "vm: processes that are not on rsalloc"; }
-    grep -q '^rsalloc.\?$' "$work/vm.log" || fail "vm: redis did not answer"
-    say vm "booted with systemd: $(grep -c '^on: ' "$work/vm.log") processes, all on rsalloc; $(tr -d '\r' <"$work/vm.log" | grep -A1 '^rsalloc$' | tail -1)"
+    tr -d '\r' <"$work/vm.log" >"$work/vm.said"
+    ! grep '^off: ' "$work/vm.said" >&2 || fail "vm: processes that are not on rsalloc"
+    said=$(grep -c '^on: ' "$work/vm.said") && [ "$said" -ge 5 ] || fail "vm: only ${said:-0} processes were looked at"
+    grep -qx rsalloc "$work/vm.said" || fail "vm: redis did not answer"
+    grep -q '^rsalloc is active in process' "$work/vm.said" || fail "vm: redis is not on rsalloc"
+    say vm "booted with systemd: $said processes, all on rsalloc; redis: $(grep -m1 '^rsalloc is active' "$work/vm.said")"
 }
 
 suites=() vm=
