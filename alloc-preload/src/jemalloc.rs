@@ -2,7 +2,7 @@
 //!
 //! A program that is linked with jemalloc (Debian's redis-server) would otherwise ask a jemalloc that serves nothing. Promises
 //! a true answer for each name in [`NAMES`], as of the call, and ENOENT, "no such name", for all others: what rsalloc
-//! does not have. Functions that allocate (`mallocx`) are not here: programs find jemalloc by them.
+//! does not have. Functions that allocate are in `mallocx.rs`.
 
 use crate::errno;
 use core::ffi::{CStr, c_char, c_int, c_void};
@@ -31,10 +31,12 @@ enum Node {
     Purge,
     /// Does nothing; has no value.
     Nothing,
+    /// Takes an `unsigned` and does nothing.
+    Takes,
 }
 
 /// The names, `i` for the number of an arena.
-const NAMES: [(&str, Node); 17] = [
+const NAMES: [(&str, Node); 21] = [
     ("version", Node::Text(VERSION)),
     ("epoch", Node::Epoch),
     ("config.stats", Node::Bool(true)),
@@ -60,6 +62,11 @@ const NAMES: [(&str, Node); 17] = [
     // No thread has a cache.
     ("thread.tcache.enabled", Node::Bool(false)),
     ("thread.tcache.flush", Node::Nothing),
+    // What redis makes for its scripts: numbers for flags that have no meaning here.
+    ("arenas.create", Node::Unsigned(1)),
+    ("tcache.create", Node::Unsigned(0)),
+    ("tcache.flush", Node::Takes),
+    ("tcache.destroy", Node::Takes),
 ];
 
 fn clean(stats: &Stats) -> usize {
@@ -219,6 +226,8 @@ unsafe fn act(
             return 0;
         }
         Node::Nothing => return 0,
+        Node::Takes if reads || !writes => return libc::EPERM,
+        Node::Takes => return if new_len == size_of::<u32>() { 0 } else { libc::EINVAL },
         Node::Epoch if writes && new_len != size_of::<u64>() => return libc::EINVAL,
         Node::Epoch if writes => {
             // Ordering: Relaxed, a number that nothing depends on.
@@ -242,7 +251,7 @@ unsafe fn act(
             Node::Text(text) => store(text.as_ptr(), old, old_len),
             // Ordering: Relaxed, as above.
             Node::Epoch => store(EPOCH.load(Ordering::Relaxed), old, old_len),
-            Node::Purge | Node::Nothing => 0,
+            Node::Purge | Node::Nothing | Node::Takes => 0,
         }
     }
 }

@@ -27,6 +27,7 @@ mod errno;
 mod exit;
 mod jemalloc;
 mod mall;
+mod mallocx;
 mod posix;
 mod print;
 #[cfg(sections)]

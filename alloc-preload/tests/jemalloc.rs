@@ -1,4 +1,4 @@
-//! The functions of jemalloc(3) that tell of the allocator: what they answer is what the statistics say.
+//! The functions of jemalloc(3): what they answer is what the statistics say, what they allocate is as of malloc.
 
 mod common;
 
@@ -140,6 +140,52 @@ in_each_mode! {
         }
         // SAFETY: takes numbers alone.
         unsafe { assert_eq!((nallocx(usize::MAX, 0), nallocx(1, 63)), (0, 0)) };
+    }
+
+    fn objects_of_mallocx_are_like_all_others() {
+        type Resize = unsafe extern "C" fn(*mut c_void, usize, c_int) -> *mut c_void;
+        let mallocx = ours!(c"mallocx" as unsafe extern "C" fn(usize, c_int) -> *mut c_void);
+        let rallocx = ours!(c"rallocx" as Resize);
+        let xallocx = ours!(c"xallocx" as unsafe extern "C" fn(*mut c_void, usize, usize, c_int) -> usize);
+        let sallocx = ours!(c"sallocx" as unsafe extern "C" fn(*mut c_void, c_int) -> usize);
+        let dallocx = ours!(c"dallocx" as unsafe extern "C" fn(*mut c_void, c_int));
+        let sdallocx = ours!(c"sdallocx" as unsafe extern "C" fn(*mut c_void, usize, c_int));
+        let ctl = ours!(c"mallctl" as Ctl);
+        let (arena, cache) = (read::<u32>(ctl, c"arenas.create").unwrap(), read::<u32>(ctl, c"tcache.create").unwrap());
+        // MALLOCX_ARENA, MALLOCX_TCACHE, MALLOCX_ZERO and MALLOCX_LG_ALIGN(9).
+        let (flags, zero, aligned) = ((arena as c_int + 1) << 20 | (cache as c_int + 2) << 8, 0x40, 9);
+        // SAFETY: objects are used within their size, and freed once.
+        unsafe {
+            for size in [1, 100, 5000, 300 << 10, 3 << 20] {
+                for align in [0, aligned] {
+                    let object = mallocx(size, flags | zero | align);
+                    assert_eq!(object as usize % (1 << align), 0);
+                    assert!(std::slice::from_raw_parts(object.cast::<u8>(), size).iter().all(|&byte| byte == 0));
+                    let usable = c::malloc_usable_size(object);
+                    assert!(usable >= size && sallocx(object, flags) == usable && xallocx(object, 2 * size, 9, flags) == usable);
+                    object.cast::<u8>().write_bytes(7, usable);
+                    let grown = 2 * usable + 1000;
+                    let moved = rallocx(object, grown, flags | zero | align);
+                    assert_eq!(moved as usize % (1 << align), 0);
+                    let bytes = std::slice::from_raw_parts(moved.cast::<u8>(), grown);
+                    assert!(bytes[..usable].iter().all(|&byte| byte == 7) && bytes[usable..].iter().all(|&byte| byte == 0));
+                    let shrunk = rallocx(moved, 1, flags | align);
+                    assert_eq!(*shrunk.cast::<u8>(), 7);
+                    if align == 0 { sdallocx(shrunk, 1, flags) } else { dallocx(shrunk, flags) }
+                }
+            }
+            // They may come to free, and malloc's objects to them; what cannot be had is null.
+            c::free(mallocx(50, 0));
+            let object = rallocx(c::malloc(50), 60, 0);
+            assert!(rallocx(object, usize::MAX, 0).is_null() && rallocx(object, usize::MAX, aligned).is_null());
+            dallocx(object, 0);
+            assert!(mallocx(usize::MAX, 0).is_null() && mallocx(1, 63).is_null());
+            for name in [c"tcache.flush", c"tcache.destroy"] {
+                assert_eq!(ctl(name.as_ptr(), null_mut(), null_mut(), (&raw const cache).cast(), 4), 0);
+                assert_eq!(ctl(name.as_ptr(), null_mut(), null_mut(), (&raw const cache).cast(), 8), EINVAL);
+                assert_eq!(read::<u32>(ctl, name), Err(EPERM));
+            }
+        }
     }
 
     fn malloc_stats_print_hands_on_strings() {
