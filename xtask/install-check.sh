@@ -3,9 +3,9 @@
 #
 # For each suite of Debian (default: bookworm trixie sid) a root made by debootstrap, in which the .deb packages are
 # installed, used, upgraded while a process runs on them, removed and purged; what is left must be what was there before.
-# Then lintian, the .rpm unpacked, and the steps of examples/install/Dockerfile in a root from nothing.
+# Then lintian, the .rpm unpacked, and the steps of examples/install/Dockerfile in a root from nothing, and by docker if one answers.
 # vm: one root is booted with systemd in QEMU, with rsalloc in /etc/ld.so.preload and in one service.
-# Root is needed (debootstrap, chroot). Debian packages: debootstrap lintian rpm2cpio cpio; vm: qemu-system-x86 e2fsprogs.
+# Root is needed (debootstrap, chroot). Debian packages: debootstrap lintian rpm2cpio cpio gcc; vm: qemu-system-x86 e2fsprogs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 dist=${CARGO_TARGET_DIR:-$PWD/target}/dist
@@ -162,6 +162,29 @@ check_rpm() {
     fi
 }
 
+# By a docker that answers: the file is built and its container looked at. Where no registry is reached, its first line
+# stands for the root of debootstrap.
+check_docker() {
+    local file=examples/install/Dockerfile folder=$work/docker name=rsalloc-install-check line container said
+    docker info >/dev/null 2>&1 || { say docker "NOT TESTED: no docker answers"; return 0; }
+    rm -rf "$folder" && mkdir -p "$folder"
+    cp $file "$folder"
+    for line in $(sed -n 's/^COPY \(.*\) \/tmp\/packages\/$/\1/p' $file); do cp "$packages"/$line "$folder"; done
+    if ! docker pull -q "$(sed -n 's/^FROM //p' $file)" >/dev/null 2>&1; then
+        fresh bookworm docker-base && umount "$root/proc" && root=
+        docker import "$work/bookworm.tar" $name-base >/dev/null
+        sed -i "s/^FROM .*/FROM $name-base/" "$folder/Dockerfile"
+    fi
+    DOCKER_BUILDKIT=0 docker build --network=host -q -t $name "$folder" >"$work/docker.log" 2>&1 ||
+        { tail -5 "$work/docker.log" >&2; fail "docker build of $file"; }
+    container=$(docker run -d --rm --network=none $name)
+    said=$(docker exec "$container" sh -c 'for i in $(seq 100); do redis-cli ping 2>/dev/null | grep -q PONG && break; sleep 0.1; done
+        grep -q librsalloc /proc/1/maps && id -un && rsalloc check 1; [ $? -le 1 ]') || said=
+    docker kill "$container" >/dev/null
+    [ -n "$said" ] || fail "docker: redis in the container is not on rsalloc"
+    say docker "built and run ($(sed -n 's/^FROM //p' "$folder/Dockerfile")): as $(head -2 <<<"$said" | paste -sd' ')"
+}
+
 # There may be no docker: its steps are done in a root from nothing.
 check_dockerfile() {
     fresh bookworm dockerfile
@@ -244,4 +267,5 @@ check_lintian
 check_rpm
 for name in "${suites[@]}"; do suite "$name"; done
 check_dockerfile
+check_docker
 [ -z "$vm" ] || check_vm

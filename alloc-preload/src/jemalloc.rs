@@ -36,17 +36,13 @@ enum Node {
 }
 
 /// The names, `i` for the number of an arena.
-const NAMES: [(&str, Node); 21] = [
+const NAMES: [(&str, Node); 27] = [
     ("version", Node::Text(VERSION)),
     ("epoch", Node::Epoch),
     ("config.stats", Node::Bool(true)),
     ("config.prof", Node::Bool(false)),
     ("stats.allocated", Node::Bytes(|stats| stats.live_bytes)),
-    // Pages in which objects may be.
-    (
-        "stats.active",
-        Node::Bytes(|stats| stats.slab_bytes + stats.large_bytes + stats.sampled_bytes),
-    ),
+    ("stats.active", Node::Bytes(active)),
     ("stats.metadata", Node::Bytes(|stats| stats.metadata_bytes)),
     (
         "stats.resident",
@@ -57,17 +53,34 @@ const NAMES: [(&str, Node); 21] = [
     ("arenas.narenas", Node::Unsigned(1)),
     ("arenas.page", Node::Size(PAGE_BYTES)),
     ("arenas.quantum", Node::Size(16)),
+    // What redis reads by arena; no bin is told of.
+    ("arenas.nbins", Node::Unsigned(0)),
+    ("stats.arenas.i.pactive", Node::Bytes(|stats| active(stats).div_ceil(PAGE_BYTES))),
+    ("stats.arenas.i.pmuzzy", Node::Size(0)),
+    ("stats.arenas.i.small.allocated", Node::Bytes(|stats| stats.live_bytes - large(stats))),
+    ("stats.arenas.i.large.allocated", Node::Bytes(large)),
+    ("stats.arenas.i.small.resident", Node::Bytes(|stats| active(stats) - large(stats))),
     ("arena.i.purge", Node::Purge),
     ("arena.i.decay", Node::Purge),
     // No thread has a cache.
     ("thread.tcache.enabled", Node::Bool(false)),
     ("thread.tcache.flush", Node::Nothing),
     // What redis makes for its scripts: numbers for flags that have no meaning here.
-    ("arenas.create", Node::Unsigned(1)),
+    ("arenas.create", Node::Unsigned(CREATED as u32)),
     ("tcache.create", Node::Unsigned(0)),
     ("tcache.flush", Node::Takes),
     ("tcache.destroy", Node::Takes),
 ];
+
+/// Pages in which objects may be.
+fn active(stats: &Stats) -> usize {
+    stats.slab_bytes + stats.large_bytes + stats.sampled_bytes
+}
+
+/// Of those the large objects, never more than what is live.
+fn large(stats: &Stats) -> usize {
+    stats.large_bytes.min(stats.live_bytes)
+}
 
 fn clean(stats: &Stats) -> usize {
     stats.clean_bytes.min(stats.mapped_bytes)
@@ -82,8 +95,10 @@ const VERSION: &CStr = match CStr::from_bytes_with_nul(
 
 /// Arenas by number: ours, jemalloc's number for all (MALLCTL_ARENAS_ALL), and the number of arenas, which once meant that.
 const ARENAS: [usize; 3] = [0, 1, 4096];
+/// The number of every arena that a program creates: nothing is in it.
+const CREATED: usize = 2;
 /// Parts of the longest name.
-const PARTS_MAX: usize = 3;
+const PARTS_MAX: usize = 5;
 
 /// Reads, writes or does what a name stands for.
 ///
@@ -100,7 +115,7 @@ pub unsafe extern "C" fn mallctl(
     // SAFETY: duty 1.
     match find(unsafe { CStr::from_ptr(name) }) {
         // SAFETY: duty 2.
-        Some((node, _)) => unsafe { act(node, old, old_len, new, new_len) },
+        Some((node, arena, _)) => unsafe { act(node, arena, old, old_len, new, new_len) },
         None => libc::ENOENT,
     }
 }
@@ -117,7 +132,7 @@ pub unsafe extern "C" fn mallctlnametomib(
 ) -> c_int {
     // SAFETY: duty 1.
     let name = unsafe { CStr::from_ptr(name) };
-    let Some((_, numbers)) = find(name) else { return libc::ENOENT };
+    let Some((_, _, numbers)) = find(name) else { return libc::ENOENT };
     let parts = name.to_bytes().iter().filter(|&&byte| byte == b'.').count() + 1;
     // SAFETY: duty 2.
     unsafe {
@@ -146,14 +161,27 @@ pub unsafe extern "C" fn mallctlbymib(
     let Some((name, node)) = number(0).and_then(|number| NAMES.get(number)) else {
         return libc::ENOENT;
     };
-    let is_arenas = name.contains(".i.");
-    if name.split('.').count() != mib_len
-        || is_arenas && !number(1).is_some_and(|arena| ARENAS.contains(&arena))
-    {
+    if name.split('.').count() != mib_len {
         return libc::ENOENT;
     }
+    let arena = match arena_part(name) {
+        None => 0,
+        Some(at) => match number(at).filter(|arena| is_arena(*arena)) {
+            Some(arena) => arena,
+            None => return libc::ENOENT,
+        },
+    };
     // SAFETY: duty 2.
-    unsafe { act(*node, old, old_len, new, new_len) }
+    unsafe { act(*node, arena, old, old_len, new, new_len) }
+}
+
+/// Which part of a known name is the number of an arena.
+fn arena_part(known: &str) -> Option<usize> {
+    known.split('.').position(|part| part == "i")
+}
+
+fn is_arena(arena: usize) -> bool {
+    arena == CREATED || ARENAS.contains(&arena)
 }
 
 /// Writes the statistics as text: by `write`, or to standard error if it is null. The options, which leave parts out of
@@ -192,19 +220,21 @@ pub extern "C" fn nallocx(size: usize, flags: c_int) -> usize {
     rsalloc_core::usable_size_of(size, align)
 }
 
-/// What a name stands for, and its numbers.
-fn find(name: &CStr) -> Option<(Node, [usize; PARTS_MAX])> {
+/// What a name stands for, the number of its arena, and its numbers.
+fn find(name: &CStr) -> Option<(Node, usize, [usize; PARTS_MAX])> {
     let name = name.to_str().ok()?;
     NAMES.iter().enumerate().find_map(|(number, (known, node))| {
-        let arena = match known.split_once(".i.") {
-            None => (*known == name).then_some(0),
-            Some((before, after)) => name
-                .strip_prefix(before)
-                .and_then(|name| name.strip_suffix(after)?.strip_prefix('.')?.strip_suffix('.'))
-                .and_then(|number| number.parse().ok())
-                .filter(|arena| ARENAS.contains(arena)),
+        let mut numbers = [number, 0, 0, 0, 0];
+        let Some((before, after)) = known.split_once(".i.") else {
+            return (*known == name).then_some((*node, 0, numbers));
         };
-        Some((*node, [number, arena?, 0]))
+        let arena = name
+            .strip_prefix(before)
+            .and_then(|name| name.strip_suffix(after)?.strip_prefix('.')?.strip_suffix('.'))
+            .and_then(|number| number.parse().ok())
+            .filter(|arena| is_arena(*arena))?;
+        numbers[arena_part(known)?] = arena;
+        Some((*node, arena, numbers))
     })
 }
 
@@ -212,6 +242,7 @@ fn find(name: &CStr) -> Option<(Node, [usize; PARTS_MAX])> {
 /// 1. As duty 2 of `mallctl`.
 unsafe fn act(
     node: Node,
+    arena: usize,
     old: *mut c_void,
     old_len: *mut usize,
     new: *const c_void,
@@ -221,6 +252,7 @@ unsafe fn act(
     let writes = !new.is_null();
     match node {
         Node::Purge | Node::Nothing if reads || writes => return libc::EPERM,
+        Node::Purge if arena == CREATED => return 0,
         Node::Purge => {
             errno::keeping(rsalloc_core::release);
             return 0;
@@ -242,6 +274,7 @@ unsafe fn act(
     // SAFETY: duty 1, throughout.
     unsafe {
         match node {
+            Node::Bytes(_) if arena == CREATED => store(0usize, old, old_len),
             Node::Bytes(number) => {
                 store(errno::keeping(|| number(&rsalloc_core::stats())), old, old_len)
             }

@@ -58,10 +58,15 @@ in_each_mode! {
         assert_eq!(info.uordblks + info.hblkhd, allocated);
         // SAFETY: allocated above.
         unsafe { c::free(large) };
+        // By arena: all are one, and those that a program creates are empty.
+        let all = [c"stats.arenas.4096.small.allocated", c"stats.arenas.4096.large.allocated"].map(bytes);
+        assert!(all[0] > 0 && all[0] + all[1] <= bytes(c"stats.allocated") + (1 << 20), "{all:?}");
+        assert!(bytes(c"stats.arenas.4096.pactive") * bytes(c"arenas.page") >= bytes(c"stats.active"));
+        assert_eq!([c"stats.arenas.2.small.allocated", c"stats.arenas.2.pactive", c"stats.arenas.4096.pmuzzy"].map(bytes), [0; 3]);
         let retained = bytes(c"stats.retained");
         // SAFETY: has no value.
         unsafe {
-            for name in [c"arena.0.purge", c"arena.1.purge", c"arena.4096.decay", c"thread.tcache.flush"] {
+            for name in [c"arena.0.purge", c"arena.1.purge", c"arena.4096.decay", c"arena.2.purge", c"thread.tcache.flush"] {
                 assert_eq!(ctl(name.as_ptr(), null_mut(), null_mut(), null(), 0), 0, "{name:?}");
             }
         }
@@ -83,7 +88,7 @@ in_each_mode! {
         assert_eq!(read::<u64>(ctl, c"epoch"), Ok(epoch + 1));
         assert_eq!(read::<u32>(ctl, c"stats.allocated"), Err(EINVAL));
         assert_eq!(read::<u32>(ctl, c"arena.0.purge"), Err(EPERM));
-        for name in [c"", c"stats", c"prof.active", c"opt.prof", c"background_thread", c"arena.2.purge", c"arena.x.purge", c"arena..purge", c"arena.i.purge", c"stats.allocated.", c"thread.allocated"] {
+        for name in [c"", c"stats", c"prof.active", c"opt.prof", c"background_thread", c"arena.3.purge", c"stats.arenas.3.pactive", c"stats.arenas.0.bins.0.curregs", c"arena.x.purge", c"arena..purge", c"arena.i.purge", c"stats.allocated.", c"thread.allocated"] {
             assert_eq!(read::<usize>(ctl, name), Err(ENOENT), "{name:?}");
         }
         // SAFETY: a value of that length.
@@ -109,6 +114,11 @@ in_each_mode! {
         };
         let page = mib(c"arenas.page").unwrap();
         assert_eq!((page.len(), read_by(&page)), (2, read::<usize>(ctl, c"arenas.page")));
+        let mut large = mib(c"stats.arenas.4096.large.allocated").unwrap();
+        assert_eq!((large.len(), large[2]), (5, 4096));
+        assert_eq!(read_by(&large), read::<usize>(ctl, c"stats.arenas.0.large.allocated"));
+        large[2] = 2;
+        assert_eq!(read_by(&large), Ok(0));
         assert_eq!(mib(c"prof.dump"), Err(ENOENT));
         assert_eq!((read_by(&[]), read_by(&[1000, 0]), read_by(&page[..1])), (Err(ENOENT), Err(ENOENT), Err(ENOENT)));
         let mut purge = mib(c"arena.0.purge").unwrap();
