@@ -5,11 +5,14 @@ use rsalloc_core::internals::engine::command::Refusal;
 use rsalloc_core::internals::engine::settings::{self, Unchanged};
 use rsalloc_core::internals::guard;
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
-use std::sync::Barrier;
+use rsalloc_core::internals::page_heap::huge::HUGE;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex};
 use std::thread;
 
-const ROUNDS: usize = 30_000;
+const ROUNDS: usize = 20_000;
+/// Held by tests of the limits.
+static LIMITS: Mutex<()> = Mutex::new(());
 /// A limit that no test reaches, in a number that `Bound` reads.
 const FAR: usize = 1 << 40;
 
@@ -54,6 +57,7 @@ fn disobeyed(
 /// A thread that saw no limit must not switch off what another one has set since.
 #[test]
 fn a_limit_that_is_set_while_the_other_is_taken_off_is_obeyed() {
+    let _one_at_a_time = LIMITS.lock();
     set(Key::LimitHard, FAR);
     let rounds = disobeyed(
         || set(Key::LimitHard, 0),
@@ -63,6 +67,27 @@ fn a_limit_that_is_set_while_the_other_is_taken_off_is_obeyed() {
             set(Key::LimitHard, FAR);
             set(Key::Limit, 0);
         },
+    );
+    set(Key::LimitHard, 0);
+    assert_eq!(rounds, 0, "of {ROUNDS}");
+}
+
+/// A thread that was reading the bounds, for a huge span, must not put back what they were.
+#[test]
+fn a_limit_that_is_set_while_a_thread_reads_the_bounds_stays() {
+    const SPAN: usize = 40 << 20;
+    let _one_at_a_time = LIMITS.lock();
+    set(Key::LimitHard, 8 * SPAN);
+    let rounds = disobeyed(
+        || {
+            // What the heap has differs from span to span by more than a part of the limit, so the bounds are read for each.
+            let spans = [(); 3].map(|()| HUGE.acquire(SPAN, 1).expect("memory").address());
+            // SAFETY: huge spans from above.
+            assert!(spans.into_iter().all(|span| unsafe { HUGE.release(span) }));
+        },
+        || set(Key::Limit, 7 * SPAN),
+        || PAGE_HEAP.bounds().soft.is_some(),
+        || set(Key::Limit, 0),
     );
     set(Key::LimitHard, 0);
     assert_eq!(rounds, 0, "of {ROUNDS}");

@@ -16,7 +16,7 @@
 
 use super::PageHeap;
 use super::huge::HUGE;
-use crate::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::config::{self, Bound, Key};
 use crate::os;
 use crate::token_bucket::TokenBucket;
@@ -272,10 +272,24 @@ impl PageHeap {
         }
     }
 
-    /// Reads what the bounds depend on. Async-signal-safe.
+    /// Reads what the bounds depend on. Async-signal-safe. Again if the settings have changed meanwhile: the thread that
+    /// changed them may have been faster.
     fn read_bounds(&self, now: usize) {
+        let mut read = None;
+        loop {
+            // Ordering: SeqCst: of two threads that store bounds, the one that does so last sees the settings of the other.
+            fence(Ordering::SeqCst);
+            let bounds = bounds();
+            if read == Some(bounds) {
+                return;
+            }
+            self.read_bounds_of(bounds, now);
+            read = Some(bounds);
+        }
+    }
+
+    fn read_bounds_of(&self, bounds: [Bound; 2], now: usize) {
         let begin = os::microseconds();
-        let bounds = bounds();
         let is_share = bounds.into_iter().any(Bound::is_share);
         let container = if is_share { os::container::memory_limit("") } else { None };
         // Ordering: Relaxed, a statistic.

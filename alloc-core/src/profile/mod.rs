@@ -222,11 +222,12 @@ pub fn stop() -> Result<(), ProfileError> {
             return Err(ProfileError::IsStopped);
         }
         HOT.show_classes();
-        FOR_TRACER.store(false, Ordering::Relaxed); // Ordering: Relaxed, as in `start_for`.
         // Ordering: Relaxed, for readers.
         PROFILE.stopped_ns.store(os::nanoseconds_since_epoch(), Ordering::Relaxed);
         // Ordering: Release, after the above; a thread that saw RUNNING records its sample still.
         PROFILE.state.store(STOPPED as usize, Ordering::Release);
+        // Ordering: Relaxed, as in `start_for`. Last, for a fork in between: see `reset_in_child`.
+        FOR_TRACER.store(false, Ordering::Relaxed);
         Ok(())
     })
 }
@@ -249,7 +250,11 @@ pub fn reset_in_child() {
     tables::free_work_of_others();
     match is_on() {
         true => HOT.hide_classes(),
-        false => HOT.show_classes(),
+        false => {
+            HOT.show_classes();
+            // Else no profile would ever start here for a tracer.
+            FOR_TRACER.store(false, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        }
     }
 }
 
@@ -419,4 +424,29 @@ pub fn own_header() -> Header<u64> {
 /// Copies the frames of the stack of this number to `out`; how many.
 pub fn frames_of(stack: usize, out: &mut [usize]) -> usize {
     tables::stacks().map_or(0, |stacks| stacks.frames_of(stack, out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a fork finds it while another thread starts a profile for a tracer.
+    #[test]
+    fn a_child_forgets_a_start_that_its_parent_was_just_making() {
+        // SAFETY: plain calls; the child ends here.
+        unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                // Ordering: Relaxed, there is one thread.
+                FOR_TRACER.store(true, Ordering::Relaxed);
+                SWITCHING.store(true, Ordering::Relaxed); // Ordering: Relaxed, as above.
+                reset_in_child();
+                // Ordering: Relaxed, as above.
+                let is_left = [&FOR_TRACER, &SWITCHING].map(|word| word.load(Ordering::Relaxed));
+                libc::_exit(i32::from(is_on() || is_left != [false, false]));
+            }
+            let mut status = 0;
+            assert_eq!((libc::waitpid(child, &raw mut status, 0), status), (child, 0));
+        }
+    }
 }
