@@ -1,20 +1,20 @@
 //! Atomics, cells and waiting: the engine takes them from here only.
 //!
 //! They are core's. The models under `loom/` compile the engine's files with another module of this name, which runs every order
-//! of the same operations, stops waiting sooner, and has smaller tables. With the feature `counters` each write is counted
-//! first (`counting`).
+//! of the same operations, stops waiting sooner, and has smaller tables. With the features `counters` and `delays` something happens
+//! before each operation (`observed`).
 
-#[cfg(feature = "counters")]
-mod counting;
+#[cfg(any(feature = "counters", feature = "delays"))]
+mod observed;
 
 pub use core::cell::UnsafeCell;
 pub use core::hint::spin_loop;
-#[cfg(not(feature = "counters"))]
+#[cfg(not(any(feature = "counters", feature = "delays")))]
 pub use core::sync::atomic::*;
-#[cfg(feature = "counters")]
+#[cfg(any(feature = "counters", feature = "delays"))]
 pub use core::sync::atomic::{AtomicU16, Ordering, compiler_fence, fence};
-#[cfg(feature = "counters")]
-pub use counting::*;
+#[cfg(any(feature = "counters", feature = "delays"))]
+pub use observed::*;
 
 /// The cheap half of an asymmetric barrier: for a thread that calls membarrier(2) between a store and a load of its own, a store
 /// before this comes before a load after it. Costs no instruction.

@@ -25,6 +25,8 @@ mod config;
 #[cfg_attr(not(test), forbid(unsafe_code))]
 mod counters;
 mod cpu_cache;
+#[forbid(unsafe_code)]
+mod delays;
 mod depot;
 #[forbid(unsafe_code)]
 mod describe;
@@ -98,6 +100,8 @@ pub mod internals {
         config,
         #[cfg(feature = "counters")]
         counters,
+        #[cfg(feature = "delays")]
+        delays,
         sums,
         cpu_cache,
         depot,

@@ -23,6 +23,11 @@ mod off {
     #[inline(always)]
     pub fn lock_contended() {}
 
+    /// A word is written to.
+    #[inline(always)]
+    #[allow(dead_code, reason = "called by `atomic::observed` alone")]
+    pub fn wrote(_address: usize) {}
+
     /// All lines of these words are written to.
     #[inline(always)]
     pub fn wrote_all(_words: &[usize]) {}

@@ -114,6 +114,10 @@ pub const GATES: &[Gate] = &[
             "misuse",
         ],
     ),
+    cargo(
+        "delays",
+        &["test", "--package", "rsalloc-core", "--features", "delays", "--test", "emptied"],
+    ),
     cargo("static", &["test", "--package", "rsalloc", "--test", "profiled", "--", "--ignored"]),
     cargo(
         "counters",

@@ -1,12 +1,13 @@
-//! Core's atomics with each write noted by `counters`, for the feature of that name.
+//! Core's atomics for the features that observe or disturb them: `counters` notes each write, `delays` may come before any operation.
 //!
-//! A failed exchange counts too: it takes the cache line as a write does.
+//! A failed exchange counts as a write too: it takes the cache line as a write does.
 
 use crate::counters::wrote;
+use crate::delays::before_access;
 use core::sync::atomic as core_atomic;
 use core::sync::atomic::Ordering;
 
-macro_rules! counting {
+macro_rules! observed {
     ($name:ident $(<$generic:ident>)?, $value:ty; $($operation:ident)*) => {
         /// Core's type of this name.
         #[derive(Debug)]
@@ -26,28 +27,35 @@ macro_rules! counting {
             }
 
             /// See core.
+            #[track_caller]
             #[inline]
             pub fn load(&self, order: Ordering) -> $value {
+                before_access();
                 self.0.load(order) // Ordering: the caller's, here and below.
             }
 
             /// See core.
+            #[track_caller]
             #[inline]
             pub fn store(&self, value: $value, order: Ordering) {
+                before_access();
                 wrote(self.0.as_ptr() as usize);
                 self.0.store(value, order);
             }
 
             /// See core.
             #[allow(dead_code)]
+            #[track_caller]
             #[inline]
             pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                before_access();
                 wrote(self.0.as_ptr() as usize);
                 self.0.swap(value, order)
             }
 
             /// See core.
             #[allow(dead_code)]
+            #[track_caller]
             #[inline]
             pub fn compare_exchange(
                 &self,
@@ -56,12 +64,14 @@ macro_rules! counting {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$value, $value> {
+                before_access();
                 wrote(self.0.as_ptr() as usize);
                 self.0.compare_exchange(old, new, success, failure)
             }
 
             /// See core.
             #[allow(dead_code)]
+            #[track_caller]
             #[inline]
             pub fn compare_exchange_weak(
                 &self,
@@ -70,12 +80,14 @@ macro_rules! counting {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$value, $value> {
+                before_access();
                 wrote(self.0.as_ptr() as usize);
                 self.0.compare_exchange_weak(old, new, success, failure)
             }
 
             /// See core.
             #[allow(dead_code)]
+            #[track_caller]
             #[inline]
             pub fn fetch_update(
                 &self,
@@ -83,6 +95,7 @@ macro_rules! counting {
                 fetch: Ordering,
                 f: impl FnMut($value) -> Option<$value>,
             ) -> Result<$value, $value> {
+                before_access();
                 wrote(self.0.as_ptr() as usize);
                 self.0.fetch_update(set, fetch, f)
             }
@@ -90,8 +103,10 @@ macro_rules! counting {
             $(
                 /// See core.
                 #[allow(dead_code)]
-                #[inline]
+                #[track_caller]
+            #[inline]
                 pub fn $operation(&self, value: $value, order: Ordering) -> $value {
+                    before_access();
                     wrote(self.0.as_ptr() as usize);
                     self.0.$operation(value, order)
                 }
@@ -100,13 +115,13 @@ macro_rules! counting {
     };
 }
 
-counting!(AtomicBool, bool;);
-counting!(AtomicU8, u8;);
-counting!(AtomicU32, u32; fetch_add fetch_sub fetch_max fetch_min fetch_or);
-counting!(AtomicU64, u64; fetch_add fetch_sub fetch_max fetch_min fetch_or);
-counting!(AtomicUsize, usize; fetch_and fetch_add fetch_sub fetch_max fetch_min fetch_or);
-counting!(AtomicIsize, isize; fetch_add fetch_sub);
-counting!(AtomicPtr<T>, *mut T;);
+observed!(AtomicBool, bool;);
+observed!(AtomicU8, u8;);
+observed!(AtomicU32, u32; fetch_add fetch_sub fetch_max fetch_min fetch_or);
+observed!(AtomicU64, u64; fetch_add fetch_sub fetch_max fetch_min fetch_or);
+observed!(AtomicUsize, usize; fetch_and fetch_add fetch_sub fetch_max fetch_min fetch_or);
+observed!(AtomicIsize, isize; fetch_add fetch_sub);
+observed!(AtomicPtr<T>, *mut T;);
 
 macro_rules! zero {
     ($($name:ident)*) => { $(
