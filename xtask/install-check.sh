@@ -239,6 +239,8 @@ L
     printf '[Unit]\nAfter=redis-server.service multi-user.target\n[Service]\nType=oneshot\nExecStart=/usr/local/bin/look\n[Install]\nWantedBy=multi-user.target\n' \
         >"$root/etc/systemd/system/look.service"
     inside systemctl enable -q look.service redis-server.service
+    # Its login prompt would hang up what the script writes to.
+    inside systemctl mask -q serial-getty@ttyS0.service
     echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
     umount "$root/proc"
     local kernel initrd said image=$work/vm.img
