@@ -43,6 +43,8 @@ mod page_heap;
 #[forbid(unsafe_code)]
 mod page_map;
 #[forbid(unsafe_code)]
+mod parts;
+#[forbid(unsafe_code)]
 mod postponed;
 #[forbid(unsafe_code)]
 mod print;

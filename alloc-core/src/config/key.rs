@@ -40,14 +40,18 @@ pub struct KeyInfo {
     pub name: &'static str,
     /// How values are written.
     pub shape: Shape,
-    /// The value unless another is set.
-    default: usize,
-    /// What the setting does.
-    pub help: &'static str,
 }
 
 macro_rules! keys {
-    ($($(#[$doc:meta])* $key:ident = $info:expr,)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $key:ident = KeyInfo {
+            name: $name:expr,
+            shape: $shape:expr,
+            default: $default:expr,
+            help: $help:expr,
+        },
+    )*) => {
         /// The keys.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(usize)]
@@ -63,11 +67,13 @@ macro_rules! keys {
             pub const ALL: [Key; [$(Key::$key),*].len()] = [$(Key::$key),*];
         }
 
-        static INFO: [KeyInfo; KEYS] = [$($info),*];
+        static INFO: [KeyInfo; KEYS] = [$(KeyInfo { name: $name, shape: $shape }),*];
+
+        /// Not in [`KeyInfo`]: a program that lists no settings does not have the texts.
+        static HELP: [&str; KEYS] = [$($help),*];
 
         /// The effective values.
-        pub static VALUES: [AtomicUsize; KEYS] =
-            [$(AtomicUsize::new(INFO[Key::$key as usize].default)),*];
+        pub static VALUES: [AtomicUsize; KEYS] = [$(AtomicUsize::new($default)),*];
     };
 }
 
@@ -166,6 +172,11 @@ keys! {
 }
 
 impl Key {
+    /// What the setting does.
+    pub fn help(self) -> &'static str {
+        HELP[self as usize]
+    }
+
     /// What belongs to it.
     pub fn info(self) -> &'static KeyInfo {
         &INFO[self as usize]

@@ -16,6 +16,7 @@ pub use text::{Wrong, key_of, parse, parse_item};
 use crate::atomic::{AtomicU8, Ordering};
 use crate::object::Link;
 use crate::os;
+use crate::parts;
 use crate::report::ShardIndex;
 use key::{EXIT_TO_FILE, EXIT_WORDS, PATH_GIVEN, Shape, VALUES};
 
@@ -181,6 +182,9 @@ pub fn requested_index() -> ShardIndex {
 
 /// Where the statistics go when the process ends.
 pub fn stats_at_exit() -> StatsAtExit {
+    if !parts::REPORTS {
+        return StatsAtExit::Off;
+    }
     // Ordering: Acquire pairs with the Release in `store`: the link to the file's name leads to it.
     match VALUES[Key::StatsAtExit as usize].load(Ordering::Acquire) {
         0 => StatsAtExit::Off,
@@ -234,7 +238,7 @@ fn setting_of(key: Key, value: usize, origin: u8, file: &'static str) -> Setting
         Shape::Path if value == 0 => Value::Word("off"),
         Shape::Path => Value::Text(file),
     };
-    Setting { key: info.name, value, origin: origin_of(origin), help: info.help }
+    Setting { key: info.name, value, origin: origin_of(origin), help: key.help() }
 }
 
 fn origin_of(raw: u8) -> Origin {
@@ -316,6 +320,9 @@ fn exit_file() -> &'static str {
 
 /// The file that the statistics are to be published in, `%p` as it was written.
 pub fn publish_path() -> Option<&'static str> {
+    if !parts::REPORTS {
+        return None;
+    }
     (number(Key::Publish) == PATH_GIVEN).then(|| text_of(&PUBLISH_PATH))
 }
 

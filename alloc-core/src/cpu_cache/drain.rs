@@ -70,7 +70,7 @@ pub(super) fn drain_caches(backoff: &mut Backoff) {
         Some(sections) => drain_by_ops(&sections),
         None => leases::own_shard().into_iter().for_each(|shard| drain_by_ops(shard)),
     }
-    locked::for_each(backoff, |locked| {
+    locked::for_each(backoff, &mut |locked| {
         drain_by_ops(locked);
         Stopped::of_locked(locked).forget_slots();
     });
@@ -86,7 +86,7 @@ pub(super) fn drain_class(class: Class) -> bool {
     let wanted = |region: &Region| region.capacity(class) > 0 || region.len(class) > 0;
     let drain = |stopped: Stopped<'_>| drain_class_stopped(stopped, class);
     let all = stop_each(&mut backoff, wanted, drain);
-    locked::for_each(&mut backoff, |locked| drain_class_by_ops(locked, class));
+    locked::for_each(&mut backoff, &mut |locked| drain_class_by_ops(locked, class));
     all
 }
 

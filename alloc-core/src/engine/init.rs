@@ -14,6 +14,7 @@ use crate::object::Link;
 use crate::os::{self, Place, Zeroing};
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::density::SparseSpans;
+use crate::parts;
 use crate::profile;
 use crate::publish::file::{self, Publishing};
 use crate::publish::publish_report;
@@ -52,7 +53,7 @@ pub fn ensure() -> bool {
 #[cold]
 fn ensure_slow() -> bool {
     // Ordering: Acquire pairs with the Release in `run`.
-    if STATE.load(Ordering::Acquire) == PUBLISHES {
+    if parts::REPORTS && STATE.load(Ordering::Acquire) == PUBLISHES {
         publish_now_and_then();
         return true;
     }
@@ -74,6 +75,7 @@ fn ensure_slow() -> bool {
 fn run() {
     let errno = os::errno();
     config::read(super::load::declarations());
+    name_left_out();
     if os::probe() == os::Memory::NotZeroed {
         Line::new().text(NOT_ZEROED).write_to_stderr();
         os::abort();
@@ -97,21 +99,42 @@ fn run() {
     note_own_process();
     super::fork::install();
     start_profile();
-    if config::is_on(Key::Verbose) {
+    if parts::REPORTS && config::is_on(Key::Verbose) {
         announce(&report);
     }
-    if file::open() == Publishing::Continues {
+    if parts::REPORTS && file::open() == Publishing::Continues {
         // Ordering: Release, as READY before.
         STATE.store(PUBLISHES, Ordering::Release);
     }
     os::set_errno(errno);
 }
 
+/// A line for each setting whose part this build leaves out. A profile says so itself.
+fn name_left_out() {
+    let needs = [
+        (Key::Guard, "guard", parts::GUARD),
+        (Key::Limit, "limits", parts::LIMITS),
+        (Key::LimitHard, "limits", parts::LIMITS),
+        (Key::StatsAtExit, "reports", parts::REPORTS),
+        (Key::Publish, "reports", parts::REPORTS),
+        (Key::Verbose, "reports", parts::REPORTS),
+    ];
+    for (key, part, is_there) in needs {
+        if !is_there && config::number(key) != 0 {
+            let mut line = Line::new();
+            line.text("rsalloc: ")
+                .text(key.info().name)
+                .text(" has no effect: built without the feature ");
+            line.text(part).text("\n").write_to_stderr();
+        }
+    }
+}
+
 /// Renews the published file if it is due; at slow calls, and where much memory is freed. Costs a load without such a file.
 #[inline]
 pub fn tick() {
     // Ordering: Relaxed, a hint.
-    if STATE.load(Ordering::Relaxed) == PUBLISHES {
+    if parts::REPORTS && STATE.load(Ordering::Relaxed) == PUBLISHES {
         publish_now_and_then();
     }
 }

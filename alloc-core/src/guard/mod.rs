@@ -21,6 +21,7 @@ use crate::atomic::{AtomicUsize, Ordering};
 use crate::fail::{Misuse, deny, fail};
 use crate::object::{Memory, Object};
 use crate::os;
+use crate::parts;
 use crate::profile;
 use crate::sanitizer;
 use crate::sums::Column;
@@ -66,8 +67,11 @@ static EVERY: AtomicUsize = AtomicUsize::new(0);
 static TICKETS: AtomicUsize = AtomicUsize::new(0);
 
 /// Has one of `every` calls get a guarded object, 0: none. The first time, creates the pool and installs the handler of faults;
-/// false if the OS refuses the memory. For init, or one thread at a time.
+/// false if the OS refuses the memory, or the part is left out. For init, or one thread at a time.
 pub fn sample(every: usize) -> bool {
+    if !parts::GUARD {
+        return every == 0;
+    }
     // Ordering: Relaxed, this thread alone stores.
     let is_open = every == 0 || BASE.load(Ordering::Relaxed) != 0 || open();
     // Ordering: Release publishes the pool to `tick`.
@@ -96,7 +100,7 @@ pub fn is_sampling() -> bool {
 pub fn name_root() {
     // Ordering: Relaxed, published by init's READY.
     let base = BASE.load(Ordering::Relaxed);
-    if base != 0 {
+    if parts::GUARD && base != 0 {
         sanitizer::add_root(base, pool_bytes());
     }
 }
@@ -116,7 +120,7 @@ pub const fn counters() -> (Column<AtomicUsize>, &'static AtomicUsize) {
 pub fn tick() -> bool {
     // Ordering: Acquire pairs with the Release in `sample`.
     let every = EVERY.load(Ordering::Acquire);
-    every != 0 && count_down(every)
+    parts::GUARD && every != 0 && count_down(every)
 }
 
 fn count_down(every: usize) -> bool {
@@ -214,7 +218,7 @@ fn surroundings(slot: &Slot, page: usize) -> (Memory, [Range<usize>; 2]) {
 pub fn owns(address: usize) -> bool {
     // Ordering: Relaxed, a constant by now.
     let base = BASE.load(Ordering::Relaxed);
-    base != 0 && address.wrapping_sub(base) < pool_bytes()
+    parts::GUARD && base != 0 && address.wrapping_sub(base) < pool_bytes()
 }
 
 /// The slot on whose page `address`, in the pool, lies; none for an inaccessible page.

@@ -19,6 +19,7 @@ use super::huge::HUGE;
 use crate::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::config::{self, Bound, Key};
 use crate::os;
+use crate::parts;
 use crate::token_bucket::TokenBucket;
 use crate::units::PAGE_BYTES;
 
@@ -104,6 +105,9 @@ impl Limits {
 impl PageHeap {
     /// Obeys the settings `limit` and `limit_hard`, which have changed.
     pub fn obey_limits(&self) {
+        if !parts::LIMITS {
+            return;
+        }
         let is_on = bounds().into_iter().any(|bound| bound != Bound::Off);
         if is_on || self.is_limited() {
             self.read_bounds(os::seconds());
@@ -116,7 +120,7 @@ impl PageHeap {
     #[inline]
     pub fn admit(&self, bytes: usize) -> Option<Admission<'_>> {
         // Ordering: Relaxed, as in `obey_limits`.
-        match self.limits.is_on.load(Ordering::Relaxed) {
+        match parts::LIMITS && self.limits.is_on.load(Ordering::Relaxed) {
             false => Some(Admission { limits: &self.limits, bytes: 0 }),
             true => self.admit_limited(bytes),
         }
@@ -184,13 +188,14 @@ impl PageHeap {
     #[inline]
     pub fn take_release_wanted(&self) -> bool {
         // Ordering: Relaxed, a hint.
-        self.limits.wants_release.load(Ordering::Relaxed)
+        parts::LIMITS
+            && self.limits.wants_release.load(Ordering::Relaxed)
             && self.limits.wants_release.swap(false, Ordering::Relaxed)
     }
 
     /// Whether the soft limit is exceeded by what cannot be purged.
     pub fn is_above_soft_limit(&self) -> bool {
-        self.bounds().soft.is_some_and(|soft| self.used_bytes() > soft)
+        parts::LIMITS && self.bounds().soft.is_some_and(|soft| self.used_bytes() > soft)
     }
 
     /// The limits now.
@@ -205,7 +210,7 @@ impl PageHeap {
     #[inline]
     pub(super) fn trim_to_limits(&self) {
         // Ordering: Relaxed, as in `obey_limits`.
-        if self.limits.is_on.load(Ordering::Relaxed) {
+        if parts::LIMITS && self.limits.is_on.load(Ordering::Relaxed) {
             self.trim_to_limits_slow();
         }
     }
@@ -230,7 +235,7 @@ impl PageHeap {
     /// Whether there is a limit.
     pub fn is_limited(&self) -> bool {
         // Ordering: Relaxed, as in `obey_limits`.
-        self.limits.is_on.load(Ordering::Relaxed)
+        parts::LIMITS && self.limits.is_on.load(Ordering::Relaxed)
     }
 
     /// Bytes that the heap may have resident, without dirty pages.

@@ -318,7 +318,6 @@ impl PageHeap {
     }
 
     /// The segment in which `address` lies.
-    #[inline(never)]
     pub fn segment_at(&self, address: usize) -> Option<&'static Segment> {
         // Ordering: Relaxed, written once before any object exists.
         let place =

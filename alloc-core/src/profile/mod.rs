@@ -39,6 +39,7 @@ use crate::fail::Misuse;
 use crate::hot::HOT;
 use crate::object::Object;
 use crate::os;
+use crate::parts;
 use crate::size_class::Class;
 use layout::{Header, NEVER_STARTED, RUNNING, STOPPED, weighted_bytes};
 
@@ -82,7 +83,7 @@ enum Reason {
 #[inline]
 pub fn is_on() -> bool {
     // Ordering: Acquire pairs with the Release in `start`: the tables are there.
-    PROFILE.state.load(Ordering::Acquire) == RUNNING as usize
+    parts::PROFILE && PROFILE.state.load(Ordering::Acquire) == RUNNING as usize
 }
 
 /// Why a profile was not started or stopped.
@@ -99,6 +100,8 @@ pub enum ProfileError {
     BadInterval,
     /// The system gives no memory for the records.
     OutOfMemory,
+    /// The program was built without the feature `profile`.
+    IsLeftOut,
 }
 
 impl ProfileError {
@@ -110,6 +113,7 @@ impl ProfileError {
             ProfileError::IsSwitching => "another thread starts or stops a heap profile",
             ProfileError::BadInterval => "the interval of a heap profile is 256 bytes to 1 GiB",
             ProfileError::OutOfMemory => "the system gives no memory for a heap profile",
+            ProfileError::IsLeftOut => "this program was built without the feature profile",
         }
     }
 
@@ -121,6 +125,7 @@ impl ProfileError {
             ProfileError::IsSwitching => libc::EBUSY,
             ProfileError::BadInterval => libc::EINVAL,
             ProfileError::OutOfMemory => libc::ENOMEM,
+            ProfileError::IsLeftOut => libc::ENOSYS,
         }
     }
 }
@@ -143,7 +148,7 @@ pub fn start(interval_bytes: usize) -> Result<(), ProfileError> {
 #[inline]
 pub fn follow_tracer() {
     // Ordering: Relaxed, a look.
-    if probe::is_wanted() != FOR_TRACER.load(Ordering::Relaxed) {
+    if parts::PROFILE && probe::is_wanted() != FOR_TRACER.load(Ordering::Relaxed) {
         follow_tracer_slow();
     }
 }
@@ -168,6 +173,9 @@ fn follow_tracer_slow() {
 
 #[inline(never)]
 fn start_for(reason: Reason, interval_bytes: usize) -> Result<(), ProfileError> {
+    if !parts::PROFILE {
+        return Err(ProfileError::IsLeftOut);
+    }
     if !countdown::INTERVALS.contains(&interval_bytes) {
         return Err(ProfileError::BadInterval);
     }
@@ -207,7 +215,7 @@ fn start_for(reason: Reason, interval_bytes: usize) -> Result<(), ProfileError> 
 
 /// Makes sure that stacks can be recorded; false if the OS gives no memory. Threads may do so at once.
 pub fn prepare() -> bool {
-    tables::open() && {
+    parts::PROFILE && tables::open() && {
         unwind::try_probe();
         unwind::find_modules();
         true
@@ -217,6 +225,9 @@ pub fn prepare() -> bool {
 /// Stops the profile; its records stay until the next start. Async-signal-safe.
 #[inline(never)]
 pub fn stop() -> Result<(), ProfileError> {
+    if !parts::PROFILE {
+        return Err(ProfileError::IsStopped);
+    }
     switch(|| {
         if !is_on() {
             return Err(ProfileError::IsStopped);
@@ -247,6 +258,9 @@ fn switch(f: impl FnOnce() -> Result<(), ProfileError>) -> Result<(), ProfileErr
 pub fn reset_in_child() {
     // Ordering: Relaxed, there is no other thread.
     SWITCHING.store(false, Ordering::Relaxed);
+    if !parts::PROFILE {
+        return;
+    }
     tables::free_work_of_others();
     match is_on() {
         true => HOT.hide_classes(),
@@ -295,7 +309,7 @@ pub fn stack_here() -> usize {
     extern "C" fn number(_: usize, _: usize, caller: &Registers) -> usize {
         stack_of(caller)
     }
-    counted::with_registers(0, 0, number)
+    if parts::PROFILE { counted::with_registers(0, 0, number) } else { 0 }
 }
 
 /// Memory for a sampled object of `class`; none if there is no memory of its own for it.
@@ -423,6 +437,9 @@ pub fn own_header() -> Header<u64> {
 
 /// Copies the frames of the stack of this number to `out`; how many.
 pub fn frames_of(stack: usize, out: &mut [usize]) -> usize {
+    if !parts::PROFILE {
+        return 0;
+    }
     tables::stacks().map_or(0, |stacks| stacks.frames_of(stack, out))
 }
 

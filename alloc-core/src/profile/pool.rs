@@ -18,6 +18,7 @@ use crate::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::fail::{Misuse, deny, fail};
 use crate::object::Object;
 use crate::os;
+use crate::parts;
 use crate::size_class::{CLASS, CLASSES, Class, natural_align};
 use crate::units::{PAGE_BYTES, SLAB_OBJECT_MAX_BYTES};
 
@@ -81,7 +82,7 @@ pub fn open() -> bool {
 pub fn owns(address: usize) -> bool {
     // Ordering: Relaxed: an address in the pool comes from a thread that has seen it.
     let base = BASE.load(Ordering::Relaxed);
-    base != 0 && address.wrapping_sub(base) < LEN.load(Ordering::Relaxed) // Ordering: Relaxed, as above.
+    parts::PROFILE && base != 0 && address.wrapping_sub(base) < LEN.load(Ordering::Relaxed) // Ordering: Relaxed, as above.
 }
 
 /// Whether objects of `class` may lie here.

@@ -16,6 +16,7 @@ use super::PROFILE;
 use super::layout::Sample;
 use crate::arch::ADDRESS_SPACE_BYTES;
 use crate::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use crate::parts;
 
 /// Samples that can be live at once: 64 GiB at the default interval.
 pub const RECORDS: usize = 1 << 17;
@@ -60,7 +61,7 @@ static LIVE: AtomicUsize = AtomicUsize::new(0);
 #[inline]
 pub fn live() -> usize {
     // Ordering: Relaxed: a thread that frees a sample has its address from the thread that entered it, which orders this too.
-    LIVE.load(Ordering::Relaxed)
+    if parts::PROFILE { LIVE.load(Ordering::Relaxed) } else { 0 }
 }
 
 impl Samples {

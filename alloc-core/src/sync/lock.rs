@@ -49,7 +49,7 @@ impl Lock {
 
     /// Takes the lock. Waits for other threads if the order allows it, while the caller's [`WaitBudget`] lasts, unless the
     /// caller holds another lock and a handler on top of this lock's holder forks.
-    #[inline(never)]
+    #[inline]
     pub fn acquire(&self, rank: Rank) -> Result<Guard<'_>, Reentered> {
         let before = rank.enter();
         let after = match self.take(thread_id()) {
@@ -181,7 +181,7 @@ impl Lock {
         }
     }
 
-    #[inline(never)]
+    #[inline]
     fn release(&self) {
         // Ordering: Release publishes what the lock protects to the next `take`.
         if self.word.swap(0, Ordering::Release) & SLEEPERS != 0 {

@@ -3,18 +3,21 @@
 /// Text shared by entries and sections; see `sections` for the rules S1 to S5. Descriptor: the section
 /// between labels 10 and 20, abort handler 30 (include/uapi/linux/rseq.h). The descriptor comes first, since it also
 /// starts the unwind information: these functions use no stack, so at each instruction the return address lies at `rsp`.
+///
+/// The descriptors are numbered by the lines that ask for them: each function has sections of its own, which the linker drops with
+/// the function. In one section of the object file, an entry that is used would keep all the others.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __rsalloc_text {
     (descriptor) => {
         concat!(
             ".cfi_startproc\n",
-            ".pushsection __rseq_cs, \"aw\", @progbits\n",
+            concat!(".pushsection __rseq_cs, \"aw\", @progbits, unique, ", line!(), "\n"),
             ".balign 32\n",
             "77: .long 0, 0\n",
             ".quad 10f, 20f - 10f, 30f\n",
             ".popsection\n",
-            ".pushsection __rseq_cs_ptr_array, \"aw\", @progbits\n",
+            concat!(".pushsection __rseq_cs_ptr_array, \"aw\", @progbits, unique, ", line!(), "\n"),
             "76: .quad 77b\n",
             ".popsection\n",
             ".reloc 0, R_X86_64_NONE, 76b\n",

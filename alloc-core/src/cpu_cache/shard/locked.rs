@@ -155,7 +155,7 @@ pub fn release_all(held: u64) {
 
 /// Runs `f` on each locked shard that exists, holding its lock; skips those that stay busy for longer than
 /// `backoff`.
-pub fn for_each(backoff: &mut Backoff, mut f: impl FnMut(&Locked)) {
+pub fn for_each(backoff: &mut Backoff, f: &mut dyn FnMut(&Locked)) {
     for shard in &LOCKED {
         // Ordering: Acquire pairs with the Release in `create`.
         let region = shard.region.load(Ordering::Acquire);

@@ -31,7 +31,6 @@ static HIGHEST: AtomicUsize = AtomicUsize::new(0);
 static LOCK: Lock = Lock::new();
 
 /// The region of the calling thread's shard at this moment, if it is not stopped.
-#[inline(never)]
 pub fn current(sections: Sections) -> Option<&'static Region> {
     let shard = registration::current_index(sections.index).filter(|&shard| shard < SHARDS_MAX)?;
     // Ordering: Acquire pairs with the Release in `start`.

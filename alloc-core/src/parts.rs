@@ -1,0 +1,14 @@
+//! The parts that a build may leave out, by the cargo feature of their name (docs/adr/0044).
+//!
+//! Promises: this is the one place that asks for such a feature. Each function that a part is entered by looks at the constant of
+//! the part first, so that the compiler and the linker leave out what lies behind. The published block has the same words with
+//! and without them.
+
+/// The sampled heap profile.
+pub const PROFILE: bool = cfg!(feature = "profile");
+/// Objects between guard pages.
+pub const GUARD: bool = cfg!(feature = "guard");
+/// The settings `limit` and `limit_hard`.
+pub const LIMITS: bool = cfg!(feature = "limits");
+/// What the process says of itself unasked: `stats_at_exit`, `publish` and `verbose`.
+pub const REPORTS: bool = cfg!(feature = "reports");
