@@ -136,11 +136,21 @@ fn tail(is_sub: bool) -> Roff {
     roff
 }
 
+/// `cargo xtask walk` runs each line.
 const EXAMPLES: [(&str, &str); 4] = [
-    ("rsalloc run redis-server", "Runs a program on rsalloc."),
-    ("rsalloc check 1234", "Says whether process 1234 is on rsalloc, and in which mode."),
-    ("rsalloc run --conf limit:auto,dirty:4m nginx", "Runs one with settings of its own."),
-    ("rsalloc profile 1234", "Shows which code of it allocates, for ten seconds."),
+    ("rsalloc run sort /etc/passwd", "Runs a program on rsalloc."),
+    (
+        "rsalloc run sh -c 'rsalloc check $$'",
+        "Says whether a process, here a shell, is on rsalloc, and in which mode.",
+    ),
+    (
+        "rsalloc run --conf limit:auto,dirty:4m sort /etc/passwd",
+        "Runs a program with settings of its own.",
+    ),
+    (
+        "rsalloc profile -o heap.pb.gz -- sort /etc/passwd",
+        "Writes down which code of a program allocates, for go tool pprof and others.",
+    ),
 ];
 
 fn write(path: &Path, text: &[u8]) -> Result<()> {

@@ -16,13 +16,13 @@ use tools::{build_release, library, release_dir, root};
 /// Arguments of the command.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Walk only these ways, by name: examples, rust, service, research
+    /// Walk only these ways, by name: examples, pages, rust, service, research
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
 
 /// Each user's way is a script in xtask/walk.
-const WAYS: [&str; 3] = ["rust", "service", "research"];
+const WAYS: [&str; 4] = ["pages", "rust", "service", "research"];
 
 /// The way through the documents' blocks.
 const EXAMPLES: &str = "examples";
