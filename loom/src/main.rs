@@ -12,6 +12,7 @@ mod guard;
 mod machine;
 mod models;
 mod os;
+mod parts;
 mod profile;
 mod sanitizer;
 mod world;

@@ -238,6 +238,10 @@ pub fn page_bytes() -> usize {
     4096
 }
 
+pub fn whole_pages(bytes: usize) -> usize {
+    bytes.next_multiple_of(page_bytes())
+}
+
 pub fn huge_page_bytes() -> usize {
     page_bytes() * (page_bytes() / 8)
 }

@@ -192,7 +192,7 @@ pub const TRIED: Model = Model {
         };
         threads(vec![on(0, work(2, found.clone())), on(1, work(3, found.clone()))]);
         // A thread that found it busy has made more of them.
-        locked::for_each(&mut Backoff::none(), |shard| {
+        locked::for_each(&mut Backoff::none(), &mut |shard| {
             while let Some(object) = shard.pop(CLASS).object() {
                 found.add([object.address()]);
             }
