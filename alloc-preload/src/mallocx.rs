@@ -2,13 +2,15 @@
 //!
 //! A program that is linked with jemalloc (redis 8, for its scripts) calls them beside malloc, and would
 //! otherwise get objects of jemalloc that it hands to our `malloc_usable_size`. Promises objects like all others, aligned and zeroed
-//! as the flags say; arenas and caches in the flags have no meaning here.
+//! up to their real size as the flags say; arenas and caches in the flags have no meaning here.
 //!
 //! All of them or none: an object of one may come to any other.
 
 use crate::errno::{self, OBJECT_MAX};
+use crate::jemalloc;
 use crate::posix;
 use core::ffi::c_int;
+use core::ptr;
 
 /// MALLOCX_ZERO.
 const ZERO: c_int = 0x40;
@@ -21,12 +23,8 @@ fn align_of(flags: c_int) -> usize {
 /// An object of at least `size` bytes; null when out of memory.
 #[unsafe(no_mangle)]
 pub extern "C" fn mallocx(size: usize, flags: c_int) -> *mut u8 {
-    let object = errno::null_is_enomem(posix::allocate(align_of(flags), size));
-    if !object.is_null() && flags & ZERO != 0 {
-        // SAFETY: it has that many bytes.
-        unsafe { object.write_bytes(0, size) };
-    }
-    object
+    let allocate = if flags & ZERO != 0 { posix::allocate_cleared } else { posix::allocate };
+    errno::null_is_enomem(allocate(align_of(flags), size))
 }
 
 /// Resizes an object; null when out of memory, and it stays as it was then.
@@ -35,34 +33,54 @@ pub extern "C" fn mallocx(size: usize, flags: c_int) -> *mut u8 {
 /// 1. `object` is a live object.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rallocx(object: *mut u8, size: usize, flags: c_int) -> *mut u8 {
+    if flags & ZERO == 0 {
+        // SAFETY: duty 1.
+        return errno::null_is_enomem(unsafe { resize(object, size, align_of(flags)) });
+    }
     // SAFETY: duty 1.
     let before = unsafe { rsalloc_core::usable_size(object) };
-    let align = align_of(flags);
-    let resized = if align <= posix::natural_align(size) {
-        if size > OBJECT_MAX {
-            return errno::null_with(libc::ENOMEM);
+    // By real sizes: what a smaller object has behind `size` is the program's too, since the next growth clears nothing of it.
+    let real = jemalloc::nallocx(size, flags).max(size);
+    // SAFETY: duty 1.
+    let resized = errno::null_is_enomem(unsafe { resize(object, real, align_of(flags)) });
+    if !resized.is_null() {
+        // It may have got more than it asked for, so that it grows where it is.
+        let kept = if resized == object { before } else { before.min(real) };
+        // SAFETY: a live object.
+        let after = unsafe { rsalloc_core::usable_size(resized) };
+        if after > kept {
+            // SAFETY: it has `after` bytes.
+            unsafe { resized.add(kept).write_bytes(0, after - kept) };
         }
-        // SAFETY: duty 1.
-        errno::null_is_enomem(unsafe { rsalloc_core::reallocate(object, size.max(1)) })
-    } else {
-        let moved = errno::null_is_enomem(posix::allocate(align, size));
-        if !moved.is_null() {
-            // SAFETY: both have that many bytes, and are not the same; then duty 1.
-            unsafe {
-                moved.copy_from_nonoverlapping(object, before.min(size));
-                errno::keeping(|| rsalloc_core::free(object));
-            }
-        }
-        moved
-    };
-    if !resized.is_null() && flags & ZERO != 0 && size > before {
-        // SAFETY: it has `size` bytes now.
-        unsafe { resized.add(before).write_bytes(0, size - before) };
     }
     resized
 }
 
-/// Resizes an object where it is, which never goes here; its size.
+/// As [`rallocx`], without the flags. Null when out of memory.
+///
+/// # Safety
+/// 1. `object` is a live object.
+unsafe fn resize(object: *mut u8, size: usize, align: usize) -> *mut u8 {
+    if align <= posix::natural_align(size) {
+        if size > OBJECT_MAX {
+            return ptr::null_mut();
+        }
+        // SAFETY: duty 1.
+        return unsafe { rsalloc_core::reallocate(object, size.max(1)) };
+    }
+    let moved = posix::allocate(align, size);
+    if !moved.is_null() {
+        // SAFETY: duty 1; both have that many bytes, and are not the same.
+        unsafe {
+            let len = rsalloc_core::usable_size(object).min(size);
+            moved.copy_from_nonoverlapping(object, len);
+            errno::keeping(|| rsalloc_core::free(object));
+        }
+    }
+    moved
+}
+
+/// Resizes an object where it is, which never goes here; its size. MALLOCX_ZERO has nothing to clear.
 ///
 /// # Safety
 /// 1. `object` is a live object.

@@ -9,6 +9,7 @@
 
 use crate::errno::{self, OBJECT_MAX};
 use core::ffi::c_int;
+use rsalloc_core::internals::engine::api;
 use rsalloc_core::internals::os;
 
 rsalloc_core::c_posix_memalign!(
@@ -117,12 +118,22 @@ fn allocate_rounding(align: usize, size: usize) -> *mut u8 {
 /// `align` is a power of two. Null when out of memory or out of range.
 #[inline]
 pub fn allocate(align: usize, size: usize) -> *mut u8 {
+    allocate_by(|size, align| rsalloc_core::allocate_aligned(size, align), align, size)
+}
+
+/// As [`allocate`], of which all that may be used is zero. What is fresh from the OS is not touched.
+pub fn allocate_cleared(align: usize, size: usize) -> *mut u8 {
+    allocate_by(api::allocate_cleared, align, size)
+}
+
+#[inline]
+fn allocate_by(allocate: impl Fn(usize, usize) -> *mut u8, align: usize, size: usize) -> *mut u8 {
     let align = effective_align(align, size);
     // Where the object may start within its mapping counts against the same limit.
     if size.checked_add(align).is_none_or(|end| end > OBJECT_MAX) {
         return core::ptr::null_mut();
     }
-    rsalloc_core::allocate_aligned(size, align)
+    allocate(size, align)
 }
 
 #[inline]

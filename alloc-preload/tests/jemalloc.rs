@@ -132,19 +132,14 @@ in_each_mode! {
 
     fn nallocx_says_what_malloc_gives() {
         let nallocx = ours!(c"nallocx" as unsafe extern "C" fn(usize, c_int) -> usize);
-        let is_said = |said: usize, usable: usize| match common::mode() {
-            // A guarded object has what was asked for, others more.
-            Some(common::Mode::Guarded) => said <= usable,
-            _ => said == usable,
-        };
         for size in (1..2000).chain([32 << 10, 256 << 10, (256 << 10) + 1, 5 << 20, (40 << 20) + 5]) {
             // SAFETY: frees what it has just been given.
             unsafe {
                 let object = c::malloc(size);
-                assert!(is_said(nallocx(size, 0), c::malloc_usable_size(object)), "{size}");
+                assert_eq!(nallocx(size, 0), c::malloc_usable_size(object), "{size}");
                 c::free(object);
                 let aligned = c::memalign(512, size);
-                assert!(is_said(nallocx(size, 9), c::malloc_usable_size(aligned)), "{size}");
+                assert_eq!(nallocx(size, 9), c::malloc_usable_size(aligned), "{size}");
                 c::free(aligned);
             }
         }
@@ -194,6 +189,85 @@ in_each_mode! {
                 assert_eq!(ctl(name.as_ptr(), null_mut(), null_mut(), (&raw const cache).cast(), 4), 0);
                 assert_eq!(ctl(name.as_ptr(), null_mut(), null_mut(), (&raw const cache).cast(), 8), EINVAL);
                 assert_eq!(read::<u32>(ctl, name), Err(EPERM));
+            }
+        }
+    }
+
+    fn zeroed_objects_of_mallocx_hold_no_byte_of_former_ones() {
+        type Resize = unsafe extern "C" fn(*mut c_void, usize, c_int) -> *mut c_void;
+        let mallocx = ours!(c"mallocx" as unsafe extern "C" fn(usize, c_int) -> *mut c_void);
+        let rallocx = ours!(c"rallocx" as Resize);
+        let xallocx = ours!(c"xallocx" as unsafe extern "C" fn(*mut c_void, usize, usize, c_int) -> usize);
+        let nallocx = ours!(c"nallocx" as unsafe extern "C" fn(usize, c_int) -> usize);
+        const ZERO: c_int = 0x40;
+        // Objects of all classes from half of `size` to three times as much, filled and freed: the next ones are given in their place.
+        let soil = |size: usize, align: c_int| {
+            let mut object_size = size / 2 + 1;
+            while object_size <= 3 * size + 64 {
+                // SAFETY: objects are used within their size, and freed once.
+                unsafe {
+                    let objects = [(); 3].map(|()| mallocx(object_size, align));
+                    for object in objects {
+                        object.cast::<u8>().write_bytes(0xa5, c::malloc_usable_size(object));
+                    }
+                    objects.into_iter().for_each(|object| c::free(object));
+                    object_size = (nallocx(object_size, align) + 1).max(object_size + object_size / 8);
+                }
+            }
+        };
+        // What may be used: `kept` bytes that the test wrote, then zeroes.
+        let look = |object: *mut c_void, kept: usize, what: &str| {
+            assert!(!object.is_null(), "{what}");
+            // SAFETY: a live object; all of it may be used.
+            let bytes = unsafe { std::slice::from_raw_parts(object.cast::<u8>(), c::malloc_usable_size(object)) };
+            let wrong = bytes.iter().enumerate().find(|&(at, &byte)| byte != if at < kept { 7 } else { 0 });
+            assert_eq!(wrong, None, "{what}, of {} bytes, {kept} kept", bytes.len());
+        };
+        let sizes = (1..400).step_by(9).chain([100, 1000, 1100, 2050, 5000, 9000, 40_000, 300 << 10, (3 << 20) + 5]);
+        for (size, align) in sizes.flat_map(|size| [(size, 0), (size, 9)]) {
+            // SAFETY: objects are used within their size, and freed once.
+            unsafe {
+                soil(size, align);
+                let mut object = mallocx(size, ZERO | align);
+                look(object, 0, &format!("mallocx({size}, {align})"));
+                // By a little, which may stay where it is or leave room for more; and by much.
+                for percent in [103, 110, 112, 120, 125, 200, 101] {
+                    let real = c::malloc_usable_size(object);
+                    object.cast::<u8>().write_bytes(7, real);
+                    assert_eq!(xallocx(object, 2 * real, 0, ZERO | align), real);
+                    look(object, real, "xallocx");
+                    let wanted = (real * percent).div_ceil(100);
+                    soil(wanted, align);
+                    object = rallocx(object, wanted, ZERO | align);
+                    look(object, real, &format!("rallocx({real} to {wanted}, {align})"));
+                }
+                // What a smaller one may use is the program's too, so that it grows again to bytes that are known.
+                let real = c::malloc_usable_size(object);
+                object.cast::<u8>().write_bytes(7, real);
+                soil(size, align);
+                object = rallocx(object, size, ZERO | align);
+                look(object, c::malloc_usable_size(object), &format!("rallocx({real} to {size}, {align})"));
+                c::free(object);
+            }
+        }
+    }
+
+    fn zeroed_memory_of_mallocx_that_is_fresh_is_not_touched() {
+        let mallocx = ours!(c"mallocx" as unsafe extern "C" fn(usize, c_int) -> *mut c_void);
+        let resident_pages = || -> usize {
+            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+            statm.split(' ').nth(1).unwrap().parse().unwrap()
+        };
+        for align in [0, 12, 21] {
+            let before = resident_pages();
+            // SAFETY: used within its size, and freed once.
+            unsafe {
+                let object = mallocx(1 << 30, 0x40 | align);
+                assert!(!object.is_null() && (object as usize).is_multiple_of(1 << align));
+                let grown = resident_pages().saturating_sub(before);
+                assert!(grown < 1000, "{grown} pages, align {align}");
+                assert_eq!((*object.cast::<u8>(), *object.cast::<u8>().add((1 << 30) - 1)), (0, 0));
+                c::free(object);
             }
         }
     }

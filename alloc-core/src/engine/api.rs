@@ -38,10 +38,10 @@ pub fn allocate_zeroed(size: usize, align: usize) -> *mut u8 {
     allocate_and_clear(size, align, |_| size)
 }
 
-/// As [`allocate`], of which all that may be used is cleared: a program of C may grow an object by
+/// As [`allocate_aligned`], of which all that may be used is cleared: a program of C may grow an object by
 /// `malloc_usable_size`, or by a `realloc` that leaves it in place.
-pub fn allocate_cleared(size: usize) -> *mut u8 {
-    allocate_and_clear(size, 8, |object| all_bytes(object, size))
+pub fn allocate_cleared(size: usize, align: usize) -> *mut u8 {
+    allocate_and_clear(size, align, |object| all_bytes(object, size))
 }
 
 /// Clears all that may be used of a fresh object of `size` bytes, unless it is null.
@@ -117,12 +117,12 @@ pub unsafe fn usable_size(ptr: *const u8) -> usize {
     }
 }
 
-/// Bytes that the program may use of an object that it asks for by this size and alignment, a power of two. Where objects
-/// are checked or guarded, these are what it asks for.
+/// Bytes that the program may use of an object that it asks for by this size and alignment, a power of two. Where all objects
+/// are checked (`hardened`), these are what it asks for.
 pub fn usable_size_of(size: usize, align: usize) -> usize {
     let request = Request::new(size, align);
     let unit = match request.class {
-        _ if !init::ensure() || hardened::is_watching() => 1,
+        _ if !init::ensure() || canary::is_on() => 1,
         0 if large::has_own_mapping(request) => os::page_bytes(),
         0 => PAGE_BYTES,
         class => return CLASS[class].size,

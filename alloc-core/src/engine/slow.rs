@@ -64,7 +64,7 @@ pub extern "C" fn calloc(count: usize, size: usize) -> *mut u8 {
     let allocate = |len: usize| match profile::is_on() {
         true if len <= TINY_MAX_BYTES => counted::calloc_counted(len),
         true if len <= MEDIUM_MAX_BYTES => api::clear_all(counted::malloc_counted(len), len),
-        _ => api::allocate_cleared(len),
+        _ => api::allocate_cleared(len, 8),
     };
     let object = len.map_or(ptr::null_mut(), allocate);
     if object.is_null() {
