@@ -5,8 +5,9 @@
 /// starts the unwind information: these functions use no stack and keep x30, so at each instruction the caller is found
 /// by what the architecture's first row says (the return address in x30, the frame's address in sp).
 ///
-/// The descriptors are numbered by the lines that ask for them: each function has sections of its own, which the linker drops with
-/// the function. In one section of the object file, an entry that is used would keep all the others.
+/// The descriptors are numbered by the lines that ask for them, so that the linker drops them with their functions. `line!()` is the
+/// line of the outermost macro call: each entry has sections of its own, and the two functions of a `section!` (by cpu_id and by
+/// mm_cid) share theirs. In one section of the object file, an entry that is used would keep all the others.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __rsalloc_text {

@@ -4,8 +4,9 @@
 /// between labels 10 and 20, abort handler 30 (include/uapi/linux/rseq.h). The descriptor comes first, since it also
 /// starts the unwind information: these functions use no stack, so at each instruction the return address lies at `rsp`.
 ///
-/// The descriptors are numbered by the lines that ask for them: each function has sections of its own, which the linker drops with
-/// the function. In one section of the object file, an entry that is used would keep all the others.
+/// The descriptors are numbered by the lines that ask for them, so that the linker drops them with their functions. `line!()` is the
+/// line of the outermost macro call: each entry has sections of its own, and the two functions of a `section!` (by cpu_id and by
+/// mm_cid) share theirs. In one section of the object file, an entry that is used would keep all the others.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __rsalloc_text {
