@@ -105,6 +105,7 @@ impl Origin {
             Origin::Environment => "RSALLOC_CONF",
             Origin::Call => "call",
             Origin::Outside => "set from outside",
+            Origin::LeftOut => "left out of build",
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Settings that several threads change at once: the allocator does what the settings say afterwards.
 
-use rsalloc_core::internals::config::{Key, Origin};
+use rsalloc_core::internals::config::{self, Key, Origin};
 use rsalloc_core::internals::engine::command::Refusal;
 use rsalloc_core::internals::engine::settings::{self, Unchanged};
 use rsalloc_core::internals::guard;
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
 use rsalloc_core::internals::page_heap::huge::HUGE;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use rsalloc_core::internals::profile;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread;
 
@@ -116,6 +117,48 @@ fn guards_of_two_threads_are_known() -> bool {
         [ask(), other.join().expect("no panic")]
     });
     objects.into_iter().all(guard::owns)
+}
+
+/// Else the child's settings say what nothing in it obeys, since the change has no thread there.
+#[test]
+fn a_change_that_a_fork_interrupts_is_obeyed_in_the_child() {
+    assert!(in_child(children_obey_their_settings));
+}
+
+fn children_obey_their_settings() -> bool {
+    const FORKS: usize = 300;
+    let stop = AtomicBool::new(false);
+    set(Key::Guard, 0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                set(Key::Guard, [0, 5][round % 2]);
+                set(Key::Profile, [0, 4 << 10, 64 << 10][round % 3]);
+            }
+        });
+        let obeys = (0..FORKS).filter(|_| in_child(obeys_its_settings)).count();
+        stop.store(true, Ordering::Relaxed);
+        if obeys != FORKS {
+            eprintln!("{} of {FORKS} children do not obey", FORKS - obeys);
+        }
+        obeys == FORKS
+    })
+}
+
+fn obeys_its_settings() -> bool {
+    let (guard, interval) = (config::number(Key::Guard), config::number(Key::Profile));
+    let published = rsalloc_core::report().guard_one_in;
+    let header = profile::own_header();
+    guard::is_sampling() == (guard != 0)
+        && published == Some(guard).filter(|&calls| calls != 0)
+        && profile::is_on() == (interval != 0)
+        && (interval == 0 || header.interval_bytes == interval as u64)
+        // And can go on from there.
+        && settings::change(Key::Guard, 7, Origin::Call) == Ok(())
+        && guard::is_sampling()
 }
 
 fn in_child(life: fn() -> bool) -> bool {

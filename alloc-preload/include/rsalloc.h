@@ -103,7 +103,8 @@ RSALLOC_API int rsalloc_profile_start(size_t interval_bytes);
 RSALLOC_API int rsalloc_profile_stop(void);
 
 /* Changes a setting, written "key:value" as in RSALLOC_CONF. Returns 0, or ENOENT (no such key), EINVAL (no such value),
- * EPERM (takes effect at the start only), EACCES (RSALLOC_CONF or `rsalloc set` says otherwise), ENOMEM, EBUSY. [signal] */
+ * EPERM (takes effect at the start only), EACCES (RSALLOC_CONF or `rsalloc set` says otherwise), ENOMEM, EBUSY,
+ * ENOSYS (a build without what obeys the key). [signal] */
 RSALLOC_API int rsalloc_set(const char *setting);
 
 /* Writes the effective value of a setting as a string of at most `bytes` bytes, the zero included. Returns the length of the

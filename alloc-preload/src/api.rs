@@ -96,8 +96,8 @@ pub extern "C" fn rsalloc_profile_stop() -> c_int {
 }
 
 /// Changes a setting, `key:value` as in `RSALLOC_CONF`. 0, or an errno: ENOENT for an unknown key, EINVAL for a bad value,
-/// EPERM if the key takes effect at the start only, EACCES if `RSALLOC_CONF` or `rsalloc set` has set it, ENOMEM, EBUSY.
-/// Async-signal-safe.
+/// EPERM if the key takes effect at the start only, EACCES if `RSALLOC_CONF` or `rsalloc set` has set it, ENOMEM, EBUSY,
+/// ENOSYS if the part is left out of the build. Async-signal-safe.
 ///
 /// # Safety
 /// 1. `setting` is a string.
@@ -112,6 +112,7 @@ pub unsafe extern "C" fn rsalloc_set(setting: *const c_char) -> c_int {
         Err(Unchanged::IsDecided) => libc::EACCES,
         Err(Unchanged::Refused(Refusal::AtStartOnly)) => libc::EPERM,
         Err(Unchanged::Refused(Refusal::NoMemory)) => libc::ENOMEM,
+        Err(Unchanged::Refused(Refusal::LeftOut)) => libc::ENOSYS,
         Err(Unchanged::Refused(Refusal::Busy | Refusal::Unknown)) => libc::EBUSY,
     }
 }

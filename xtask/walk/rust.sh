@@ -49,3 +49,29 @@ for part in guard limits profile reports; do
     grep -c "^rsalloc: .*built without the feature $part$" left_out | grep '^1$'
 done
 [ "$(grep -c '' left_out)" = 5 ]
+
+# Nor is a command obeyed then, or said to be, and no guard pages are told of.
+mkdir src/bin
+cat >src/bin/waits.rs <<'END'
+#[global_allocator]
+static GLOBAL: rsalloc::RsAlloc = rsalloc::RsAlloc;
+fn main() {
+    println!("ready");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+END
+cargo build --quiet --release --bin waits
+mkfifo held
+RSALLOC_CONF=guard:10,hardened:on,verbose:on ./target/release/waits <held >ready 2>&1 &
+pid=$!
+exec 8>held
+until grep ready ready; do sleep 0.1; done
+for item in limit:1G guard:10 profile:on stats_at_exit:text; do
+    refused 3 rsalloc set $pid $item
+    grep 'built without the feature that this needs' said
+    rsalloc conf $pid | grep "^${item%:*} .*left out of build"
+done
+rsalloc check $pid >checked
+[ "$(grep -c guard checked)" = 0 ]
+echo >&8
+wait $pid

@@ -2,6 +2,7 @@
 
 use super::RequestedMode;
 use crate::atomic::AtomicUsize;
+use crate::parts;
 use crate::report::ShardIndex;
 
 /// How a key's value is written, and kept in a `usize`.
@@ -172,6 +173,20 @@ keys! {
 }
 
 impl Key {
+    /// The feature of the part that obeys the setting, if this build leaves it out: then the setting has no effect.
+    pub fn left_out(self) -> Option<&'static str> {
+        let (feature, is_there) = match self {
+            Key::Guard => ("guard", parts::GUARD),
+            Key::Limit | Key::LimitHard => ("limits", parts::LIMITS),
+            Key::Profile => ("profile", parts::PROFILE),
+            Key::StatsAtExit | Key::Publish | Key::Verbose => ("reports", parts::REPORTS),
+            Key::Mode | Key::Index | Key::Cache | Key::Dirty | Key::Hardened | Key::Membarrier => {
+                return None;
+            }
+        };
+        (!is_there).then_some(feature)
+    }
+
     /// What the setting does.
     pub fn help(self) -> &'static str {
         HELP[self as usize]

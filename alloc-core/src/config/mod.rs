@@ -43,6 +43,8 @@ pub enum Origin {
     Call,
     /// Another process: `rsalloc set PID`.
     Outside,
+    /// Of no importance: the part that obeys the setting is left out of this build.
+    LeftOut,
 }
 
 /// The value of a setting.
@@ -216,8 +218,10 @@ pub fn settings() -> impl ExactSizeIterator<Item = Setting> + Clone {
 
 /// The value and the origin of each key, as numbers.
 pub fn raw() -> [(usize, u8); KEYS] {
-    // Ordering: Relaxed, words that stand alone.
-    Key::ALL.map(|key| (number(key), ORIGINS[key as usize].load(Ordering::Relaxed)))
+    Key::ALL.map(|key| {
+        let origin = if key.left_out().is_some() { Origin::LeftOut } else { origin(key) };
+        (number(key), origin as u8)
+    })
 }
 
 /// The settings that another process has, by its [`raw`] numbers. The names of its files are not among them.
@@ -241,9 +245,16 @@ fn setting_of(key: Key, value: usize, origin: u8, file: &'static str) -> Setting
     Setting { key: info.name, value, origin: origin_of(origin), help: key.help() }
 }
 
-fn origin_of(raw: u8) -> Origin {
-    let origins =
-        [Origin::Default, Origin::Program, Origin::Environment, Origin::Call, Origin::Outside];
+/// The origin of this number; the default for one that this version does not know.
+pub fn origin_of(raw: u8) -> Origin {
+    let origins = [
+        Origin::Default,
+        Origin::Program,
+        Origin::Environment,
+        Origin::Call,
+        Origin::Outside,
+        Origin::LeftOut,
+    ];
     origins.into_iter().find(|&known| known as u8 == raw).unwrap_or(Origin::Default)
 }
 

@@ -127,12 +127,20 @@ pub enum Refusal {
     AtStartOnly = -3,
     /// The system refused the memory that the setting needs.
     NoMemory = -4,
+    /// The process was built without the part that obeys the setting.
+    LeftOut = -5,
 }
 
 impl Refusal {
     /// The refusal that an answer is, if it is one.
     pub fn of_answer(answer: isize) -> Option<Self> {
-        let refusals = [Refusal::Unknown, Refusal::Busy, Refusal::AtStartOnly, Refusal::NoMemory];
+        let refusals = [
+            Refusal::Unknown,
+            Refusal::Busy,
+            Refusal::AtStartOnly,
+            Refusal::NoMemory,
+            Refusal::LeftOut,
+        ];
         refusals.into_iter().find(|&refusal| refusal as isize == answer)
     }
 }

@@ -19,6 +19,7 @@ use crate::guard;
 use crate::object::{Fresh, Memory, Object};
 use crate::os;
 use crate::page_map;
+use crate::parts;
 use crate::size_class::{CLASS, Class};
 use crate::slab;
 use core::ptr::{self, NonNull};
@@ -31,7 +32,9 @@ static WATCHING: AtomicBool = AtomicBool::new(false);
 /// Obeys the configuration. For init, before any object exists.
 pub fn set_up(random: [u8; 16]) {
     if config::is_on(Key::Hardened) {
-        config::set_implied(Key::Guard, GUARD_EVERY, Key::Hardened);
+        if parts::GUARD {
+            config::set_implied(Key::Guard, GUARD_EVERY, Key::Hardened);
+        }
         canary::arm(random);
     } else {
         fit::allow_in_place();
@@ -49,6 +52,9 @@ pub fn obey_guard() -> bool {
 
 /// One of how many slow calls gets a guarded object; 0: none.
 pub fn guard_every() -> usize {
+    if !parts::GUARD {
+        return 0;
+    }
     config::number(Key::Guard).min(1 << 30)
 }
 

@@ -3,6 +3,7 @@
 //! Promises: runs once, in the thread that comes first; until it is done other threads wait and a handler of the thread
 //! that runs it is told "not yet". Leaves errno alone.
 
+use super::settings;
 use crate::arch::{SANITIZED_ADDRESSES, thread_id};
 use crate::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 use crate::canary;
@@ -93,12 +94,15 @@ fn run() {
     let report = open_shards(adoption);
     // SAFETY: init alone writes, before READY.
     unsafe { *REPORT.0.get() = report };
+    // Before another thread can change it: else it could say that none is to run just before this one starts it.
+    let changing = config::is_on(Key::Profile).then(|| settings::hold(Key::Profile));
     // Ordering: Release publishes all of the above.
     STATE.store(READY, Ordering::Release);
     publish_report(&report);
     note_own_process();
     super::fork::install();
     start_profile();
+    drop(changing);
     if parts::REPORTS && config::is_on(Key::Verbose) {
         announce(&report);
     }
@@ -109,23 +113,17 @@ fn run() {
     os::set_errno(errno);
 }
 
-/// A line for each setting whose part this build leaves out. A profile says so itself.
+/// A line for each setting whose part this build leaves out.
 fn name_left_out() {
-    let needs = [
-        (Key::Guard, "guard", parts::GUARD),
-        (Key::Limit, "limits", parts::LIMITS),
-        (Key::LimitHard, "limits", parts::LIMITS),
-        (Key::StatsAtExit, "reports", parts::REPORTS),
-        (Key::Publish, "reports", parts::REPORTS),
-        (Key::Verbose, "reports", parts::REPORTS),
-    ];
-    for (key, part, is_there) in needs {
-        if !is_there && config::number(key) != 0 {
+    for key in Key::ALL {
+        if let Some(feature) = key.left_out()
+            && config::number(key) != 0
+        {
             let mut line = Line::new();
             line.text("rsalloc: ")
                 .text(key.info().name)
                 .text(" has no effect: built without the feature ");
-            line.text(part).text("\n").write_to_stderr();
+            line.text(feature).text("\n").write_to_stderr();
         }
     }
 }
@@ -203,7 +201,8 @@ fn is_over() -> bool {
 /// Starts the profile that the configuration asks for.
 fn start_profile() {
     let interval = config::number(Key::Profile);
-    if interval != 0
+    if parts::PROFILE
+        && interval != 0
         && let Err(error) = profile::start(interval)
     {
         Line::new()

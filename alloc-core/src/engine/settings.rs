@@ -5,50 +5,117 @@
 
 use super::command::Refusal;
 use super::{hardened, init};
-use crate::config::{self, Key, Origin, Wrong};
+use crate::atomic::{AtomicU8, AtomicUsize, Ordering};
+use crate::config::{self, KEYS, Key, Origin, Wrong};
 use crate::page_heap::PAGE_HEAP;
 use crate::profile::{self, ProfileError};
 use crate::publish::publish_report;
-use crate::sync::{Backoff, TryLock};
+use crate::sync::{Backoff, TryGuard, TryLock};
 use crate::units::PAGE_BYTES;
 
 /// Held while a setting changes. Else a thread that has read the settings could have the allocator obey them after another
 /// thread has changed them.
 static CHANGING: TryLock = TryLock::new();
-/// Waits for another thread's change, which may be preempted in it.
-const ATTEMPTS: usize = 4;
+/// How long a change waits for another thread's at most, on a machine without a free CPU. Half of what `rsalloc set` gives its
+/// command in all.
+pub const WAIT_SECONDS: usize = 5;
 
-/// Sets `key` and has the allocator obey it. Async-signal-safe; init is over.
+/// What is made under `CHANGING`, for the child of a fork that comes in the middle of it.
+struct UnderWay {
+    /// The key's number; [`KEYS`]: none.
+    key: AtomicUsize,
+    value: AtomicUsize,
+    origin: AtomicU8,
+}
+
+static UNDER_WAY: UnderWay =
+    UnderWay { key: AtomicUsize::new(KEYS), value: AtomicUsize::new(0), origin: AtomicU8::new(0) };
+
+impl UnderWay {
+    fn begin(&self, key: Key, value: usize, origin: Origin) {
+        // Ordering: Relaxed, as above the key.
+        self.value.store(value, Ordering::Relaxed);
+        self.origin.store(origin as u8, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        // Ordering: Release, so that a child that finds the key finds the others.
+        self.key.store(key as usize, Ordering::Release);
+    }
+
+    fn end(&self) {
+        // Ordering: Release, behind all that the change has written.
+        self.key.store(KEYS, Ordering::Release);
+    }
+
+    fn get(&self) -> Option<(Key, usize, Origin)> {
+        // Ordering: Acquire pairs with the Release in `begin`.
+        let key = Key::ALL.get(self.key.load(Ordering::Acquire))?;
+        // Ordering: Relaxed, acquired by the key.
+        let (value, origin) =
+            (self.value.load(Ordering::Relaxed), self.origin.load(Ordering::Relaxed));
+        Some((*key, value, config::origin_of(origin)))
+    }
+}
+
+/// Sets `key` and has the allocator obey it. Waits for another thread's change for [`WAIT_SECONDS`] at most, then it is busy.
+/// Async-signal-safe; init is over.
 pub fn change(key: Key, value: usize, origin: Origin) -> Result<(), Unchanged> {
+    if key.left_out().is_some() {
+        return Err(Unchanged::Refused(Refusal::LeftOut));
+    }
     if !config::may_change(key, value) {
         return Err(Unchanged::Refused(Refusal::AtStartOnly));
     }
-    let mut attempts = (0..ATTEMPTS).map(|_| CHANGING.acquire_with(&mut Backoff::longer()));
-    let Some(_changing) = attempts.find_map(|changing| changing) else {
+    let Some(_changing) = CHANGING.acquire_with(&mut Backoff::within(WAIT_SECONDS)) else {
         return Err(Unchanged::Refused(Refusal::Busy));
     };
     let before = (config::number(key), config::origin(key));
     if origin == Origin::Call && matches!(before.1, Origin::Environment | Origin::Outside) {
         return Err(Unchanged::IsDecided);
     }
+    UNDER_WAY.begin(key, value, origin);
     config::set(key, value, origin);
     let obeyed = obey(key, value);
     if obeyed.is_err() {
         config::set(key, before.0, before.1);
     }
     publish_report(&init::report());
+    UNDER_WAY.end();
     obeyed.map_err(Unchanged::Refused)
 }
 
-/// In the child of a fork, by its only thread: a change that another thread of the parent was just making ends here.
+/// For init, before other threads can change settings: keeps them from it, and has the child of a fork obey what `key` says now.
+pub fn hold(key: Key) -> Option<Held> {
+    let changing = CHANGING.try_acquire()?;
+    UNDER_WAY.begin(key, config::number(key), config::origin(key));
+    Some(Held { _changing: changing })
+}
+
+/// See [`hold`].
+pub struct Held {
+    _changing: TryGuard<'static>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        UNDER_WAY.end();
+    }
+}
+
+/// In the child of a fork, by its only thread: what another thread of the parent was just changing is done here.
 pub fn reset_in_child() {
     let is_free = CHANGING.try_acquire().is_some();
     if is_free || CHANGING.is_taken_here() {
         return;
     }
     CHANGING.release();
-    for key in [Key::Dirty, Key::Limit] {
-        let _ = obey(key, config::number(key));
+    let _changing = CHANGING.try_acquire();
+    if let Some((key, value, origin)) = UNDER_WAY.get() {
+        config::set(key, value, origin);
+        if obey(key, value).is_err() {
+            // Then there are no guards, or there is no profile.
+            config::set(key, 0, origin);
+        }
+        publish_report(&init::report());
+        UNDER_WAY.end();
     }
 }
 
@@ -110,4 +177,42 @@ fn obey_profile(interval: usize) -> Result<(), Refusal> {
         ProfileError::IsSwitching | ProfileError::IsRunning => Refusal::Busy,
         _ => Refusal::NoMemory,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+
+    /// At the instant at which another thread has begun to change a setting and nothing of it is done.
+    #[test]
+    fn a_child_ends_the_change_that_its_parent_had_begun() {
+        in_child(|| {
+            assert!(init::ensure());
+            std::thread::spawn(|| {
+                TryLock::keep(CHANGING.try_acquire().expect("no other change"));
+                UNDER_WAY.begin(Key::Guard, 7, Origin::Outside);
+            })
+            .join()
+            .expect("no panic");
+            in_child(|| {
+                assert_eq!(init::report().guard_one_in, Some(7));
+                assert!(crate::guard::is_sampling());
+                assert_eq!(config::origin(Key::Guard), Origin::Outside);
+                assert_eq!(change(Key::Guard, 0, Origin::Outside), Ok(()));
+            });
+        });
+    }
+
+    fn in_child(life: fn()) {
+        // SAFETY: plain calls; the child ends here.
+        unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                libc::_exit(i32::from(std::panic::catch_unwind(life).is_err()));
+            }
+            let mut status = 0;
+            assert_eq!((libc::waitpid(child, &raw mut status, 0), status), (child, 0));
+        }
+    }
 }

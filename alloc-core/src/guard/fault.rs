@@ -4,7 +4,7 @@
 //! handler, so the process dies of SIGSEGV at the instruction that did it. Any other fault goes to the
 //! handler that was there before, or does what it did. Async-signal-safe: a line on the stack, system calls.
 //!
-//! I1. `PREVIOUS` is written before the handler is installed and never again.
+//! I1. `PREVIOUS` is written before the handler is installed and never again, nor is it the handler itself.
 
 use super::{LIVE, POOL, SLOTS, UNUSED, owns, page_of, slot_at};
 use crate::arch::{Access, fault_access};
@@ -23,18 +23,20 @@ static PREVIOUS: Previous = Previous(UnsafeCell::new(MaybeUninit::zeroed()));
 
 type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
 
-/// Installs the handler in front of the one that is there.
+/// Installs the handler in front of the one that is there. Does nothing the second time, in the child of a fork that came before
+/// the pool was known.
 pub fn install() {
     // SAFETY: zero is a valid sigaction; I1; the handler lives for ever.
     unsafe {
-        let previous = (*PREVIOUS.0.get()).as_mut_ptr();
-        if libc::sigaction(libc::SIGSEGV, core::ptr::null(), previous) != 0 {
+        let mut action: libc::sigaction = core::mem::zeroed();
+        if libc::sigaction(libc::SIGSEGV, core::ptr::null(), &mut action) != 0
+            || action.sa_sigaction == on_fault as Handler as usize
+        {
             return;
         }
-        let mut action: libc::sigaction = core::mem::zeroed();
+        (*PREVIOUS.0.get()).write(action);
         action.sa_sigaction = on_fault as Handler as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        action.sa_mask = (*previous).sa_mask;
         libc::sigaction(libc::SIGSEGV, &action, core::ptr::null_mut());
     }
 }
@@ -154,6 +156,28 @@ fn pass_on(signal: c_int, info: *mut siginfo_t, context: *mut c_void, code: c_in
         handler => {
             // SAFETY: as above.
             unsafe { core::mem::transmute::<usize, extern "C" fn(c_int)>(handler)(signal) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else a fault that is none of ours is passed on to ourselves, for ever.
+    #[test]
+    fn a_handler_that_is_installed_twice_is_not_its_own_predecessor() {
+        // SAFETY: plain calls; the child ends here.
+        unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                install();
+                install();
+                let previous = (*PREVIOUS.0.get()).assume_init_ref().sa_sigaction;
+                libc::_exit(i32::from(previous == on_fault as Handler as usize));
+            }
+            let mut status = 0;
+            assert_eq!((libc::waitpid(child, &raw mut status, 0), status), (child, 0));
         }
     }
 }

@@ -81,12 +81,13 @@ pub fn sample(every: usize) -> bool {
 
 fn open() -> bool {
     let Ok(base) = os::map_sealed(pool_bytes()) else { return false };
-    // Ordering: Relaxed, published by `EVERY`, and to owners of objects with these.
-    BASE.store(base, Ordering::Relaxed);
     sanitizer::add_root(base, pool_bytes());
     // Without the memory for them, a report has no stacks.
     let _ = profile::prepare();
     fault::install();
+    // Last: the child of a fork that comes before does all of it again. Ordering: Release, behind the above; published by `EVERY`,
+    // and to owners of objects with these.
+    BASE.store(base, Ordering::Release);
     true
 }
 

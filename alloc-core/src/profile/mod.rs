@@ -41,6 +41,7 @@ use crate::object::Object;
 use crate::os;
 use crate::parts;
 use crate::size_class::Class;
+use crate::sync::TryLock;
 use layout::{Header, NEVER_STARTED, RUNNING, STOPPED, weighted_bytes};
 
 /// The header of the one profile of this process.
@@ -65,7 +66,7 @@ pub static PROFILE: Header<AtomicUsize> = Header {
 };
 
 /// Held while a profile is started or stopped; only tried.
-static SWITCHING: AtomicBool = AtomicBool::new(false);
+static SWITCHING: TryLock = TryLock::new();
 
 /// Whether the profile that runs was started for a tracer at a probe; it ends when none is attached any more.
 static FOR_TRACER: AtomicBool = AtomicBool::new(false);
@@ -244,24 +245,22 @@ pub fn stop() -> Result<(), ProfileError> {
 }
 
 fn switch(f: impl FnOnce() -> Result<(), ProfileError>) -> Result<(), ProfileError> {
-    // Ordering: Acquire and Release: what one switch has written, the next one sees.
-    if SWITCHING.swap(true, Ordering::Acquire) {
-        return Err(ProfileError::IsSwitching);
-    }
-    let result = f();
-    SWITCHING.store(false, Ordering::Release); // Ordering: Release, as above.
-    result
+    let Some(_switching) = SWITCHING.try_acquire() else { return Err(ProfileError::IsSwitching) };
+    f()
 }
 
 /// In the child of a fork, by its only thread: a switch that another thread of the parent was just making has no end here. A
 /// profile goes on in the child, with its parent's records.
 pub fn reset_in_child() {
-    // Ordering: Relaxed, there is no other thread.
-    SWITCHING.store(false, Ordering::Relaxed);
     if !parts::PROFILE {
         return;
     }
     tables::free_work_of_others();
+    if SWITCHING.is_taken_here() {
+        // Below the handler that forks, in the child too: it goes on behind that.
+        return;
+    }
+    SWITCHING.release();
     match is_on() {
         true => HOT.hide_classes(),
         false => {
@@ -445,22 +444,46 @@ pub fn frames_of(stack: usize, out: &mut [usize]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
 
     /// As a fork finds it while another thread starts a profile for a tracer.
     #[test]
     fn a_child_forgets_a_start_that_its_parent_was_just_making() {
+        in_child(|| {
+            std::thread::spawn(begin_for_tracer).join().expect("no panic");
+            reset_in_child();
+            !is_on() && !is_for_tracer() && SWITCHING.try_acquire().is_some()
+        });
+    }
+
+    /// As a handler that forks finds it on top of its own thread's start.
+    #[test]
+    fn a_child_goes_on_with_a_start_below_its_own_fork() {
+        in_child(|| {
+            begin_for_tracer();
+            reset_in_child();
+            is_for_tracer() && SWITCHING.is_taken_here()
+        });
+    }
+
+    fn begin_for_tracer() {
+        TryLock::keep(SWITCHING.try_acquire().expect("no other switch"));
+        // Ordering: Relaxed, one thread after the other.
+        FOR_TRACER.store(true, Ordering::Relaxed);
+    }
+
+    fn is_for_tracer() -> bool {
+        // Ordering: Relaxed, as above.
+        FOR_TRACER.load(Ordering::Relaxed)
+    }
+
+    fn in_child(holds: fn() -> bool) {
         // SAFETY: plain calls; the child ends here.
         unsafe {
             let child = libc::fork();
             if child == 0 {
-                // Ordering: Relaxed, there is one thread.
-                FOR_TRACER.store(true, Ordering::Relaxed);
-                SWITCHING.store(true, Ordering::Relaxed); // Ordering: Relaxed, as above.
-                reset_in_child();
-                // Ordering: Relaxed, as above.
-                let is_left = [&FOR_TRACER, &SWITCHING].map(|word| word.load(Ordering::Relaxed));
-                libc::_exit(i32::from(is_on() || is_left != [false, false]));
+                libc::_exit(i32::from(!holds()));
             }
             let mut status = 0;
             assert_eq!((libc::waitpid(child, &raw mut status, 0), status), (child, 0));

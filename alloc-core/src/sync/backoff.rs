@@ -21,6 +21,12 @@ impl Backoff {
         Backoff::times(3)
     }
 
+    /// For the operation of another thread, which may be preempted in it again and again: as many yields as four of
+    /// [`Backoff::longer`], and at most so many seconds.
+    pub fn within(seconds: usize) -> Backoff {
+        Backoff { yields: 4 * 3 * BACKOFF_YIELDS, until: os::seconds() + seconds }
+    }
+
     /// Zero: each lock is tried once.
     pub fn none() -> Backoff {
         Backoff { yields: 0, until: 0 }

@@ -16,6 +16,7 @@ mod tracee;
 
 use anyhow::{Result, anyhow, bail};
 use rsalloc_core::internals::engine::command::{Operation, Refusal};
+use rsalloc_core::internals::engine::settings::WAIT_SECONDS;
 use std::time::Duration;
 use tracee::{NoTracee, Tracee, Unusable};
 
@@ -34,6 +35,8 @@ const THREADS_MAX: usize = 64;
 /// How long a thread may take to stop, and to finish.
 const STOP_LIMIT: Duration = Duration::from_millis(100);
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
+// Else the command gives up a thread that still waits for another one's change.
+const _: () = assert!(2 * WAIT_SECONDS as u64 <= FINISH_LIMIT.as_secs());
 
 /// Has process `pid` carry out `operation`; its answer. Takes a fraction of a millisecond, and what the operation takes.
 pub fn command(pid: u32, place: &Place, operation: Operation, argument: usize) -> Result<u64> {
@@ -53,6 +56,7 @@ pub fn command(pid: u32, place: &Place, operation: Operation, argument: usize) -
                     "it runs another version of rsalloc, which does not know this command",
                 Refusal::AtStartOnly => "this takes effect at the start only",
                 Refusal::NoMemory => "the system refused the memory that this needs",
+                Refusal::LeftOut => "it was built without the feature that this needs",
             }
         ),
     }
