@@ -20,22 +20,33 @@ needs() { command -v "$1" >/dev/null || fail "no $1; run as root: apt-get instal
 [ "$(id -u)" = 0 ] || fail "debootstrap and chroot need root"
 ls "$packages"/*.deb >/dev/null 2>&1 || fail "no packages; first: cargo xtask dist"
 
-root=
-leave() { [ -z "$root" ] || { umount "$root/proc" 2>/dev/null || true; }; }
+root='' container='' images=()
+leave() {
+    [ -z "$root" ] || umount "$root/proc" 2>/dev/null || true
+    [ -z "$container" ] || docker rm -f "$container" >/dev/null 2>&1 || true
+    [ ${#images[@]} = 0 ] || docker rmi "${images[@]}" >/dev/null 2>&1 || true
+    container='' images=()
+}
 trap leave EXIT
 
-# A root of a suite, unpacked from the one that is kept.
+# The root of a suite, as a file that is kept.
+bootstrap() {
+    local suite=$1 kept=$work/$1.tar
+    [ ! -f "$kept" ] || return 0
+    needs debootstrap debootstrap
+    rm -rf "$work/$suite.new"
+    debootstrap --variant=minbase --include=ca-certificates,redis-server,redis-tools \
+        "$suite" "$work/$suite.new" http://deb.debian.org/debian >"$work/$suite.log" 2>&1 ||
+        fail "debootstrap of $suite: see $work/$suite.log"
+    tar -C "$work/$suite.new" -cf "$kept.new" .
+    mv "$kept.new" "$kept"
+    rm -rf "$work/$suite.new"
+}
+
+# A root of a suite, unpacked from the one that is kept. Not in a condition or a list of &&: errexit would be off in it.
 fresh() {
     local suite=$1 kept=$work/$1.tar
-    if [ ! -f "$kept" ]; then
-        needs debootstrap debootstrap
-        rm -rf "$work/$suite.new"
-        debootstrap --variant=minbase --include=ca-certificates,redis-server,redis-tools \
-            "$suite" "$work/$suite.new" http://deb.debian.org/debian >"$work/$suite.log" 2>&1 ||
-            fail "debootstrap of $suite: see $work/$suite.log"
-        tar -C "$work/$suite.new" -cf "$kept" .
-        rm -rf "$work/$suite.new"
-    fi
+    bootstrap "$suite"
     root=$work/$2
     umount "$root/proc" 2>/dev/null || true
     rm -rf "$root"
@@ -112,7 +123,8 @@ suite() {
 
     # The whole root, and removal from there.
     echo '/usr/$LIB/librsalloc.so.0' >"$root/etc/ld.so.preload"
-    inside sh -euc 'grep -q librsalloc /proc/self/maps && rsalloc check >/dev/null || [ $? = 1 ]'
+    inside sh -euc 'grep -q librsalloc /proc/self/maps; status=0; rsalloc check >/dev/null || status=$?; [ $status -le 1 ]' ||
+        fail "$suite: /etc/ld.so.preload has no effect"
     inside dpkg --remove rsalloc librsalloc0 >/dev/null
     [ ! -e "$root/etc/ld.so.preload" ] || fail "$suite: /etc/ld.so.preload still names the library"
     inside true 2>&1 | { ! grep .; } || fail "$suite: programs complain after the removal"
@@ -144,6 +156,7 @@ check_lintian() {
 check_rpm() {
     needs rpm2cpio rpm2cpio
     needs cpio cpio
+    needs cc gcc
     local rpm said folder=$work/rpm
     rm -rf "$folder" && mkdir -p "$folder"
     for rpm in "$packages"/*.rpm; do
@@ -167,24 +180,37 @@ check_rpm() {
 # By a docker that answers: the file is built and its container looked at. Where no registry is reached, its first line
 # stands for the root of debootstrap.
 check_docker() {
-    local file=examples/install/Dockerfile folder=$work/docker name=rsalloc-install-check line container said
+    local file=examples/install/Dockerfile folder=$work/docker name=rsalloc-install-check line base said
     docker info >/dev/null 2>&1 || { say docker "NOT TESTED: no docker answers"; return 0; }
     rm -rf "$folder" && mkdir -p "$folder"
     cp $file "$folder"
     for line in $(sed -n 's/^COPY \(.*\) \/tmp\/packages\/$/\1/p' $file); do cp "$packages"/$line "$folder"; done
-    if ! docker pull -q "$(sed -n 's/^FROM //p' $file)" >/dev/null 2>&1; then
-        fresh bookworm docker-base && umount "$root/proc" && root=
-        docker import "$work/bookworm.tar" $name-base >/dev/null
-        sed -i "s/^FROM .*/FROM $name-base/" "$folder/Dockerfile"
+    base=$(sed -n 's/^FROM //p' $file)
+    if ! docker image inspect "$base" >/dev/null 2>&1; then
+        if docker pull -q "$base" >/dev/null 2>&1; then
+            images+=("$base")
+        else
+            bootstrap bookworm
+            docker import "$work/bookworm.tar" $name-base >/dev/null
+            images+=("$name-base")
+            sed -i "s/^FROM .*/FROM $name-base/" "$folder/Dockerfile"
+        fi
     fi
-    DOCKER_BUILDKIT=0 docker build --network=host -q -t $name "$folder" >"$work/docker.log" 2>&1 ||
+    DOCKER_BUILDKIT=0 docker build --network=host --rm --force-rm -q -t $name "$folder" >"$work/docker.log" 2>&1 ||
         { tail -5 "$work/docker.log" >&2; fail "docker build of $file"; }
-    container=$(docker run -d --rm --network=none $name)
-    said=$(docker exec "$container" sh -c 'for i in $(seq 100); do redis-cli ping 2>/dev/null | grep -q PONG && break; sleep 0.1; done
-        grep -q librsalloc /proc/1/maps && id -un && rsalloc check 1; [ $? -le 1 ]') || said=
-    docker kill "$container" >/dev/null
-    [ -n "$said" ] || fail "docker: redis in the container is not on rsalloc"
-    say docker "built and run ($(sed -n 's/^FROM //p' "$folder/Dockerfile")): as $(head -2 <<<"$said" | paste -sd' ')"
+    images=("$name" "${images[@]}")
+    container=$(docker run -d --network=none $name)
+    said=$(docker exec "$container" sh -euc '
+        for i in $(seq 100); do [ "$(redis-cli ping 2>/dev/null)" != PONG ] || break; sleep 0.1; done
+        [ "$(redis-cli ping)" = PONG ] || { echo "redis does not answer" >&2; exit 1; }
+        grep -q librsalloc /proc/1/maps || { echo "redis is not on rsalloc" >&2; exit 1; }
+        id -un
+        status=0; rsalloc check 1 || status=$?; [ $status -le 1 ]') || fail "docker: the container of $file"
+    say docker "built and run ($(sed -n 's/^FROM //p' "$folder/Dockerfile")): as $(sed -n 1,2p <<<"$said" | paste -sd' ')"
+    docker rm -f "$container" >/dev/null
+    container=""
+    docker rmi "${images[@]}" >/dev/null || fail "docker keeps an image of ${images[*]}"
+    images=()
 }
 
 # There may be no docker: its steps are done in a root from nothing.
@@ -201,7 +227,9 @@ check_dockerfile() {
     inside env $environment setpriv --reuid=redis --regid=redis --clear-groups sh -euc '
         redis-server --save "" --port 7788 >/dev/null & pid=$!
         for i in $(seq 100); do redis-cli -p 7788 ping 2>/dev/null | grep -q PONG && break; sleep 0.1; done
-        grep -q librsalloc /proc/$pid/maps; redis-cli -p 7788 shutdown nosave; wait $pid'
+        [ "$(redis-cli -p 7788 ping)" = PONG ]
+        grep -q librsalloc /proc/$pid/maps; redis-cli -p 7788 shutdown nosave; wait $pid' ||
+        fail "Dockerfile: redis as its user"
     say Dockerfile "its steps in a fresh bookworm root (without docker): redis as its user is on rsalloc"
     umount "$root/proc"
     root=
@@ -232,7 +260,8 @@ for process in /proc/[0-9]*; do
 done 2>/dev/null
 redis-cli --raw set word rsalloc; redis-cli --raw get word
 rsalloc check $(pidof redis-server) | head -1
-systemctl is-system-running; systemctl --failed --no-legend
+systemctl --failed --no-legend --plain | sed 's/^/failed: /'
+echo "state: $(systemctl is-system-running)"   # starting: this script is a job of it
 echo looked; systemctl poweroff
 L
     chmod +x "$root/usr/local/bin/look"
@@ -255,8 +284,10 @@ L
     ! grep '^off: ' "$work/vm.said" >&2 || fail "vm: processes that are not on rsalloc"
     said=$(grep -c '^on: ' "$work/vm.said") && [ "$said" -ge 5 ] || fail "vm: only ${said:-0} processes were looked at"
     grep -qx rsalloc "$work/vm.said" || fail "vm: redis did not answer"
+    ! grep '^failed: ' "$work/vm.said" >&2 || fail "vm: units that failed"
+    grep -qxE 'state: (starting|running)' "$work/vm.said" || { grep '^state: ' "$work/vm.said" >&2; fail "vm: the system's state"; }
     grep -q '^rsalloc is active in process' "$work/vm.said" || fail "vm: redis is not on rsalloc"
-    say vm "booted with systemd: $said processes, all on rsalloc; redis: $(grep -m1 '^rsalloc is active' "$work/vm.said")"
+    say vm "booted with systemd: $said processes, all on rsalloc, no unit failed; redis: $(grep -m1 '^rsalloc is active' "$work/vm.said")"
 }
 
 suites=() vm=
