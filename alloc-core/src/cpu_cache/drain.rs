@@ -109,6 +109,7 @@ fn drain_by_ops(shard: &dyn Shard) {
     (1..CLASSES).for_each(|class| drain_class_by_ops(shard, class));
 }
 
+#[inline(never)]
 fn drain_class_by_ops(shard: &dyn Shard, class: Class) {
     let mut batch = Batch::new();
     while pop_into(shard, class, &mut batch, MAGAZINE_MAX).is_ok_and(|popped| popped > 0) {

@@ -47,7 +47,10 @@ pub(super) fn supply(class: Class, batch: &mut Batch, wanted: usize) -> Contents
 }
 
 /// One object straight from a slab, for a thread that has no shard at this moment. If the lock of the class or of
-/// the pages is held below the caller, an object of a larger class serves, which is aligned as well.
+/// the pages is held below the caller, an object of a larger class serves, which is aligned as well. Not inlined, as
+/// [`give_back_one`].
+#[cold]
+#[inline(never)]
 pub(super) fn take_one(class: Class) -> Option<Fresh> {
     let mut batch = Batch::new();
     let align = natural_align(class);
