@@ -10,6 +10,9 @@ pub const PAGE_SHIFT: u32 = 16;
 /// Bytes of a page.
 pub const PAGE_BYTES: usize = 1 << PAGE_SHIFT;
 
+/// Bytes of the smallest and the largest mean interval of a heap profile.
+pub const PROFILE_INTERVALS: core::ops::RangeInclusive<usize> = 256..=1 << 30;
+
 /// log2 of a segment: the unit in which address space is divided. Its pages are mapped in smaller steps.
 pub const SEGMENT_SHIFT: u32 = 26;
 /// Bytes of a segment.

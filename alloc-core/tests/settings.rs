@@ -120,7 +120,16 @@ fn every_switch_takes_each_spelling() {
 }
 
 fn other_spellings_are_refused() {
-    for item in ["hardened:2", "verbose:", "membarrier:On", "guard:on", "cache:off", "mode:1"] {
+    for item in [
+        "hardened:2",
+        "verbose:",
+        "membarrier:On",
+        "guard:on",
+        "cache:off",
+        "mode:1",
+        "profile:100",
+        "profile:2g",
+    ] {
         let (settings, complaints) = run(Some(item));
         let line = format!("rsalloc: RSALLOC_CONF: bad value '{item}': ignored");
         assert!(complaints.starts_with(&line) && complaints.lines().count() == 1, "{complaints}");

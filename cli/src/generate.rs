@@ -139,10 +139,7 @@ fn tail(is_sub: bool) -> Roff {
 /// `cargo xtask walk` runs each line.
 const EXAMPLES: [(&str, &str); 4] = [
     ("rsalloc run sort /etc/passwd", "Runs a program on rsalloc."),
-    (
-        "rsalloc run sh -c 'rsalloc check $$'",
-        "Says whether a process, here a shell, is on rsalloc, and in which mode.",
-    ),
+    ("rsalloc check", "Says what run would get here: caches per CPU or the atomic path, and why."),
     (
         "rsalloc run --conf limit:auto,dirty:4m sort /etc/passwd",
         "Runs a program with settings of its own.",

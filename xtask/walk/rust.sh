@@ -65,7 +65,7 @@ mkfifo held
 RSALLOC_CONF=guard:10,hardened:on,verbose:on ./target/release/waits <held >ready 2>&1 &
 pid=$!
 exec 8>held
-until grep ready ready; do sleep 0.1; done
+until grep ready ready; do kill -0 $pid; sleep 0.1; done
 for item in limit:1G guard:10 profile:on stats_at_exit:text; do
     refused 3 rsalloc set $pid $item
     grep 'built without the feature that this needs' said

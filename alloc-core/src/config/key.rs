@@ -4,6 +4,8 @@ use super::RequestedMode;
 use crate::atomic::AtomicUsize;
 use crate::parts;
 use crate::report::ShardIndex;
+use crate::units::PROFILE_INTERVALS;
+use core::ops::RangeInclusive;
 
 /// How a key's value is written, and kept in a `usize`.
 pub enum Shape {
@@ -15,8 +17,8 @@ pub enum Shape {
     Number,
     /// As a number, and the words of a switch that is off mean 0.
     NumberOrOff,
-    /// As [`Shape::NumberOrOff`], and the words of a switch that is on mean this number.
-    NumberOrSwitch(usize),
+    /// As [`Shape::NumberOrOff`], and the words of a switch that is on mean the first number; others are in the range.
+    NumberOrSwitch(usize, RangeInclusive<usize>),
     /// See [`EXIT_WORDS`].
     Exit,
     /// The name of a file, or off; see [`PATH_GIVEN`].
@@ -145,9 +147,9 @@ keys! {
     /// The mean interval of a heap profile that runs from the start, in bytes; 0: none runs.
     Profile = KeyInfo {
         name: "profile",
-        shape: Shape::NumberOrSwitch(512 << 10),
+        shape: Shape::NumberOrSwitch(512 << 10, PROFILE_INTERVALS),
         default: 0,
-        help: "on, or bytes: a sampled heap profile from the start, with one sample in so many bytes on average (on: 512k)",
+        help: "on, or 256 to 1g bytes: a sampled heap profile from the start, with one sample in so many bytes on average (on: 512k)",
     },
     /// See [`Bound`](super::Bound).
     Limit = KeyInfo {

@@ -236,7 +236,7 @@ fn setting_of(key: Key, value: usize, origin: u8, file: &'static str) -> Setting
     let value = match info.shape {
         Shape::Switch => Value::Switch(value != 0),
         Shape::Words(words) => Value::Word(words.get(value).unwrap_or(&"(unknown)")),
-        Shape::Number | Shape::NumberOrOff | Shape::NumberOrSwitch(_) => Value::Number(value),
+        Shape::Number | Shape::NumberOrOff | Shape::NumberOrSwitch(..) => Value::Number(value),
         Shape::Bound | Shape::FirmBound => Value::Bound(Bound::of_number(value)),
         Shape::Exit => EXIT_WORDS.get(value).map_or(Value::Text(file), |word| Value::Word(word)),
         Shape::Path if value == 0 => Value::Word("off"),

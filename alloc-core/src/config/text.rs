@@ -76,9 +76,9 @@ fn parse_value(shape: &Shape, value: &[u8]) -> Option<usize> {
         Shape::Number => os::parse_number(value),
         Shape::NumberOrOff if parse_switch(value) == Some(false) => Some(0),
         Shape::NumberOrOff => os::parse_number(value),
-        Shape::NumberOrSwitch(on) => match parse_switch(value) {
+        Shape::NumberOrSwitch(on, range) => match parse_switch(value) {
             Some(is_on) => Some(if is_on { *on } else { 0 }),
-            None => os::parse_number(value),
+            None => os::parse_number(value).filter(|number| range.contains(number)),
         },
         Shape::Bound if value == b"auto" => Some(Bound::Auto.number()),
         Shape::Bound | Shape::FirmBound => parse_bound(value).map(Bound::number),

@@ -25,6 +25,7 @@ use crate::config::{Key, Origin};
 use crate::cpu_cache::drain;
 use crate::os;
 use crate::profile;
+use crate::sync::WaitBudget;
 use core::cell::UnsafeCell;
 
 /// No thread is at a command.
@@ -132,7 +133,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The refusal that an answer is, if it is one.
+    /// The refusal that an answer is, if it is one: [`Refusal::Unknown`] for one of a later version.
     pub fn of_answer(answer: isize) -> Option<Self> {
         let refusals = [
             Refusal::Unknown,
@@ -141,7 +142,8 @@ impl Refusal {
             Refusal::NoMemory,
             Refusal::LeftOut,
         ];
-        refusals.into_iter().find(|&refusal| refusal as isize == answer)
+        let known = refusals.into_iter().find(|&refusal| refusal as isize == answer);
+        known.or((answer < 0).then_some(Refusal::Unknown))
     }
 }
 
@@ -163,11 +165,15 @@ fn carry_out(operation: usize, argument: usize) -> Result<isize, Refusal> {
             (0, drain::Left::Busy) => Err(Refusal::Busy),
             (bytes, _) => Ok(bytes as isize),
         },
-        Operation::Set(key) => match settings::change(key, argument, Origin::Outside) {
-            Err(Unchanged::Refused(refusal)) => Err(refusal),
-            Err(_) => Err(Refusal::Unknown),
-            Ok(()) => Ok(0),
-        },
+        Operation::Set(key) => {
+            // In a stopped process the holder of a lock does not go on.
+            let _budget = WaitBudget::bounded();
+            match settings::change(key, argument, Origin::Outside) {
+                Err(Unchanged::Refused(refusal)) => Err(refusal),
+                Err(_) => Err(Refusal::Unknown),
+                Ok(()) => Ok(0),
+            }
+        }
         Operation::StartProfile => Ok(profile::start_for_c(argument) as isize),
         Operation::StopProfile => Ok(profile::stop_for_c() as isize),
     }

@@ -5,13 +5,13 @@
 
 use super::command::Refusal;
 use super::{hardened, init};
-use crate::atomic::{AtomicU8, AtomicUsize, Ordering};
+use crate::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 use crate::config::{self, KEYS, Key, Origin, Wrong};
 use crate::page_heap::PAGE_HEAP;
 use crate::profile::{self, ProfileError};
 use crate::publish::publish_report;
 use crate::sync::{Backoff, TryGuard, TryLock};
-use crate::units::PAGE_BYTES;
+use crate::units::{PAGE_BYTES, PROFILE_INTERVALS};
 
 /// Held while a setting changes. Else a thread that has read the settings could have the allocator obey them after another
 /// thread has changed them.
@@ -38,6 +38,8 @@ impl UnderWay {
         self.origin.store(origin as u8, Ordering::Relaxed); // Ordering: Relaxed, as above.
         // Ordering: Release, so that a child that finds the key finds the others.
         self.key.store(key as usize, Ordering::Release);
+        // Ordering: Release: a child that finds none of it finds nothing of the change either, whose stores come behind.
+        fence(Ordering::Release);
     }
 
     fn end(&self) {
@@ -165,6 +167,10 @@ fn obey(key: Key, value: usize) -> Result<(), Refusal> {
 }
 
 fn obey_profile(interval: usize) -> Result<(), Refusal> {
+    if interval != 0 && !PROFILE_INTERVALS.contains(&interval) {
+        // By a command of a version with other bounds: a profile that runs goes on.
+        return Err(Refusal::Unknown);
+    }
     // One that runs with another interval ends.
     let stopped = profile::stop();
     let started = match stopped {

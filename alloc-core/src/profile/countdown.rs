@@ -28,7 +28,7 @@ const COUNTED_MAX: usize = 1 << 38;
 /// Bytes of the mean interval unless another is asked for.
 pub const DEFAULT_INTERVAL: usize = 512 << 10;
 /// The smallest and the largest interval.
-pub const INTERVALS: core::ops::RangeInclusive<usize> = 256..=1 << 30;
+pub const INTERVALS: core::ops::RangeInclusive<usize> = crate::units::PROFILE_INTERVALS;
 
 /// State of the generator of random numbers.
 static RANDOM: AtomicU64 = AtomicU64::new(0);

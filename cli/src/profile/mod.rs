@@ -212,7 +212,7 @@ fn bytes(text: &str) -> Result<usize, String> {
 }
 
 /// What the allocator takes.
-const INTERVALS: std::ops::RangeInclusive<usize> = 256..=1 << 30;
+use rsalloc_core::internals::units::PROFILE_INTERVALS as INTERVALS;
 
 #[cfg(test)]
 mod tests {
