@@ -1,7 +1,7 @@
 //! Classes that outgrow their short stacks, in shards that another thread empties all the time; in each mode.
 //!
-//! Every object is written to, and read back before it is freed. With the feature `delays` each place of the engine where an atomic
-//! operation stands is delayed for a while: without that, a thread that raised a capacity by what it had seen before the shard was
+//! Every object is written to, and read back before it is freed. Each place of the engine where an atomic operation stands is
+//! delayed for a while (feature `delays`): without that, a thread that raised a capacity by what it had seen before the shard was
 //! emptied would be caught once in weeks. The line of a failed run names the group of places that was delayed.
 
 #[path = "support/modes.rs"]
@@ -9,18 +9,16 @@
 mod modes;
 
 use modes::{ModeCase, in_each_mode};
+use rsalloc_core::internals::delays::{self, GROUPS};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 /// How often the shards are emptied while one group of places is delayed.
 const TIMES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(1);
-/// Without delays there is one group, which is longer.
-#[cfg(not(feature = "delays"))]
-const GROUPS: u32 = 1;
-#[cfg(feature = "delays")]
-use rsalloc_core::internals::delays::GROUPS;
+/// Waves that have to be done in all.
+const WAVES_MIN: usize = 1000;
 const THREADS: usize = 8;
 /// Of classes whose short stacks are small, and of some that have long ones from their second magazine on.
 const SIZES: [usize; 10] = [16, 64, 200, 600, 1000, 1800, 2300, 2560, 2816, 3072];
@@ -51,20 +49,21 @@ fn empty_while_classes_grow(case: &ModeCase) {
             }
         }
         delay(GROUPS);
+        // Longer on a machine that is too busy to have shown anything.
+        while WAVES_DONE.load(Ordering::Relaxed) < WAVES_MIN {
+            std::thread::sleep(PAUSE);
+        }
         IS_OVER.store(true, Ordering::Relaxed);
     });
     rsalloc_core::release();
     assert_eq!(rsalloc_core::check(), Ok(()), "{}", case.name);
     assert_eq!(rsalloc_core::stats().live_bytes, live, "{}: objects were lost", case.name);
-    let waves = WAVES_DONE.load(Ordering::Relaxed);
-    assert!(waves > 100, "{}: only {waves} waves", case.name);
 }
 
 /// Delays the places of this group from now on.
 fn delay(group: u32) {
     CHOSEN.store(group, Ordering::Relaxed);
-    #[cfg(feature = "delays")]
-    rsalloc_core::internals::delays::choose(group);
+    delays::choose(group);
 }
 
 fn work(worker: usize) {
