@@ -33,7 +33,7 @@ static UNDER_WAY: UnderWay =
 
 impl UnderWay {
     fn begin(&self, key: Key, value: usize, origin: Origin) {
-        // Ordering: Relaxed, as above the key.
+        // Ordering: Relaxed, published by the store of the key.
         self.value.store(value, Ordering::Relaxed);
         self.origin.store(origin as u8, Ordering::Relaxed); // Ordering: Relaxed, as above.
         // Ordering: Release, so that a child that finds the key finds the others.
