@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds and tries rsalloc for a machine that this one is not: `xtask/cross.sh aarch64`, `guest`, `golden` or `windows`.
 #
+# gate: `golden` and `guest quick`, the gate `aarch64` of `cargo xtask preflight`.
 # aarch64: in qemu-user, which has no rseq: the engine's tests in the portable form, its unit tests and librsalloc.so in the form with
 #   sections, which takes the atomic path there.
 # guest: librsalloc.so with its sections, in virtual machines of aarch64: `guest quick` for one, `guest` for all, `guest all
@@ -9,7 +10,7 @@
 # windows: a program with RsAlloc as its global allocator is compiled and linked (RsAlloc is std's System there).
 # compiler: fetches Debian sid's compiler only (below), for `cargo xtask dist --arch aarch64`.
 #
-# Debian packages (as root): gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static; for guests
+# Debian packages (installed by apt if this runs as root): gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static; for guests
 # qemu-system-arm, cpio; gcc-mingw-w64-x86-64-win32.
 # Where the toolchain in use has no std for the target (`rustup target add`), Debian sid's compiler is taken, with its
 # std for arm64 and with std's sources for Windows: 190 MB, unpacked in target/cross, no root needed.
@@ -19,20 +20,22 @@ cross=$PWD/target/cross
 mkdir -p "$cross"
 export CARGO_TARGET_DIR=$cross/build
 
-# apt with a state of its own, for packages of other suites and architectures.
+# apt with a state of its own, for packages of other suites and architectures: this machine's of sid, arm64's of all.
 debian_apt() {
     if [ ! -e "$cross/apt.conf" ]; then
         mkdir -p "$cross"/apt/{state/lists/partial,cache/archives/partial,preferences.d}
         : >"$cross/apt/status"
-        for suite in sid trixie bookworm; do
-            echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main"
+        for suite in amd64,arm64:sid arm64:trixie arm64:bookworm; do
+            echo "deb [arch=${suite%:*} signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
+                "http://deb.debian.org/debian ${suite#*:} main"
         done >"$cross/apt/sources.list"
         printf '%s "%s";\n' Dir "$cross/apt" Dir::State "$cross/apt/state" Dir::State::status "$cross/apt/status" \
             Dir::Cache "$cross/apt/cache" Dir::Etc::sourcelist "$cross/apt/sources.list" Dir::Etc::sourceparts - \
             Dir::Etc::preferencesparts "$cross/apt/preferences.d" Acquire::Check-Valid-Until false \
-            APT::Sandbox::User root >"$cross/apt.conf.new"
+            Acquire::Languages none APT::Sandbox::User root >"$cross/apt.conf.new"
         echo 'APT::Architectures {"amd64"; "arm64";};' >>"$cross/apt.conf.new"
-        apt-get -qq -c "$cross/apt.conf.new" update
+        apt-get -qq -c "$cross/apt.conf.new" update ||
+            { echo "cannot read Debian's package lists (sid, trixie, bookworm) from deb.debian.org" >&2; exit 1; }
         mv "$cross/apt.conf.new" "$cross/apt.conf"
     fi
 }
@@ -45,7 +48,8 @@ unpack() {
     debian_apt
     rm -rf "$cross/debs"
     mkdir -p "$cross/debs"
-    (cd "$cross/debs" && apt-get -qq -c "$cross/apt.conf" download "$@")
+    (cd "$cross/debs" && apt-get -qq -c "$cross/apt.conf" download "$@") ||
+        { echo "cannot fetch from deb.debian.org: $*; if Debian has newer ones, remove target/cross/apt.conf" >&2; exit 1; }
     for package in "$cross"/debs/*.deb; do dpkg -x "$package" "$folder.new"; done
     rm -r "$cross/debs"
     mv "$folder.new" "$folder"
@@ -57,13 +61,21 @@ newest() {
     apt-cache -c "$cross/apt.conf" search --names-only "$1" | sort -V | tail -n 1 | cut -d' ' -f1
 }
 
+# Packages of this machine's architecture, and all that they depend on.
+with_dependencies() {
+    debian_apt
+    apt-cache -c "$cross/apt.conf" depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
+        --no-replaces --no-enhances "$@" | grep '^[a-z]' | sort -u
+}
+
 # Debian sid's rustc and the packages named, run by their own dynamic linker.
 debian_rust() {
     local root=$cross/root
     if [ ! -x "$cross/rustc" ]; then
-        unpack "$root" rustc/sid libstd-rust-1.97/sid libstd-rust-dev/sid libstd-rust-dev:arm64/sid rust-src/sid libllvm22/sid \
-            libc6/sid libgcc-s1/sid libstdc++6/sid zlib1g/sid libzstd1/sid libtinfo6/sid libedit2/sid libffi8/sid \
-            libxml2-16/sid libz3-4/sid libbsd0/sid libmd0/sid
+        # The compiler's version is in the name of its library.
+        debian_apt
+        unpack "$root" rustc $(with_dependencies "$(newest '^libstd-rust-[0-9.]+$')") libstd-rust-dev \
+            libstd-rust-dev:arm64/sid rust-src
         printf '#!/bin/sh\nexec %s --library-path %s %s --sysroot %s "$@"\n' \
             "$root/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" "$root/usr/lib/x86_64-linux-gnu" \
             "$root/usr/bin/rustc" "$root/usr" >"$cross/rustc"
@@ -74,8 +86,17 @@ debian_rust() {
 
 has_std() { [ -d "$(rustc --print sysroot)/lib/rustlib/$1/lib" ]; }
 
+# needs PROGRAM PACKAGES
 needs() {
-    command -v "$1" >/dev/null || { echo "no $1; run as root: apt-get install $2" >&2; exit 1; }
+    command -v "$1" >/dev/null && return
+    if [ "$(id -u)" = 0 ]; then
+        export DEBIAN_FRONTEND=noninteractive
+        local apt="apt-get -qq -y -o DPkg::Lock::Timeout=300"
+        { $apt update && $apt install --no-install-recommends $2; } >/dev/null || true
+        command -v "$1" >/dev/null && return
+    fi
+    echo "no $1; run as root: apt-get install $2" >&2
+    exit 1
 }
 
 aarch64_toolchain() {
@@ -177,8 +198,8 @@ golden_page() {
 
 What each function with a restartable section executes on aarch64, counted as in [the table of x86-64](golden.md), by
 `aarch64-linux-gnu-objdump`. `xtask/cross.sh golden` fails when the build differs from this table, passes a limit, or has a
-call, an exclusive or atomic instruction, the stack or x18 in a path; `xtask/cross.sh golden write` rewrites it. No gate: it
-needs a cross compiler (the table: rustc 1.97 of Debian, 2026-11-29).
+call, an exclusive or atomic instruction, the stack or x18 in a path; `xtask/cross.sh golden write` rewrites it. The gate
+`aarch64` runs it (the table: rustc 1.97 of Debian, 2026-11-29).
 
 PAGE
     cat
@@ -276,13 +297,12 @@ guest() {
     shorten "$library" "$cross/untried.so" trial
     aarch64-linux-gnu-gcc -O2 -pthread -o "$cross/hammer" xtask/guest/hammer.c
     aarch64-linux-gnu-gcc -O1 -o "$cross/sweep" xtask/guest/sweep.c
-    programs=("$library" "$cross/broken.so")
+    programs=("$library" "$cross/broken.so" "$cross/sweep")
     if [ "${1-}" = quick ]; then
         boot 7 2 sid "${programs[@]}" "$cross/untried.so"
         return
     fi
     shift $(($# > 0))
-    programs+=("$cross/sweep")
     for name in "$@"; do
         rm -f "$CARGO_TARGET_DIR/$target/debug/deps/$name"-*
         cargo test --quiet --no-run --target $target --package rsalloc-core --test "$name"
@@ -296,6 +316,12 @@ guest() {
         boot $cell "${programs[@]}" "$cross/untried.so" || failed=1
     done
     return $failed
+}
+
+# One after the other: a command that fails ends the script.
+gate() {
+    golden
+    guest quick
 }
 
 windows() {
@@ -325,8 +351,8 @@ R
 }
 
 case ${1-} in
-aarch64 | windows) "$1" ;;
+aarch64 | gate | windows) "$1" ;;
 compiler) debian_rust ;;
 guest | golden) "$@" ;;
-*) echo "usage: xtask/cross.sh aarch64 | guest [quick|all [TEST..]] | golden [write] | windows | compiler" >&2 && exit 2 ;;
+*) echo "usage: xtask/cross.sh aarch64 | gate | guest [quick|all [TEST..]] | golden [write] | windows | compiler" >&2 && exit 2 ;;
 esac

@@ -303,7 +303,7 @@ static int try(const struct section *s, uint64_t at, int treatment, int cpus) {
         fault(s, at, treatment, "a trap at another place");
         return 1;
     }
-    if (at == s->post) return 1; /* it has committed, and goes on */
+    if (at == s->post) return 1; /* It has committed, and goes on; the books are wrong if it has not, and a signal comes. */
     if (treatment == MOVE && cpus > 1) {
         cpu_set_t set;
         static int cpu;
@@ -361,7 +361,8 @@ int main(int count, char **arguments) {
                     for (int round = 0; round < ROUNDS && !reached && pid; round++) {
                         reached = try(s, at, treatment, cpus);
                         /* To the end of the round, with its books. */
-                        if (reached && pid && go(PTRACE_CONT, 0) != SIGSTOP) fault(s, at, treatment, "the books are wrong");
+                        int signal = at == s->post && treatment == SIGNAL ? SIGUSR1 : 0;
+                        if (reached && pid && go(PTRACE_CONT, signal) != SIGSTOP) fault(s, at, treatment, "the books are wrong");
                     }
                 }
                 runs += reached;

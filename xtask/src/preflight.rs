@@ -21,7 +21,7 @@ pub struct Arguments {
     only: Vec<String>,
 }
 
-/// Debian packages of the gates themselves; `compare`, `criu` and `programs` fetch their own.
+/// Debian packages of the gates themselves; `aarch64`, `compare`, `criu` and `programs` fetch their own.
 const PACKAGES: &[&str] = &["g++", "chromium"];
 
 /// A gate that takes longer than this hangs. All of them together have 30 minutes.
@@ -94,6 +94,7 @@ fn command(gate: &Gate) -> anyhow::Result<Command> {
         Tool::Cargo => command.arg(cargo.get_program()),
         Tool::Xtask => command.arg(std::env::current_exe().context("where is this program?")?),
         Tool::Lab => command.arg(cargo.get_program()).arg("lab"),
+        Tool::Cross => command.arg("xtask/cross.sh"),
     };
     command.args(gate.arguments);
     // A log is for reading: no backtrace under a one-line error.

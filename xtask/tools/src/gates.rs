@@ -21,6 +21,8 @@ pub enum Tool {
     Xtask,
     /// The command `cargo lab`.
     Lab,
+    /// The script `xtask/cross.sh`.
+    Cross,
 }
 
 /// All gates.
@@ -71,6 +73,8 @@ pub const GATES: &[Gate] = &[
     lab("storm", &["storm"]),
     lab("programs", &["programs", "--quick", "--mode", "all"]),
     lab("vm", &["vm", "--quick"]),
+    // Two minutes; five if it has to fetch a compiler, QEMU and a kernel first.
+    Gate { name: "aarch64", tool: Tool::Cross, arguments: &["gate"] },
     // All that has refused calls: the other tests do the same as without the feature, which takes two minutes more.
     cargo(
         "refusals",
@@ -153,6 +157,7 @@ impl Gate {
             Tool::Cargo => "cargo",
             Tool::Xtask => "cargo xtask",
             Tool::Lab => "cargo lab",
+            Tool::Cross => "xtask/cross.sh",
         };
         format!("{tool} {}", self.arguments.join(" "))
     }
@@ -163,6 +168,7 @@ impl Gate {
             Tool::Cargo => "cargo",
             Tool::Xtask => "xtask",
             Tool::Lab => "lab",
+            Tool::Cross => "cross.sh",
         };
         std::iter::once(name).chain(self.arguments.iter().copied())
     }
