@@ -61,20 +61,20 @@ newest() {
     apt-cache -c "$cross/apt.conf" search --names-only "$1" | sort -V | tail -n 1 | cut -d' ' -f1
 }
 
-# Packages of this machine's architecture, and all that they depend on.
+# A package of this machine's architecture, and all that it depends on.
 with_dependencies() {
-    debian_apt
     apt-cache -c "$cross/apt.conf" depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
         --no-replaces --no-enhances "$@" | grep '^[a-z]' | sort -u
 }
 
 # Debian sid's rustc and the packages named, run by their own dynamic linker.
 debian_rust() {
-    local root=$cross/root
+    local root=$cross/root library
     if [ ! -x "$cross/rustc" ]; then
-        # The compiler's version is in the name of its library.
         debian_apt
-        unpack "$root" rustc $(with_dependencies "$(newest '^libstd-rust-[0-9.]+$')") libstd-rust-dev \
+        # The compiler's version is in its name.
+        library=$(apt-cache -c "$cross/apt.conf" depends libstd-rust-dev | sed -n 's/.*Depends: \(libstd-rust-[0-9.]*\)$/\1/p')
+        unpack "$root" rustc $(with_dependencies "$library") libstd-rust-dev \
             libstd-rust-dev:arm64/sid rust-src
         printf '#!/bin/sh\nexec %s --library-path %s %s --sysroot %s "$@"\n' \
             "$root/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" "$root/usr/lib/x86_64-linux-gnu" \
