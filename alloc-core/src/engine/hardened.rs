@@ -175,7 +175,7 @@ pub unsafe fn resize(ptr: NonNull<u8>, named: Option<Request>, request: Request)
         let old = guard::size_of(address, Misuse::ResizeOfFreed);
         check_named(address, class, old, named);
         // SAFETY: duty 1; the object has `old` bytes.
-        return unsafe { plain::relocate(ptr, old, request, request) };
+        return unsafe { plain::relocate(ptr, old, request) };
     }
     let canary = canary_at(address, class, Misuse::ResizeOfFreed);
     let old = live_size(address, class, &canary, Misuse::ResizeOfFreed);
@@ -201,7 +201,7 @@ pub unsafe fn resize(ptr: NonNull<u8>, named: Option<Request>, request: Request)
         return ptr.as_ptr();
     }
     // SAFETY: duty 1; the object has `old` bytes.
-    unsafe { plain::relocate(ptr, old, request, request) }
+    unsafe { plain::relocate(ptr, old, request) }
 }
 
 /// Bytes that the program asked for at `address`, an object of `class`.

@@ -102,11 +102,13 @@ pub(crate) fn free(object: Object, class: Class, named: Option<Request>) {
 /// # Safety
 /// 1. `ptr` is a live object. 2. It was allocated as `named`, if there is such a request.
 pub(crate) unsafe fn resize(ptr: NonNull<u8>, named: Option<Request>, request: Request) -> *mut u8 {
-    let _budget = WaitBudget::bounded();
     // SAFETY: duties 1 and 2, for either.
     unsafe {
         match canary::is_on() {
-            true => hardened::resize(ptr, named, request),
+            true => {
+                let _budget = WaitBudget::bounded();
+                hardened::resize(ptr, named, request)
+            }
             false => plain::resize(ptr, named, request),
         }
     }

@@ -5,14 +5,14 @@
 use super::api::free_sized;
 use super::request::Request;
 use super::{fit, large, sampled, scarce};
-use crate::canary;
 use crate::cpu_cache;
 use crate::fail::Misuse;
 use crate::object::{Fresh, Object};
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_map;
-use crate::size_class::CLASS;
+use crate::size_class::{CLASS, Class};
+use crate::sync::WaitBudget;
 use crate::units::OBJECT_MAX_BYTES;
 use core::ptr::{self, NonNull};
 
@@ -39,31 +39,56 @@ pub(super) fn allocate(request: Request) -> Option<Fresh> {
 
 /// Resizes the object at `ptr`, which the program names as `named`, if it does. Null when out of memory.
 ///
+/// An object of a class moves by the hot paths, whose slow ways begin operations of their own.
+///
 /// # Safety
 /// 1. `ptr` is a live object. 2. It was allocated as `named`, if there is such a request.
+#[inline]
 pub(super) unsafe fn resize(ptr: NonNull<u8>, named: Option<Request>, request: Request) -> *mut u8 {
     let class = named.map_or_else(|| page_map::class_at(address(ptr)), |named| named.class);
     if class == 0 {
+        let _budget = WaitBudget::bounded();
         // SAFETY: duty 1.
         return unsafe { resize_large(ptr, request) };
     }
-    if let Some(named) = named {
-        if request.class == class {
-            // SAFETY: duty 1.
-            return unsafe { stay(ptr, request) };
-        }
-        // SAFETY: duties 1 and 2; a sized free of the request finds the class again.
-        return unsafe { relocate(ptr, named.size, request, request) };
-    }
-    let old = CLASS[class].size;
-    let larger = fit::enlarged(old, request);
-    // SAFETY: duty 1; the object has `old` bytes.
-    let moved = unsafe { relocate(ptr, old, request, larger) };
+    let (old, larger) = match named {
+        // SAFETY: duty 1.
+        Some(_) if request.class == class => return unsafe { stay(ptr, request) },
+        // A sized free of the request finds the class again.
+        Some(named) => (named.size, request),
+        None => (CLASS[class].size, fit::enlarged(CLASS[class].size, request)),
+    };
+    // SAFETY: duties 1 and 2; the object has `old` bytes.
+    let moved = unsafe { relocate_small(ptr, class, old, request, larger) };
     if !moved.is_null() || larger == request {
         return moved;
     }
     // SAFETY: as above; a failed move left it alone.
-    unsafe { relocate(ptr, old, request, request) }
+    unsafe { relocate_small(ptr, class, old, request, request) }
+}
+
+/// As [`relocate`], of an object that may be freed as one of `class`, which is not 0.
+///
+/// # Safety
+/// 1. `ptr` is a live object of at least `old` bytes. 2. The process does not check objects (canary).
+#[inline]
+unsafe fn relocate_small(
+    ptr: NonNull<u8>,
+    class: Class,
+    old: usize,
+    request: Request,
+    larger: Request,
+) -> *mut u8 {
+    let fresh = sampled::allocate_to_move(request, larger);
+    if !fresh.is_null() {
+        // SAFETY: duty 1; the fresh object has at least `request.size` bytes. Two live objects don't overlap, and the old one
+        // is given up; a size of the class finds the class again.
+        unsafe {
+            fresh.copy_from_nonoverlapping(ptr.as_ptr(), old.min(request.size));
+            free_sized(ptr.as_ptr(), CLASS[class].size, 1);
+        }
+    }
+    fresh
 }
 
 /// Resizes an object that may stay where it is: it does, unless a profile wants it elsewhere and there is memory.
@@ -90,7 +115,7 @@ unsafe fn resize_large(ptr: NonNull<u8>, request: Request) -> *mut u8 {
         return ptr::null_mut();
     }
     // SAFETY: duty 1; the object has `old` bytes.
-    unsafe { resize_span(ptr, request).unwrap_or_else(|| relocate(ptr, old, request, request)) }
+    unsafe { resize_span(ptr, request).unwrap_or_else(|| relocate(ptr, old, request)) }
 }
 
 /// Resizes a large object without copying, if that can be done.
@@ -107,17 +132,12 @@ pub(super) unsafe fn resize_span(ptr: NonNull<u8>, request: Request) -> Option<*
     sampled::resized(address(ptr), request, resize).map(|moved| moved as *mut u8)
 }
 
-/// Moves an object by a copy, to one of the size of `larger`; a profile counts it as `request`. Null when out of memory.
+/// Moves a large object, or one of a hardened process, by a copy. Null when out of memory.
 ///
 /// # Safety
 /// 1. `ptr` is a live object of at least `old` bytes.
-pub(super) unsafe fn relocate(
-    ptr: NonNull<u8>,
-    old: usize,
-    request: Request,
-    larger: Request,
-) -> *mut u8 {
-    let fresh = sampled::allocate_to_move(request, larger);
+pub(super) unsafe fn relocate(ptr: NonNull<u8>, old: usize, request: Request) -> *mut u8 {
+    let fresh = sampled::allocate_to_move(request, request);
     // SAFETY: duty 1; the fresh object has at least `request.size` bytes.
     unsafe { move_to(fresh, ptr, old.min(request.size)) }
 }
@@ -131,26 +151,10 @@ unsafe fn move_to(fresh: *mut u8, ptr: NonNull<u8>, len: usize) -> *mut u8 {
         // SAFETY: duties 1 and 2; two live objects don't overlap, and the old one is given up.
         unsafe {
             fresh.copy_from_nonoverlapping(ptr.as_ptr(), len);
-            give_up(ptr);
+            super::free(Object::from_raw(ptr), page_map::class_at(address(ptr)), None);
         }
     }
     fresh
-}
-
-/// Frees an object that was moved, by the hot path if its class has one. Not in a hardened process, where the entry compares the size
-/// with what the program asked for.
-///
-/// # Safety
-/// 1. `ptr` is a live object, which the caller gives up.
-unsafe fn give_up(ptr: NonNull<u8>) {
-    let class = page_map::class_at(address(ptr));
-    // SAFETY: duty 1; a size of the class finds the class again.
-    unsafe {
-        match class == 0 || canary::is_on() {
-            true => super::free(Object::from_raw(ptr), class, None),
-            false => free_sized(ptr.as_ptr(), CLASS[class].size, 1),
-        }
-    }
 }
 
 fn address(ptr: NonNull<u8>) -> usize {

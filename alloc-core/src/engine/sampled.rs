@@ -89,11 +89,20 @@ fn allocate_elsewhere_slow(address: usize, request: Request) -> Option<*mut u8> 
 
 /// What an object moves to that is resized as `asked`: a sample of that, or an object of `larger` that is counted as `asked`.
 /// Null when out of memory.
+#[inline]
 pub fn allocate_to_move(asked: Request, larger: Request) -> *mut u8 {
     match profile::is_on() {
         false => allocate_aligned(larger.size, larger.align),
-        true if countdown::count(asked.size) => allocate_sample(asked),
-        true => slow::alloc_by_section(larger.size, larger.align),
+        true => allocate_to_move_counted(asked, larger),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn allocate_to_move_counted(asked: Request, larger: Request) -> *mut u8 {
+    match countdown::count(asked.size) {
+        true => allocate_sample(asked),
+        false => slow::alloc_by_section(larger.size, larger.align),
     }
 }
 
