@@ -205,7 +205,7 @@ impl Display for StatsJson {
 
 /// The version of the JSON documents: raised when a name or its meaning changes, and with a group of new ones
 /// (docs/operate.md).
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// `{"schema":...,"time":...,"pid":...,"report":{...},"stats":{...}}` and a newline; the time in milliseconds since 1970.
 pub fn all_json(out: &mut impl Write, report: &Report, stats: &Stats) -> Result {

@@ -212,23 +212,48 @@ fn family_name(name: &'static str) -> &'static str {
 }
 
 fn write_classes<W: Write>(out: &mut Writer<W>, heaps: &[Heap<'_>]) -> Result {
-    type Number = fn(&ClassCounts) -> usize;
-    let families: [(&str, &str, Number); 4] = [
-        ("class_live_objects", "Objects of a size class that the program holds.", |c| c.live()),
-        ("class_cached_objects", "Objects of a size class in caches.", |c| c.cached()),
-        ("class_free_objects", "Free objects of a size class in slabs.", |c| c.free_in_slabs()),
-        ("class_slab_bytes", "Bytes in slabs of a size class.", |c| c.slab_bytes),
+    type Number = fn(&ClassCounts) -> Option<usize>;
+    let families: [(Kind, &str, &str, Number); 6] = [
+        (
+            Kind::Gauge,
+            "class_live_objects",
+            "Objects of a size class that the program holds.",
+            |c| Some(c.live()),
+        ),
+        (Kind::Gauge, "class_cached_objects", "Objects of a size class in caches.", |c| {
+            Some(c.cached())
+        }),
+        (Kind::Gauge, "class_free_objects", "Free objects of a size class in slabs.", |c| {
+            Some(c.free_in_slabs())
+        }),
+        (Kind::Gauge, "class_slab_bytes", "Bytes in slabs of a size class.", |c| {
+            Some(c.slab_bytes)
+        }),
+        (
+            Kind::Counter,
+            "class_refilled_objects",
+            "Objects of a size class that came into the caches of CPUs, or past them to the program.",
+            |c| c.transferred.map(|each| each.refilled),
+        ),
+        (
+            Kind::Counter,
+            "class_flushed_objects",
+            "Objects of a size class that left the caches of CPUs, or came past them from the program.",
+            |c| c.transferred.map(|each| each.flushed),
+        ),
     ];
     if heaps.iter().all(|heap| heap.classes.is_empty()) {
         return Ok(());
     }
-    for (name, help, number) in families {
-        out.family(Kind::Gauge, name, help)?;
+    for (kind, name, help, number) in families {
+        out.family(kind, name, help)?;
         for heap in heaps {
             let used = heap.classes.iter().enumerate().filter(|(_, class)| class.slabs > 0);
             for (index, class) in used {
                 let which: [Label<'_>; 2] = [("class", &index), ("size", &class.size)];
-                out.sample(&[heap.labels, &which], number(class))?;
+                if let Some(number) = number(class) {
+                    out.sample(&[heap.labels, &which], number)?;
+                }
             }
         }
     }
@@ -236,11 +261,25 @@ fn write_classes<W: Write>(out: &mut Writer<W>, heaps: &[Heap<'_>]) -> Result {
 }
 
 fn write_shards<W: Write>(out: &mut Writer<W>, heaps: &[Heap<'_>]) -> Result {
-    type Number = fn(&ShardCounts) -> usize;
-    let families: [(Kind, &str, &str, Number); 3] = [
-        (Kind::Gauge, "shard_held_bytes", "Bytes in objects that a shard caches.", |s| s.bytes),
-        (Kind::Counter, "shard_refills", "Refills of a shard.", |s| s.refills),
-        (Kind::Counter, "shard_flushes", "Flushes of a shard.", |s| s.flushes),
+    type Number = fn(&ShardCounts) -> Option<usize>;
+    let families: [(Kind, &str, &str, Number); 5] = [
+        (Kind::Gauge, "shard_held_bytes", "Bytes in objects that a shard caches.", |s| {
+            Some(s.bytes)
+        }),
+        (Kind::Counter, "shard_refills", "Refills of a shard.", |s| Some(s.refills)),
+        (Kind::Counter, "shard_flushes", "Flushes of a shard.", |s| Some(s.flushes)),
+        (
+            Kind::Counter,
+            "shard_refilled_objects",
+            "Objects that came into a shard from the tiers below.",
+            |s| s.transferred.map(|each| each.refilled),
+        ),
+        (
+            Kind::Counter,
+            "shard_flushed_objects",
+            "Objects that left a shard to the tiers below.",
+            |s| s.transferred.map(|each| each.flushed),
+        ),
     ];
     if heaps.iter().all(|heap| heap.shards.is_empty()) {
         return Ok(());
@@ -250,7 +289,9 @@ fn write_shards<W: Write>(out: &mut Writer<W>, heaps: &[Heap<'_>]) -> Result {
         for heap in heaps {
             for shard in heap.shards {
                 let which: [Label<'_>; 2] = [("kind", &shard.kind.word()), ("shard", &shard.index)];
-                out.sample(&[heap.labels, &which], number(shard))?;
+                if let Some(number) = number(shard) {
+                    out.sample(&[heap.labels, &which], number)?;
+                }
             }
         }
     }
@@ -302,7 +343,7 @@ impl Display for Metrics {
 mod tests {
     extern crate std;
     use super::*;
-    use crate::sums::ShardKind;
+    use crate::sums::{ShardKind, Transferred};
     use std::string::{String, ToString};
 
     fn text(format: MetricsFormat, heaps: &[Heap<'_>]) -> String {
@@ -326,6 +367,7 @@ mod tests {
             refills: 3,
             flushes: 4,
             aborts: 0,
+            transferred: Some(Transferred { refilled: 12, flushed: 11 }),
         }];
         let labels: [&[Label<'_>]; 2] = [&[("pid", &1)], &[("pid", &2), ("comm", &"a\"b\\c\nd")]];
         let heaps = labels.map(|labels| Heap {
@@ -358,6 +400,10 @@ mod tests {
             ),
             (&prometheus, "# TYPE rsalloc_build_info gauge\nrsalloc_build_info{"),
             (&prometheus, "rsalloc_large_objects{pid=\"1\"} 2\n"),
+            (
+                &open,
+                "# TYPE rsalloc_shard_refilled_objects counter\nrsalloc_shard_refilled_objects_total{pid=\"1\",kind=\"per_cpu\",shard=\"1\"} 12\n",
+            ),
             (&prometheus, "rsalloc_class_free_objects{pid=\"1\",class=\"1\",size=\"48\"} 8\n"),
             (
                 &prometheus,
@@ -366,6 +412,7 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected}: {text}");
         }
+        assert!(!open.contains("class_flushed_objects_total{"), "not known is no sample: {open}");
         assert!(open.ends_with("\n# EOF\n") && !prometheus.contains("# EOF"));
         let samples = |text: &str| -> std::vec::Vec<String> {
             text.lines().filter(|line| !line.starts_with('#')).map(ToString::to_string).collect()

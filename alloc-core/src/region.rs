@@ -1,7 +1,7 @@
 //! The memory of one shard: for each class a stack of pointers, with its head; counters; the capacity policy's words.
 //!
 //! ```text
-//! region: heads | counters | references | short stacks      | ... | long stacks, one for each class, mapped as they grow
+//! region: heads | counters | references, transfers | short stacks | ... | long stacks, one for each class, mapped as they grow
 //!         top,end                         |0|p|p|p|.|.|0|p|       | 0 p p p p p p p .  .  .  | (not mapped)
 //!                                         ^bottom ^top ^end
 //! ```
@@ -81,6 +81,43 @@ pub enum Counter {
 /// Number of [`Counter`]s.
 pub const COUNTERS: usize = 3;
 
+/// A way between a cache and the tiers below.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moved {
+    /// Up: into the cache, or past it to the program.
+    Refilled,
+    /// Down: out of the cache, or past it from the program.
+    Flushed,
+}
+
+/// Objects of one class that moved between a cache and the tiers below, since the start.
+#[repr(C)]
+pub struct Transfers {
+    refilled: AtomicUsize,
+    flushed: AtomicUsize,
+}
+
+impl Transfers {
+    /// None so far.
+    pub const fn none() -> Self {
+        Transfers { refilled: AtomicUsize::new(0), flushed: AtomicUsize::new(0) }
+    }
+
+    /// How many have moved in this way.
+    pub const fn word(&self, moved: Moved) -> &AtomicUsize {
+        match moved {
+            Moved::Refilled => &self.refilled,
+            Moved::Flushed => &self.flushed,
+        }
+    }
+
+    /// Counts objects, whatever thread works on the cache.
+    pub fn add(&self, moved: Moved, objects: usize) {
+        // Ordering: Relaxed, a statistic.
+        self.word(moved).fetch_add(objects, Ordering::Relaxed);
+    }
+}
+
 const WORD: usize = size_of::<usize>();
 
 const fn slot_starts() -> ([usize; CLASSES], usize) {
@@ -123,6 +160,8 @@ pub struct Region {
     long_stacks: AtomicU8,
     /// By class: bytes of the long stack that are mapped.
     long_mapped: [AtomicU32; CLASSES],
+    /// By class: what moved between the shard and the tiers below; never in a section.
+    pub transfers: [Transfers; CLASSES],
     /// The short stacks, class after class, each above its sentinel.
     pub slots: [AtomicUsize; SLOTS],
 }
@@ -288,6 +327,9 @@ impl Region {
         let start = core::mem::offset_of!(Region, slots).next_multiple_of(os_page_bytes);
         (self.at(start), size_of::<Region>().saturating_sub(start))
     }
+
+    /// Bytes from the start of a region to the [`Transfers`] of class 0.
+    pub const TRANSFERS_OFFSET: usize = core::mem::offset_of!(Region, transfers);
 
     /// A counter's value, as one look can tell.
     pub fn counter(&self, counter: Counter) -> usize {

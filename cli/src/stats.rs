@@ -6,7 +6,6 @@ use crate::launch::{self, How};
 use crate::read::{self, Counts, Heap, Resident, Target, Writer};
 use crate::{output, supervise, text};
 use anyhow::{Context, Result, bail, ensure};
-use rsalloc_core::Stats;
 use rsalloc_core::internals::describe::SCHEMA;
 use serde_json::{Value, json};
 use std::ffi::OsString;
@@ -95,7 +94,7 @@ impl Answer<'_> {
     }
 
     fn text(&self, form: &Form) -> String {
-        let (heap, stats) = (self.heap, &self.counts.stats);
+        let heap = self.heap;
         let report = heap.report();
         let mut text = format!("{} ({})", self.target, heap.program);
         match self.target {
@@ -108,7 +107,7 @@ impl Answer<'_> {
             text += &format!(": {}", report.reason.text());
         }
         text += "\n\n";
-        let values = numbers(stats);
+        let values: Vec<_> = self.counts.numbers().collect();
         text += &text::summary(&|name| {
             values.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
         });
@@ -130,18 +129,22 @@ impl Answer<'_> {
         let Self { target, heap, counts, resident } = self;
         let report: Value = serde_json::from_str(&heap.report().json().to_string())?;
         let stats: serde_json::Map<_, _> =
-            counts.stats.entries().map(|(name, value)| (name.into(), value.into())).collect();
+            counts.numbers().map(|(name, value)| (name.into(), value.into())).collect();
         let classes = counts.classes.iter().enumerate().skip(1).map(|(class, counts)| {
             json!({
                 "class": class, "size": counts.size, "live": counts.live(), "in_shards": counts.in_shards,
                 "in_depot": counts.in_depot, "free_in_slabs": counts.free_in_slabs(), "slabs": counts.slabs,
                 "slab_bytes": counts.slab_bytes, "tail_bytes": counts.tail_bytes(),
+                "refilled_objects": counts.transferred.map(|each| each.refilled),
+                "flushed_objects": counts.transferred.map(|each| each.flushed),
             })
         });
         let shards = counts.shards.iter().map(|shard| {
             json!({
                 "kind": shard.kind.word(), "index": shard.index, "objects": shard.objects, "bytes": shard.bytes,
                 "refills": shard.refills, "flushes": shard.flushes, "aborts": shard.aborts,
+                "refilled_objects": shard.transferred.map(|each| each.refilled),
+                "flushed_objects": shard.transferred.map(|each| each.flushed),
             })
         });
         let process = resident.map(|resident| {
@@ -186,10 +189,6 @@ fn published(heap: &Heap, counts: &Counts) -> String {
     let at = text::clock("%Y-%m-%d %H:%M:%S", (renewed.at_ms / 1000) as i64);
     let ago = unix_time_ms().saturating_sub(renewed.at_ms) as f64 / 1000.0;
     format!("{by}, as of {at}, {ago:.1} s ago")
-}
-
-fn numbers(stats: &Stats) -> Vec<(&'static str, u64)> {
-    stats.entries().map(|(name, value)| (name, value as u64)).collect()
 }
 
 fn unix_time_ms() -> u64 {

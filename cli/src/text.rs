@@ -1,6 +1,7 @@
 //! Statistics as text: units that people read, columns that line up.
 
 use crate::read::{Counts, Resident};
+use rsalloc_core::internals::sums::Transferred;
 use std::fmt::Write;
 
 /// Numbers by their names, of this version or of another.
@@ -110,7 +111,9 @@ pub fn summary(numbers: Numbers<'_>) -> String {
     text += &fragmentation(numbers);
     for (label, name) in [
         ("refills of shards", "refills"),
+        ("  objects refilled", "refilled_objects"),
         ("flushes of shards", "flushes"),
+        ("  objects flushed", "flushed_objects"),
         ("aborted sections", "aborts"),
         ("atomic operations", "atomic_ops"),
     ] {
@@ -174,7 +177,7 @@ pub fn classes(counts: &Counts) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "\n{:>6}{:>10}{:>12}{:>12}{:>12}{:>12}{:>12}{:>10}{:>12}{:>9}",
+        "\n{:>6}{:>10}{:>12}{:>12}{:>12}{:>12}{:>12}{:>10}{:>12}{:>9}{:>16}{:>16}",
         "class",
         "size",
         "live",
@@ -184,14 +187,16 @@ pub fn classes(counts: &Counts) -> String {
         "live bytes",
         "slabs",
         "slab bytes",
-        "in use"
+        "in use",
+        "refilled",
+        "flushed"
     );
     for (class, counts) in counts.classes.iter().enumerate().filter(|(_, counts)| counts.slabs > 0)
     {
         let live_bytes = (counts.live() * counts.size) as u64;
         let _ = writeln!(
             text,
-            "{class:>6}{:>10}{:>12}{:>12}{:>12}{:>12}{:>12}{:>10}{:>12}{:>9}",
+            "{class:>6}{:>10}{:>12}{:>12}{:>12}{:>12}{:>12}{:>10}{:>12}{:>9}{:>16}{:>16}",
             counts.size,
             grouped(counts.live() as u64),
             grouped(counts.in_shards as u64),
@@ -201,9 +206,16 @@ pub fn classes(counts: &Counts) -> String {
             grouped(counts.slabs as u64),
             human(counts.slab_bytes as u64),
             percent(live_bytes, counts.slab_bytes as u64),
+            moved(counts.transferred, |each| each.refilled),
+            moved(counts.transferred, |each| each.flushed),
         );
     }
     text
+}
+
+/// A number of objects that moved; a dash if the process does not count it.
+pub fn moved(transferred: Option<Transferred>, number: fn(Transferred) -> usize) -> String {
+    transferred.map_or("-".into(), |each| grouped(number(each) as u64))
 }
 
 /// A table of the shards.
@@ -211,13 +223,13 @@ pub fn shards(counts: &Counts) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "\n{:<8}{:>6}{:>12}{:>12}{:>14}{:>14}{:>14}",
-        "shard", "", "objects", "bytes", "refills", "flushes", "aborts"
+        "\n{:<8}{:>6}{:>12}{:>12}{:>14}{:>14}{:>14}{:>16}{:>16}",
+        "shard", "", "objects", "bytes", "refills", "flushes", "aborts", "refilled", "flushed"
     );
     for shard in &counts.shards {
         let _ = writeln!(
             text,
-            "{:<8}{:>6}{:>12}{:>12}{:>14}{:>14}{:>14}",
+            "{:<8}{:>6}{:>12}{:>12}{:>14}{:>14}{:>14}{:>16}{:>16}",
             shard.kind.word(),
             shard.index,
             grouped(shard.objects as u64),
@@ -225,6 +237,8 @@ pub fn shards(counts: &Counts) -> String {
             grouped(shard.refills as u64),
             grouped(shard.flushes as u64),
             grouped(shard.aborts as u64),
+            moved(shard.transferred, |each| each.refilled),
+            moved(shard.transferred, |each| each.flushed),
         );
     }
     text

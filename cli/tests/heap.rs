@@ -125,7 +125,7 @@ fn holder(name: &str) -> PathBuf {
 fn seen(target: &str) -> Value {
     let text = answer(&mut rsalloc(&["stats", "--json", target]));
     let seen: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(seen["schema"], 2);
+    assert_eq!(seen["schema"], 3);
     seen
 }
 
@@ -205,6 +205,16 @@ fn adds_up(seen: &Value) {
     assert_eq!(each("classes", &|class| class["slab_bytes"].as_u64().unwrap()), n("slab_bytes"));
     assert_eq!(each("shards", &|shard| shard["bytes"].as_u64().unwrap()), n("shard_cached_bytes"));
     assert_eq!(each("shards", &|shard| shard["refills"].as_u64().unwrap()), n("refills"));
+    for name in ["refilled_objects", "flushed_objects"] {
+        assert_eq!(each("classes", &|class| class[name].as_u64().unwrap()), n(name), "{name}");
+        let by_shards = each("shards", &|shard| shard[name].as_u64().unwrap());
+        assert!((1..=n(name)).contains(&by_shards) || n(name) == 0, "{name}: {by_shards}");
+    }
+    for class in seen["classes"].as_array().unwrap() {
+        let of = |name: &str| class[name].as_u64().unwrap();
+        let above = of("refilled_objects") - of("flushed_objects");
+        assert_eq!(above, of("live") + of("in_shards"), "with the program or in a shard: {class}");
+    }
     assert_eq!(n("cached_bytes"), n("shard_cached_bytes") + n("depot_cached_bytes"));
     let parts = [
         "live_bytes",

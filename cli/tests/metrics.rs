@@ -137,6 +137,9 @@ fn a_server_answers_each_client_and_survives_bad_ones() {
         "{open}"
     );
     assert!(open.ends_with("\n# EOF\n"), "{open}");
+    // What is served, as Prometheus' own tool sees it; cut short, it complains.
+    promtool(body, None);
+    promtool(&body[..body.rfind(' ').unwrap()], Some("error while linting"));
     let head = server.exchange(b"HEAD /metrics HTTP/1.0\r\n\r\n");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
 
@@ -193,6 +196,8 @@ fn a_textfile_is_whole_renewed_and_removed() {
     assert_eq!(answer(&mut rsalloc(&["metrics", &process.pid(), "--textfile", path])), "");
     let text = std::fs::read_to_string(path).unwrap();
     assert!(sample(&text, "rsalloc_live_bytes") > 0);
+    promtool(&text, None);
+    promtool(&text.replace("rsalloc_refills_total", "rsalloc_refills"), Some("_total"));
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "nothing beside it");
 
     let mut keeping =

@@ -38,6 +38,17 @@ fn a_heap_of_the_first_version_with_a_map_is_read_exactly() {
         assert_eq!(seen["stats"][name], value, "{name}");
     }
     assert_eq!(seen["classes"].as_array().unwrap().len(), 97);
+    // It does not count these: they are not known, and not 0.
+    for name in ["refilled_objects", "flushed_objects"] {
+        assert_eq!(seen["stats"].get(name), None, "{name}");
+        for list in ["classes", "shards"] {
+            let rows = seen[list].as_array().unwrap();
+            assert!(rows.iter().all(|row| row[name].is_null()), "{name} of {list}");
+        }
+    }
+    let all = answer(&mut rsalloc(&["stats", "--all", path]));
+    let class = all.lines().find(|line| line.trim_start().starts_with("45 ")).unwrap_or(&all);
+    assert!(!all.contains("objects refilled") && class.ends_with(" -"), "{all}");
     assert_eq!(
         (&seen["program"], &seen["report"]["mode"], &seen["report"]["gives_back"]),
         (&"holder".into(), &"rseq_libc".into(), &"madvise".into())

@@ -111,7 +111,10 @@ fn the_page_says_and_draws_what_the_counters_say() {
         assert_eq!(drawn(&page, "Clean"), number("clean_bytes"));
         assert_eq!(drawn(&page, "Unsettled"), 0);
         assert!(shown(&page, "sparse_slabs") > 0, "most slabs hold few objects");
-        assert!(shown(&page, "release_most_bytes") >= number("dirty_bytes"));
+        // Said only if something is cached, which a release may have taken already (`decay`).
+        if number("cached_bytes") > 0 {
+            assert!(shown(&page, "release_most_bytes") >= number("dirty_bytes"));
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 #[path = "../../alloc-core/src/arch/words.rs"]
 pub mod words;
 
-use crate::atomic::{AtomicU32, AtomicUsize};
+use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::machine::{BLOCKS, this_thread};
 
 pub const HAS_SECTIONS: bool = true;
@@ -15,6 +15,11 @@ pub fn thread_id() -> usize {
 }
 
 pub fn prefetch(_address: usize) {}
+
+pub fn add_here(counter: &AtomicUsize, number: usize) {
+    // Ordering: Relaxed, a statistic.
+    counter.fetch_add(number, Ordering::Relaxed);
+}
 
 pub fn held_rank() -> &'static AtomicU32 {
     &BLOCKS[this_thread()].words.held_rank

@@ -150,6 +150,14 @@ pub fn prefetch(address: usize) {
     selected::prefetch(address);
 }
 
+/// Adds to a counter that the threads of one CPU, or one thread at a time, write to: what a thread, the handlers on top of it
+/// and other threads of the CPU add is all counted. Of two CPUs that add at the same instant, because a thread was just moved, one may be
+/// lost. Takes no lock prefix on x86-64 (`docs/adr/0050`).
+#[inline(always)]
+pub fn add_here(counter: &AtomicUsize, number: usize) {
+    selected::add_here(counter, number);
+}
+
 /// Whether libc knows of no other thread (`__libc_single_threaded`, glibc 2.32). False where libc does not say.
 pub fn is_single_threaded() -> bool {
     selected::is_single_threaded()

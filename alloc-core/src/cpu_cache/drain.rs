@@ -5,13 +5,13 @@
 #![forbid(unsafe_code)]
 
 use super::exclusive::{Stopped, stop_each};
-use super::shard::{Shard, leases, locked, pop_into};
+use super::shard::{Shard, count_moved, leases, locked, pop_into};
 use super::supply::give_back_to_slab;
 use crate::depot::DEPOT;
 use crate::object::Batch;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
-use crate::region::Region;
+use crate::region::{Moved, Region};
 use crate::rseq::registration;
 use crate::size_class::{CLASSES, Class};
 use crate::slab;
@@ -113,6 +113,7 @@ fn drain_by_ops(shard: &dyn Shard) {
 fn drain_class_by_ops(shard: &dyn Shard, class: Class) {
     let mut batch = Batch::new();
     while pop_into(shard, class, &mut batch, MAGAZINE_MAX).is_ok_and(|popped| popped > 0) {
+        count_moved(shard.region(), class, Moved::Flushed, batch.len());
         give_back_to_slab(class, &mut batch);
     }
 }

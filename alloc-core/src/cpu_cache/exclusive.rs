@@ -21,7 +21,7 @@ use super::shard::locked::Locked;
 use super::shard::{leases, percpu};
 use crate::object::Batch;
 use crate::os;
-use crate::region::Region;
+use crate::region::{Moved, Region};
 use crate::rseq::Index;
 use crate::rseq::abi::membarrier;
 use crate::rseq::registration;
@@ -144,7 +144,10 @@ impl<'a> Stopped<'a> {
             let mut batch = Batch::new();
             // SAFETY: the objects are the region's, which forgets them below.
             unsafe { batch.add_slots(slots) };
-            if !place(&mut batch) {
+            let taken = batch.len();
+            let is_placed = place(&mut batch);
+            self.region.transfers[class].add(Moved::Flushed, taken - batch.len());
+            if !is_placed {
                 let first = batch.addresses()[0];
                 let placed = slots.iter().take_while(|&&slot| slot != first).count();
                 batch.forget_all();

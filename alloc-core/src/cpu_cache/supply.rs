@@ -5,9 +5,11 @@
 //! thread that may wait no longer, find another way or another class.
 #![forbid(unsafe_code)]
 
+use super::shard::{count_moved, count_past_shards};
 use crate::depot::DEPOT;
 use crate::object::{Batch, Contents, Fresh, Object};
 use crate::page_heap::PAGE_HEAP;
+use crate::region::{Moved, Region};
 use crate::size_class::{CLASS, CLASSES, Class, natural_align};
 use crate::slab::{self, SLABS};
 use crate::sync::{Reentered, is_barred};
@@ -30,14 +32,25 @@ pub(super) fn prefetch(class: Class) {
     }
 }
 
-/// Objects from the depot or, if it has none, `wanted` ones from a slab; what the first of them holds.
-pub(super) fn supply(class: Class, batch: &mut Batch, wanted: usize) -> Contents {
+/// Objects from the depot or, if it has none, `wanted` ones from a slab; what the first of them holds. They are counted as
+/// the region's.
+pub(super) fn supply(
+    region: Option<&Region>,
+    class: Class,
+    batch: &mut Batch,
+    wanted: usize,
+) -> Contents {
+    let count = |objects| count_moved(region, class, Moved::Refilled, objects);
     DEPOT.take(class, batch);
     if !batch.is_empty() {
+        count(batch.len());
         return Contents::Any;
     }
     match slab::take(class, batch, wanted) {
-        Ok(contents) if !batch.is_empty() || !is_barred() => contents,
+        Ok(contents) if !batch.is_empty() || !is_barred() => {
+            count(batch.len());
+            contents
+        }
         // The thread was interrupted inside this class or below, or is late: a larger object serves as well.
         Ok(_) | Err(Reentered) => take_one(class).map_or(Contents::Any, |fresh| {
             batch.push(fresh.object);
@@ -57,6 +70,7 @@ pub(super) fn take_one(class: Class) -> Option<Fresh> {
     for larger in (class..CLASSES).filter(|&larger| natural_align(larger) >= align) {
         match slab::take(larger, &mut batch, 1) {
             Ok(contents) if !batch.is_empty() => {
+                count_past_shards(larger, Moved::Refilled, 1);
                 return batch.pop_first().map(|object| Fresh { object, contents });
             }
             // Out of memory; if a lock is barred, only of pages, and another class may have objects.
@@ -67,7 +81,7 @@ pub(super) fn take_one(class: Class) -> Option<Fresh> {
     None
 }
 
-/// Puts objects of `class` that no shard holds into the depot, else into their slabs.
+/// Puts objects of `class` that no shard holds into the depot, else into their slabs. The caller has counted them.
 pub(super) fn give_back(class: Class, batch: &mut Batch) {
     let whole = batch.len() == CLASS[class].batch;
     let wanted = whole && !SLABS[class].has_decayed() && depot_may_grow(class);
@@ -77,10 +91,12 @@ pub(super) fn give_back(class: Class, batch: &mut Batch) {
     give_back_to_slab(class, batch);
 }
 
-/// As [`give_back`], of one object. Not inlined: a batch takes half a KiB of stack, which most frees do not need.
+/// As [`give_back`], of one object, which came past the shards. Not inlined: a batch takes half a KiB of stack, which most frees
+/// do not need.
 #[cold]
 #[inline(never)]
 pub(super) fn give_back_one(class: Class, object: Object) {
+    count_past_shards(class, Moved::Flushed, 1);
     give_back(class, &mut Batch::of(object));
 }
 

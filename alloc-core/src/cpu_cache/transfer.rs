@@ -5,11 +5,11 @@
 #![forbid(unsafe_code)]
 
 use super::policy::capacity;
-use super::shard::{Shard, count, fill, pop_into};
+use super::shard::{Shard, count, count_moved, fill, pop_into};
 use super::supply::{depot_may_grow, give_back, give_back_one, prefetch, supply};
 use crate::fail::{Misuse, deny};
 use crate::object::{Batch, Fresh, Object};
-use crate::region::Counter;
+use crate::region::{Counter, Moved, Region};
 use crate::size_class::{CLASS, Class};
 
 /// The least that [`swing_batch`] makes of a batch.
@@ -22,26 +22,33 @@ const SWING_BATCH_MIN: usize = 8;
 #[cold]
 pub(super) fn refill(shard: &dyn Shard, class: Class) -> Option<Fresh> {
     prefetch(class);
-    let wanted = match capacity::ran_empty_last(shard, class) {
+    let region = shard.region();
+    let wanted = match capacity::ran_empty_last(region, class) {
         true => CLASS[class].batch,
         false => swing_batch(class),
     };
-    if shard.region().is_some_and(|region| region.len(class) > 0) {
+    if region.is_some_and(|region| region.len(class) > 0) {
         discard_nulls(shard, class);
     }
     count(shard, Counter::Refills);
-    capacity::grow_on_refill(shard, class);
-    fill_from_below(shard, class, wanted)
+    capacity::grow_on_refill(shard, region, class);
+    fill_from_below(shard, region, class, wanted)
 }
 
 /// One object from the tiers below; the rest of the magazine goes to the shard.
 #[inline(never)]
-fn fill_from_below(shard: &dyn Shard, class: Class, wanted: usize) -> Option<Fresh> {
+fn fill_from_below(
+    shard: &dyn Shard,
+    region: Option<&Region>,
+    class: Class,
+    wanted: usize,
+) -> Option<Fresh> {
     let mut batch = Batch::new();
-    let contents = supply(class, &mut batch, wanted);
+    let contents = supply(region, class, &mut batch, wanted);
     let object = batch.pop_first()?;
     fill(shard, class, &mut batch);
     if !batch.is_empty() {
+        count_moved(region, class, Moved::Flushed, batch.len());
         give_back(class, &mut batch);
     }
     Some(Fresh { object, contents })
@@ -51,14 +58,15 @@ fn fill_from_below(shard: &dyn Shard, class: Class, wanted: usize) -> Option<Fre
 #[cold]
 pub(super) fn flush(shard: &dyn Shard, class: Class, object: Object) {
     prefetch(class);
-    let swings = capacity::ran_empty_last(shard, class);
+    let region = shard.region();
+    let swings = capacity::ran_empty_last(region, class);
     count(shard, Counter::Flushes);
-    if !capacity::grow_on_flush(shard, class) {
+    if !capacity::grow_on_flush(shard, region, class) {
         let wanted = match swings && !depot_may_grow(class) {
             true => swing_batch(class),
             false => CLASS[class].batch,
         };
-        move_out(shard, class, wanted, &object);
+        move_out(shard, region, class, wanted, &object);
     }
     if let Some(object) = shard.push(class, object).left() {
         give_back_one(class, object);
@@ -67,12 +75,19 @@ pub(super) fn flush(shard: &dyn Shard, class: Class, object: Object) {
 
 /// Moves `wanted` objects from the shard to the tiers below. `freed` is to be pushed next.
 #[inline(never)]
-fn move_out(shard: &dyn Shard, class: Class, wanted: usize, freed: &Object) {
+fn move_out(
+    shard: &dyn Shard,
+    region: Option<&Region>,
+    class: Class,
+    wanted: usize,
+    freed: &Object,
+) {
     let mut batch = Batch::new();
     if pop_into(shard, class, &mut batch, wanted).is_ok_and(|popped| popped > 0) {
         // The last of the batch are what was freed last: the place to look for a double free.
         let is_there = batch.addresses().contains(&freed.address());
         deny(is_there, Misuse::DoubleFree, freed.address());
+        count_moved(region, class, Moved::Flushed, batch.len());
         give_back(class, &mut batch);
     }
 }
@@ -93,7 +108,10 @@ fn discard_nulls(shard: &dyn Shard, class: Class) {
     while shard.region().is_some_and(|region| region.len(class) > 0) {
         match pop_into(shard, class, &mut batch, 1) {
             Ok(1) if batch.is_empty() => {}
-            Ok(1) => return give_back(class, &mut batch),
+            Ok(1) => {
+                count_moved(shard.region(), class, Moved::Flushed, batch.len());
+                return give_back(class, &mut batch);
+            }
             _ => return,
         }
     }

@@ -28,7 +28,7 @@ use crate::os::{self, Errno, Identity, Place, Shared};
 use crate::print::Path;
 use crate::report::Report;
 use crate::size_class::CLASSES;
-use crate::sums::{ClassCounts, ShardCounts, ShardKind, Stats};
+use crate::sums::{ClassCounts, ShardCounts, ShardKind, Stats, Transferred};
 use core::ffi::CStr;
 
 /// What a file begins with. Nothing can be read of it before the generation is raised.
@@ -74,6 +74,8 @@ const CLASSES_MAX: usize = 128;
 const CLASS_WORDS: usize = 12;
 const SHARDS_MAX: usize = 256;
 const SHARD_WORDS: usize = 12;
+/// Words of a class's or a shard's row that this version has.
+const ROW_WORDS: usize = 9;
 /// A value, and its origin.
 const SETTING_WORDS: usize = 2;
 
@@ -85,6 +87,7 @@ const _: () = {
     assert!(Stats::KINDS.len() <= slot::FIRST_SETTING - slot::FIRST_STAT);
     assert!(KEYS * SETTING_WORDS <= slot::FIRST_CLASS - slot::FIRST_SETTING);
     assert!(CLASSES <= CLASSES_MAX);
+    assert!(ROW_WORDS <= CLASS_WORDS && ROW_WORDS <= SHARD_WORDS);
 };
 
 /// The file is renewed no more often.
@@ -323,14 +326,28 @@ fn put_row(words: &[AtomicU64], first: usize, row: &[usize]) {
     row.iter().enumerate().for_each(|(at, value)| put(words, first + at, *value as u64));
 }
 
-fn class_row(class: &ClassCounts) -> [usize; 7] {
-    let ClassCounts { size, slabs, objects, slab_bytes, handed_out, in_shards, in_depot } = *class;
-    [size, slabs, objects, slab_bytes, handed_out, in_shards, in_depot]
+fn class_row(class: &ClassCounts) -> [usize; ROW_WORDS] {
+    let ClassCounts { size, slabs, objects, slab_bytes, handed_out, in_shards, in_depot, .. } =
+        *class;
+    let [refilled, flushed] = words_of_transferred(class.transferred);
+    [size, slabs, objects, slab_bytes, handed_out, in_shards, in_depot, refilled, flushed]
 }
 
-fn shard_row(shard: &ShardCounts) -> [usize; 7] {
-    let ShardCounts { kind, index, objects, bytes, refills, flushes, aborts } = *shard;
-    [kind as usize, index, objects, bytes, refills, flushes, aborts]
+fn shard_row(shard: &ShardCounts) -> [usize; ROW_WORDS] {
+    let ShardCounts { kind, index, objects, bytes, refills, flushes, aborts, .. } = *shard;
+    let [refilled, flushed] = words_of_transferred(shard.transferred);
+    [kind as usize, index, objects, bytes, refills, flushes, aborts, refilled, flushed]
+}
+
+/// As complements, so that 0, which an older version leaves there, is none.
+fn words_of_transferred(transferred: Option<Transferred>) -> [usize; 2] {
+    transferred.map_or([0; 2], |each| [!each.refilled, !each.flushed])
+}
+
+fn transferred_of(words: [usize; 2]) -> Option<Transferred> {
+    let [refilled, flushed] = words;
+    let is_known = refilled != 0 && flushed != 0;
+    is_known.then_some(Transferred { refilled: !refilled, flushed: !flushed })
 }
 
 fn reason(errno: Errno) -> Option<&'static str> {
@@ -428,6 +445,7 @@ impl<'a> Published<'a> {
                 handed_out: word(4),
                 in_shards: word(5),
                 in_depot: word(6),
+                transferred: transferred_of([word(7), word(8)]),
             }
         })
     }
@@ -445,6 +463,7 @@ impl<'a> Published<'a> {
                 refills: word(4),
                 flushes: word(5),
                 aborts: word(6),
+                transferred: transferred_of([word(7), word(8)]),
             })
         })
     }

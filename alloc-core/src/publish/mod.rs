@@ -243,6 +243,8 @@ const fn own() -> HeapMap<Address> {
         limit_hard: Address::of(limit_hard),
         container_limit: Address::of(container_limit),
         untouched_bytes: Address::of(untouched),
+        region_transfers: number(Region::TRANSFERS_OFFSET),
+        transfers_past_shards: Address::of(shard::transfers_past_shards()),
     }
 }
 
@@ -280,7 +282,8 @@ pub fn collect_own(classes: &mut [ClassCounts]) -> Option<Stats> {
     collect_own_shards(classes, &mut |_| ())
 }
 
-fn collect_own_shards(
+/// As [`collect_own`], and shows each shard to `each_shard`.
+pub fn collect_own_shards(
     classes: &mut [ClassCounts],
     each_shard: &mut dyn FnMut(&ShardCounts),
 ) -> Option<Stats> {

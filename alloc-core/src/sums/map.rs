@@ -98,6 +98,9 @@ heap_map! {
     /// Bytes that the limits leave the heap, the soft one and the hard one, and the container's limit, each as its complement, 0 for none;
     /// bytes of held spans that their holders leave untouched.
     limit, limit_hard, container_limit, untouched_bytes,
+    /// Objects refilled and objects flushed, two words for each class: where those of class 0 are from a region's start, and the
+    /// address of those of class 0 that moved past all shards.
+    region_transfers, transfers_past_shards,
 }
 
 /// Half words of a class's row.

@@ -30,6 +30,25 @@ const COUNT_MAX: u64 = 1 << 16;
 /// See [`COUNT_MAX`].
 pub const CLASSES_MAX: usize = 1 << 10;
 
+/// Objects that moved between caches and the tiers below, since the start of the process: `refilled` and `flushed` of
+/// [`Stats`]. Objects that a cache hands out, gets back and hands out again do not move.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Transferred {
+    /// Up.
+    pub refilled: usize,
+    /// Down.
+    pub flushed: usize,
+}
+
+impl Transferred {
+    fn added_to(self, sum: Self) -> Self {
+        Transferred {
+            refilled: sum.refilled.saturating_add(self.refilled),
+            flushed: sum.flushed.saturating_add(self.flushed),
+        }
+    }
+}
+
 /// The objects of one class, in numbers of objects.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct ClassCounts {
@@ -47,6 +66,8 @@ pub struct ClassCounts {
     pub in_shards: usize,
     /// In the depot.
     pub in_depot: usize,
+    /// Of all shards together, and past them; none of a process whose version does not count it.
+    pub transferred: Option<Transferred>,
 }
 
 impl ClassCounts {
@@ -59,6 +80,7 @@ impl ClassCounts {
         handed_out: 0,
         in_shards: 0,
         in_depot: 0,
+        transferred: None,
     };
 
     /// In the program.
@@ -127,6 +149,8 @@ pub struct ShardCounts {
     pub flushes: usize,
     /// Sections that the kernel aborted, as far as the retry paths saw.
     pub aborts: usize,
+    /// Of all classes; none of a process whose version does not count it.
+    pub transferred: Option<Transferred>,
 }
 
 /// Sums what `map` leads to in `memory`. Fills in `classes` (as many as the map names; more are left, fewer are summed), and
@@ -163,6 +187,9 @@ pub fn collect(
         add(&mut stats.slab_free_bytes, class.free_in_slabs(), class.size);
         add(&mut stats.slab_tail_bytes, class.tail_bytes(), 1);
         add(&mut stats.slab_bytes, class.slab_bytes, 1);
+        let transferred = class.transferred.unwrap_or_default();
+        add(&mut stats.refilled_objects, transferred.refilled, 1);
+        add(&mut stats.flushed_objects, transferred.flushed, 1);
     }
     reader.add_pages(&mut stats, regions)?;
     reader.add_large(&mut stats)?;
@@ -214,7 +241,17 @@ impl Reader<'_> {
             handed_out: word(map.handed_out, map.slabs_stride)?,
             in_shards: 0,
             in_depot: (magazines & map.depot_mask as usize).saturating_mul(row(ROW_BATCH)?),
+            transferred: self.transferred(map.transfers_past_shards, class)?,
         })
+    }
+
+    /// What moved of `class`, by the words of class 0 at `first`; the inner one is none in a map that does not have them.
+    fn transferred(&self, first: u64, class: u64) -> Option<Option<Transferred>> {
+        if self.map.transfers_past_shards == 0 {
+            return Some(None);
+        }
+        let [refilled, flushed] = [0, 1].map(|word| self.number(at(first, 8, 2 * class + word)));
+        Some(Some(Transferred { refilled: refilled?, flushed: flushed? }))
     }
 
     fn row(&self, class: u64, number: usize) -> Option<usize> {
@@ -264,7 +301,9 @@ impl Reader<'_> {
             refills: counter(REFILLS)?,
             flushes: counter(FLUSHES)?,
             aborts: counter(ABORTS)?,
+            transferred: None,
         };
+        let transfers = region.wrapping_add(map.region_transfers);
         let tops = region.wrapping_add(map.region_tops);
         let known = classes.iter_mut().take(map.classes as usize);
         for (class, counts) in known.enumerate().skip(1) {
@@ -274,6 +313,10 @@ impl Reader<'_> {
             add(&mut counts.in_shards, objects, 1);
             add(&mut shard.objects, objects, 1);
             add(&mut shard.bytes, objects, counts.size);
+            let transferred = self.transferred(transfers, class as u64)?;
+            for sum in [&mut counts.transferred, &mut shard.transferred] {
+                *sum = transferred.map(|each| each.added_to(sum.unwrap_or_default()));
+            }
         }
         Some(shard)
     }

@@ -120,4 +120,10 @@ counts! {
     limited_bytes: Gauge,
     /// Bytes that the container allows, as they were last read; 0 if there is no such limit, or no setting is a share of it.
     container_limit_bytes: Gauge,
+    /// Small objects that came into the caches of CPUs from the tiers below, or past them to the program. What a cache itself hands
+    /// out again is not counted.
+    refilled_objects: Counter,
+    /// Small objects that left the caches of CPUs to the tiers below, or came past them from the program. What a cache keeps is not
+    /// counted.
+    flushed_objects: Counter,
 }

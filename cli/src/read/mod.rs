@@ -26,7 +26,9 @@ use picture::Picture;
 use process::Process;
 use published::PublishedFile;
 use rsalloc_core::internals::publish::{self, Snapshot, purge_method_of};
-use rsalloc_core::internals::sums::{self, CLASSES_MAX, ClassCounts, HeapMap, Memory, ShardCounts};
+use rsalloc_core::internals::sums::{
+    self, CLASSES_MAX, ClassCounts, HeapMap, Memory, ShardCounts, Transferred,
+};
 use rsalloc_core::{Mode, Report, Stats};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -122,6 +124,25 @@ pub struct Counts {
     /// When that was true; none if it is now.
     pub renewed: Option<Renewed>,
 }
+
+impl Counts {
+    /// The sums by name, without those that the process's version does not count.
+    pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let is_known = |name: &str| !TRANSFERRED.contains(&name) || self.transferred().is_some();
+        let all = self.stats.entries().filter(move |(name, _)| is_known(name));
+        all.map(|(name, value)| (name, value as u64))
+    }
+
+    /// Objects that moved, of all classes; none if the process's version does not count them.
+    pub fn transferred(&self) -> Option<Transferred> {
+        let is_known = self.classes.iter().any(|class| class.transferred.is_some());
+        let Stats { refilled_objects, flushed_objects, .. } = self.stats;
+        is_known.then_some(Transferred { refilled: refilled_objects, flushed: flushed_objects })
+    }
+}
+
+/// Sums that older versions do not count, and that are 0 in [`Stats`] then.
+const TRANSFERRED: [&str; 2] = ["refilled_objects", "flushed_objects"];
 
 /// The heap of `target`; none if rsalloc does not serve it.
 pub fn find(target: &Target) -> Result<Option<Heap>> {

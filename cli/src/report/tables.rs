@@ -5,7 +5,7 @@ use super::story::{Look, Story};
 use super::words::percent;
 use crate::read::picture::Occupancy;
 use crate::series::Sample;
-use crate::text::{grouped, human};
+use crate::text::{grouped, human, moved};
 use maud::{Markup, html};
 use rsalloc_core::internals::sums::ClassCounts;
 
@@ -26,7 +26,7 @@ pub fn classes(look: &Look) -> Markup {
         thead { tr {
             th scope="col" { "size" } th scope="col" class="drawn" { "slabs" } th scope="col" { "bytes" }
             th scope="col" { "live" } th scope="col" { "in shards" } th scope="col" { "in depot" }
-            th scope="col" { "free" } th scope="col" { "in use" } th scope="col" class="drawn" { "slabs by fullness" }
+            th scope="col" { "free" } th scope="col" { "in use" } th scope="col" { "refilled" } th scope="col" { "flushed" } th scope="col" class="drawn" { "slabs by fullness" }
         } }
     };
     html! {
@@ -62,6 +62,7 @@ fn class_row(look: &Look, number: usize, class: &ClassCounts, most: u64) -> Mark
             td { (grouped(class.live() as u64)) } td { (grouped(class.in_shards as u64)) }
             td { (grouped(class.in_depot as u64)) } td { (grouped(class.free_in_slabs() as u64)) }
             td { (percent(of(class.live()), class.slab_bytes as u64)) }
+            td { (moved(class.transferred, |each| each.refilled)) } td { (moved(class.transferred, |each| each.flushed)) }
             td class="drawn" { @if let Some(occupancy) = occupancy { (fullness(occupancy)) } }
         }
     }
@@ -99,6 +100,7 @@ pub fn shards(look: &Look) -> Markup {
             thead { tr {
                 th scope="col" { "shard" } th scope="col" class="drawn" { "cached" } th scope="col" { "bytes" }
                 th scope="col" { "objects" } th scope="col" { "refills" } th scope="col" { "flushes" } th scope="col" { "aborts" }
+                th scope="col" { "objects refilled" } th scope="col" { "objects flushed" }
             } }
             tbody {
                 @for shard in &look.counts.shards {
@@ -107,12 +109,13 @@ pub fn shards(look: &Look) -> Markup {
                         td class="drawn" { (charts::bar(&[("cached", "p-cached", shard.bytes as u64)], most, 160.0, 14.0)) }
                         td { (human(shard.bytes as u64)) } td { (grouped(shard.objects as u64)) }
                         td { (grouped(shard.refills as u64)) } td { (grouped(shard.flushes as u64)) } td { (grouped(shard.aborts as u64)) }
+                        td { (moved(shard.transferred, |each| each.refilled)) } td { (moved(shard.transferred, |each| each.flushed)) }
                     }
                 }
             }
         } }
         p class="note" {
-            "A refill or flush is a call that a shard could not serve; calls that it serves are not counted, because that would make each of them slower."
+            "A refill or flush is a call that a shard could not serve, and moves as many objects as the columns behind say; calls that it serves are not counted, because that would make each of them slower."
         }
     }
 }

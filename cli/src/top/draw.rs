@@ -4,7 +4,7 @@
 //! UTF-8 gets plain characters.
 
 use super::list::{Column, List};
-use super::process::{Point, Watched};
+use super::process::{Point, Rates, Watched};
 use crate::report::SHARES;
 use crate::text::{grouped, now, short};
 use ratatui::Frame;
@@ -195,7 +195,7 @@ pub fn process(frame: &mut Frame<'_>, look: &Look, process: &Watched, has_list: 
     let [head, memory, rates, tables, foot] = Layout::vertical([
         Constraint::Length(2),
         Constraint::Length(10),
-        Constraint::Length(2),
+        Constraint::Length(3),
         Constraint::Min(3),
         Constraint::Length(1),
     ])
@@ -206,7 +206,9 @@ pub fn process(frame: &mut Frame<'_>, look: &Look, process: &Watched, has_list: 
     frame.render_widget(shares(look, process), left);
     history(frame, look, process, right);
     frame.render_widget(rates_line(process), rates);
-    let widths = [CLASSES_WIDTH, tables.width.saturating_sub(CLASSES_WIDTH + 1)];
+    let is_wide = tables.width >= WIDE;
+    let classes_width = if is_wide { CLASSES_WIDTH + 1 + MOVED_WIDTH } else { CLASSES_WIDTH };
+    let widths = [classes_width, tables.width.saturating_sub(classes_width + 1)];
     let [left, right] = Layout::horizontal(widths.map(Constraint::Length)).spacing(1).areas(tables);
     frame.render_widget(classes(look, process, left.width), left);
     frame.render_widget(shards(look, process, right.width), right);
@@ -293,26 +295,34 @@ fn history(frame: &mut Frame<'_>, look: &Look, process: &Watched, area: Rect) {
 
 fn rates_line<'a>(process: &Watched) -> Paragraph<'a> {
     let number = |rate: f64| grouped(rate.round() as u64);
-    Paragraph::new(match process.rates {
-        None => "refills/s -   flushes/s -   aborts/s -   given back/s -".into(),
-        Some(rates) => format!(
-            "refills/s {}   flushes/s {}   aborts/s {}   given back/s {}",
-            number(rates.refills),
-            number(rates.flushes),
-            number(rates.aborts),
-            short(rates.purged as u64)
-        ),
-    })
+    let known = |rate: Option<f64>| rate.map_or("-".into(), number);
+    let rates = process.rates;
+    let each = |of: fn(Rates) -> f64| known(rates.map(of));
+    let purged = rates.map_or("-".into(), |rates| short(rates.purged as u64));
+    Paragraph::new(vec![
+        Line::raw(format!(
+            "refills/s {}   flushes/s {}   aborts/s {}   given back/s {purged}",
+            each(|rates| rates.refills),
+            each(|rates| rates.flushes),
+            each(|rates| rates.aborts),
+        )),
+        Line::raw(format!(
+            "objects refilled/s {}   flushed/s {}",
+            known(rates.and_then(|rates| rates.refilled)),
+            known(rates.and_then(|rates| rates.flushed)),
+        )),
+    ])
 }
 
 /// The classes with the most bytes of slabs.
 fn classes<'a>(look: &Look, process: &Watched, width: u16) -> Table<'a> {
-    let mut classes: Vec<_> =
-        process.counts.classes.iter().filter(|class| class.slabs > 0).collect();
-    classes.sort_by_key(|class| (std::cmp::Reverse(class.slab_bytes), class.size));
-    let most = classes.first().map_or(0, |class| class.slab_bytes as u64);
+    let known = process.counts.classes.iter().enumerate();
+    let mut classes: Vec<_> = known.filter(|(_, class)| class.slabs > 0).collect();
+    classes.sort_by_key(|(_, class)| (std::cmp::Reverse(class.slab_bytes), class.size));
+    let most = classes.first().map_or(0, |(_, class)| class.slab_bytes as u64);
     let right = |text: String| Line::from(text).right_aligned();
-    let rows = classes.into_iter().skip(process.scrolled).map(|class| {
+    let rows = classes.into_iter().skip(process.scrolled).map(|(number, class)| {
+        let moved = process.class_rates.get(number).copied().flatten();
         let live = (class.live() * class.size) as u64;
         let part = 100.0 * live as f64 / class.slab_bytes.max(1) as f64;
         let bar = look.bar(class.slab_bytes as u64, most, 8);
@@ -323,16 +333,21 @@ fn classes<'a>(look: &Look, process: &Watched, width: u16) -> Table<'a> {
             right(short(live)),
             right(short((class.cached() * class.size) as u64)),
             right(format!("{part:.0}%")),
+            right(moved.map_or("-".into(), rate)),
         ]
     });
-    let titles =
-        ["CLASS", "SLABS", "", "LIVE", "CACHED", "IN USE"].map(|title| right(title.to_owned()));
-    let columns = [(7, 0), (8, 1), (8, 5), (8, 2), (8, 4), (6, 3)];
+    let titles = ["CLASS", "SLABS", "", "LIVE", "CACHED", "IN USE", "MOVED/S"]
+        .map(|title| right(title.to_owned()));
+    let columns = [(7, 0), (8, 1), (8, 5), (8, 2), (8, 4), (6, 3), (MOVED_WIDTH, 6)];
     fitted(look, &columns, titles, rows, width)
 }
 
 /// Columns that [`process`] gives to the classes.
 const CLASSES_WIDTH: u16 = 50;
+/// The column of the objects that moved, which a terminal has place for from [`WIDE`] columns on.
+const MOVED_WIDTH: u16 = 9;
+/// See [`MOVED_WIDTH`].
+const WIDE: u16 = 90;
 
 /// A table with the columns that fit.
 fn fitted<'a, const COLUMNS: usize>(

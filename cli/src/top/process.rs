@@ -3,6 +3,7 @@
 use crate::read::{self, Counts, Heap, Resident, Target};
 use anyhow::{Result, bail};
 use ratatui::crossterm::event::KeyCode;
+use rsalloc_core::internals::sums::{ClassCounts, ShardCounts};
 use rsalloc_core::{Report, Stats};
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -13,6 +14,9 @@ pub struct Rates {
     pub refills: f64,
     pub flushes: f64,
     pub aborts: f64,
+    /// Objects; none of a process that does not count them.
+    pub refilled: Option<f64>,
+    pub flushed: Option<f64>,
     /// Bytes given back to the system.
     pub purged: f64,
 }
@@ -40,6 +44,8 @@ pub struct Watched {
     pub rates: Option<Rates>,
     /// Refills a second, by shard.
     pub shard_rates: Vec<f64>,
+    /// Objects refilled and flushed a second, by class; none where that is not known.
+    pub class_rates: Vec<Option<f64>>,
     pub history: VecDeque<Point>,
     /// Why it cannot be looked at any more.
     pub ended: Option<String>,
@@ -63,6 +69,7 @@ impl Watched {
             counts,
             rates: None,
             shard_rates: Vec::new(),
+            class_rates: Vec::new(),
             history: VecDeque::new(),
             ended: None,
             scrolled: 0,
@@ -106,18 +113,26 @@ impl Watched {
         let rate = |number: fn(&Stats) -> usize| {
             number(&now.stats).saturating_sub(number(&before.stats)) as f64 / seconds
         };
+        let is_counted = now.transferred().is_some();
         self.rates = Some(Rates {
             refills: rate(|stats| stats.refills),
             flushes: rate(|stats| stats.flushes),
             aborts: rate(|stats| stats.aborts),
+            refilled: is_counted.then(|| rate(|stats| stats.refilled_objects)),
+            flushed: is_counted.then(|| rate(|stats| stats.flushed_objects)),
             purged: rate(|stats| stats.purged_bytes_total),
         });
-        let of = |shard: &rsalloc_core::internals::sums::ShardCounts| {
+        let of = |shard: &ShardCounts| {
             let known =
                 before.shards.iter().find(|old| (old.kind, old.index) == (shard.kind, shard.index));
             shard.refills.saturating_sub(known.map_or(0, |old| old.refills)) as f64 / seconds
         };
         self.shard_rates = now.shards.iter().map(of).collect();
+        let moved =
+            |class: &ClassCounts| class.transferred.map(|each| each.refilled + each.flushed);
+        let since =
+            |(now, before)| Some(moved(now)?.saturating_sub(moved(before)?) as f64 / seconds);
+        self.class_rates = now.classes.iter().zip(&before.classes).map(since).collect();
     }
 
     fn remember(&mut self) {

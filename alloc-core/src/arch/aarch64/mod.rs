@@ -2,6 +2,7 @@
 
 use super::Access;
 use super::words::ThreadWords;
+use crate::atomic::{AtomicUsize, Ordering};
 use core::arch::asm;
 
 pub mod counted;
@@ -68,6 +69,12 @@ pub fn prefetch(address: usize) {
     unsafe {
         asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
     }
+}
+
+#[inline(always)]
+pub fn add_here(counter: &AtomicUsize, number: usize) {
+    // Ordering: Relaxed, a statistic.
+    counter.fetch_add(number, Ordering::Relaxed);
 }
 
 /// # Safety

@@ -5,6 +5,7 @@
 //! sanitizers are not told of the heap.
 
 use super::{Access, DlAddr, DlOpen, FindObject, Sanitizers};
+use crate::atomic::{AtomicUsize, Ordering};
 
 pub mod counted;
 pub mod entry;
@@ -47,6 +48,12 @@ pub fn above_stack() -> usize {
 
 #[inline(always)]
 pub fn prefetch(_address: usize) {}
+
+#[inline(always)]
+pub fn add_here(counter: &AtomicUsize, number: usize) {
+    // Ordering: Relaxed, a statistic.
+    counter.fetch_add(number, Ordering::Relaxed);
+}
 
 pub const COMMAND_ENTRY: *const () = core::ptr::null();
 pub const COMMAND_ENTRY_BYTES: usize = 0;

@@ -2,6 +2,7 @@
 
 use super::Access;
 use super::words::ThreadWords;
+use crate::atomic::AtomicUsize;
 use core::arch::asm;
 
 mod command;
@@ -64,6 +65,15 @@ pub fn prefetch(address: usize) {
     // SAFETY: a hint; it never faults.
     unsafe {
         asm!("prefetcht0 [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+    }
+}
+
+#[inline(always)]
+pub fn add_here(counter: &AtomicUsize, number: usize) {
+    // One instruction, which the kernel does not interrupt half way; without the lock prefix other CPUs may come between.
+    // SAFETY: a live, aligned word, which is only written to as a whole.
+    unsafe {
+        asm!("add qword ptr [{}], {}", in(reg) core::ptr::from_ref(counter), in(reg) number, options(nostack));
     }
 }
 

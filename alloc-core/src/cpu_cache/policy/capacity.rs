@@ -9,12 +9,14 @@
 
 use crate::atomic::Ordering;
 use crate::config::{self, Key};
-use crate::cpu_cache::shard::{RETRIES, Shard, fill, lengthen, locked, pop_into, regions_created};
+use crate::cpu_cache::shard::{
+    RETRIES, Shard, count_moved, fill, lengthen, locked, pop_into, regions_created,
+};
 use crate::cpu_cache::supply::{give_back, in_use_bytes};
 use crate::object::Batch;
 use crate::os;
 use crate::postponed;
-use crate::region::{Bounds, Region};
+use crate::region::{Bounds, Moved, Region};
 use crate::rseq::outcome::Failure;
 use crate::rseq::registration;
 use crate::size_class::{CLASS, CLASSES, Class};
@@ -38,8 +40,12 @@ const COUNT_SHIFT: u32 = 1;
 const CLOCK_STEPS: usize = 8;
 
 /// Records that `class` ran empty, and gives a class its first capacity.
-pub(in crate::cpu_cache) fn grow_on_refill(shard: &dyn Shard, class: Class) {
-    let Some(region) = shard.region() else { return };
+pub(in crate::cpu_cache) fn grow_on_refill(
+    shard: &dyn Shard,
+    region: Option<&Region>,
+    class: Class,
+) {
+    let Some(region) = region else { return };
     // Ordering: Relaxed, a hint of the policy.
     region.references[class].store(REFILLED | first_count(class), Ordering::Relaxed);
     if region.capacity(class) == 0 && CLASS[class].batch > 1 {
@@ -48,16 +54,18 @@ pub(in crate::cpu_cache) fn grow_on_refill(shard: &dyn Shard, class: Class) {
 }
 
 /// Whether the last miss of `class` found it empty.
-pub(in crate::cpu_cache) fn ran_empty_last(shard: &dyn Shard, class: Class) -> bool {
+pub(in crate::cpu_cache) fn ran_empty_last(region: Option<&Region>, class: Class) -> bool {
     // Ordering: Relaxed, a hint of the policy.
-    shard
-        .region()
-        .is_some_and(|region| region.references[class].load(Ordering::Relaxed) & REFILLED != 0)
+    region.is_some_and(|region| region.references[class].load(Ordering::Relaxed) & REFILLED != 0)
 }
 
 /// Gives a full class more capacity if it has earned it; whether it got some.
-pub(in crate::cpu_cache) fn grow_on_flush(shard: &dyn Shard, class: Class) -> bool {
-    let Some(region) = shard.region() else { return false };
+pub(in crate::cpu_cache) fn grow_on_flush(
+    shard: &dyn Shard,
+    region: Option<&Region>,
+    class: Class,
+) -> bool {
+    let Some(region) = region else { return false };
     // Ordering: Relaxed, a hint of the policy.
     let references = region.references[class].load(Ordering::Relaxed);
     // Ordering: Relaxed, as above.
@@ -121,6 +129,7 @@ fn move_to_long_stack(
     let is_moved = shard.set_bounds(class, region, empty, Bounds::long(class, capacity)).is_ok();
     fill(shard, class, &mut batch);
     if !batch.is_empty() {
+        count_moved(Some(region), class, Moved::Flushed, batch.len());
         give_back(class, &mut batch);
     }
     is_moved
@@ -218,7 +227,10 @@ pub(in crate::cpu_cache) fn shrink(
             return true;
         }
         match pop_into(shard, class, &mut batch, excess) {
-            Ok(1..) => give(class, &mut batch),
+            Ok(1..) => {
+                count_moved(Some(region), class, Moved::Flushed, batch.len());
+                give(class, &mut batch);
+            }
             Err(Failure::Aborted) if aborts < RETRIES => aborts += 1,
             _ => return false,
         }

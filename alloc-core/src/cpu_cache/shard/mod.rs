@@ -18,14 +18,15 @@ pub mod leases;
 pub mod locked;
 pub mod percpu;
 
+use crate::arch;
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::hot::HOT;
 use crate::object::{Batch, Object};
 use crate::os::{self, Place};
 use crate::page_heap::PAGE_HEAP;
-use crate::region::{Bounds, Counter, LongStacks, Region, SPAN_BYTES};
+use crate::region::{Bounds, Counter, LongStacks, Moved, Region, SPAN_BYTES, Transfers};
 use crate::rseq::outcome::{Failure, Pop, Push};
-use crate::size_class::{CLASS, Class};
+use crate::size_class::{CLASS, CLASSES, Class};
 use crate::units::REGION_PLACES;
 use core::ptr;
 
@@ -59,6 +60,29 @@ pub trait Shard {
 /// Counts an event of the shard; lost if the section aborts, which a statistic may.
 pub fn count(shard: &dyn Shard, counter: Counter) {
     let _ = shard.add(counter, 1);
+}
+
+/// What moved between the tiers below and threads that had no shard at that moment, by class.
+static PAST_SHARDS: [Transfers; CLASSES] = [const { Transfers::none() }; CLASSES];
+
+/// Counts objects that moved between the tiers below and a shard, on whose region the caller works or has just worked; none: the
+/// shard was stopped before.
+#[inline]
+pub fn count_moved(region: Option<&Region>, class: Class, moved: Moved, objects: usize) {
+    match region {
+        Some(region) => arch::add_here(region.transfers[class].word(moved), objects),
+        None => count_past_shards(class, moved, objects),
+    }
+}
+
+/// Counts objects that moved between the tiers below and a thread that has no shard.
+pub fn count_past_shards(class: Class, moved: Moved, objects: usize) {
+    PAST_SHARDS[class].add(moved, objects);
+}
+
+/// What moved past the shards, from class 0 on, for `publish`.
+pub const fn transfers_past_shards() -> &'static Transfers {
+    &PAST_SHARDS[0]
 }
 
 /// Adds up to `most` objects from the shard to `batch`: how many slots there were, with an object or with a null.
