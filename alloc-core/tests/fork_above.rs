@@ -117,6 +117,10 @@ fn status_of(child: libc::pid_t) -> i32 {
 
 /// The other fork has taken the locks below the one that it waits for.
 #[test]
+#[cfg_attr(
+    target_env = "musl",
+    ignore = "musl's fork holds a lock of its own while handlers run, so one of two forks waits for the other"
+)]
 fn a_fork_gives_way_to_a_fork_in_a_handler() {
     let _alone = alone();
     thread::scope(|scope| {

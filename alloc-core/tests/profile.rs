@@ -336,6 +336,10 @@ fn call_interrupted(interrupted: fn()) {
 
 /// No chance is in it: the signals come where they are raised, and a request of 70,000 bytes is a sample but for e^-273.
 #[test]
+#[cfg_attr(
+    target_env = "musl",
+    ignore = "musl has no unwind tables for the place to which a handler returns"
+)]
 fn stacks_lead_from_a_handler_through_the_frame_of_its_signal() {
     let _alone = alone();
     let mut other = vec![0u8; 256 << 10];

@@ -16,9 +16,10 @@ static RAN: AtomicUsize = AtomicUsize::new(0);
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
 static KEPT: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
-/// Before all constructors, so also before the engine's.
+/// Before all constructors, so also before the engine's. musl does not look at `.preinit_array`.
 #[used]
-#[unsafe(link_section = ".preinit_array")]
+#[cfg_attr(not(target_env = "musl"), unsafe(link_section = ".preinit_array"))]
+#[cfg_attr(target_env = "musl", unsafe(link_section = ".init_array.00001"))]
 static FIRST: extern "C" fn() = register_first;
 
 extern "C" fn register_first() {

@@ -28,6 +28,13 @@ use crate::arch::{STACK_TOP, is_there, syscall};
 use crate::atomic::{AtomicUsize, Ordering};
 use core::ffi::CStr;
 
+// musl's libc, behind this crate's code on the linker's command line: a static program has the functions that std does not
+// use from nowhere else.
+#[cfg(target_env = "musl")]
+#[cfg_attr(target_feature = "crt-static", link(name = "c", kind = "static", modifiers = "-bundle"))]
+#[cfg_attr(not(target_feature = "crt-static"), link(name = "c"))]
+unsafe extern "C" {}
+
 /// A positive errno value.
 pub type Errno = i32;
 
@@ -198,7 +205,7 @@ pub unsafe fn move_away(from: usize, len: usize) -> Result<usize, Errno> {
 pub fn futex_wait(word: &AtomicUsize, expected: u32, longest_us: usize) {
     let op = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
     let longest = libc::timespec {
-        tv_sec: (longest_us / 1_000_000) as libc::time_t,
+        tv_sec: (longest_us / 1_000_000) as _,
         tv_nsec: (longest_us % 1_000_000 * 1_000) as libc::c_long,
     };
     let until = (&raw const longest) as usize;

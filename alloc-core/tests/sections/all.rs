@@ -186,6 +186,8 @@ fn the_fence_aborts_sections_in_flight() {
     thread::scope(|scope| {
         let _over = Over(&over);
         scope.spawn(|| {
+            // Registers the thread, where libc does not.
+            assert!(!rsalloc_core::allocate(1).is_null());
             cpus.move_to(1);
             for attempt in 1.. {
                 if over.load(Ordering::Relaxed) {

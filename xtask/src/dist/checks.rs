@@ -90,6 +90,60 @@ pub fn oldest_glibc(platform: Platform, out: &Out) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Fails for a symbol that the library can't do without and glibc has only since a newer version than is stated, whatever libc it is
+/// linked against: so it says nothing of weak symbols, whose version is that of the libc at hand.
+pub fn strong_symbols(platform: Platform, out: &Out) -> anyhow::Result<()> {
+    let library = out.root().join(platform.library_folder()).join(library::FILE);
+    let bytes = fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?;
+    refuse_newer(&strong(&bytes)?, library::OLDEST[0].1)
+}
+
+fn refuse_newer(symbols: &[(String, (u32, u32))], oldest: (u32, u32)) -> anyhow::Result<()> {
+    for (name, version) in symbols {
+        ensure!(
+            *version <= oldest,
+            "the library needs `{name}` of glibc {}.{}, and {}.{} is promised: make the symbol weak \
+             (BESIDE_LIBC in xtask/src/dist/library.rs) or do without",
+            version.0,
+            version.1,
+            oldest.0,
+            oldest.1
+        );
+    }
+    ensure!(!symbols.is_empty(), "no symbol of glibc is needed: nothing was checked");
+    println!(
+        "the library needs {} symbols of glibc {}.{} or older",
+        symbols.len(),
+        oldest.0,
+        oldest.1
+    );
+    Ok(())
+}
+
+/// The symbols that a file does not load without, each with the version of glibc.
+fn strong(bytes: &[u8]) -> anyhow::Result<Vec<(String, (u32, u32))>> {
+    let header = FileHeader64::<Endianness>::parse(bytes)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, bytes)?;
+    let symbols = sections.symbols(endian, bytes, object::elf::SHT_DYNSYM)?;
+    let versions = sections.versions(endian, bytes)?.context("no versions of symbols")?;
+    let mut found = Vec::new();
+    for (index, symbol) in symbols.iter().enumerate() {
+        if !symbol.is_undefined(endian) || symbol.is_weak() || index == 0 {
+            continue;
+        }
+        let number = versions.version_index(endian, SymbolIndex(index));
+        let Some(version) = versions.version(number)? else { continue };
+        let version = std::str::from_utf8(version.name())?;
+        if let Some(version) = version.strip_prefix("GLIBC_") {
+            let name = std::str::from_utf8(symbol.name(endian, symbols.strings())?)?;
+            let version = parse(version).with_context(|| format!("a version {version}"))?;
+            found.push((name.to_owned(), version));
+        }
+    }
+    Ok(found)
+}
+
 /// The versions of glibc's symbols that a file needs.
 fn needed(bytes: &[u8]) -> anyhow::Result<Vec<(u32, u32)>> {
     let header = FileHeader64::<Endianness>::parse(bytes)?;
@@ -202,6 +256,17 @@ mod tests {
         assert!(said(&[all[0], all[1], "rsalloc_delete_sized"]).contains("rsalloc_delete_sized"));
         assert!(said(&all[1..]).contains("does not export `malloc`"));
         assert!(said(&["malloc", "rsalloc_get"]).contains("exports `rsalloc_get`"));
+    }
+
+    /// Of this program: what it needs is newer than glibc 2.2, and no symbol is newer than the newest.
+    #[test]
+    fn a_symbol_that_is_too_new_is_named() {
+        let symbols = strong(&fs::read("/proc/self/exe").unwrap()).unwrap();
+        let newest = symbols.iter().max_by_key(|(_, version)| *version).unwrap();
+        refuse_newer(&symbols, newest.1).unwrap();
+        let said = refuse_newer(&symbols, (2, 2)).unwrap_err().to_string();
+        assert!(said.contains("needs `") && said.contains("and 2.2 is promised"), "{said}");
+        assert!(refuse_newer(&[], (2, 17)).is_err(), "nothing was checked");
     }
 
     #[test]

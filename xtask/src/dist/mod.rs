@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Promises: the library exports what `alloc-preload/exports.txt` lists and needs no newer glibc than [`library::OLDEST`]
-//! says; a C program compiles and runs against header, library and archive; the command runs programs on the library beside
+//! says (of the gate, no symbol that must be there); a C program compiles and runs against header, library and archive; the command runs programs on the library beside
 //! it; all files are the same, bit for bit, whatever folder they are built in. docs/packaging.md is for packagers.
 
 mod archive;
@@ -103,6 +103,7 @@ fn check(
 ) -> anyhow::Result<()> {
     tree::lay_out(platform, built, out)?;
     checks::exports(&out.root().join(platform.library_folder()).join(library::FILE))?;
+    checks::strong_symbols(platform, out)?;
     if tools.is_some() {
         checks::oldest_glibc(platform, out)?;
     }
