@@ -157,6 +157,27 @@ impl Line {
         self
     }
 
+    /// Appends text of unknown origin, such as a file's name: what is no printable character becomes a question mark.
+    #[inline(never)]
+    pub fn printable(&mut self, text: &str) -> &mut Self {
+        for character in text.chars() {
+            let shown = if character.is_control() { '?' } else { character };
+            self.text(shown.encode_utf8(&mut [0; 4]));
+        }
+        self
+    }
+
+    /// Ends the line, whether it is full or not.
+    pub fn end(&mut self) -> &mut Self {
+        self.len = self.len.min(self.bytes.len() - 1);
+        self.bytes(b"\n")
+    }
+
+    /// Bytes that still fit.
+    pub const fn space(&self) -> usize {
+        self.bytes.len() - self.len
+    }
+
     /// Appends `value` in hexadecimal.
     #[inline(never)]
     pub fn hex(&mut self, value: usize) -> &mut Self {

@@ -37,8 +37,8 @@ impl Buffers {
 pub fn stats_at_exit(buffers: &mut Buffers) {
     match config::stats_at_exit() {
         StatsAtExit::Off => {}
-        StatsAtExit::Text => buffers.tell(libc::STDERR_FILENO, text),
-        StatsAtExit::Json => buffers.tell(libc::STDERR_FILENO, json),
+        StatsAtExit::Text => buffers.tell(os::stderr_or_kept(), text),
+        StatsAtExit::Json => buffers.tell(os::stderr_or_kept(), json),
         StatsAtExit::JsonFile(name) => json_to_file(name, buffers),
     }
 }

@@ -57,7 +57,7 @@ pub fn run(how: &How, program: &[OsString]) -> Result<ExitCode> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let own = std::env::var("RSALLOC_CONF").unwrap_or_default();
     if let Some(line) = foreign::line(texts, &format!("{own},{}", how.conf.join(","))) {
-        eprintln!("rsalloc: {line}");
+        crate::output::say(format_args!("{line}"));
     }
     let error = command.exec();
     Err(error).with_context(|| format!("cannot run {}", program[0].to_string_lossy()))

@@ -209,7 +209,10 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(usage) if usage.use_stderr() => {
-            eprintln!("rsalloc: {}; see rsalloc --help", in_a_line(&usage.to_string()));
+            crate::output::say(format_args!(
+                "{}; see rsalloc --help",
+                in_a_line(&usage.to_string())
+            ));
             return ExitCode::from(CANNOT);
         }
         Err(asked_for) => {
@@ -240,7 +243,7 @@ fn main() -> ExitCode {
         Command::ConfProbe => conf::probe(),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("rsalloc: {error:#}");
+        crate::output::say(format_args!("{error:#}"));
         let code = error.downcast_ref::<program::Unusable>().map_or(CANNOT, |why| why.exit_code());
         ExitCode::from(code)
     })

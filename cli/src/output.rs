@@ -1,5 +1,6 @@
 //! Where answers go: to standard output, standard error, or a file. A reader that has gone away is no error.
 
+use crate::read::printable;
 use anyhow::{Context, Result, ensure};
 use std::ffi::{CString, OsString};
 use std::fs::File;
@@ -15,8 +16,17 @@ pub enum Stream {
     Err,
 }
 
-/// Writes an answer.
+/// Says something in a line on standard error.
+pub fn say(line: std::fmt::Arguments<'_>) {
+    eprintln!("rsalloc: {}", printable(&line.to_string(), ""));
+}
+
+/// What lines of an answer may hold.
+pub const LINES: &str = "\n\t";
+
+/// Writes an answer: text in lines, or JSON.
 pub fn put(text: &str, path: Option<&Path>, stream: Stream) -> Result<()> {
+    let text = printable(text, LINES);
     match (path, stream) {
         (Some(path), _) => {
             std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
@@ -104,6 +114,7 @@ impl<'a> Rows<'a> {
 
     /// Writes a row at once.
     pub fn put(&mut self, row: &str) -> Result<()> {
+        let row = printable(row, LINES);
         match self {
             Rows::Out => {
                 let mut out = stdout().lock();
@@ -119,6 +130,13 @@ impl<'a> Rows<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_has_nothing_to_obey() {
+        let text = "a\x1b[31m\u{9b}b\r\x07\tä ✓\n";
+        assert_eq!(printable(text, ""), "a?[31m?b???ä ✓?");
+        assert_eq!(printable(text, LINES), "a?[31m?b??\tä ✓\n");
+    }
 
     #[test]
     fn a_file_is_replaced_as_a_whole_or_stays() {

@@ -57,7 +57,7 @@ pub fn record(what: &What, program: &[OsString]) -> Result<ExitCode> {
     }
     let (_, status) = supervise::run(&mut command)?;
     if is_many {
-        eprintln!("rsalloc: one trace for each process: {}", output.display());
+        crate::output::say(format_args!("one trace for each process: {}", output.display()));
     } else {
         summarize(&output, what.only.as_deref())?;
     }
@@ -86,6 +86,6 @@ fn summarize(output: &Path, only: Option<&OsStr>) -> Result<()> {
     let calls = u64::from_le_bytes(std::array::from_fn(|i| header[24 + i]));
     let threads = u32::from_le_bytes(std::array::from_fn(|i| header[32 + i]));
     ensure!(calls > 0, "nothing was recorded: the program made no call");
-    eprintln!("rsalloc: {}: {calls} calls of {threads} threads", output.display());
+    crate::output::say(format_args!("{}: {calls} calls of {threads} threads", output.display()));
     Ok(())
 }

@@ -24,7 +24,7 @@ pub fn set(pid: u32, texts: &[String], format: Format) -> Result<ExitCode> {
         let name = key.info().name;
         let before = shown(&heap, key)?;
         if let Err(why) = remote::command(pid, &place, Operation::Set(key), value) {
-            eprintln!("rsalloc: {name}: {why:#}");
+            crate::output::say(format_args!("{name}: {why:#}"));
             status = ExitCode::from(crate::CANNOT);
             continue;
         }

@@ -77,7 +77,7 @@ fn watch(target: &Target, heap: &Heap, form: &Form, every: Duration) -> Result<(
             return Ok(());
         }
     }
-    eprintln!("rsalloc: {target} has ended, or runs another program");
+    crate::output::say(format_args!("{target} has ended, or runs another program"));
     Ok(())
 }
 
@@ -225,7 +225,7 @@ pub fn of_program(how: &How, program: &[OsString], form: &Form) -> Result<ExitCo
                 output::Stream::Err,
             )?;
         }
-        None => eprintln!("rsalloc: the program left no statistics ({status})"),
+        None => crate::output::say(format_args!("the program left no statistics ({status})")),
     }
     Ok(launch::exit_code(status))
 }

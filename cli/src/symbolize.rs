@@ -55,22 +55,29 @@ fn of_profile(
         own.all(|location| location.lines.is_empty()).then_some(mapping)
     }) {
         let id = if mapping.build_id.is_empty() { "none" } else { &mapping.build_id };
-        eprintln!("rsalloc: no symbols for {} (build id {id})", mapping.file);
+        crate::output::say(format_args!("no symbols for {} (build id {id})", mapping.file));
     }
     outputs.put(&profile, name)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// `line`, and the function at the place in a module that it names, if it names one.
+/// `line`, and the functions at the places in modules that it names, if it names some.
 fn with_symbols(symbols: &Symbols, line: &str) -> String {
-    let Some(Place { module, offset, build_id }) = place(line) else { return line.to_owned() };
-    let chain = symbols.at_offset(&module, &build_id, offset);
-    let names = chain.iter().map(|(name, place)| match place.as_str() {
-        "" => name.clone(),
-        place => format!("{name} ({place})"),
-    });
-    let names: Vec<_> = names.collect();
-    if names.is_empty() { line.to_owned() } else { format!("{line}  {}", names.join(" < ")) }
+    let mut names = Vec::new();
+    let mut is_known = false;
+    for Place { module, offset, build_id } in places(line) {
+        let chain = symbols.at_offset(&module, &build_id, offset);
+        is_known |= !chain.is_empty();
+        if chain.is_empty() {
+            let base = module.file_name().unwrap_or_default().to_string_lossy();
+            names.push(format!("{base}+{offset:#x}"));
+        }
+        names.extend(chain.into_iter().map(|(name, place)| match place.as_str() {
+            "" => name,
+            place => format!("{name} ({place})"),
+        }));
+    }
+    if is_known { format!("{line}  {}", names.join(" < ")) } else { line.to_owned() }
 }
 
 /// A place in a file that was mapped.
@@ -79,6 +86,26 @@ struct Place {
     module: PathBuf,
     offset: u64,
     build_id: String,
+}
+
+/// The places that a line names, one or several with ` < ` between them: those behind the first name no module if it is the one before.
+fn places(line: &str) -> Vec<Place> {
+    let mut places: Vec<Place> = Vec::new();
+    for part in line.split(" < ") {
+        let same = part.strip_prefix("+0x").zip(places.last());
+        match same {
+            Some((digits, last)) if digits.chars().all(|c| c.is_ascii_hexdigit()) => {
+                let Ok(offset) = u64::from_str_radix(digits, 16) else { break };
+                let module = last.module.clone();
+                places.push(Place { module, offset, build_id: last.build_id.clone() });
+            }
+            _ => match place(part) {
+                Some(place) => places.push(place),
+                None => break,
+            },
+        }
+    }
+    places
 }
 
 /// The place that a line names as `/path/to/module+0x1f00`, with a build id behind it or not. The path may hold spaces.
@@ -118,5 +145,13 @@ mod tests {
         );
         assert_eq!(of("rsalloc: use after free (read): 0x7f00, object of 10 bytes at 0x7f"), None);
         assert_eq!(of("a+0xzz"), None);
+        let all = |line: &str| {
+            let places = places(line).into_iter();
+            places.map(|p| (p.module.display().to_string(), p.offset)).collect::<Vec<_>>()
+        };
+        let line = "rsalloc:   51.2 MiB, by samples, from /a/server+0x1f00 < +0x1e < /lib/libc.so.6+0x10 < 0x77";
+        let [server, libc] = ["/a/server", "/lib/libc.so.6"].map(str::to_owned);
+        assert_eq!(all(line), [(server.clone(), 0x1f00), (server, 0x1e), (libc, 16)]);
+        assert_eq!(all("+0x10 < /a+0x1"), []);
     }
 }

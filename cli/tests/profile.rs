@@ -282,3 +282,98 @@ fn a_process_that_ends_meanwhile_is_said_to() {
     assert_eq!((status, said), (Some(3), format!("rsalloc: process {pid} {wanted}\n")));
     assert_eq!(std::fs::read(&file).unwrap(), b"an older one");
 }
+
+/// Keeps 30 MB, says so and waits; with an argument it goes on until it gets null.
+const HOARDER: &str = r#"
+    #include <stdlib.h>
+    #include <string.h>
+    #include <unistd.h>
+    static void **last;
+    __attribute__((noinline)) static int hoard(size_t size) {
+        void **object = malloc(size);
+        if (!object) return 0;
+        memset(object, 1, size);
+        *object = last;
+        last = object;
+        return 1;
+    }
+    __attribute__((noinline)) static void little(void) {
+        for (int i = 0; i < 500; i++) hoard(10000);
+    }
+    __attribute__((noinline)) static void much(int all) {
+        for (int i = 0; i < 25000 || all; i++) if (!hoard(1000)) return;
+    }
+    int main(int argc, char **argv) {
+        little();
+        much(argc > 1);
+        write(1, "!", 1);
+        char byte;
+        while (read(0, &byte, 1) == 1) {}
+        return 0;
+    }
+"#;
+
+#[test]
+fn sites_are_named_when_memory_is_out() {
+    let program = compile("cc", "hoards", HOARDER, &["-g", "-O1"]).unwrap();
+    let told = |conf: &str| {
+        let mut command = with_library("run", &["--conf", conf, "--"]);
+        command.arg(&program).arg("all").stdin(Stdio::null());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let plain = told("limit_hard:64m");
+    assert!(plain.contains("out of memory") && !plain.contains("by samples"), "{plain}");
+    let profiled = told("limit_hard:64m,profile:64k");
+    let sites: Vec<&str> =
+        profiled.lines().filter(|line| line.contains(", by samples, from ")).collect();
+    assert!((2..=4).contains(&sites.len()), "{profiled}");
+    let mebibytes = |line: &str| line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap();
+    // What is left of 64 MiB beside 5 MB from `little`, of which about 80 samples were taken: 11 % is a deviation.
+    assert!((40.0..64.0).contains(&mebibytes(sites[0])), "{profiled}");
+    assert!((2.0..8.0).contains(&mebibytes(sites[1])), "{profiled}");
+    assert!(sites.iter().all(|line| line.len() < 256), "{profiled}");
+    // With symbols, also those of the callers, whose module is not named again.
+    let file = fresh_folder("out-of-memory").join("log");
+    std::fs::write(&file, &profiled).unwrap();
+    let symbols = answer(&mut rsalloc(&["symbolize", file.to_str().unwrap()]));
+    let named: Vec<&str> =
+        symbols.lines().filter(|line| line.contains(", by samples, from ")).collect();
+    for (line, caller) in named.iter().zip(["much", "little"]) {
+        let at = |name: &str| {
+            line.find(&format!("{name} (")).unwrap_or_else(|| panic!("{name} in {line}"))
+        };
+        assert!(at("hoard") < at(caller) && at(caller) < at("main"), "{line}");
+    }
+}
+
+#[test]
+fn top_shows_the_sites_of_a_process_that_is_sampled() {
+    let program = compile("cc", "hoards-for-top", HOARDER, &["-g", "-O1"]).unwrap();
+    for (conf, is_sampled) in [("profile:64k", true), ("", false)] {
+        let mut command = with_library("run", &["--conf", conf, "--"]);
+        let running = Running::talker(command.arg(&program));
+        let screen = answer(&mut rsalloc(&["top", "--once", &running.pid()]));
+        let sites: Vec<&str> =
+            screen.lines().filter(|line| line.contains("hoard (hoards-for-top.c:")).collect();
+        assert_eq!(
+            (screen.contains("SITE, BY SAMPLES"), sites.len()),
+            (is_sampled, 2 * usize::from(is_sampled)),
+            "{screen}"
+        );
+        if is_sampled {
+            let (much, little) = (sites[0], sites[1]);
+            assert!(
+                much.contains(" < much < main") && little.contains(" < little < main"),
+                "{screen}"
+            );
+            let live =
+                |line: &str| line.trim_start().split('M').next().unwrap().parse::<f64>().unwrap();
+            assert!(
+                (15.0..35.0).contains(&live(much)) && (2.0..9.0).contains(&live(little)),
+                "{screen}"
+            );
+        }
+    }
+}

@@ -278,6 +278,90 @@ fn statistics_at_the_end_need_little_stack_and_are_of_their_own_process() {
     }
 }
 
+/// GNU's tools close it in a handler of `exit`; others close what they do not need, and use the number.
+#[test]
+fn statistics_are_told_though_the_program_closes_standard_error() {
+    let source = r#"
+        #include <fcntl.h>
+        #include <stdlib.h>
+        #include <string.h>
+        #include <unistd.h>
+        static void close_it(void) { close(2); }
+        int main(int argc, char **argv) {
+            memset(malloc(1 << 20), 1, 1 << 20);
+            if (argv[1][0] == 'h') atexit(close_it);
+            if (argv[1][0] == 'a') {
+                for (int fd = 2; fd < 1024; fd++) close(fd);
+                int file = open(argv[2], O_CREAT | O_RDWR, 0600);
+                for (int fd = 3; fd < 1024; fd++) dup2(file, fd);
+                close(2);
+            }
+            return 0;
+        }
+    "#;
+    let program = common::compile("cc", "closes-stderr", source, &["-w"]).unwrap();
+    let other = fresh_folder("closes-stderr-files").join("other");
+    let mut sort =
+        with_library("run", &["--conf", "stats_at_exit:json", "--", "sort", "/dev/null"]);
+    let said = String::from_utf8(sort.output().unwrap().stderr).unwrap();
+    assert!(said.contains("\"live_bytes\":"), "sort: {said:?}");
+    for (how, form, told) in
+        [("handler", "json", true), ("handler", "text", true), ("all", "json", false)]
+    {
+        let conf = format!("stats_at_exit:{form}");
+        let mut command = with_library("run", &["--conf", &conf, "--"]);
+        let output = command.arg(&program).arg(how).arg(&other).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            (output.status.code(), said.contains("live_bytes") || said.contains("live ")),
+            (Some(0), told),
+            "{how}: {said:?}"
+        );
+    }
+    assert_eq!(std::fs::read(&other).unwrap(), b"", "the number is the program's by now");
+}
+
+/// The signal would end the program, by another status than its own.
+#[test]
+fn a_reader_of_standard_error_that_is_gone_ends_no_program() {
+    let source = r#"
+        #include <stdlib.h>
+        #include <string.h>
+        #include <signal.h>
+        #include <unistd.h>
+        int main(int argc, char **argv) {
+            char byte;
+            read(0, &byte, 1);
+            if (argv[1][0] == 'm') while (malloc(1000)) {}
+            sigset_t pending;
+            sigpending(&pending);
+            if (sigismember(&pending, SIGPIPE)) return 4;
+            if (argv[1][0] == 'w') write(2, "!", 1);
+            return 3;
+        }
+    "#;
+    let program = common::compile("cc", "has-no-reader", source, &["-w"]).unwrap();
+    // Its own write is the control: the signal is its own business.
+    for (how, conf, status) in [
+        ("end", "stats_at_exit:json", (Some(3), None)),
+        ("end", "stats_at_exit:text", (Some(3), None)),
+        ("memory", "limit_hard:16m", (Some(3), None)),
+        ("write", "stats_at_exit:json", (None, Some(libc::SIGPIPE))),
+    ] {
+        let mut command = with_library("run", &["--conf", conf, "--"]);
+        command.arg(&program).arg(how).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stderr.take());
+        drop(child.stdin.take());
+        let ended = child.wait().unwrap();
+        assert_eq!(
+            (ended.code(), std::os::unix::process::ExitStatusExt::signal(&ended)),
+            status,
+            "{how}, {conf}"
+        );
+    }
+}
+
 #[test]
 fn another_library_is_refused() {
     let other = common::compile("cc", "not-ours.so", "int other;", &["-shared", "-fPIC"]).unwrap();

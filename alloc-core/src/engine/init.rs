@@ -151,7 +151,7 @@ static OWN_PROCESS: Link<AtomicU32> = Link::none();
 /// In the place of a page that is wiped in children.
 static NOT_WIPED: AtomicU32 = AtomicU32::new(0);
 
-/// Keeps the id of this process, if `stats_at_exit` or `publish` is set. At the start, in the child of a fork, and when the
+/// Keeps the id of this process, and its standard error, if `stats_at_exit` or `publish` is set. At the start, in the child of a fork, and when the
 /// setting changes.
 #[inline(never)]
 pub fn note_own_process() {
@@ -165,6 +165,10 @@ pub fn note_own_process() {
     if let Some(own) = OWN_PROCESS.get() {
         // Ordering: Relaxed, a word that stands alone.
         own.store(os::process_id(), Ordering::Relaxed);
+    }
+    // GNU's tools close it in a handler of `exit` that runs before ours.
+    if matches!(config::stats_at_exit(), StatsAtExit::Text | StatsAtExit::Json) {
+        os::keep_stderr();
     }
 }
 

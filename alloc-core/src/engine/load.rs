@@ -87,7 +87,7 @@ unsafe impl Sync for AtEnd {}
 /// Not on the stack, which may be that of a handler.
 static AT_END: AtEnd = AtEnd(UnsafeCell::new(Buffers::new()));
 
-/// Removes the published file, and obeys `stats_at_exit`, which may wait or end the process by SIGPIPE. Once, however the
+/// Removes the published file, and obeys `stats_at_exit`, which may wait. Once, however the
 /// process ends. A child on its parent's memory tells nothing. Async-signal-safe.
 pub fn tell_at_end() {
     let Some(pid) = init::process_that_tells() else { return };

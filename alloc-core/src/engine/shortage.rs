@@ -1,5 +1,7 @@
 //! What the process says when memory is short: why, and what has it, a line each on standard error.
 //!
+//! Named are the kinds of objects that have the most, and while a heap profile runs, the call stacks.
+//!
 //! Promises: once for each burst, which ends when ten seconds have passed; without allocating, in signal handlers as well. A
 //! request that the system refuses is told of if it is no larger than the heap: else what the heap holds is not the reason, as
 //! when a program tries how much it can get.
@@ -12,14 +14,17 @@ use crate::fail::Line;
 use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
+use crate::profile;
 use crate::size_class::{CLASS, CLASSES};
 use crate::slab::SLABS;
 use crate::sync::is_barred;
 
 /// A burst is told of once in so many seconds.
 const BURST_SECONDS: usize = 10;
-/// Kinds of objects that are named.
+/// Kinds of objects that are named, and call stacks if a heap profile runs.
 const NAMED: usize = 4;
+/// Frames of a stack that are named, as far as a line has space for them.
+const FRAMES: usize = 8;
 
 /// The second in which the last burst was told of, 0 if none was.
 static REFUSED_AT: AtomicUsize = AtomicUsize::new(0);
@@ -103,6 +108,27 @@ fn name_largest() {
             size => line.text(objects).text(" of ").decimal(size).text(" bytes"),
         };
         line.text("\n").write_to_stderr();
+    }
+    if profile::is_on() {
+        name_sites();
+    }
+}
+
+/// A line for each of the stacks that hold the most, as far as a heap profile has seen. Not inlined, for its frames.
+#[inline(never)]
+fn name_sites() {
+    for (bytes, stack) in profile::largest::<NAMED>().into_iter().filter(|&(bytes, _)| bytes > 0) {
+        let mut frames = [0; FRAMES];
+        let count = profile::frames_of(stack, &mut frames);
+        let mut line = Line::new();
+        size(line.text("rsalloc:   "), bytes).text(", by samples, from ");
+        match count {
+            0 => {
+                line.text("stacks that could not be kept");
+            }
+            count => profile::unwind::name_places(&mut line, &frames[..count]),
+        }
+        line.end().write_to_stderr();
     }
 }
 

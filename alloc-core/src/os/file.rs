@@ -84,15 +84,17 @@ fn status(at: usize, path: &CStr, flags: i32) -> Result<libc::stat, Errno> {
 
 /// Whether the descriptor is open, and of this file. libc's function needs glibc 2.33.
 pub fn is_file(fd: i32, device: u64, inode: u64) -> bool {
+    identity_of_descriptor(fd) == Some(Identity { device, inode })
+}
+
+/// Which file a descriptor is open for; none if it is closed.
+pub fn identity_of_descriptor(fd: i32) -> Option<Identity> {
     let mut status = MaybeUninit::<libc::stat>::uninit();
     let args = [fd as usize, status.as_mut_ptr() as usize, 0, 0, 0, 0];
     // SAFETY: fills in a live struct, which on 64-bit Linux is the kernel's.
-    if outcome(unsafe { syscall(libc::SYS_fstat as usize, args) }).is_err() {
-        return false;
-    }
+    outcome(unsafe { syscall(libc::SYS_fstat as usize, args) }).ok()?;
     // SAFETY: the call succeeded.
-    let status = unsafe { status.assume_init() };
-    (status.st_dev, status.st_ino) == (device, inode)
+    Some(Identity::of(&unsafe { status.assume_init() }))
 }
 
 /// Words of a file, as it and its readers have them. Any process that may write to the file may change them.

@@ -13,6 +13,7 @@ mod file;
 mod kept;
 mod promises;
 mod scratch;
+mod stderr;
 mod text;
 
 pub use file::{
@@ -22,6 +23,7 @@ pub use file::{
 pub use kept::keep;
 pub use promises::{Memory, Zeroing, give_back, probe, purge, zeroing, zeroing_word};
 pub use scratch::Scratch;
+pub use stderr::{keep_stderr, stderr_or_kept, write, write_stderr};
 pub use text::{gives_huge_pages_unasked, parse_number, read_file};
 
 use crate::arch::{STACK_TOP, is_there, syscall};
@@ -333,19 +335,6 @@ pub fn environment<'a>(prefix: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> 
     }
     let text = read_file(b"/proc/self/environ\0", buffer)?;
     text.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(prefix))
-}
-
-/// write(2): how many bytes were written. libc's function would be a cancellation point.
-#[inline(never)]
-pub fn write(fd: i32, bytes: &[u8]) -> Result<usize, Errno> {
-    let args = [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
-    // SAFETY: reads `bytes` only.
-    outcome(unsafe { syscall(libc::SYS_write as usize, args) })
-}
-
-/// Writes to standard error, as far as it goes.
-pub fn write_stderr(bytes: &[u8]) {
-    let _ = write(libc::STDERR_FILENO, bytes);
 }
 
 /// Lets other threads run: sleeps for a moment, some 50 microseconds by the kernel's timer slack, on a futex that no thread

@@ -436,6 +436,13 @@ pub fn own_header() -> Header<u64> {
     PROFILE.map(|word| word.load(Ordering::Relaxed) as u64)
 }
 
+/// The stacks whose samples stand for the most live bytes: the bytes and the number of each. Of the profile that runs, or that ran
+/// last; 0 bytes where there are no more.
+pub fn largest<const MOST: usize>() -> [(usize, usize); MOST] {
+    let stacks = if parts::PROFILE { tables::stacks() } else { None };
+    stacks.map_or([(0, 0); MOST], |stacks| stacks.largest())
+}
+
 /// Copies the frames of the stack of this number to `out`; how many.
 pub fn frames_of(stack: usize, out: &mut [usize]) -> usize {
     if !parts::PROFILE {

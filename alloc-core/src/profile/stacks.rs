@@ -104,6 +104,24 @@ impl Stacks {
         count
     }
 
+    /// The stacks with the most bytes live, with these, the largest first; number 0, of samples without a stack, as well.
+    pub fn largest<const MOST: usize>(&self) -> [(usize, usize); MOST] {
+        let mut largest = [(0, 0); MOST];
+        // Ordering: Relaxed throughout, statistics.
+        let used = PROFILE.stacks_used.load(Ordering::Relaxed).min(STACKS);
+        for (number, stack) in self.stacks[..used].iter().enumerate() {
+            // Ordering: Relaxed, as above.
+            let allocated = stack.allocated_bytes.load(Ordering::Relaxed);
+            // Ordering: Relaxed, as above.
+            let live = allocated.saturating_sub(stack.freed_bytes.load(Ordering::Relaxed));
+            if let Some(place) = largest.iter().position(|&(bytes, _)| live > bytes) {
+                largest[place..].rotate_right(1);
+                largest[place] = (live, number);
+            }
+        }
+        largest
+    }
+
     /// Adds a sample to the totals.
     pub fn count_allocated(&self, number: usize, weight: u64, bytes: u64) {
         let stack = &self.stacks[number];

@@ -26,7 +26,7 @@ pub fn serve(address: SocketAddr, exposition: Exposition) -> Result<()> {
         TcpListener::bind(address).with_context(|| format!("cannot listen at {address}"))?;
     // Port 0 is any that is free.
     let address = listener.local_addr().context("cannot listen")?;
-    eprintln!("rsalloc: serving http://{address}/metrics");
+    crate::output::say(format_args!("serving http://{address}/metrics"));
     let shared = Arc::new((listener, Mutex::new(exposition)));
     for _ in 0..WORKERS {
         let shared = shared.clone();

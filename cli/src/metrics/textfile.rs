@@ -26,7 +26,10 @@ pub fn keep(path: &Path, every: Option<Duration>, mut text: impl FnMut() -> Stri
         if let Err(why) = &renewed
             && !has_failed
         {
-            eprintln!("rsalloc: {why:#}; it is tried again every {} s", every.as_secs_f64());
+            crate::output::say(format_args!(
+                "{why:#}; it is tried again every {} s",
+                every.as_secs_f64()
+            ));
         }
         has_failed = renewed.is_err();
         next = (next + every).max(Instant::now());

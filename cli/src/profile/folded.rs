@@ -13,8 +13,11 @@ pub fn folded(profile: &Profile, measure: Measure) -> String {
     for sample in profile.samples.iter().filter(|sample| sample.values[value] != 0) {
         let frames = frames::of(profile, sample);
         // The form's own separators cannot stand in a name.
-        let names: Vec<_> =
-            frames.iter().rev().map(|frame| frame.name.replace(['\n', ';'], ":")).collect();
+        let names: Vec<_> = frames
+            .iter()
+            .rev()
+            .map(|frame| frame.name.replace(|c: char| c == ';' || c.is_control(), ":"))
+            .collect();
         *sums.entry(names.join(";")).or_default() += sample.values[value];
     }
     let mut text = String::new();

@@ -62,10 +62,10 @@ pub fn of_target(target: &Target, what: &What) -> Result<ExitCode> {
                 let progress = Progress::new(format!("{target} is sampled already"), time);
                 progress.wait(|| heap.is_there());
             }
-            eprintln!(
-                "rsalloc: {target} is sampled already, one in {}: read, and left on",
+            crate::output::say(format_args!(
+                "{target} is sampled already, one in {}: read, and left on",
                 text::human(interval)
-            );
+            ));
             taken(&heap)?
         }
         (Target::Process(_) | Target::Published(_), _) => sampled_for_a_time(target, &heap, what)?,
@@ -124,7 +124,7 @@ pub fn of_program(how: &How, program: &[OsString], what: &What) -> Result<ExitCo
         None => Err(anyhow!("it ended before it could be read ({status})")),
     };
     if let Err(why) = done {
-        eprintln!("rsalloc: no profile of the program: {why:#}");
+        crate::output::say(format_args!("no profile of the program: {why:#}"));
     }
     Ok(launch::exit_code(status))
 }
@@ -150,6 +150,9 @@ fn taken(heap: &Heap) -> Result<(Profile, Files)> {
     Ok((profile, files))
 }
 
+/// See [`Taken::largest_sites`].
+const STACKS_FOR_EACH_SITE: usize = 8;
+
 /// A profile whose symbols are still to be looked up.
 pub struct Taken(Profile, Files);
 
@@ -161,6 +164,21 @@ impl Taken {
             Ok(_) => taken(heap).ok().map(|(profile, files)| Taken(profile, files)),
         }
         .filter(|taken| !taken.0.samples.is_empty())
+    }
+
+    /// The sites that hold the most now, and how much: of a process that is sampled. Looks at its largest stacks only, since symbols
+    /// cost more than all else.
+    pub fn largest_sites(heap: &Heap, most: usize) -> Vec<(u64, String)> {
+        if !matches!(heap.sampling(), Ok(Sampling::Running(_))) {
+            return Vec::new();
+        }
+        let Ok(mut sampled) = heap.sampled() else { return Vec::new() };
+        sampled.samples.sort_by_key(|sample| std::cmp::Reverse(sample.live.bytes));
+        sampled.samples.truncate(STACKS_FOR_EACH_SITE * most);
+        let mut profile = sampled.to_pprof();
+        let files = Files::open(heap, &profile);
+        Symbols::new(&[]).add_to(&mut profile, &|mapping| files.of(mapping));
+        top::sites(&profile, Measure::LiveBytes, most)
     }
 
     /// The flame graph of what is live, and its sites as a table.
@@ -181,14 +199,14 @@ fn finish(mut profile: Profile, files: &Files, outputs: &Outputs) -> Result<Exit
         let value = frames::index_of(&profile, measure);
         profile.samples.iter().map(|s| value.map_or(0, |at| s.values[at].max(0) as u64)).sum()
     };
-    eprintln!(
-        "rsalloc: {} allocated and {} live at {} stacks, in {:.1} s{}",
+    crate::output::say(format_args!(
+        "{} allocated and {} live at {} stacks, in {:.1} s{}",
         text::human(total(Measure::AllocatedBytes)),
         text::human(total(Measure::LiveBytes)),
         text::grouped(profile.samples.len() as u64),
         profile.duration_nanos as f64 / 1e9,
         outputs.names(),
-    );
+    ));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -37,7 +37,7 @@ impl Progress {
         let begin = Instant::now();
         let is_terminal = stderr().is_terminal();
         if !is_terminal {
-            eprintln!("rsalloc: {} for {} s", self.what, self.time.as_secs_f64());
+            crate::output::say(format_args!("{} for {} s", self.what, self.time.as_secs_f64()));
         }
         let mut shown = None;
         let waited = loop {

@@ -11,8 +11,24 @@ const ROWS: usize = 30;
 /// Frames of a site that are shown: callers tell which use of a general function it is.
 const CALLERS: usize = 4;
 
+/// A site with its callers, and what the measures of [`MEASURES`] estimate for it.
+type Site<'a> = (Vec<Frame<'a>>, [i64; 4]);
+
 /// The sites of `profile` with their estimates, the largest by `measure` first.
 pub fn top(profile: &Profile, measure: Measure) -> String {
+    let (sites, by) = sites_of(profile, measure);
+    let totals: [i64; 4] = std::array::from_fn(|at| sites.iter().map(|(_, sums)| sums[at]).sum());
+    table(&sites, totals, by)
+}
+
+/// Of the first `most` sites by `measure`: how much, and where.
+pub fn sites(profile: &Profile, measure: Measure, most: usize) -> Vec<(u64, String)> {
+    let (sites, by) = sites_of(profile, measure);
+    let largest = sites.iter().filter(|(_, sums)| sums[by] > 0).take(most);
+    largest.map(|(site, sums)| (sums[by].max(0) as u64, name(site))).collect()
+}
+
+fn sites_of(profile: &Profile, measure: Measure) -> (Vec<Site<'_>>, usize) {
     let indices = MEASURES.map(|measure| frames::index_of(profile, measure));
     let mut sites: HashMap<Vec<Frame<'_>>, [i64; 4]> = HashMap::new();
     for sample in &profile.samples {
@@ -30,11 +46,10 @@ pub fn top(profile: &Profile, measure: Measure) -> String {
     sites.sort_by(|(a, sums), (b, others)| {
         others[by].cmp(&sums[by]).then_with(|| name(a).cmp(&name(b)))
     });
-    let totals: [i64; 4] = std::array::from_fn(|at| sites.iter().map(|(_, sums)| sums[at]).sum());
-    table(&sites, totals, by)
+    (sites, by)
 }
 
-fn table(sites: &[(Vec<Frame<'_>>, [i64; 4])], totals: [i64; 4], by: usize) -> String {
+fn table(sites: &[Site<'_>], totals: [i64; 4], by: usize) -> String {
     let bytes = |value: i64| human(value.max(0) as u64);
     let count = |value: i64| grouped(value.max(0) as u64);
     let mut text = format!(

@@ -113,6 +113,11 @@ pub struct Heap {
     pub program: String,
 }
 
+/// `text` without characters that a terminal would obey: names of programs, files and functions may hold them. Those in `kept` stay.
+pub fn printable(text: &str, kept: &str) -> String {
+    text.replace(|c: char| c.is_control() && !kept.contains(c), "?")
+}
+
 /// Everything that is counted in a heap.
 pub struct Counts {
     /// The sums.
@@ -154,6 +159,8 @@ pub fn find(target: &Target) -> Result<Option<Heap>> {
         match block::find(&*source) {
             Ok(Some(Found { address, seen, file })) => {
                 let (pid, program) = source.program();
+                // A process may have any name; a terminal obeys what is no text.
+                let program = printable(&program, "");
                 let (target, published) = (target.clone(), None);
                 return Ok(Some(Heap {
                     source,

@@ -5,7 +5,7 @@
 
 use super::mapped::Mapped;
 use super::process::resident_of;
-use super::{Counts, Range, Resident, Source};
+use super::{Counts, Range, Resident, Source, printable};
 use anyhow::{Context, Result, bail, ensure};
 use rsalloc_core::Report;
 use rsalloc_core::internals::publish::file::{MAGIC, Published, WORDS};
@@ -129,7 +129,7 @@ impl Words {
         let name = published.program();
         let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
         // Another user may have written it; a terminal obeys what is no text.
-        let text = String::from_utf8_lossy(&name[..end]).replace(char::is_control, "?");
+        let text = printable(&String::from_utf8_lossy(&name[..end]), "");
         Ok((published.process().0, text))
     }
 

@@ -47,11 +47,14 @@ impl What {
     fn write(&self, mut story: Story) -> Result<()> {
         story.symbolize();
         let page = page::render(&story).into_string();
-        output::replace(&self.output, page.as_bytes())?;
+        output::replace(&self.output, crate::read::printable(&page, output::LINES).as_bytes())?;
         if !self.is_stdout() {
             let path = &self.output;
             let size = crate::text::human(page.len() as u64);
-            eprintln!("rsalloc: {} says where the memory is ({size})", path.display());
+            crate::output::say(format_args!(
+                "{} says where the memory is ({size})",
+                path.display()
+            ));
         }
         Ok(())
     }
@@ -84,7 +87,7 @@ pub fn of_target(target: &Target, what: &What) -> Result<ExitCode> {
         );
         match story.look(&heap) {
             Err(_) if !heap.is_there() => {
-                eprintln!("rsalloc: {target} has ended, or runs another program");
+                crate::output::say(format_args!("{target} has ended, or runs another program"));
             }
             looked => looked?,
         }
@@ -125,7 +128,7 @@ pub fn of_program(how: &How, program: &[OsString], what: &What) -> Result<ExitCo
         Ok((status, written))
     })?;
     if let Err(why) = written {
-        eprintln!("rsalloc: {why:#}");
+        crate::output::say(format_args!("{why:#}"));
     }
     Ok(launch::exit_code(status))
 }

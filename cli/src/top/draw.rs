@@ -192,11 +192,13 @@ fn aligned(column: Column, text: String) -> Line<'static> {
 
 /// One process.
 pub fn process(frame: &mut Frame<'_>, look: &Look, process: &Watched, has_list: bool) {
-    let [head, memory, rates, tables, foot] = Layout::vertical([
+    let sites_height = sites_height(process, frame.area().height);
+    let [head, memory, rates, tables, sites, foot] = Layout::vertical([
         Constraint::Length(2),
         Constraint::Length(10),
         Constraint::Length(3),
         Constraint::Min(3),
+        Constraint::Length(sites_height),
         Constraint::Length(1),
     ])
     .areas(frame.area());
@@ -212,6 +214,7 @@ pub fn process(frame: &mut Frame<'_>, look: &Look, process: &Watched, has_list: 
     let [left, right] = Layout::horizontal(widths.map(Constraint::Length)).spacing(1).areas(tables);
     frame.render_widget(classes(look, process, left.width), left);
     frame.render_widget(shards(look, process, right.width), right);
+    frame.render_widget(sites_list(look, process), sites);
     let leave: &[&str] = if has_list { &["Esc all processes", "q quit"] } else { &["q quit"] };
     keys(frame, look, foot, &[&["Up/Down scroll the classes"], leave].concat());
 }
@@ -312,6 +315,24 @@ fn rates_line<'a>(process: &Watched) -> Paragraph<'a> {
             known(rates.and_then(|rates| rates.flushed)),
         )),
     ])
+}
+
+/// Lines of [`sites_list`]: three sites on a screen of 24 lines, so that two classes stay.
+fn sites_height(process: &Watched, height: u16) -> u16 {
+    match process.sites.len() as u16 {
+        0 => 0,
+        sites => 1 + sites.min(height.saturating_sub(21)),
+    }
+}
+
+/// Where the most live bytes are from.
+fn sites_list<'a>(look: &Look, process: &Watched) -> Paragraph<'a> {
+    let title = "    LIVE  SITE, BY SAMPLES, AND ITS CALLERS";
+    let rows = process.sites.iter().map(|(bytes, site)| {
+        Line::raw(format!("{:>8}  {}", short(*bytes), crate::read::printable(site, "")))
+    });
+    let title = Line::styled(title, look.heading());
+    Paragraph::new(std::iter::once(title).chain(rows).collect::<Vec<_>>())
 }
 
 /// The classes with the most bytes of slabs.

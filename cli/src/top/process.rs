@@ -1,12 +1,13 @@
 //! [`Watched`]: one process, over time.
 
+use crate::profile::Taken;
 use crate::read::{self, Counts, Heap, Resident, Target};
 use anyhow::{Result, bail};
 use ratatui::crossterm::event::KeyCode;
 use rsalloc_core::internals::sums::{ClassCounts, ShardCounts};
 use rsalloc_core::{Report, Stats};
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How often slow paths ran, in a second.
 #[derive(Clone, Copy, Default, Debug, PartialEq)]
@@ -47,6 +48,10 @@ pub struct Watched {
     /// Objects refilled and flushed a second, by class; none where that is not known.
     pub class_rates: Vec<Option<f64>>,
     pub history: VecDeque<Point>,
+    /// Where the most live bytes are from, as far as a heap profile that runs has seen; none if none does.
+    pub sites: Vec<(u64, String)>,
+    /// When to look for them again.
+    next_sites: Instant,
     /// Why it cannot be looked at any more.
     pub ended: Option<String>,
     /// The first row of the classes that is shown.
@@ -71,12 +76,15 @@ impl Watched {
             shard_rates: Vec::new(),
             class_rates: Vec::new(),
             history: VecDeque::new(),
+            sites: Vec::new(),
+            next_sites: Instant::now(),
             ended: None,
             scrolled: 0,
             heap: Some(heap),
             looked_at: Instant::now(),
         };
         watched.remember();
+        watched.look_for_sites();
         Ok(watched)
     }
 
@@ -105,6 +113,16 @@ impl Watched {
         self.resident = self.heap.as_ref().and_then(Heap::resident);
         self.counts = counts;
         self.remember();
+        self.look_for_sites();
+    }
+
+    /// Looks for the sites, if it is time: that reads symbols.
+    fn look_for_sites(&mut self) {
+        let begin = Instant::now();
+        if let Some(heap) = self.heap.as_ref().filter(|_| begin >= self.next_sites) {
+            self.sites = Taken::largest_sites(heap, SITES_MAX);
+            self.next_sites = Instant::now() + (SITES_PARTS * begin.elapsed()).max(SITES_EVERY);
+        }
     }
 
     /// Sets the rates by what was counted since the last look.
@@ -160,9 +178,15 @@ impl Watched {
 
     /// Lines that show the largest classes.
     pub fn height(&self) -> u16 {
-        30
+        31 + self.sites.len() as u16
     }
 }
+
+/// Sites that are shown at the most.
+pub const SITES_MAX: usize = 8;
+/// They are looked for at most so often, and for at most one of so many parts of the time.
+const SITES_EVERY: Duration = Duration::from_secs(2);
+const SITES_PARTS: u32 = 40;
 
 /// Rates are taken over at least this time.
 const LEAST_SECONDS: f64 = 0.05;

@@ -72,17 +72,38 @@ pub fn walk(caller: &Registers, found: &Found, work: &mut Work) -> (usize, End) 
 pub fn describe(what: &str, frame: usize) -> Line {
     let mut line = Line::new();
     line.text("rsalloc: ").text(what).text(" ");
+    name_place(&mut line, frame, None);
+    line.end();
+    line
+}
+
+/// Appends the places of frames, as many as a line has space for: `/usr/bin/server+0x1f00 < +0x1e40 < /usr/lib/libc.so.6+0x27249`. A module
+/// is named where another one was before.
+pub fn name_places(line: &mut Line, frames: &[usize]) {
+    let mut module = None;
+    for (number, &frame) in frames.iter().enumerate() {
+        // The longest place of the same module; one of another may be cut off at the end.
+        if line.space() < 32 {
+            return;
+        }
+        line.text(if number == 0 { "" } else { " < " });
+        module = name_place(line, frame, module);
+    }
+}
+
+/// Appends the place of a frame, without its module if that begins at `before`; where its module begins.
+fn name_place(line: &mut Line, frame: usize, before: Option<usize>) -> Option<usize> {
     let mut name = [0; 256];
     let place = frame - 1;
-    match modules::name_of(place, &mut name) {
-        Some((len, start)) => {
-            line.text(core::str::from_utf8(&name[..len]).unwrap_or("?"));
-            line.text("+0x").hex(place - start)
-        }
-        None => line.text("0x").hex(place),
+    let Some((len, start)) = modules::name_of(place, &mut name) else {
+        line.text("0x").hex(place);
+        return None;
     };
-    line.text("\n");
-    line
+    if before != Some(start) {
+        line.printable(core::str::from_utf8(&name[..len]).unwrap_or("?"));
+    }
+    line.text("+0x").hex(place - start);
+    Some(start)
 }
 
 struct Walk<'a> {
