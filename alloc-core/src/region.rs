@@ -120,6 +120,9 @@ impl Transfers {
 
 const WORD: usize = size_of::<usize>();
 
+/// In `Region::seen`: the last look found what the one before had seen.
+const IDLE: u32 = 1;
+
 const fn slot_starts() -> ([usize; CLASSES], usize) {
     let mut starts = [0; CLASSES];
     let mut next = 0;
@@ -162,6 +165,8 @@ pub struct Region {
     long_mapped: [AtomicU32; CLASSES],
     /// By class: what moved between the shard and the tiers below; never in a section.
     pub transfers: [Transfers; CLASSES],
+    /// What the last look for idle shards saw, see [`Region::look`].
+    seen: AtomicU32,
     /// The short stacks, class after class, each above its sentinel.
     pub slots: [AtomicUsize; SLOTS],
 }
@@ -330,6 +335,32 @@ impl Region {
 
     /// Bytes from the start of a region to the [`Transfers`] of class 0.
     pub const TRANSFERS_OFFSET: usize = core::mem::offset_of!(Region, transfers);
+
+    /// Whether a thread has worked on the shard since the last look, as far as heads and counters tell. Looks are made by one thread at
+    /// a time.
+    pub fn look(&self) -> bool {
+        let mark = self.mark();
+        // Ordering: Relaxed throughout, hints of a policy.
+        let is_active = self.seen.load(Ordering::Relaxed) | IDLE != mark | IDLE;
+        let seen = if is_active { mark & !IDLE } else { mark | IDLE };
+        self.seen.store(seen, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        is_active
+    }
+
+    /// Whether the last look found that the shard had rested.
+    pub fn is_idle(&self) -> bool {
+        // Ordering: Relaxed, as above.
+        self.seen.load(Ordering::Relaxed) & IDLE != 0
+    }
+
+    /// A sum that changes with each head and counter, but for 1 of some billions.
+    fn mark(&self) -> u32 {
+        const ODD: u32 = 0x9e37_79b1; // Knuth, The Art of Computer Programming, 6.4: multiplicative hashing.
+        // Ordering: Relaxed throughout, a snapshot for a policy.
+        let heads = self.heads.iter().map(|head| head.top.load(Ordering::Relaxed));
+        let counters = self.counters.iter().map(|count| count.load(Ordering::Relaxed) as u32);
+        heads.chain(counters).fold(0, |sum, word| (sum.rotate_left(5) ^ word).wrapping_mul(ODD))
+    }
 
     /// A counter's value, as one look can tell.
     pub fn counter(&self, counter: Counter) -> usize {

@@ -1,9 +1,8 @@
 //! The keys of the configuration: their names, how their values are written, and their defaults.
 
-use super::RequestedMode;
+use super::{RequestedIndex, RequestedMode};
 use crate::atomic::AtomicUsize;
 use crate::parts;
-use crate::report::ShardIndex;
 use crate::units::PROFILE_INTERVALS;
 use core::ops::RangeInclusive;
 
@@ -88,12 +87,12 @@ keys! {
         default: RequestedMode::Auto as usize,
         help: "atomic: never use restartable sequences",
     },
-    /// See [`ShardIndex`].
+    /// See [`RequestedIndex`].
     Index = KeyInfo {
         name: "index",
-        shape: Shape::Words(&["cpu_id", "mm_cid"]),
-        default: ShardIndex::CpuId as usize,
-        help: "what numbers the shards: the CPU, or the kernel's compact concurrency id (every call then takes the slow path)",
+        shape: Shape::Words(&["cpu_id", "mm_cid", "auto"]),
+        default: RequestedIndex::Auto as usize,
+        help: "what numbers the shards: the CPU, with caches for as many CPUs as a quota lets work at once (auto) or for all (cpu_id), or the kernel's compact concurrency id (mm_cid: every call then takes the slow path)",
     },
     /// Bytes that one shard may cache; 0: see `cpu_cache::policy::capacity`.
     Cache = KeyInfo {

@@ -108,6 +108,18 @@ impl core::fmt::Display for Setting {
     }
 }
 
+/// What is to number the shards: a [`ShardIndex`], or `Auto`, the CPU with caches that obey a quota (docs/adr/0055).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum RequestedIndex {
+    /// [`ShardIndex::CpuId`].
+    #[allow(dead_code, reason = "a word, which is kept as its number")]
+    CpuId = ShardIndex::CpuId as isize,
+    /// [`ShardIndex::MmCid`].
+    MmCid = ShardIndex::MmCid as isize,
+    /// In the order of the words.
+    Auto,
+}
+
 /// What the program asks for: per-CPU caches where the system has rseq, or the atomic path in any case.
 ///
 /// ```standalone_crate
@@ -177,9 +189,14 @@ pub fn requested_mode() -> RequestedMode {
 /// What is to number the shards.
 pub fn requested_index() -> ShardIndex {
     match number(Key::Index) {
-        0 => ShardIndex::CpuId,
-        _ => ShardIndex::MmCid,
+        index if index == RequestedIndex::MmCid as usize => ShardIndex::MmCid,
+        _ => ShardIndex::CpuId,
     }
+}
+
+/// Whether the caches are to be as large as a quota of CPUs asks for.
+pub fn obeys_quota() -> bool {
+    number(Key::Index) == RequestedIndex::Auto as usize
 }
 
 /// Where the statistics go when the process ends.

@@ -90,7 +90,8 @@ pub(super) fn drain_class(class: Class) -> bool {
     all
 }
 
-fn drain_stopped(stopped: Stopped<'_>) {
+/// All objects of a stopped shard to their slabs, and its stacks' memory to the OS.
+pub(super) fn drain_stopped(stopped: Stopped<'_>) {
     (1..CLASSES).for_each(|class| drain_class_stopped(stopped, class));
     stopped.forget_slots();
 }

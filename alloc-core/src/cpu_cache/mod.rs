@@ -74,6 +74,16 @@ pub fn allocate(class: Class) -> Option<Fresh> {
     }
 }
 
+/// Has all per-CPU shards together cache as those of so many CPUs. For init.
+pub fn set_usable_cpus(count: usize) {
+    policy::capacity::set_usable_cpus(count);
+}
+
+/// How many CPUs that is, if it is bounded.
+pub fn usable_cpus() -> Option<usize> {
+    Some(policy::capacity::usable_cpus()).filter(|&count| count != usize::MAX)
+}
+
 /// Completes decays that were put off. The caller holds no shard and no lock.
 #[inline]
 pub fn resume_decay() {

@@ -8,6 +8,7 @@ use crate::arch::{SANITIZED_ADDRESSES, thread_id};
 use crate::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 use crate::canary;
 use crate::config::{self, Key, StatsAtExit};
+use crate::cpu_cache;
 use crate::cpu_cache::shard::{leases, locked, percpu};
 use crate::fail::Line;
 use crate::hot::{HOT, TINY_CLASSES};
@@ -274,6 +275,7 @@ fn open_shards(adoption: Adoption) -> Report {
     if adoption.mode != Mode::Atomic {
         fence = registration::register_fence();
         registration::set_index(index);
+        obey_quota();
     } else if !is_closed {
         locked::serve_process();
         // A quarter of the shards stays behind locks, for handlers and threads without a lease.
@@ -295,6 +297,19 @@ fn open_shards(adoption: Adoption) -> Report {
         hardened,
         guard_one_in: Some(super::hardened::guard_every()).filter(|&calls| calls != 0),
         purge_method: Some(purge_method()),
+    }
+}
+
+/// Up to so many CPUs caches are small, and no file is read.
+const FEW_CPUS: usize = 4;
+
+/// Now, since a program may later refuse itself to open files, by a filter that kills.
+fn obey_quota() {
+    if config::obeys_quota()
+        && os::container::online_cpus("").is_some_and(|count| count > FEW_CPUS)
+        && let Some(usable) = os::container::cpu_quota("")
+    {
+        cpu_cache::set_usable_cpus(usable);
     }
 }
 
@@ -349,6 +364,9 @@ fn announce(report: &Report) {
     }
     if let Some(calls) = report.guard_one_in {
         line.text(", guard pages for one of ").decimal(calls).text(" slow calls");
+    }
+    if let Some(count) = cpu_cache::usable_cpus() {
+        line.text(", caches for ").decimal(count).text(" CPUs, by a quota");
     }
     line.text(match os::zeroing() {
         Zeroing::Advice => "",

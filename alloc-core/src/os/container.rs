@@ -1,4 +1,5 @@
-//! How much memory the container of this process allows: control groups, versions 2 and 1, as the process sees them.
+//! How much memory, and how many CPUs at once, the container of this process allows: control groups, versions 2 and 1, as the process
+//! sees them.
 //!
 //! Promises to allocate nothing and to be async-signal-safe: files are opened, read and closed by system calls. A mount point
 //! whose name holds a space is not looked at.
@@ -21,8 +22,8 @@ impl Version {
     /// Files of a group whose numbers bound its memory.
     const fn files(self) -> &'static [&'static str] {
         match self {
-            Version::V1 => &["memory.limit_in_bytes"],
-            Version::V2 => &["memory.max", "memory.high"],
+            Version::V1 => &["/memory.limit_in_bytes"],
+            Version::V2 => &["/memory.max", "/memory.high"],
         }
     }
 }
@@ -37,6 +38,48 @@ const UNLIMITED: usize = 1 << 60;
 pub fn memory_limit(root: &str) -> Option<usize> {
     let limits = [Version::V2, Version::V1].map(|version| limit_in(root, version));
     limits.into_iter().flatten().min()
+}
+
+/// How many CPUs the groups of this process may keep busy by their quotas, rounded up; none without a quota. `root` as above.
+///
+/// Looks where control groups are mounted by convention only, since every process on a large machine does so at its start:
+/// /proc/self/mountinfo would take twice the time of the rest.
+pub fn cpu_quota(root: &str) -> Option<usize> {
+    let quota = |version, mount| {
+        let mut place = Path::of(root, mount)?;
+        place.top = place.len;
+        find_group(root, version, b"cpu", &mut place)?;
+        least_up(&mut place, &mut |place| quota_of(place, version))
+    };
+    let limits = [quota(Version::V2, "/sys/fs/cgroup"), quota(Version::V1, "/sys/fs/cgroup/cpu")];
+    limits.into_iter().flatten().min()
+}
+
+/// The quota of the group at `place`, in CPUs.
+fn quota_of(place: &mut Path, version: Version) -> Option<usize> {
+    let mut buffer = [0; 48];
+    let (quota, period) = match version {
+        // `max 100000` or `200000 100000`, in microseconds.
+        Version::V2 => {
+            let mut parts = place.read("/cpu.max", &mut buffer)?.split(|&byte| byte == b' ');
+            (parse(parts.next()?)?, parse(parts.next()?)?)
+        }
+        // `-1` is none.
+        Version::V1 => {
+            let quota = parse(place.read("/cpu.cfs_quota_us", &mut buffer)?)?;
+            (quota, parse(place.read("/cpu.cfs_period_us", &mut buffer)?)?)
+        }
+    };
+    (quota > 0 && period > 0).then(|| quota.div_ceil(period))
+}
+
+/// The number of the machine's last CPU that is online, plus 1; none if the system does not say. `root` as above.
+pub fn online_cpus(root: &str) -> Option<usize> {
+    let mut buffer = [0; 256];
+    // `0-63`, `0,2-5`.
+    let list = Path::of(root, "/sys/devices/system/cpu/online")?.read("", &mut buffer)?;
+    let last = list.rsplit(|&byte| byte == b'-' || byte == b',').next()?;
+    parse(last)?.checked_add(1)
 }
 
 /// Memory of the machine, in bytes.
@@ -65,33 +108,33 @@ pub fn anonymous_resident() -> Option<usize> {
 
 fn limit_in(root: &str, version: Version) -> Option<usize> {
     let mut group = Path::new();
-    find_group(root, version, &mut group)?;
+    find_group(root, version, b"memory", &mut group)?;
     let mut place = Path::new();
     find_mount(root, version, group.bytes(), &mut place)?;
-    let top = place.top;
+    least_up(&mut place, &mut |place| {
+        let read = |file: &&str| {
+            let mut buffer = [0; 32];
+            parse(place.read(file, &mut buffer)?).filter(|&bytes| bytes < UNLIMITED)
+        };
+        version.files().iter().filter_map(read).min()
+    })
+}
+
+/// The least of what `read` finds at `place` and at all groups above it.
+fn least_up(place: &mut Path, read: &mut dyn FnMut(&mut Path) -> Option<usize>) -> Option<usize> {
     let mut least = None;
     loop {
-        for file in version.files() {
-            let len = place.len;
-            let found =
-                place.push(b"/").and_then(|()| place.push(file.as_bytes())).and_then(|()| {
-                    let mut buffer = [0; 32];
-                    parse(read_file(place.terminated()?, &mut buffer)?.trim_ascii())
-                });
-            place.len = len;
-            let found = found.filter(|&bytes| bytes < UNLIMITED);
-            least = least.into_iter().chain(found).min();
-        }
+        least = least.into_iter().chain(read(place)).min();
         let parent = place.bytes().iter().rposition(|&byte| byte == b'/');
-        match parent.filter(|_| place.len > top) {
-            Some(parent) => place.len = parent.max(top),
+        match parent.filter(|_| place.len > place.top) {
+            Some(parent) => place.len = parent.max(place.top),
             None => return least,
         }
     }
 }
 
-/// The group of this process, `/` or `/name/name`. A line is `number:controllers:group`, without both for version 2.
-fn find_group(root: &str, version: Version, group: &mut Path) -> Option<()> {
+/// Appends the group of this process that has `controller`, `/` or `/name/name`. A line is `number:controllers:group`, without both for version 2.
+fn find_group(root: &str, version: Version, controller: &[u8], group: &mut Path) -> Option<()> {
     let mut file = Path::of(root, "/proc/self/cgroup")?;
     let mut is_found = false;
     for_each_line(file.terminated()?, &mut |line| {
@@ -103,7 +146,7 @@ fn find_group(root: &str, version: Version, group: &mut Path) -> Option<()> {
         };
         let is_it = match version {
             Version::V2 => number == b"0" && controllers.is_empty(),
-            Version::V1 => controllers.split(|&byte| byte == b',').any(|it| it == b"memory"),
+            Version::V1 => controllers.split(|&byte| byte == b',').any(|it| it == controller),
         };
         is_found |= is_it && !is_found && group.push(name).is_some();
     })?;
@@ -188,6 +231,14 @@ impl Path {
         Some(())
     }
 
+    /// What a file of this folder says, up to the length of `buffer`.
+    fn read<'a>(&mut self, file: &str, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+        let len = self.len;
+        let found = self.push(file.as_bytes()).and_then(|()| read_file(self.terminated()?, buffer));
+        self.len = len;
+        found.map(<[u8]>::trim_ascii)
+    }
+
     fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -234,6 +285,45 @@ mod tests {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
+    }
+
+    #[test]
+    fn the_least_quota_of_a_group_and_its_ancestors_counts() {
+        let quota = |tree: &Tree| cpu_quota(tree.0.to_str().unwrap());
+        let tree = Tree::new("quota", "0::/a.slice/b.service\n", "")
+            .put("sys/fs/cgroup/a.slice/cpu.max", "150000 100000\n")
+            .put("sys/fs/cgroup/a.slice/b.service/cpu.max", "max 100000\n");
+        assert_eq!(quota(&tree), Some(2), "one and a half");
+        let tree = tree.put("sys/fs/cgroup/a.slice/b.service/cpu.max", "50000 100000\n");
+        assert_eq!(quota(&tree), Some(1));
+        drop(tree);
+        // A container that sees its own part only, by its name outside.
+        let tree = Tree::new("quota-part", "0::/docker/abc\n", "")
+            .put("sys/fs/cgroup/cpu.max", "400000 100000\n");
+        assert_eq!(quota(&tree), Some(4));
+        drop(tree);
+        let tree = Tree::new("quota-v1", "4:memory:/m\n3:cpu,cpuacct:/x/y\n", "")
+            .put("sys/fs/cgroup/cpu/x/cpu.cfs_quota_us", "300000\n")
+            .put("sys/fs/cgroup/cpu/x/cpu.cfs_period_us", "100000\n")
+            .put("sys/fs/cgroup/cpu/x/y/cpu.cfs_quota_us", "-1\n")
+            .put("sys/fs/cgroup/cpu/x/y/cpu.cfs_period_us", "100000\n");
+        assert_eq!(quota(&tree), Some(3));
+        drop(tree);
+        for text in ["", "max 100000", "0 100000", "100000 0", "100000", "-1 5"] {
+            let tree = Tree::new("quota-text", "0::/\n", "").put("sys/fs/cgroup/cpu.max", text);
+            assert_eq!(quota(&tree), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_last_cpu_that_is_online_counts() {
+        for (text, count) in [("0\n", 1), ("0-63\n", 64), ("0,2-5,9\n", 10)] {
+            let tree = Tree::new("online", "", "").put("sys/devices/system/cpu/online", text);
+            assert_eq!(online_cpus(tree.0.to_str().unwrap()), Some(count));
+        }
+        let tree = Tree::new("online", "", "").put("sys/devices/system/cpu/online", "\n");
+        assert_eq!(online_cpus(tree.0.to_str().unwrap()), None);
+        assert!(online_cpus("").is_some());
     }
 
     const V2: &str =

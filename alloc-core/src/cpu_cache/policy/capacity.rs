@@ -7,7 +7,7 @@
 //! A flush that follows a refill shows that more capacity would have saved both, so that is when a
 //! class grows; a thread that only allocates or only frees gains nothing and gets nothing.
 
-use crate::atomic::Ordering;
+use crate::atomic::{AtomicUsize, Ordering};
 use crate::config::{self, Key};
 use crate::cpu_cache::shard::{
     RETRIES, Shard, count_moved, fill, lengthen, locked, pop_into, regions_created,
@@ -138,7 +138,7 @@ fn move_to_long_stack(
 /// Bytes that a shard may cache now: its setting, else its part of half of what is in use. So a small
 /// program does not hold several times its live objects in caches, and a large heap pays in bytes for
 /// hits.
-fn budget() -> usize {
+pub(in crate::cpu_cache) fn budget() -> usize {
     match config::number(Key::Cache) {
         0 => (in_use_bytes() / (2 * regions_created())).max(budget_min()),
         configured => configured,
@@ -147,9 +147,55 @@ fn budget() -> usize {
 
 fn budget_min() -> usize {
     match registration::sections() {
-        Some(_) => BUDGET_MIN_BYTES,
+        Some(_) => part_of_floor(regions_created()),
         None => BUDGET_MIN_BYTES / locked::EACH_CPU,
     }
+}
+
+/// How many CPUs the process may keep busy, where that is bounded by a quota that is obeyed.
+static USABLE_CPUS: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Shards that rested when they were last looked at.
+static IDLE_SHARDS: AtomicUsize = AtomicUsize::new(0);
+
+/// Has all per-CPU shards together cache as those of so many CPUs. For init.
+pub(in crate::cpu_cache) fn set_usable_cpus(count: usize) {
+    // Ordering: Relaxed, published with READY.
+    USABLE_CPUS.store(count, Ordering::Relaxed);
+}
+
+/// How many CPUs that is; `usize::MAX` without a bound.
+pub(in crate::cpu_cache) fn usable_cpus() -> usize {
+    // Ordering: Relaxed, a constant after init.
+    USABLE_CPUS.load(Ordering::Relaxed)
+}
+
+/// Whether there are more per-CPU shards than usable CPUs.
+pub(in crate::cpu_cache) fn is_scarce() -> bool {
+    regions_created() > usable_cpus() && registration::sections().is_some()
+}
+
+/// Records how many shards rest, and so have no part of the floor.
+pub(in crate::cpu_cache) fn set_idle_shards(count: usize) {
+    // Ordering: Relaxed, a hint of the policy.
+    IDLE_SHARDS.store(count, Ordering::Relaxed);
+}
+
+/// The floor of one shard: of `shards` that were created, those that do not rest share that of the usable CPUs
+/// (docs/adr/0055).
+fn part_of_floor(shards: usize) -> usize {
+    // Ordering: Relaxed, a hint of the policy.
+    let idle = IDLE_SHARDS.load(Ordering::Relaxed);
+    let active = shards.saturating_sub(idle).max(1);
+    match usable_cpus() {
+        usable if active > usable => BUDGET_MIN_BYTES * usable / active,
+        _ => BUDGET_MIN_BYTES,
+    }
+}
+
+/// Bytes of all capacities of a region.
+pub(in crate::cpu_cache) fn bytes_in(region: &Region) -> usize {
+    (1..CLASSES).map(|class| bytes_of(region, class)).sum()
 }
 
 /// Frees `bytes` of the budget: a clock hand passes a few classes and takes half of what
@@ -158,8 +204,11 @@ fn budget_min() -> usize {
 fn reclaim_budget(shard: &dyn Shard, region: &Region, class: Class, bytes: usize) -> bool {
     // Added up each time: a sum kept in the region would be corrected in another one by a thread that
     // migrates in between, and go wrong for ever.
-    let mut wanted = (1..CLASSES).map(|class| bytes_of(region, class)).sum::<usize>() + bytes;
+    let mut wanted = bytes_in(region) + bytes;
     let limit = budget();
+    if is_scarce() && !postponed::is_any() {
+        postponed::put_off(os::seconds());
+    }
     for _ in 0..CLASS[class].batch.min(CLOCK_STEPS) {
         if wanted <= limit {
             return true;
@@ -234,5 +283,28 @@ pub(in crate::cpu_cache) fn shrink(
             Err(Failure::Aborted) if aborts < RETRIES => aborts += 1,
             _ => return false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn active_shards_share_the_floor_of_the_usable_cpus() {
+        let whole = BUDGET_MIN_BYTES;
+        assert_eq!((part_of_floor(1), part_of_floor(64)), (whole, whole), "without a quota");
+        set_usable_cpus(2);
+        assert_eq!((part_of_floor(1), part_of_floor(2)), (whole, whole));
+        assert_eq!(part_of_floor(64), whole / 32);
+        set_idle_shards(60);
+        assert_eq!(part_of_floor(64), whole / 2, "four are active");
+        assert_eq!(
+            part_of_floor(60),
+            whole,
+            "more rest than there are: counted at different times"
+        );
+        set_idle_shards(0);
+        set_usable_cpus(usize::MAX);
     }
 }
