@@ -11,16 +11,20 @@ mod remote;
 
 use command_line::common::Mode;
 use command_line::*;
+use remote::tracee::Tracee;
+use rsalloc_core::internals::config::Key;
 use rsalloc_core::internals::engine::command::Operation;
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Threads that allocate, write and look at what they wrote, keep numbers in registers of floating point, sleep, and never stop. Asked
-/// by a byte, the first thread validates the heap and says how it is: `+` sound, `-` not. Any fault of a thread ends it.
+/// by a byte, the first thread validates the heap and says how it is: `+` sound, `-` not. Any fault of a thread ends it. `alone` has one
+/// thread, `storm` eight, a timer whose handler allocates, and children that allocate and end.
 const BUSY: &str = r#"
     #define _GNU_SOURCE
     #include <dlfcn.h>
@@ -30,6 +34,8 @@ const BUSY: &str = r#"
     #include <signal.h>
     #include <stdlib.h>
     #include <string.h>
+    #include <sys/time.h>
+    #include <sys/wait.h>
     #include <time.h>
     #include <unistd.h>
     enum { SLOTS = 512 };
@@ -72,12 +78,38 @@ const BUSY: &str = r#"
             turn(&seed);
         }
     }
+    static volatile int signals, children;
+    static void handler(int number) {
+        int before = errno;
+        char *object = malloc(100 + signals % 3000);
+        memset(object, 1, 100);
+        free(object);
+        signals++;
+        errno = before;
+    }
+    static void forks(unsigned *seed) {
+        pid_t child = fork();
+        if (child == 0) {
+            for (int k = 0; k < 50; k++) turn(seed);
+            _exit(7);
+        }
+        int status = 0;
+        while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+        if (child < 0 || !WIFEXITED(status) || WEXITSTATUS(status) != 7) abort();
+        children++;
+    }
     int main(int argc, char **argv) {
         int (*check)(void) = (int (*)(void))dlsym(RTLD_DEFAULT, "rsalloc_check");
         if (!check) return 3;
-        for (long i = 0; i < 3; i++) {
+        int is_storm = argv[1][0] == 's', threads = argv[1][0] == 'a' ? 0 : is_storm ? 8 : 3;
+        for (long i = 0; i < threads; i++) {
             pthread_t thread;
-            pthread_create(&thread, 0, (void *(*[])(void *)){allocates, computes, sleeps}[i], (void *)i);
+            void *(*work[])(void *) = {allocates, computes, sleeps};
+            pthread_create(&thread, 0, is_storm ? allocates : work[i], (void *)i);
+        }
+        if (is_storm) {
+            sigaction(SIGALRM, &(struct sigaction) { .sa_handler = handler, .sa_flags = SA_RESTART }, 0);
+            setitimer(ITIMER_REAL, &(struct itimerval) { {0, 1000}, {0, 1000} }, 0);
         }
         char byte = '!';
         for (unsigned seed = 7;;) {
@@ -86,6 +118,7 @@ const BUSY: &str = r#"
                 struct pollfd in = {0, POLLIN, 0};
                 if (poll(&in, 1, 0) > 0) break;
                 for (int k = 0; k < 100; k++) turn(&seed);
+                if (is_storm) forks(&seed);
             }
             if (read(0, &byte, 1) != 1) return 0;
             byte = check() ? '-' : '+';
@@ -97,10 +130,21 @@ struct Busy(Running);
 
 impl Busy {
     fn start(mode: Mode, name: &str) -> Self {
+        Self::with(mode, name, "")
+    }
+
+    /// With an argument of the program's.
+    fn with(mode: Mode, name: &str, argument: &str) -> Self {
         let program = common::compile("cc", name, BUSY, &["-O1", "-w", "-pthread"]).unwrap();
         let mut command = Command::new(program);
-        common::in_mode(&mut command, mode);
+        common::in_mode(command.arg(argument), mode);
         Busy(Running::talker(&mut command))
+    }
+
+    /// The place where its threads carry commands out.
+    fn place(&self) -> remote::Place {
+        let heap = read::find(&read::Target::Process(self.pid())).unwrap().unwrap();
+        heap.command_place().unwrap().1
     }
 
     fn pid(&self) -> u32 {
@@ -145,6 +189,115 @@ fn threads_notice_nothing_of_commands() {
         assert!(given_back > 1 << 20, "{mode:?}: {given_back}");
         assert_eq!((status(pid, "TracerPid"), status(pid, "SigBlk")), ("0".into(), "0".repeat(16)));
     }
+}
+
+/// Commands of all kinds, one after the other.
+fn operation(number: usize) -> (Operation, usize) {
+    match number % 8 {
+        0 | 2 | 4 => (Operation::Release, 0),
+        1 => (Operation::Set(Key::Dirty), [1 << 20, 8 << 20][number / 8 % 2]),
+        3 => (Operation::Set(Key::Cache), [0, 100 << 10][number / 8 % 2]),
+        5 => (Operation::StartProfile, 4096),
+        6 => (Operation::Set(Key::Guard), [0, 50][number / 8 % 2]),
+        _ => (Operation::StopProfile, 0),
+    }
+}
+
+/// Eight threads, handlers and forks; a thread that cannot be used at an instant, or locks that are busy, are an answer too.
+#[test]
+fn a_storm_goes_on_under_commands() {
+    let _alone = ALONE.lock();
+    for mode in [Mode::Rseq, Mode::OwnRegistration, Mode::Atomic] {
+        let mut busy = Busy::with(mode, &format!("storm-{mode:?}"), "storm");
+        let (pid, place) = (busy.pid(), busy.place());
+        let (begin, mut done, mut number) = (Instant::now(), 0, 0);
+        while begin.elapsed() < Duration::from_secs(3) || done < 50 {
+            let (operation, argument) = operation(number);
+            done += usize::from(remote::command(pid, &place, operation, argument).is_ok());
+            number += 1;
+            if number % 100 == 0 {
+                busy.assert_sound();
+            }
+            assert!(
+                begin.elapsed() < Duration::from_secs(60),
+                "{mode:?}: {done} of {number} commands"
+            );
+        }
+        busy.assert_sound();
+        assert_eq!((status(pid, "TracerPid"), status(pid, "SigBlk")), ("0".into(), "0".repeat(16)));
+        assert!(2 * done > number, "{mode:?}: {done} of {number} commands");
+    }
+}
+
+/// The addresses of the code that `address` lies in.
+fn code_around(pid: u32, address: u64) -> std::ops::Range<u64> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let mut ranges = maps.lines().filter_map(|line| {
+        let (start, end) = line.split(' ').next()?.split_once('-')?;
+        Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
+    });
+    ranges.find(|range| range.contains(&address)).unwrap()
+}
+
+/// A thread is stopped at one instruction of the allocator after the other, fast paths and slow ones, and carries out a command at
+/// each. In sections at their beginning only: a step aborts them (`sections_are_aborted` has the rest).
+#[test]
+fn commands_come_at_any_instruction() {
+    let _alone = ALONE.lock();
+    for mode in [Mode::Rseq, Mode::Atomic, Mode::Guarded] {
+        let mut busy = Busy::with(mode, &format!("stepped-{mode:?}"), "alone");
+        let (pid, place) = (busy.pid(), busy.place());
+        let code = code_around(pid, place.entry);
+        let (begin, mut at, mut answers) = (Instant::now(), HashSet::new(), Vec::new());
+        while begin.elapsed() < Duration::from_secs(3) || at.len() < PLACES {
+            let done = answers.len();
+            assert!(
+                begin.elapsed() < Duration::from_secs(90),
+                "{mode:?}: {} places, {done} commands",
+                at.len()
+            );
+            let code = code.clone();
+            // The tracer is the thread, which ends each time.
+            let stepped = std::thread::spawn(move || {
+                step_and_command(pid, &place, &code, &mut at, &mut answers);
+                (at, answers)
+            });
+            (at, answers) = stepped.join().unwrap();
+            busy.assert_sound();
+        }
+        assert_eq!((status(pid, "TracerPid"), status(pid, "SigBlk")), ("0".into(), "0".repeat(16)));
+        let refused = answers.iter().filter(|&&answer| answer < 0).count();
+        println!("{mode:?}: commands at {} instructions, {refused} refused", at.len());
+        assert!(refused < answers.len() / 4);
+    }
+}
+
+/// Instructions at which a command was carried out, at least.
+const PLACES: usize = 600;
+/// Steps in a row.
+const STEPS: usize = 1000;
+
+/// Stops the first thread and has it take steps, with a command at each instruction in `code` that is not `at` yet.
+fn step_and_command(
+    pid: u32,
+    place: &remote::Place,
+    code: &std::ops::Range<u64>,
+    at: &mut HashSet<u64>,
+    answers: &mut Vec<isize>,
+) {
+    let Ok(mut tracee) = Tracee::seize(pid, pid as i32) else { panic!("cannot attach to {pid}") };
+    assert!(tracee.stop().is_ok(), "{pid} does not stop");
+    for _ in 0..STEPS {
+        let instruction = tracee.step().expect("it lives");
+        if code.contains(&instruction) && at.insert(instruction) {
+            let (operation, argument) = operation(answers.len());
+            match tracee.run_stopped(place, operation.word(), argument).unwrap() {
+                Ok(answer) => answers.push(answer),
+                Err(why) => panic!("at {instruction:#x}: {why}"),
+            }
+        }
+    }
+    tracee.detach();
 }
 
 /// One thread that does nothing but allocate and free, so that it is inside a section most of the time. It sees an object that it gets

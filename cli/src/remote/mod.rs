@@ -12,7 +12,7 @@
 #[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
 #[cfg_attr(not(target_arch = "x86_64"), path = "unknown.rs")]
 pub mod registers;
-mod tracee;
+pub mod tracee;
 
 use anyhow::{Result, anyhow, bail};
 use rsalloc_core::internals::engine::command::{Operation, Refusal};
@@ -34,6 +34,8 @@ pub struct Place {
 const THREADS_MAX: usize = 64;
 /// How long a thread may take to stop, and to finish.
 const STOP_LIMIT: Duration = Duration::from_millis(100);
+/// The same of a thread that could run and has no processor, as on a busy machine.
+const RUNNABLE_STOP_LIMIT: Duration = Duration::from_secs(2);
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
 // Else the command gives up a thread that still waits for another one's change.
 const _: () = assert!(2 * WAIT_SECONDS as u64 <= FINISH_LIMIT.as_secs());

@@ -1,7 +1,7 @@
 //! A thread of another process, under ptrace(2).
 
 use super::registers::{self, Saved};
-use super::{FINISH_LIMIT, Place, STOP_LIMIT};
+use super::{FINISH_LIMIT, Place, RUNNABLE_STOP_LIMIT, STOP_LIMIT};
 use anyhow::{Result, bail};
 use libc::{c_int, c_void};
 use rsalloc_core::internals::engine::command::FREE;
@@ -100,13 +100,42 @@ impl Tracee {
         if let Err(why) = self.stop() {
             return Ok(Err(why));
         }
+        let answer = self.run_stopped(place, operation, argument)?;
+        if answer.is_ok() {
+            self.detach();
+        }
+        Ok(answer)
+    }
+
+    /// As [`Tracee::run`], where the thread is stopped already; it stays so.
+    pub fn run_stopped(
+        &mut self,
+        place: &Place,
+        operation: usize,
+        argument: usize,
+    ) -> Result<Result<isize, Unusable>> {
         match self.begin(place, operation, argument)? {
             Ok(saved) => Ok(Ok(self.finish(place, saved)?)),
             Err(why) => Ok(Err(why)),
         }
     }
 
-    fn stop(&mut self) -> Result<(), Unusable> {
+    /// Has the stopped thread run one instruction more, and stop again; where it is then. None if it has ended.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "for the sweep of `cargo test --test remote`")]
+    pub fn step(&mut self) -> Option<u64> {
+        ptrace(libc::PTRACE_SINGLESTEP, self.tid, 0, 0).ok()?;
+        loop {
+            match self.wait() {
+                Some(Event::HasEnded) => return None,
+                Some(_) => return registers::instruction(self.tid).ok(),
+                None => std::hint::spin_loop(),
+            }
+        }
+    }
+
+    /// Stops the thread, which runs.
+    pub fn stop(&mut self) -> Result<(), Unusable> {
         let _ = ptrace(libc::PTRACE_INTERRUPT, self.tid, 0, 0);
         let begin = Instant::now();
         loop {
@@ -117,10 +146,21 @@ impl Tracee {
                 }
                 Some(Event::Signal(signal)) => self.go_on(signal),
                 Some(Event::HasEnded) => return Err(Unusable::HasEnded),
-                None if begin.elapsed() > STOP_LIMIT => return Err(Unusable::DoesNotStop),
+                None if begin.elapsed() > STOP_LIMIT && begin.elapsed() > self.stop_limit() => {
+                    return Err(Unusable::DoesNotStop);
+                }
                 None => std::thread::sleep(Duration::from_micros(50)),
             }
         }
+    }
+
+    /// How long the thread may take to stop: longer if it only waits for a processor.
+    fn stop_limit(&self) -> Duration {
+        let stat = std::fs::read(format!("/proc/{}/task/{}/stat", self.pid, self.tid));
+        let stat = stat.unwrap_or_default();
+        // The name before may hold anything (proc_pid_stat(5)).
+        let name_end = stat.iter().rposition(|&byte| byte == b')').unwrap_or(0);
+        if stat[name_end..].starts_with(b") R") { RUNNABLE_STOP_LIMIT } else { STOP_LIMIT }
     }
 
     /// Has the stopped thread begin a command; what it was at.
@@ -189,7 +229,6 @@ impl Tracee {
             Ok(()) | Err(Unusable::HasEnded) => {}
             Err(why) => bail!("process {pid}: {why}"),
         }
-        self.detach();
         Ok(isize::from_ne_bytes(answer))
     }
 

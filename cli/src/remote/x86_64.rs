@@ -206,6 +206,12 @@ pub fn is_at_command(tid: i32, place: &Place) -> Result<bool> {
     Ok(is_inside(general(tid)?.rip, place))
 }
 
+/// The address of the instruction that the stopped thread runs next.
+#[cfg(test)]
+pub fn instruction(tid: i32) -> Result<u64> {
+    Ok(general(tid)?.rip)
+}
+
 fn is_inside(address: u64, place: &Place) -> bool {
     address.wrapping_sub(place.entry) < place.entry_bytes
 }
