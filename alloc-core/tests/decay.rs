@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
-use modes::{MODES, in_modes};
+use modes::{MODES, in_modes_at_once};
 use rsalloc_core::internals::cpu_cache::exclusive::stop_all;
 use rsalloc_core::internals::sync::Backoff;
 use rsalloc_core::internals::units::{PAGE_BYTES, SEGMENT_BYTES};
@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 const LEFT_BYTES: usize = 3 << 20;
 
 fn main() {
-    in_modes(&MODES, LIMIT, |case| {
+    in_modes_at_once(&MODES, LIMIT, |case| {
         if case.name == "hardened" && !case.has_sections() {
             println!("         skipped: locked shards keep what they cache of a class that shrank");
             return;
@@ -28,6 +28,7 @@ fn main() {
         other_threads_keep_their_caches_while_two_hand_over();
         metadata_of_free_pages_is_given_back_as_well();
         a_free_does_not_wait_for_the_stopper();
+        what_a_swing_left_goes_back_with_a_later_allocation();
         what_the_allowance_refused_goes_back_with_a_later_allocation();
         what_no_flush_has_seen_goes_back_with_a_later_allocation();
         assert_eq!(check(), Ok(()));
@@ -74,6 +75,7 @@ fn a_fallen_class_leaves_nothing_cached() {
         let mut objects = make((0..(26 << 20) / size).map(|_| size));
         let held = stats().live_bytes;
         shuffle(&mut objects);
+        hold();
         free_all(objects);
         assert_little_is_left(held);
         rest();
@@ -84,9 +86,15 @@ fn many_fallen_classes_leave_nothing_cached() {
     let mut objects = make((0..20_000).map(|index| 16 << (index % 10)));
     let held = stats().live_bytes;
     shuffle(&mut objects);
+    hold();
     free_all(objects);
     assert_little_is_left(held);
     rest();
+}
+
+/// A heap that rose just now keeps for a while what it frees.
+fn hold() {
+    std::thread::sleep(Duration::from_millis(600));
 }
 
 /// Declines have an allowance, which flows in with time.
@@ -98,6 +106,7 @@ fn objects_cached_by_other_threads_return_as_well() {
     let mut objects = make((0..300_000).map(|_| 100));
     let held = stats().live_bytes;
     shuffle(&mut objects);
+    hold();
     let last = objects.split_off(200_000);
     let parts: Vec<_> = objects.chunks(50_000).map(<[_]>::to_vec).collect();
     std::thread::scope(|scope| {
@@ -132,6 +141,15 @@ fn a_free_does_not_wait_for_the_stopper() {
 fn what_the_allowance_refused_goes_back_with_a_later_allocation() {
     let swing = || free_all(make((0..700).map(|_| 40_000)));
     assert!((0..50).any(|_| left() > 8 * LEFT_BYTES || (swing(), false).1), "{:?}", stats());
+    assert_woken_leaves_little();
+}
+
+/// What a heap keeps that falls just after it rose goes back a second later.
+fn what_a_swing_left_goes_back_with_a_later_allocation() {
+    rest();
+    let held = 700 * 40_000;
+    free_all(make((0..700).map(|_| 40_000)));
+    assert!(left() > held / 2, "it would be taken again: {:?}", stats());
     assert_woken_leaves_little();
 }
 
@@ -214,6 +232,7 @@ fn metadata_of_free_pages_is_given_back_as_well() {
         segments.chunk_by(|a, b| a == b).filter(|of| of.len() > 1000).map(|of| of[0]).collect();
     let before = segments.iter().filter(|&&segment| resident_pages(segment) > 20).count();
     assert!(before >= 3, "{before} segments are no load");
+    hold();
     free_all(objects);
     rsalloc_core::release();
     let after: Vec<_> = segments.iter().map(|&segment| resident_pages(segment)).collect();

@@ -73,6 +73,8 @@ struct rsalloc_stats {
     size_t limit_hard_bytes;     /* the same of limit_hard */
     size_t limited_bytes;        /* what is compared with the limits */
     size_t container_limit_bytes; /* what the container allows, as it was last read; 0 if that is not asked */
+    size_t refilled_objects;     /* objects that caches got from the tiers below */
+    size_t flushed_objects;      /* objects that caches gave back to them */
 };
 
 /* Fills in *stats, of which the caller knows `bytes` bytes: sizeof(struct rsalloc_stats). Fields that the library does not

@@ -234,6 +234,10 @@ pub fn seconds() -> usize {
     0
 }
 
+pub fn milliseconds() -> usize {
+    0
+}
+
 pub fn page_bytes() -> usize {
     4096
 }

@@ -23,7 +23,7 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 const SLACK_PARTS: usize = 16;
 
 /// Above this size a move by page tables is cheaper than a copy (see docs/adr).
-const MOVE_MIN_BYTES: usize = 512 << 10;
+const MOVE_MIN_BYTES: usize = 2 << 20;
 
 /// Whether a large object of this layout gets a mapping of its own.
 pub fn has_own_mapping(request: Request) -> bool {

@@ -21,6 +21,8 @@ mod page_set;
 mod purging;
 mod release;
 pub mod segment;
+#[forbid(unsafe_code)]
+mod swing;
 
 pub use purging::Recount;
 
@@ -34,6 +36,7 @@ use density::{Density, Missing};
 use entry::{Kind, PageEntry};
 use limit::Limits;
 use segment::{HEADER_PAGES, PageRun, Segment};
+use swing::Swing;
 
 /// The most segments of a process, which together have 1 TiB. More live memory than that can only be in huge spans.
 pub const SEGMENTS_MAX: usize = 16_384;
@@ -114,6 +117,8 @@ pub struct PageHeap {
     purged_total: AtomicUsize,
     /// The most pages that were held or dirty at once, as purges saw it.
     touched_peak: AtomicUsize,
+    /// Written where more is free than stays, so not beside what acquiring a span reads.
+    swing: Swing,
     /// Bytes of pages that are mapped.
     mapped: AtomicUsize,
     /// Bytes of metadata that are mapped.
@@ -171,6 +176,7 @@ impl PageHeap {
             outside: Link::none(),
             purged_total: AtomicUsize::new(0),
             touched_peak: AtomicUsize::new(0),
+            swing: Swing::new(),
             mapped: AtomicUsize::new(0),
             metadata: AtomicUsize::new(0),
             growth: Lock::new(),

@@ -1,7 +1,7 @@
 //! Purging: free pages go back to the OS when spans are released, without a thread for it.
 //!
-//! It happens above a limit with hysteresis, when nearly everything is free (decay), and on request. No page can be acquired
-//! while the OS takes its memory (I3 of the page heap).
+//! It happens above a limit with hysteresis, when nearly everything is free (decay), and on request; the first two not while the
+//! heap swings. No page can be acquired while the OS takes its memory (I3 of the page heap).
 
 use super::PageHeap;
 use super::entry::Kind;
@@ -45,14 +45,39 @@ impl PageHeap {
             // Ordering: Relaxed, as above.
             self.peak.store(held, Ordering::Relaxed);
             self.is_decaying.store(false, Ordering::Relaxed); // Ordering: Relaxed, as above.
-        } else if held < peak / DECAY_PARTS && peak >= DECAY_PEAK_MIN_PAGES {
+        }
+        // Ordering: Relaxed, as above.
+        let dirty = self.dirty.load(Ordering::Relaxed);
+        // What a decay frees later, by draining caches, follows it: the heap has not risen since.
+        let is_fallen = held < peak / DECAY_PARTS && peak >= DECAY_PEAK_MIN_PAGES
+            || dirty >= DECAY_PEAK_MIN_PAGES && self.is_decaying.load(Ordering::Relaxed); // Ordering: Relaxed, as above.
+        if dirty > limit || is_fallen && dirty > 0 {
+            self.trim_fallen(is_fallen, held, peak, limit);
+        }
+        self.trim_to_limits();
+    }
+
+    /// Purges what is above the limits, unless the heap swings: then a slow allocation later looks again.
+    #[cold]
+    #[inline(never)]
+    fn trim_fallen(&self, is_fallen: bool, held: usize, peak: usize, limit: usize) {
+        let now = os::milliseconds();
+        // Ordering: Relaxed, a statistic that steers purging.
+        let dirty = self.dirty.load(Ordering::Relaxed);
+        // With `dirty:0` nothing stays, in a swing neither.
+        // Ordering: Relaxed, as above.
+        let may_keep = self.dirty_limit.load(Ordering::Relaxed) > 0;
+        let keeps = may_keep && self.swing.keeps(held, dirty, now);
+        if keeps && held + dirty <= peak.max(held) + limit {
+            return postponed::put_off(now / 1000);
+        }
+        if is_fallen {
             self.decay_to(held);
         }
         // Ordering: Relaxed, as above.
         if self.dirty.load(Ordering::Relaxed) > limit {
             self.trim_above(limit);
         }
-        self.trim_to_limits();
     }
 
     /// Purges everything that is free, whatever the refault credit: this may be the program's last free, after which nothing
@@ -74,6 +99,12 @@ impl PageHeap {
             // Ordering: Relaxed, as above. As in `trim_above`.
             self.purged.fetch_add(pages, Ordering::Relaxed);
         }
+    }
+
+    /// Whether what the heap has freed is likely to be taken again soon.
+    #[inline(never)]
+    pub fn is_swinging(&self) -> bool {
+        self.swing.lasts(os::milliseconds())
     }
 
     /// How many free pages may stay resident, without the refault credit: a base, or a quarter of what is in use. The credit adds

@@ -92,6 +92,18 @@ impl ModeCase {
         }
     }
 
+    /// Why the mode is left out of `cases` here, if it is.
+    fn why_skipped(&self, cases: &[ModeCase]) -> Option<&'static str> {
+        let has_own = || cases.iter().any(|case| case.name == "own");
+        match self.name {
+            _ if self.about == Sections && !HAS_SECTIONS => Some("this build has no sections"),
+            "libc" if !cfg!(target_env = "gnu") && has_own() => {
+                Some("this libc registers no thread, which is the mode own")
+            }
+            _ => None,
+        }
+    }
+
     /// Panics unless the engine runs in this mode.
     fn confirm(&self) {
         let report = rsalloc_core::report();
@@ -127,6 +139,17 @@ pub fn in_each_mode(limit: Duration, body: fn(&ModeCase)) {
 
 /// As [`in_each_mode`], in these only.
 pub fn in_modes(cases: &[ModeCase], limit: Duration, body: fn(&ModeCase)) {
+    run_cases(cases, 1, limit, body);
+}
+
+/// As [`in_modes`], all of them at once: for a body that mostly sleeps.
+#[allow(dead_code, reason = "most bodies work all the time")]
+pub fn in_modes_at_once(cases: &[ModeCase], limit: Duration, body: fn(&ModeCase)) {
+    run_cases(cases, cases.len(), limit, body);
+}
+
+/// Runs so many of the cases at a time.
+fn run_cases(cases: &[ModeCase], at_once: usize, limit: Duration, body: fn(&ModeCase)) {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == "--list") {
         return;
@@ -137,30 +160,34 @@ pub fn in_modes(cases: &[ModeCase], limit: Duration, body: fn(&ModeCase)) {
         case.confirm();
         return body(&case);
     }
-    let mut failed = 0;
+    let mut run_in = Vec::new();
     for case in cases {
-        if case.about == Sections && !HAS_SECTIONS {
-            println!("{:<8} skipped: this build has no sections", case.name);
-            continue;
+        match case.why_skipped(cases) {
+            Some(why) => println!("{:<8} skipped: {why}", case.name),
+            None => run_in.push(case),
         }
-        if case.name == "libc" && !cfg!(target_env = "gnu") && cases.iter().any(|c| c.name == "own")
-        {
-            println!(
-                "{:<8} skipped: this libc registers no thread, which is the mode own",
-                case.name
-            );
-            continue;
-        }
-        let begin = Instant::now();
-        let outcome = run(case, limit);
-        let seconds = begin.elapsed().as_secs_f64();
-        let verdict = outcome.as_ref().map_or_else(String::as_str, |()| "ok");
-        println!("{:<8} {seconds:>5.1} s  {verdict}", case.name);
-        failed += usize::from(outcome.is_err());
     }
-    if failed > 0 {
+    let mut has_failed = false;
+    for group in run_in.chunks(at_once) {
+        std::thread::scope(|scope| {
+            let runs: Vec<_> =
+                group.iter().map(|case| scope.spawn(|| is_fine(case, limit))).collect();
+            has_failed |= runs.into_iter().any(|run| !run.join().expect("no panic"));
+        });
+    }
+    if has_failed {
         std::process::exit(1);
     }
+}
+
+/// Runs a case and prints how it went; whether it is fine.
+fn is_fine(case: &ModeCase, limit: Duration) -> bool {
+    let begin = Instant::now();
+    let outcome = run(case, limit);
+    let seconds = begin.elapsed().as_secs_f64();
+    let verdict = outcome.as_ref().map_or_else(String::as_str, |()| "ok");
+    println!("{:<8} {seconds:>5.1} s  {verdict}", case.name);
+    outcome.is_ok()
 }
 
 fn run(case: &ModeCase, limit: Duration) -> Result<(), String> {

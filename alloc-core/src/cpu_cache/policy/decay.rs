@@ -47,11 +47,11 @@ const ALL_COST: usize = 8192;
 const SLABS_MIN_BYTES: usize = 2 << 20;
 const SLABS_PARTS: usize = 16;
 
-/// Classes whose decay the allowance refused, a bit for each.
+/// Classes whose decay was put off, a bit for each.
 static REFUSED: [AtomicU64; CLASSES.div_ceil(64)] =
     [const { AtomicU64::new(0) }; CLASSES.div_ceil(64)];
 
-/// Looks again at what the allowance refused, and at all classes: for programs that have freed everything and went on much
+/// Looks again at what was put off, and at all classes: for programs that have freed everything and went on much
 /// later. The caller holds no shard and no lock.
 #[cold]
 #[inline(never)]
@@ -98,7 +98,7 @@ fn decay_on_own_shard(class: Class) {
     }
 }
 
-/// None if the allowance does not permit it now.
+/// None if it is put off: the allowance does not permit it now, or the heap swings.
 #[inline(never)]
 fn decay_class(shard: Option<&dyn Shard>, class: Class) -> Option<()> {
     let Some((out, peak)) = SLABS[class].take_fall(class) else { return Some(()) };
@@ -114,6 +114,10 @@ fn decay_class(shard: Option<&dyn Shard>, class: Class) -> Option<()> {
     let live = out.saturating_sub(cached + in_depot);
     if live > peak / PEAK_PARTS {
         return Some(());
+    }
+    if PAGE_HEAP.is_swinging() {
+        postponed::put_off(os::seconds());
+        return None;
     }
     let few = is_few(class, live);
     let fixed = if cached > here { CLASS_COST * regions_created() } else { OWN_COST };
