@@ -140,8 +140,6 @@ impl PageHeap {
         unsafe { segment.add_pages(end) };
         // Ordering: Relaxed, a statistic; whether the heap has grown.
         self.mapped.fetch_add(bytes, Ordering::Relaxed);
-        // Not in init: a sanitizer's runtime may not have found the clock yet.
-        self.swing.begin(os::milliseconds);
         self.lower_first_free(segment);
         Growth::Done
     }

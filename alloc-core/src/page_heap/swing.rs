@@ -1,7 +1,7 @@
 //! Whether the heap swings: it falls so soon after it rose that it is likely to rise again.
 //!
 //! Pages that a swing frees and takes again would cost a purge and page faults each time. So they stay for a while, up to what the
-//! heap held. A heap that has held its pages for longer gives them back at once (docs/adr/0056).
+//! heap held. A heap that has held its pages for longer, or falls for the first time, gives them back at once (docs/adr/0056).
 //!
 //! Invariants:
 //! I1. All of this steers purging and nothing else: threads that race here purge too early or too late.
@@ -17,7 +17,7 @@ const RISE_PARTS: usize = 4;
 pub(super) struct Swing {
     /// The pages held at the last low.
     low: AtomicUsize,
-    /// When that was, in milliseconds; 0: the heap has not grown yet.
+    /// When that was, in milliseconds.
     low_at: AtomicUsize,
     /// Until when the pages of this fall stay.
     stay_until: AtomicUsize,
@@ -29,14 +29,6 @@ impl Swing {
         let (low, low_at, stay_until) =
             (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         Swing { low, low_at, stay_until }
-    }
-
-    /// The heap grows: the first time, it has held next to nothing until `now`.
-    pub(super) fn begin(&self, now: fn() -> usize) {
-        // Ordering: Relaxed (I1).
-        if self.low_at.load(Ordering::Relaxed) == 0 {
-            self.low_at.store(now(), Ordering::Relaxed); // Ordering: Relaxed (I1).
-        }
     }
 
     /// Whether the `free` pages of a heap are to stay that has fallen to `held` pages at `now`, in milliseconds.
@@ -75,10 +67,16 @@ mod tests {
         swing.keeps(held, 100 - held, now)
     }
 
+    /// A heap that fell to nothing then, for the first time.
+    fn swing_at(now: usize) -> Swing {
+        let swing = Swing::new();
+        assert!(!keeps(&swing, 80, now - 1) && !keeps(&swing, 0, now), "the first fall");
+        swing
+    }
+
     #[test]
     fn a_heap_that_held_its_pages_for_long_gives_them_back() {
-        let swing = Swing::new();
-        swing.begin(|| 1000);
+        let swing = swing_at(1000);
         for (at, held) in [80, 60, 20, 0].into_iter().enumerate() {
             assert!(!keeps(&swing, held, 1000 + PERIOD_MS + at), "{held}");
         }
@@ -86,8 +84,7 @@ mod tests {
 
     #[test]
     fn what_a_swing_frees_stays_for_a_period() {
-        let swing = Swing::new();
-        swing.begin(|| 1000);
+        let swing = swing_at(1000);
         for round in 0..20 {
             let now = 1000 + round * (PERIOD_MS - 10);
             for held in [80, 60, 20, 0] {
@@ -102,8 +99,7 @@ mod tests {
 
     #[test]
     fn small_rises_do_not_keep_what_a_large_one_left() {
-        let swing = Swing::new();
-        swing.begin(|| 1000);
+        let swing = swing_at(1000);
         assert!(keeps(&swing, 80, 1001));
         assert!(keeps(&swing, 0, 1002));
         for now in (1003..3000).step_by(10) {
