@@ -6,6 +6,7 @@
 #   sections, which takes the atomic path there.
 # guest: librsalloc.so with its sections, in virtual machines of aarch64: `guest quick` for one, `guest` for all, `guest all
 #   TEST..` with tests of rsalloc-core too. See xtask/guest.
+# suite: a machine with Debian's compiler and programs: the command's own, the programs' output, the tests. See xtask/guest/debian.sh.
 # golden: the instructions of aarch64's hot paths, held against docs/golden-aarch64.md.
 # windows: a program with RsAlloc as its global allocator is compiled and linked (RsAlloc is std's System there).
 # compiler: fetches Debian sid's compiler only (below), for `cargo xtask dist --arch aarch64`.
@@ -67,7 +68,7 @@ with_dependencies() {
         --no-replaces --no-enhances "$@" | grep '^[a-z]' | sort -u
 }
 
-# Debian sid's rustc and the packages named, run by their own dynamic linker.
+# Debian sid's rustc, run by its own dynamic linker, with its std for arm64.
 debian_rust() {
     local root=$cross/root library
     if [ ! -x "$cross/rustc" ]; then
@@ -252,18 +253,26 @@ descriptors() {
     done < <(aarch64-linux-gnu-readelf -rW "$1" | awk '/R_AARCH64_RELATIV/ { print "0x" $1, "0x" $4 }')
 }
 
-# One machine: KERNEL CPUS GLIBC [PROGRAM..].
-boot() {
-    local kernel=$1 cpus=$2 glibc=$3 image root=$cross/initramfs cid=1 words=rseq_debug=1 said
-    shift 3
+# Fetches a kernel of Debian, by the names below: its file is `image`.
+image_of() {
+    local kernel=$1
     case $kernel in
-    6.1) unpack "$cross/linux-6.1" "$(newest '^linux-image-6\.1\..*[0-9]-cloud-arm64$')" && cid=0 ;;
+    6.1) unpack "$cross/linux-6.1" "$(newest '^linux-image-6\.1\..*[0-9]-cloud-arm64$')" ;;
     6.12) unpack "$cross/linux-6.12" "$(newest '^linux-image-6\.12\..*[0-9]-cloud-arm64$')" ;;
     6.12-16k) unpack "$cross/linux-6.12-16k" "$(newest '^linux-image-6\.12\..*-arm64-16k$')" ;;
     7) unpack "$cross/linux-7" "$(newest '^linux-binary-7\..*-cloud-arm64$')" ;;
     7-16k) unpack "$cross/linux-7-16k" "$(newest '^linux-binary-7\..*-arm64-16k$')" ;;
+    *) echo "no kernel $kernel; there are 6.1, 6.12, 6.12-16k, 7 and 7-16k" >&2 && exit 2 ;;
     esac
     image=$(find "$cross/linux-$kernel" -name 'vmlinuz*' -type f | head -n 1)
+}
+
+# One machine: KERNEL CPUS GLIBC [PROGRAM..].
+boot() {
+    local kernel=$1 cpus=$2 glibc=$3 image root=$cross/initramfs cid=1 words=rseq_debug=1 said
+    shift 3
+    image_of "$kernel"
+    [ "$kernel" != 6.1 ] || cid=0
     unpack "$cross/glibc-$glibc" "libc6:arm64/$glibc" "libgcc-s1:arm64/$glibc"
     unpack "$cross/busybox" busybox-static:arm64/bookworm
     rm -rf "$root"
@@ -324,6 +333,8 @@ gate() {
     guest quick
 }
 
+. xtask/guest/debian.sh
+
 windows() {
     local target=x86_64-pc-windows-gnu std=()
     needs x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64-win32
@@ -353,6 +364,6 @@ R
 case ${1-} in
 aarch64 | gate | windows) "$1" ;;
 compiler) debian_rust ;;
-guest | golden) "$@" ;;
-*) echo "usage: xtask/cross.sh aarch64 | gate | guest [quick|all [TEST..]] | golden [write] | windows | compiler" >&2 && exit 2 ;;
+guest | golden | suite) "$@" ;;
+*) echo "usage: xtask/cross.sh aarch64 | gate | guest [quick|all [TEST..]] | suite [KERNEL [SUITE [PART..]]] | golden [write] | windows | compiler" >&2 && exit 2 ;;
 esac

@@ -321,7 +321,7 @@ const CONTROLS: usize = 20;
 
 /// Has the program run up to so many commands at random instants; how many met a section, and whether it survived.
 fn command_pairs(program: &Path, commands: usize) -> (usize, bool) {
-    use remote::registers::sections::FOUND;
+    use remote::sequence::sections::FOUND;
     let mut command = Command::new(program);
     common::in_mode(&mut command, Mode::Rseq);
     let mut running = Running::talker(&mut command);
@@ -351,7 +351,7 @@ fn is_alive_for(running: &mut Running, time: Duration) -> bool {
 /// The kernel does not abort a section that a command interrupts: it sees the thread go on elsewhere.
 #[test]
 fn sections_are_aborted() {
-    use remote::registers::sections::IGNORED;
+    use remote::sequence::sections::IGNORED;
     let _alone = ALONE.lock();
     let program = common::compile("cc", "pairs", PAIRS, &["-O1", "-w", "-fno-builtin"]).unwrap();
     let commands = std::env::var("RSALLOC_COMMANDS").map_or(2000, |count| count.parse().unwrap());

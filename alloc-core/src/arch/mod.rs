@@ -181,8 +181,8 @@ pub fn libc_dl() -> Option<(DlAddr, DlOpen)> {
 }
 
 /// Where another process has a thread of this one go on, to run a command (see `engine::command`); 0 where there is no such
-/// function. Registers then: the stack pointer 16 bytes into [`Frame`](crate::engine::command::Frame), rdi the
-/// operation, rsi its argument, rdx the [`Area`](crate::engine::command::Area). All of the function is in the
+/// function. Registers then: the stack pointer in [`Frame`](crate::engine::command::Frame), where sigreturn(2) wants it; the
+/// first three arguments' the operation, its argument and the [`Area`](crate::engine::command::Area). All of the function is in the
 /// [`COMMAND_ENTRY_BYTES`] from there on, and no other code.
 pub const COMMAND_ENTRY: *const () = selected::COMMAND_ENTRY;
 /// See [`COMMAND_ENTRY`].

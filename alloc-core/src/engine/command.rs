@@ -10,8 +10,8 @@
 //! returns by sigreturn(2).
 //!
 //! ```text
-//! Area: state, answers | answer | ... <- stack grows down | frame: 16 bytes, struct ucontext, registers of floating point |
-//!                                                                           ^ the stack pointer at the entry
+//! Area: state, answers | answer | ... <- stack grows down | frame: as of a signal handler, struct ucontext and vector registers |
+//!                                                                  ^ the stack pointer at the entry: 16 bytes on x86-64, 0 on aarch64
 //! ```
 //!
 //! Invariants:
@@ -35,7 +35,7 @@ pub const BUSY: u32 = 1;
 
 /// A release takes 2 KiB of it (`cargo test --test remote`).
 pub const STACK_BYTES: usize = 128 << 10;
-/// As much as the kernel saves of any processor's registers (AMX: 11 KiB).
+/// As much as the kernel saves of any processor's registers (AMX: 11 KiB; SVE: 9 KiB).
 pub const FRAME_BYTES: usize = 16 << 10;
 
 /// The memory of commands; see the head of the module. Untouched until the first.

@@ -303,7 +303,9 @@ impl Heap {
             bail!("process {pid} runs an older version of rsalloc, which takes no commands")
         };
         if map.command_entry == 0 {
-            bail!("process {pid}: rsalloc takes commands on x86-64 only (and not as portable)")
+            bail!(
+                "process {pid}: rsalloc takes commands on x86-64 and aarch64 only (and not as portable)"
+            )
         }
         let place = Place {
             entry: map.command_entry,

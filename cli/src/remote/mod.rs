@@ -10,8 +10,10 @@
 //! [`tracee::Tracee::begin`]) is left alone, and another is taken.
 
 #[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
-#[cfg_attr(not(target_arch = "x86_64"), path = "unknown.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), path = "unknown.rs")]
 pub mod registers;
+pub mod sequence;
 pub mod tracee;
 
 use anyhow::{Result, anyhow, bail};

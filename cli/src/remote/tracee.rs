@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use libc::{c_int, c_void};
 use rsalloc_core::internals::engine::command::FREE;
 use std::io::Error;
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 /// A thread that this thread traces. It is detached when this thread ends.
@@ -31,6 +32,8 @@ pub enum Unusable {
     Has32Bits,
     HasNoThreadPointer,
     MayBeInSection,
+    #[cfg(target_arch = "aarch64")]
+    IsStreaming,
 }
 
 impl std::fmt::Display for Unusable {
@@ -48,6 +51,8 @@ impl std::fmt::Display for Unusable {
             Unusable::MayBeInSection => {
                 "no thread is in a system call, and this kernel (before 5.13) does not say where restartable sequences are; try again"
             }
+            #[cfg(target_arch = "aarch64")]
+            Unusable::IsStreaming => "no thread is outside of streaming mode (SME); try again",
         })
     }
 }
@@ -58,10 +63,14 @@ enum Event {
     Stopped,
     /// It is about to get this signal.
     Signal(c_int),
+    /// It is at the begin or the end of a system call, as it was told to stop.
+    AtSystemCall,
     HasEnded,
 }
 
 const PTRACE_EVENT_STOP: c_int = 128;
+/// PTRACE_O_TRACESYSGOOD.
+const SYSTEM_CALL: c_int = libc::SIGTRAP | 0x80;
 /// Sent by the thread's own instructions: blocked, they would end the process.
 const FAULTS: [c_int; 6] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS];
@@ -69,7 +78,7 @@ const FAULTS: [c_int; 6] =
 impl Tracee {
     /// Attaches to a thread, which runs on.
     pub fn seize(pid: u32, tid: i32) -> Result<Self, NoTracee> {
-        if ptrace(libc::PTRACE_SEIZE, tid, 0, 0).is_ok() {
+        if ptrace(libc::PTRACE_SEIZE, tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize).is_ok() {
             return Ok(Tracee { pid, tid, is_stopped: false });
         }
         let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status"));
@@ -137,6 +146,11 @@ impl Tracee {
     /// Stops the thread, which runs.
     pub fn stop(&mut self) -> Result<(), Unusable> {
         let _ = ptrace(libc::PTRACE_INTERRUPT, self.tid, 0, 0);
+        self.wait_for_stop()
+    }
+
+    /// After one PTRACE_INTERRUPT: a second one could stop the thread once more when it goes on.
+    fn wait_for_stop(&mut self) -> Result<(), Unusable> {
         let begin = Instant::now();
         loop {
             match self.wait() {
@@ -145,6 +159,7 @@ impl Tracee {
                     return Ok(());
                 }
                 Some(Event::Signal(signal)) => self.go_on(signal),
+                Some(Event::AtSystemCall) => self.go_on(0),
                 Some(Event::HasEnded) => return Err(Unusable::HasEnded),
                 None if begin.elapsed() > STOP_LIMIT && begin.elapsed() > self.stop_limit() => {
                     return Err(Unusable::DoesNotStop);
@@ -161,6 +176,31 @@ impl Tracee {
         // The name before may hold anything (proc_pid_stat(5)).
         let name_end = stat.iter().rposition(|&byte| byte == b')').unwrap_or(0);
         if stat[name_end..].starts_with(b") R") { RUNNABLE_STOP_LIMIT } else { STOP_LIMIT }
+    }
+
+    /// Has the stopped thread begin its next instruction, a system call, and stops it in there.
+    #[cfg(target_arch = "aarch64")]
+    pub(super) fn enter_system_call(&mut self) -> Result<(), Unusable> {
+        self.is_stopped = false;
+        let _ = ptrace(libc::PTRACE_SYSCALL, self.tid, 0, 0);
+        let begin = Instant::now();
+        loop {
+            match self.wait() {
+                Some(Event::AtSystemCall) => break,
+                Some(Event::Stopped) => drop(ptrace(libc::PTRACE_SYSCALL, self.tid, 0, 0)),
+                Some(Event::Signal(signal)) => {
+                    drop(ptrace(libc::PTRACE_SYSCALL, self.tid, 0, signal as usize));
+                }
+                Some(Event::HasEnded) => return Err(Unusable::HasEnded),
+                None if begin.elapsed() > STOP_LIMIT && begin.elapsed() > self.stop_limit() => {
+                    return Err(Unusable::DoesNotStop);
+                }
+                None => std::thread::sleep(Duration::from_micros(20)),
+            }
+        }
+        let _ = ptrace(libc::PTRACE_INTERRUPT, self.tid, 0, 0);
+        self.go_on(0);
+        self.wait_for_stop()
     }
 
     /// Has the stopped thread begin a command; what it was at.
@@ -197,7 +237,7 @@ impl Tracee {
             match self.wait() {
                 None => {}
                 Some(Event::HasEnded) => bail!("process {pid} ended meanwhile"),
-                Some(Event::Stopped) => {
+                Some(Event::Stopped | Event::AtSystemCall) => {
                     saved.forget_restart();
                     self.go_on(0);
                 }
@@ -221,6 +261,8 @@ impl Tracee {
             std::thread::sleep(pause);
             pause = (2 * pause).min(Duration::from_millis(1));
         }
+        // Ordering: Acquire, pairs with the entry's release of the count: the answer is read after it.
+        fence(Ordering::Acquire);
         let mut answer = [0; 8];
         self.read(place.area + 8, &mut answer)?;
         match self.stop() {
@@ -293,6 +335,7 @@ impl Tracee {
         }
         Some(match status >> 16 {
             PTRACE_EVENT_STOP => Event::Stopped,
+            _ if libc::WSTOPSIG(status) == SYSTEM_CALL => Event::AtSystemCall,
             _ => Event::Signal(libc::WSTOPSIG(status)),
         })
     }

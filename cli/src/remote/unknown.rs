@@ -10,10 +10,10 @@ pub struct Saved {
     pub answers: u32,
 }
 
-const NOT_HERE: &str = "commands for processes need x86-64";
+const NOT_HERE: &str = "commands for processes need x86-64 or aarch64";
 
 impl Saved {
-    pub fn of(_tracee: &Tracee, _place: &Place) -> Result<Result<Self, Unusable>> {
+    pub fn of(_tracee: &mut Tracee, _place: &Place) -> Result<Result<Self, Unusable>> {
         bail!(NOT_HERE)
     }
 

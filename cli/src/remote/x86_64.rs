@@ -1,7 +1,8 @@
 //! The registers of a thread on x86-64, and the frame by which it can restore them itself.
 
 use super::Place;
-use super::tracee::{Tracee, Unusable, ptrace, ptrace_get};
+use super::sequence;
+use super::tracee::{Tracee, Unusable, ptrace_get};
 use anyhow::Result;
 use libc::user_regs_struct;
 use std::arch::x86_64::__cpuid_count;
@@ -24,7 +25,6 @@ const NT_X86_XSTATE: usize = 0x202;
 const EXTENDED_MAX_BYTES: usize = 16 << 10;
 /// Flags that a function must find clear: trap, direction, alignment check.
 const CLEARED_FLAGS: u64 = 1 << 8 | 1 << 10 | 1 << 18;
-const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
 
 /// Errors that a system call ends with inside the kernel if it is to go on after a stop (include/linux/errno.h).
 const ERESTARTSYS: i64 = -512;
@@ -36,7 +36,7 @@ const SYSCALL_BYTES: u64 = 2;
 
 impl Saved {
     /// What the stopped thread is at, if it can be used.
-    pub fn of(tracee: &Tracee, place: &Place) -> Result<Result<Self, Unusable>> {
+    pub fn of(tracee: &mut Tracee, place: &Place) -> Result<Result<Self, Unusable>> {
         let mut registers = general(tracee.tid)?;
         if registers.cs != USER_CS {
             return Ok(Err(Unusable::Has32Bits));
@@ -47,7 +47,9 @@ impl Saved {
         if is_inside(registers.rip, place) {
             return Ok(Err(Unusable::IsAtCommand));
         }
-        match continuation(tracee, &registers)? {
+        // Sequences contain no system call.
+        let is_outside = registers.orig_rax as i64 >= 0;
+        match sequence::continuation(tracee, registers.rip, is_outside)? {
             Some(address) => registers.rip = address,
             None => return Ok(Err(Unusable::MayBeInSection)),
         }
@@ -221,66 +223,4 @@ fn general(tid: i32) -> Result<user_regs_struct> {
     let mut registers: user_regs_struct = unsafe { std::mem::zeroed() };
     ptrace_get(libc::PTRACE_GETREGS, tid, 0, &mut registers)?;
     Ok(registers)
-}
-
-/// struct ptrace_rseq_configuration.
-#[repr(C)]
-#[derive(Default)]
-struct RseqConfiguration {
-    area: u64,
-    area_bytes: u32,
-    signature: u32,
-    flags: u32,
-    pad: u32,
-}
-
-/// Where the thread is to go on: at the abort handler if it is inside a restartable sequence, since the kernel will look for
-/// that only where the thread goes on next, which is the command. None if the kernel does not say and the thread might be in one.
-fn continuation(tracee: &Tracee, registers: &user_regs_struct) -> Result<Option<u64>> {
-    let ip = registers.rip;
-    let mut area = RseqConfiguration::default();
-    let len = size_of::<RseqConfiguration>();
-    if ptrace(PTRACE_GET_RSEQ_CONFIGURATION, tracee.tid, len, (&raw mut area) as usize).is_err() {
-        // Sequences contain no system call.
-        return Ok((registers.orig_rax as i64 >= 0).then_some(ip));
-    }
-    if area.area == 0 {
-        return Ok(Some(ip));
-    }
-    let mut descriptor = [0; 8];
-    tracee.read(area.area + 8, &mut descriptor)?;
-    let descriptor = u64::from_ne_bytes(descriptor);
-    // version and flags, start, length, abort handler.
-    let mut words = [0; 32];
-    if descriptor == 0 || tracee.read(descriptor, &mut words).is_err() {
-        return Ok(Some(ip));
-    }
-    let word = |index: usize| u64::from_ne_bytes(std::array::from_fn(|i| words[8 * index + i]));
-    let (start, len, abort) = (word(1), word(2), word(3));
-    if ip.wrapping_sub(start) >= len || sections::is_ignored() {
-        return Ok(Some(ip));
-    }
-    Ok(Some(abort))
-}
-
-/// For tests of the tests: has sections ignored, and counts those that were not.
-#[cfg(test)]
-pub mod sections {
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-    pub static IGNORED: AtomicBool = AtomicBool::new(false);
-    pub static FOUND: AtomicUsize = AtomicUsize::new(0);
-
-    pub fn is_ignored() -> bool {
-        // Ordering: Relaxed, numbers that stand alone.
-        FOUND.fetch_add(1, Ordering::Relaxed);
-        IGNORED.load(Ordering::Relaxed) // Ordering: Relaxed, as above.
-    }
-}
-
-#[cfg(not(test))]
-mod sections {
-    pub fn is_ignored() -> bool {
-        false
-    }
 }

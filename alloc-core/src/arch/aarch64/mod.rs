@@ -5,6 +5,7 @@ use super::words::ThreadWords;
 use crate::atomic::{AtomicUsize, Ordering};
 use core::arch::asm;
 
+mod command;
 pub mod counted;
 pub mod entry;
 mod fault;
@@ -24,9 +25,8 @@ pub const ADDRESS_SPACE_BYTES: usize = 1 << 48;
 /// Not one number: kernels are built for 36 to 52 bits of addresses.
 pub const STACK_TOP: usize = usize::MAX;
 
-/// No command of another process is run here yet.
-pub const COMMAND_ENTRY: *const () = core::ptr::null();
-pub const COMMAND_ENTRY_BYTES: usize = 0;
+pub const COMMAND_ENTRY: *const () = command::command_entry as *const ();
+pub const COMMAND_ENTRY_BYTES: usize = 128;
 
 /// The part of the middle of a 48-bit address space that ThreadSanitizer leaves to the program (compiler-rt's
 /// tsan_platform.h: 0xaaaa_0000_0000 to 0xac00_0000_0000) and in which position-independent programs seldom lie.

@@ -7,7 +7,7 @@ use core::mem::offset_of;
 /// Turns of the loop that waits for the other process: some 50 to 100 ms.
 const TURNS: u32 = 1 << 21;
 
-/// See [`super::super::command_entry`].
+/// See [`super::super::COMMAND_ENTRY`].
 #[unsafe(naked)]
 pub unsafe extern "C" fn command_entry() {
     naked_asm!(

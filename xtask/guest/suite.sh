@@ -1,0 +1,99 @@
+#!/bin/busybox sh
+# The first process of a guest with Debian's programs: the parts named on the kernel's command line (parts=A,B), and what the host
+# looks for, lines with RAN, SKIPPED, FAULT and DONE.
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sysfs /sys
+/bin/busybox mount -t devtmpfs devtmpfs /dev
+export PATH=/usr/bin:/usr/sbin HOME=/root USER=root LANG=C.UTF-8 TMPDIR=/tmp LD_LIBRARY_PATH=/usr/lib
+for applet in mount ip poweroff usleep timeout awk nproc ps cmp hostname; do
+    [ -e /usr/bin/$applet ] || ln -s busybox /usr/bin/$applet
+done
+mkdir -p /dev/shm /dev/pts /run
+mount -t tmpfs tmpfs /dev/shm
+mount -t devpts devpts /dev/pts
+ip link set lo up
+ln -sf /proc/self/fd /dev/fd
+library=/usr/lib/librsalloc.so.0
+own=GLIBC_TUNABLES=glibc.pthread.rseq=0
+parts=$(sed 's/.*parts=\([^ ]*\).*/\1/' /proc/cmdline)
+page=$(awk '/KernelPageSize/ { print $2; exit }' /proc/self/smaps)
+echo "GUEST Linux $(uname -r), pages of $page KiB, $(nproc) CPUs, $(/lib/ld-linux-aarch64.so.1 --version | sed 1q)"
+
+# says NAME PATTERN COMMAND..: the command must succeed and say so.
+says() {
+    local name=$1 pattern=$2 said status
+    shift 2
+    said=$(timeout 900 "$@" 2>&1)
+    status=$?
+    case $status,$said in
+    0,*$pattern*) echo "RAN $name: $(echo "$said" | grep -F -m1 "$pattern")" ;;
+    *) echo "FAULT $name: exit $status" && echo "$said" | tail -n 30 ;;
+    esac
+}
+
+# Commands at any place of a program that keeps numbers in all registers; then the program must end well. With `killed` each command is
+# killed at some time: then a sleep may end with EINTR.
+command_at_any_place() {
+    local name=$1 how=$2 pid status round=0 released=0 killed=0 said
+    shift 2
+    env "$@" LD_PRELOAD=$library vectors 15000 ${how#whole} >/tmp/vectors.log 2>&1 &
+    pid=$!
+    until grep -q bits /tmp/vectors.log; do usleep 10000; done
+    while [ -d /proc/$pid ] && [ $round -lt 100 ]; do
+        round=$((round + 1))
+        if [ -n "${how#whole}" ]; then
+            rsalloc release $pid >/dev/null 2>&1 &
+            usleep $((round * 977 % 60000))
+            kill -9 $! 2>/dev/null && killed=$((killed + 1))
+            wait $! 2>/dev/null
+        elif rsalloc release $pid >/tmp/release.log 2>&1; then
+            released=$((released + 1))
+        fi
+    done
+    wait $pid
+    status=$?
+    said=$(tail -n 1 /tmp/vectors.log)
+    echo "RAN commands, $name: $(head -n 1 /tmp/vectors.log), $released released, $killed killed; $said"
+    [ $status = 0 ] || echo "FAULT commands, $name: exit $status"
+    [ $((released + killed)) -ge 10 ] || echo "FAULT commands, $name: $released of $round released, the last: $(cat /tmp/release.log)"
+}
+
+commands() {
+    local pid
+    says check "per CPU, by rseq as libc registered it" rsalloc check
+    says "check, own registration" "per CPU, by rseq registered by rsalloc" env $own rsalloc check
+    command_at_any_place libc whole
+    command_at_any_place own whole $own
+    command_at_any_place atomic whole RSALLOC_CONF=mode:atomic
+    command_at_any_place killed interrupted
+    LD_PRELOAD=$library vectors 60000 >/dev/null &
+    pid=$!
+    usleep 500000
+    says set "dirty: 1048576 -> 8388608" rsalloc set $pid dirty:8m
+    says conf "set from outside" rsalloc conf $pid
+    says profile "live at 1 stacks" rsalloc profile $pid --seconds 3 --interval 256 --top
+    says release "given back" rsalloc release $pid
+    kill $pid
+}
+
+tests() {
+    local file name said status skipped
+    for file in /tests/*; do
+        name=${file#/tests/}
+        skipped=$(grep "^$name " /skipped)
+        [ -z "$skipped" ] || { echo "SKIPPED: $skipped"; continue; }
+        cd "$(cat /source)/$(echo "$name" | sed 's/^rsalloc-core-.*/alloc-core/; s/^rsalloc-preload-.*/alloc-preload/; s/^rsalloc-cli-.*/cli/')"
+        said=$(timeout 1500 "$file" 2>&1)
+        status=$?
+        echo "RAN $name: exit $status, $(echo "$said" | grep 'test result' | tail -n 1)"
+        echo "$said" | grep 'NOT TESTED' | sed 's/^/SKIPPED: /'
+        [ $status = 0 ] || { echo "FAULT $name"; echo "$said" | grep -v ' ok$' | tail -n 60; }
+        rm -rf /tmp/* 2>/dev/null
+    done
+}
+
+case ,$parts, in *,commands,*) commands ;; esac
+case ,$parts, in *,programs,*) . /programs.sh ;; esac
+[ -z "$(ls /tests)" ] || tests
+echo DONE
+poweroff -f
