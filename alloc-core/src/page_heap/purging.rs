@@ -21,6 +21,8 @@ const EXPIRY_PARTS: usize = 16;
 const DECAY_PARTS: usize = 8;
 /// It decays only if the peak was at least so many pages.
 const DECAY_PEAK_MIN_PAGES: usize = (1 << 20) / PAGE_BYTES;
+/// The most free pages that stay in a swing: 32 MiB.
+const KEPT_MAX_PAGES: usize = (32 << 20) / PAGE_BYTES;
 /// Pages that decays may purge: 64 MiB at once, and 16 MiB each second, which are some 4,000 page faults if they come back.
 static ALLOWANCE: TokenBucket = TokenBucket::new((64 << 20) / PAGE_BYTES, (16 << 20) / PAGE_BYTES);
 
@@ -68,7 +70,7 @@ impl PageHeap {
         // Ordering: Relaxed, as above.
         let may_keep = self.dirty_limit.load(Ordering::Relaxed) > 0;
         let keeps = may_keep && self.swing.keeps(held, dirty, now);
-        if keeps && held + dirty <= peak.max(held) + limit {
+        if keeps && dirty <= KEPT_MAX_PAGES && held + dirty <= peak.max(held) {
             return postponed::put_off(now / 1000);
         }
         if is_fallen {

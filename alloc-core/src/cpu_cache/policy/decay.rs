@@ -33,6 +33,9 @@ const FEW_BYTES: usize = 64 << 10;
 /// The part of the live objects that may stay cached then.
 const CACHED_PARTS: usize = 64;
 
+/// A class keeps its caches in a swing if its slabs have no more: what is cached keeps them.
+const KEPT_MAX_BYTES: usize = 4 << 20;
+
 /// What decay may cost at once, and in a second, in objects sent home: some 10 ns each, 50 one by one.
 static ALLOWANCE: TokenBucket = TokenBucket::new(1 << 20, 1 << 18);
 const ONE_BY_ONE: usize = 4;
@@ -115,7 +118,8 @@ fn decay_class(shard: Option<&dyn Shard>, class: Class) -> Option<()> {
     if live > peak / PEAK_PARTS {
         return Some(());
     }
-    if PAGE_HEAP.is_swinging() {
+    let slab_bytes = SLABS[class].totals().0 * CLASS[class].pages * PAGE_BYTES;
+    if slab_bytes <= KEPT_MAX_BYTES && PAGE_HEAP.is_swinging() {
         postponed::put_off(os::seconds());
         return None;
     }
