@@ -40,9 +40,11 @@ impl Swing {
             // Ordering: Relaxed (I1).
             let is_swing = now.wrapping_sub(self.low_at.load(Ordering::Relaxed)) < PERIOD_MS;
             let until = if is_swing { now.wrapping_add(PERIOD_MS) } else { now };
-            self.stay_until.store(until, Ordering::Relaxed); // Ordering: Relaxed (I1).
-        }
-        if held != low {
+            // Ordering: Relaxed (I1).
+            self.stay_until.store(until, Ordering::Relaxed);
+            // Not a low: the heap may go on rising.
+            self.low.store(held, Ordering::Relaxed); // Ordering: Relaxed (I1).
+        } else if held < low {
             // Ordering: Relaxed (I1).
             self.low.store(held, Ordering::Relaxed);
             self.low_at.store(now, Ordering::Relaxed); // Ordering: Relaxed (I1).
@@ -65,6 +67,14 @@ mod tests {
     /// A heap of which `held` pages are held, of 100 that it has.
     fn keeps(swing: &Swing, held: usize, now: usize) -> bool {
         swing.keeps(held, 100 - held, now)
+    }
+
+    #[test]
+    fn a_look_at_a_heap_that_rises_is_no_low() {
+        let swing = swing_at(1000);
+        assert!(!keeps(&swing, 50, 3000));
+        assert!(!keeps(&swing, 80, 3200), "it held that for long, or rose for long");
+        assert!(!keeps(&swing, 0, 3201));
     }
 
     /// A heap that fell to nothing then, for the first time.

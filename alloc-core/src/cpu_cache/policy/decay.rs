@@ -141,6 +141,8 @@ fn decay_class(shard: Option<&dyn Shard>, class: Class) -> Option<()> {
         decay_all();
     }
     PAGE_HEAP.trim();
+    // What is freed from now on may all be cached: no flush sees that.
+    postponed::put_off(os::seconds());
     Some(())
 }
 
