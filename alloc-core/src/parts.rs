@@ -8,7 +8,7 @@
 pub const PROFILE: bool = cfg!(feature = "profile");
 /// Objects between guard pages.
 pub const GUARD: bool = cfg!(feature = "guard");
-/// The settings `limit` and `limit_hard`.
+/// The settings `limit` and `limit_hard`, and caches that obey a quota of CPUs.
 pub const LIMITS: bool = cfg!(feature = "limits");
 /// What the process says of itself unasked: `stats_at_exit`, `publish` and `verbose`.
 pub const REPORTS: bool = cfg!(feature = "reports");

@@ -305,7 +305,8 @@ const FEW_CPUS: usize = 4;
 
 /// Now, since a program may later refuse itself to open files, by a filter that kills.
 fn obey_quota() {
-    if config::obeys_quota()
+    if parts::LIMITS
+        && config::obeys_quota()
         && os::container::online_cpus("").is_some_and(|count| count > FEW_CPUS)
         && let Some(usable) = os::container::cpu_quota("")
     {

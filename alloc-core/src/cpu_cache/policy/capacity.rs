@@ -15,6 +15,7 @@ use crate::cpu_cache::shard::{
 use crate::cpu_cache::supply::{give_back, in_use_bytes};
 use crate::object::Batch;
 use crate::os;
+use crate::parts;
 use crate::postponed;
 use crate::region::{Bounds, Moved, Region};
 use crate::rseq::outcome::Failure;
@@ -172,7 +173,7 @@ pub(in crate::cpu_cache) fn usable_cpus() -> usize {
 
 /// Whether there are more per-CPU shards than usable CPUs.
 pub(in crate::cpu_cache) fn is_scarce() -> bool {
-    regions_created() > usable_cpus() && registration::sections().is_some()
+    parts::LIMITS && regions_created() > usable_cpus() && registration::sections().is_some()
 }
 
 /// Records how many shards rest, and so have no part of the floor.
