@@ -193,6 +193,7 @@ impl PageHeap {
             // Locked in memory, most likely: tried again some seconds later, not with each free.
             // Ordering: Relaxed, statistics that steer purging.
             self.refault_credit.fetch_max(self.dirty.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.is_decaying.store(false, Ordering::Relaxed); // Ordering: Relaxed, as above.
         }
         // Ordering: Relaxed, a statistic.
         self.purged_total.fetch_add(purged * PAGE_BYTES, Ordering::Relaxed);
