@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
-use modes::{MODES, in_modes_at_once};
+use modes::{MODES, in_modes_by_twos};
 use rsalloc_core::internals::cpu_cache::exclusive::stop_all;
 use rsalloc_core::internals::sync::Backoff;
 use rsalloc_core::internals::units::{PAGE_BYTES, SEGMENT_BYTES};
@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 const LEFT_BYTES: usize = 3 << 20;
 
 fn main() {
-    in_modes_at_once(&MODES, LIMIT, |case| {
+    in_modes_by_twos(&MODES, LIMIT, |case| {
         if case.name == "hardened" && !case.has_sections() {
             println!("         skipped: locked shards keep what they cache of a class that shrank");
             return;

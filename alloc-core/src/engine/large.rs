@@ -22,7 +22,7 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 /// The part of a span that may lie unused behind an object that was shrunk.
 const SLACK_PARTS: usize = 16;
 
-/// Above this size a move by page tables is cheaper than a copy (see docs/adr).
+/// From this size on a move by page tables is cheaper than a copy and the page faults of what it leaves (docs/adr/0056).
 const MOVE_MIN_BYTES: usize = 2 << 20;
 
 /// Whether a large object of this layout gets a mapping of its own.

@@ -84,7 +84,7 @@ impl PageHeap {
 
     /// Purges everything that is free, whatever the refault credit: this may be the program's last free, after which nothing
     /// would purge. For a program that grows and shrinks again and again, the allowance bounds the cost. While it only
-    /// shrinks, the first decay pays for the later ones: each of them has at most an eighth of the pages.
+    /// shrinks, the first decay pays for the later ones: no page is purged twice without a rise.
     #[cold]
     fn decay_to(&self, held: usize) {
         // Ordering: Relaxed, statistics that steer purging.

@@ -69,19 +69,19 @@ mod tests {
         swing.keeps(held, 100 - held, now)
     }
 
+    /// A heap that fell to nothing then, for the first time.
+    fn swing_at(now: usize) -> Swing {
+        let swing = Swing::new();
+        assert!(!keeps(&swing, 80, now - 1) && !keeps(&swing, 0, now), "the first fall");
+        swing
+    }
+
     #[test]
     fn a_look_at_a_heap_that_rises_is_no_low() {
         let swing = swing_at(1000);
         assert!(!keeps(&swing, 50, 3000));
         assert!(!keeps(&swing, 80, 3200), "it held that for long, or rose for long");
         assert!(!keeps(&swing, 0, 3201));
-    }
-
-    /// A heap that fell to nothing then, for the first time.
-    fn swing_at(now: usize) -> Swing {
-        let swing = Swing::new();
-        assert!(!keeps(&swing, 80, now - 1) && !keeps(&swing, 0, now), "the first fall");
-        swing
     }
 
     #[test]

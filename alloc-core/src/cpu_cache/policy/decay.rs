@@ -51,7 +51,7 @@ const SLABS_MIN_BYTES: usize = 2 << 20;
 const SLABS_PARTS: usize = 16;
 
 /// Classes whose decay was put off, a bit for each.
-static REFUSED: [AtomicU64; CLASSES.div_ceil(64)] =
+static PUT_OFF: [AtomicU64; CLASSES.div_ceil(64)] =
     [const { AtomicU64::new(0) }; CLASSES.div_ceil(64)];
 
 /// Looks again at what was put off, and at all classes: for programs that have freed everything and went on much
@@ -62,7 +62,7 @@ pub(in crate::cpu_cache) fn resume() {
     if is_barred() || exclusive::is_stopping() || !postponed::take_due(os::seconds()) {
         return;
     }
-    for (index, word) in REFUSED.iter().enumerate() {
+    for (index, word) in PUT_OFF.iter().enumerate() {
         // Ordering: Relaxed, a hint of the policy.
         let mut bits = word.swap(0, Ordering::Relaxed);
         while bits != 0 {
@@ -88,16 +88,16 @@ pub(in crate::cpu_cache) fn decay_if_shrunk(class: Class) {
 }
 
 fn decay_on_own_shard(class: Class) {
-    let is_refused = match registration::sections() {
+    let is_put_off = match registration::sections() {
         Some(sections) => decay_class(Some(&sections), class).is_none(),
         None => {
             let own = leases::own_shard();
             decay_class(own.map(|shard| shard as &dyn Shard), class).is_none()
         }
     };
-    if is_refused {
+    if is_put_off {
         // Ordering: Relaxed, a hint of the policy.
-        REFUSED[class / 64].fetch_or(1 << (class % 64), Ordering::Relaxed);
+        PUT_OFF[class / 64].fetch_or(1 << (class % 64), Ordering::Relaxed);
     }
 }
 
