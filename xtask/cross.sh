@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Builds and tries rsalloc for a machine that this one is not: `xtask/cross.sh aarch64`, `guest`, `golden` or `windows`.
+# Builds and tries rsalloc for a machine that this one is not.
 #
-# gate: `golden` and `guest quick`, the gate `aarch64` of `cargo xtask preflight`.
-# aarch64: in qemu-user, which has no rseq: the engine's tests in the portable form, its unit tests and librsalloc.so in the form with
-#   sections, which takes the atomic path there.
+# gate: `golden`, `clippy` and `guest quick`, the gate `aarch64` of `cargo xtask preflight`.
+# aarch64, riscv64, s390x, ppc64le: in qemu-user, which has no rseq: the tests of the engine and of the Rust front in the portable form; the
+#   engine's unit tests, librsalloc.so and the command in the architecture's own, which takes the atomic path there. See xtask/guest/user.sh.
+# clippy: for aarch64, whose architecture no other gate has it read.
 # guest: librsalloc.so with its sections, in virtual machines of aarch64: `guest quick` for one, `guest` for all, `guest all
 #   TEST..` with tests of rsalloc-core too. See xtask/guest.
 # suite: a machine with Debian's compiler and programs: the command's own, the programs' output, the tests. See xtask/guest/debian.sh.
@@ -11,151 +12,41 @@
 # windows: a program with RsAlloc as its global allocator is compiled and linked (RsAlloc is std's System there).
 # compiler: fetches Debian sid's compiler only (below), for `cargo xtask dist --arch aarch64`.
 #
-# Debian packages (installed by apt if this runs as root): gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static; for guests
+# Debian packages (installed by apt if this runs as root): gcc and libc6-dev-*-cross for the architecture, qemu-user-static; for guests
 # qemu-system-arm, cpio; gcc-mingw-w64-x86-64-win32.
 # Where the toolchain in use has no std for the target (`rustup target add`), Debian sid's compiler is taken, with its
-# std for arm64 and with std's sources for Windows: 190 MB, unpacked in target/cross, no root needed.
+# std for the architecture and with std's sources for Windows: 190 MB, unpacked in target/cross, no root needed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cross=$PWD/target/cross
 mkdir -p "$cross"
 export CARGO_TARGET_DIR=$cross/build
 
-# apt with a state of its own, for packages of other suites and architectures: this machine's of sid, arm64's of all.
+. xtask/debian.sh
+. xtask/guest/user.sh
+. xtask/guest/debian.sh
+
+# This machine's packages of sid, arm64's of all.
 debian_apt() {
-    if [ ! -e "$cross/apt.conf" ]; then
-        mkdir -p "$cross"/apt/{state/lists/partial,cache/archives/partial,preferences.d}
-        : >"$cross/apt/status"
-        for suite in amd64,arm64:sid arm64:trixie arm64:bookworm; do
-            echo "deb [arch=${suite%:*} signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
-                "http://deb.debian.org/debian ${suite#*:} main"
-        done >"$cross/apt/sources.list"
-        printf '%s "%s";\n' Dir "$cross/apt" Dir::State "$cross/apt/state" Dir::State::status "$cross/apt/status" \
-            Dir::Cache "$cross/apt/cache" Dir::Etc::sourcelist "$cross/apt/sources.list" Dir::Etc::sourceparts - \
-            Dir::Etc::preferencesparts "$cross/apt/preferences.d" Acquire::Check-Valid-Until false \
-            Acquire::Languages none APT::Sandbox::User root >"$cross/apt.conf.new"
-        echo 'APT::Architectures {"amd64"; "arm64";};' >>"$cross/apt.conf.new"
-        apt-get -qq -c "$cross/apt.conf.new" update ||
-            { echo "cannot read Debian's package lists (sid, trixie, bookworm) from deb.debian.org" >&2; exit 1; }
-        mv "$cross/apt.conf.new" "$cross/apt.conf"
-    fi
+    apt_state "$cross/apt" deb amd64,arm64:sid arm64:trixie arm64:bookworm
 }
 
 # unpack FOLDER PACKAGE..: once.
 unpack() {
-    local folder=$1
-    shift
-    [ ! -d "$folder" ] || return 0
     debian_apt
-    rm -rf "$cross/debs"
-    mkdir -p "$cross/debs"
-    (cd "$cross/debs" && apt-get -qq -c "$cross/apt.conf" download "$@") ||
-        { echo "cannot fetch from deb.debian.org: $*; if Debian has newer ones, remove target/cross/apt.conf" >&2; exit 1; }
-    for package in "$cross"/debs/*.deb; do dpkg -x "$package" "$folder.new"; done
-    rm -r "$cross/debs"
-    mv "$folder.new" "$folder"
+    unpack_debs "$cross/apt" "$@"
 }
 
 # The newest package whose name matches, in a suite.
 newest() {
     debian_apt
-    apt-cache -c "$cross/apt.conf" search --names-only "$1" | sort -V | tail -n 1 | cut -d' ' -f1
+    apt-cache -c "$cross/apt/apt.conf" search --names-only "$1" | sort -V | tail -n 1 | cut -d' ' -f1
 }
 
 # A package of this machine's architecture, and all that it depends on.
 with_dependencies() {
-    apt-cache -c "$cross/apt.conf" depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
+    apt-cache -c "$cross/apt/apt.conf" depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
         --no-replaces --no-enhances "$@" | grep '^[a-z]' | sort -u
-}
-
-# Debian sid's rustc, run by its own dynamic linker, with its std for arm64.
-debian_rust() {
-    local root=$cross/root library
-    if [ ! -x "$cross/rustc" ]; then
-        debian_apt
-        # The compiler's version is in its name.
-        library=$(apt-cache -c "$cross/apt.conf" depends libstd-rust-dev | sed -n 's/.*Depends: \(libstd-rust-[0-9.]*\)$/\1/p')
-        unpack "$root" rustc $(with_dependencies "$library") libstd-rust-dev \
-            libstd-rust-dev:arm64/sid rust-src
-        printf '#!/bin/sh\nexec %s --library-path %s %s --sysroot %s "$@"\n' \
-            "$root/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" "$root/usr/lib/x86_64-linux-gnu" \
-            "$root/usr/bin/rustc" "$root/usr" >"$cross/rustc"
-        chmod +x "$cross/rustc"
-    fi
-    export RUSTC=$cross/rustc
-}
-
-has_std() { [ -d "$(rustc --print sysroot)/lib/rustlib/$1/lib" ]; }
-
-# needs PROGRAM PACKAGES
-needs() {
-    command -v "$1" >/dev/null && return
-    if [ "$(id -u)" = 0 ]; then
-        export DEBIAN_FRONTEND=noninteractive
-        local apt="apt-get -qq -y -o DPkg::Lock::Timeout=300"
-        { $apt update && $apt install --no-install-recommends $2; } >/dev/null || true
-        command -v "$1" >/dev/null && return
-    fi
-    echo "no $1; run as root: apt-get install $2" >&2
-    exit 1
-}
-
-aarch64_toolchain() {
-    needs aarch64-linux-gnu-gcc "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
-    has_std aarch64-unknown-linux-gnu || debian_rust
-    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-}
-
-aarch64() {
-    local target=aarch64-unknown-linux-gnu emulator="qemu-aarch64-static -L /usr/aarch64-linux-gnu"
-    needs qemu-aarch64-static qemu-user-static
-    aarch64_toolchain
-    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$emulator RSALLOC_TEST_RUNNER=$emulator
-    # What qemu-user does not emulate is left out by name. `oom` and `promises` need the feature `faults`.
-    cat <<'LEFT_OUT'
-SKIPPED: children (clone(CLONE_VM) copies the memory in qemu-user)
-SKIPPED: damaged, free_pages_at_the_end_are_not_mapped_again (qemu-user does not keep limits of address space)
-SKIPPED: old_mmap (qemu-user has no seccomp)
-SKIPPED: only_objects_that_grew_large_get_huge_pages, sparse (qemu-user's smaps has no flags)
-LEFT_OUT
-    local tests=() name
-    for name in alloc-core/tests/*.rs; do
-        name=$(basename "$name" .rs)
-        case $name in
-        children | damaged | old_mmap | oom | promises | sparse) ;;
-        *) tests+=(--test "$name") ;;
-        esac
-    done
-    # Tests that want sections are for guests: qemu-user has no rseq.
-    cargo test --target $target --package rsalloc-core --lib
-    cargo test --target $target --package rsalloc-core --features portable --no-fail-fast "${tests[@]}" -- \
-        --skip free_pages_at_the_end_are_not_mapped_again --skip only_objects_that_grew_large_get_huge_pages
-    cargo build --target $target --package rsalloc-preload --release
-    local library=$CARGO_TARGET_DIR/$target/release/librsalloc_preload.so
-    aarch64-linux-gnu-gcc -O1 -pthread -o "$cross/threads" -x c - <<'C'
-#include <dlfcn.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-static void *run(void *from) {
-    void *objects[1000];
-    for (int round = 0; round < 100; round++) {
-        for (int i = 0; i < 1000; i++) *(void **)(objects[i] = malloc(8 + i * 7)) = from;
-        for (int i = 0; i < 1000; i++) { if (*(void **)objects[i] != from) abort(); free(objects[i]); }
-    }
-    return from;
-}
-int main(void) {
-    pthread_t threads[4];
-    for (int i = 0; i < 4; i++) pthread_create(&threads[i], 0, run, &threads[i]);
-    for (int i = 0; i < 4; i++) pthread_join(threads[i], 0);
-    int (*check)(void) = (int (*)(void))dlsym(RTLD_DEFAULT, "rsalloc_check");
-    if (!check || check()) return 1;
-    puts("librsalloc.so: 4 threads, the heap is sound");
-    return 0;
-}
-C
-    $emulator -E RSALLOC_CONF=verbose:1 -E LD_PRELOAD="$library" "$cross/threads"
 }
 
 # The most instructions that the hot path of each function with a section may execute on aarch64.
@@ -209,7 +100,7 @@ PAGE
 # Every descriptor must belong to a function of the table: as many, and each named function has one.
 golden() {
     local library=$CARGO_TARGET_DIR/aarch64-unknown-linux-gnu/release/librsalloc_preload.so table count
-    aarch64_toolchain
+    toolchain aarch64
     cargo build --quiet --target aarch64-unknown-linux-gnu --package rsalloc-preload --release
     table=$({ golden_limits; echo ---; aarch64-linux-gnu-objdump -d --demangle=rust --no-show-raw-insn "$library"; } | awk -f xtask/guest/golden.awk)
     echo "$table"
@@ -298,7 +189,7 @@ guest() {
     local target=aarch64-unknown-linux-gnu library programs failed=0 name
     needs qemu-system-aarch64 qemu-system-arm
     needs cpio cpio
-    aarch64_toolchain
+    toolchain aarch64
     cargo build --quiet --target $target --package rsalloc-preload --release
     library=$cross/librsalloc.so
     cp "$CARGO_TARGET_DIR/$target/release/librsalloc_preload.so" "$library"
@@ -327,13 +218,27 @@ guest() {
     return $failed
 }
 
+# clippy [PACKAGE..]: what no other gate has it read, the folders of the architecture. Debian's clippy-driver where its rustc is taken.
+clippy() {
+    local packages
+    packages=$(printf -- '--package %s ' ${*:-rsalloc-core rsalloc-preload rsalloc-cli})
+    toolchain aarch64
+    if [ -z "${RUSTC-}" ]; then
+        cargo clippy --quiet --target aarch64-unknown-linux-gnu $packages -- -D warnings
+    else
+        # As cargo clippy runs it: of these packages only, with its arguments in one word.
+        RUSTC_WORKSPACE_WRAPPER=$cross/clippy-driver CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__ CARGO_TARGET_DIR=$CARGO_TARGET_DIR/clippy \
+            cargo check --quiet --target aarch64-unknown-linux-gnu $packages
+    fi
+}
+
 # One after the other: a command that fails ends the script.
 gate() {
     golden
+    # The command has 150 dependencies, which take minutes.
+    clippy rsalloc-core rsalloc-preload
     guest quick
 }
-
-. xtask/guest/debian.sh
 
 windows() {
     local target=x86_64-pc-windows-gnu std=()
@@ -362,8 +267,9 @@ R
 }
 
 case ${1-} in
-aarch64 | gate | windows) "$1" ;;
+gate | windows) "$1" ;;
+aarch64 | riscv64 | s390x | ppc64le) user "$1" ;;
 compiler) debian_rust ;;
-guest | golden | suite) "$@" ;;
-*) echo "usage: xtask/cross.sh aarch64 | gate | guest [quick|all [TEST..]] | suite [KERNEL [SUITE [PART..]]] | golden [write] | windows | compiler" >&2 && exit 2 ;;
+clippy | guest | golden | suite) "$@" ;;
+*) echo "usage: xtask/cross.sh aarch64 | riscv64 | s390x | ppc64le | clippy [PACKAGE..] | gate | guest [quick|all [TEST..]] | suite [KERNEL [SUITE [PART..]]] | golden [write] | windows | compiler" >&2 && exit 2 ;;
 esac

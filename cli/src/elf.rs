@@ -50,6 +50,14 @@ fn kind_of(bytes: &[u8]) -> Kind {
 const MACHINE: u16 = elf::EM_X86_64;
 #[cfg(target_arch = "aarch64")]
 const MACHINE: u16 = elf::EM_AARCH64;
+#[cfg(target_arch = "riscv64")]
+const MACHINE: u16 = elf::EM_RISCV;
+#[cfg(target_arch = "s390x")]
+const MACHINE: u16 = elf::EM_S390;
+#[cfg(target_arch = "powerpc64")]
+const MACHINE: u16 = elf::EM_PPC64;
+#[cfg(target_arch = "loongarch64")]
+const MACHINE: u16 = elf::EM_LOONGARCH;
 
 /// Why the library at `path` is not the one that has such a mark; none if it is.
 pub fn why_not(path: &Path, mark: Mark) -> Option<&'static str> {

@@ -9,7 +9,7 @@ debian_root() {
     rm -rf "$folder.new" "$folder.debs"
     mkdir -p "$folder.debs/partial" "$folder.new"/usr/{bin,sbin,lib} "$folder.new"/{proc,sys,dev,tmp,root,etc}
     for link in bin sbin lib; do ln -s "usr/$link" "$folder.new/$link"; done
-    apt-get -qq -y -c "$cross/apt.conf" -o APT::Architecture=arm64 -o Dir::Cache::archives="$folder.debs" -t "$suite" \
+    apt-get -qq -y -c "$cross/apt/apt.conf" -o APT::Architecture=arm64 -o Dir::Cache::archives="$folder.debs" -t "$suite" \
         --no-install-recommends --download-only install "$@" >"$folder.log" 2>&1 ||
         { cat "$folder.log" >&2; echo "cannot fetch Debian's $* of $suite for arm64" >&2; exit 1; }
     for package in "$folder.debs"/*.deb; do

@@ -256,14 +256,16 @@ mod tests {
         assert_eq!(refused(&good, address + 8), Refused::NoBlock, "a copy");
         assert_eq!(refused(&good[1..], address), Refused::NoBlock);
         assert_eq!(refused(&good[..good.len() - 1], address), Refused::Damaged);
-        let broken = |at: usize| {
+        let broken = |at: usize, bit: u32| {
             let mut bytes = good.clone();
-            bytes[at] ^= 0x40;
+            let half: &mut [u8; 4] = bytes[at..].first_chunk_mut().unwrap();
+            *half = (u32::from_ne_bytes(*half) ^ bit).to_ne_bytes();
             refused(&bytes, address)
         };
-        assert_eq!(broken(0), Refused::NoBlock);
-        assert_eq!(broken(8), Refused::OtherVersion(VERSION ^ 0x40));
-        assert_eq!(broken(14), Refused::Damaged, "longer than it is");
-        assert_eq!(broken(core::mem::offset_of!(Block, report)), Refused::Damaged, "no such mode");
+        assert_eq!(broken(0, 0x40), Refused::NoBlock);
+        assert_eq!(broken(8, 0x40), Refused::OtherVersion(VERSION ^ 0x40));
+        assert_eq!(broken(12, 1 << 22), Refused::Damaged, "longer than it is");
+        let mode = core::mem::offset_of!(Block, report);
+        assert_eq!(broken(mode, 0x40), Refused::Damaged, "no such mode");
     }
 }

@@ -45,7 +45,8 @@ fn is_trusted() -> bool {
     // SAFETY: takes the whole structure.
     let result =
         unsafe { syscall(libc::SYS_uname as usize, [&raw mut names as usize, 0, 0, 0, 0, 0]) };
-    let release = names.release.map(|byte| byte as u8);
+    // C's characters have a sign or none.
+    let release = names.release.map(|byte| byte.to_ne_bytes()[0]);
     result == 0 && is_before_6_19(&release)
 }
 

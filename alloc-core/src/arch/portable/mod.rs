@@ -28,7 +28,11 @@ pub const SANITIZED_ADDRESSES: core::ops::Range<usize> = 0..usize::MAX;
 /// # Safety
 /// 1. The call's own contract.
 #[inline]
-pub unsafe fn syscall(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
+pub unsafe fn syscall(number: usize, args: [usize; 6]) -> isize {
+    let on_stack = (&raw const args).addr();
+    // On s390x the call takes a pointer to its arguments (sys_old_mmap in arch/s390/kernel/syscall.c).
+    let is_by_pointer = cfg!(target_arch = "s390x") && number == libc::SYS_mmap as usize;
+    let [a, b, c, d, e, f] = if is_by_pointer { [on_stack, 0, 0, 0, 0, 0] } else { args };
     // SAFETY: libc's thread-local, valid in every thread.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.

@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn tables_are_read_inside_of_their_module_only() {
         const COMMON: [u8; 16] =
-            [12, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0x78, Registers::PC as u8, 0x0c, 7, 8];
+            [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0x78, Registers::PC as u8, 0x0c, 7, 8];
         const DESCRIPTION: usize = COMMON.len();
         const HEADER: usize = DESCRIPTION + 24;
         let mut bytes = [0u8; HEADER + 20];
@@ -336,11 +336,13 @@ mod tests {
         let code = first + HEADER;
         let mut write = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
         write(0, &COMMON);
+        write(0, &12u32.to_ne_bytes());
         write(DESCRIPTION, &20u32.to_ne_bytes());
         write(DESCRIPTION + 4, &(DESCRIPTION as u32 + 4).to_ne_bytes());
         write(DESCRIPTION + 8, &code.to_ne_bytes());
         write(DESCRIPTION + 16, &16usize.to_ne_bytes());
-        write(HEADER, &[1, 0x1b, 0x03, 0x3b, 0, 0, 0, 0, 1]);
+        write(HEADER, &[1, 0x1b, 0x03, 0x3b]);
+        write(HEADER + 8, &1u32.to_ne_bytes());
         write(HEADER + 16, &(DESCRIPTION as i32 - HEADER as i32).to_ne_bytes());
         // SAFETY: zeroes are a valid one.
         let mut run: Run = unsafe { core::mem::zeroed() };
