@@ -6,8 +6,9 @@
 //! twice.
 
 use super::Place;
+use super::calls::ptrace_get;
 use super::sequence;
-use super::tracee::{Tracee, Unusable, ptrace_get};
+use super::tracee::{Tracee, Unusable};
 use anyhow::Result;
 
 /// struct user_pt_regs (arch/arm64/include/uapi/asm/ptrace.h).
@@ -115,6 +116,11 @@ impl Saved {
             None => put_set(tid, NT_PRFPREG, &mut self.floating.clone())?,
         }
         set_general(tid, &mut self.registers.clone())
+    }
+
+    /// Whether the thread is in a call whose time the kernel keeps.
+    pub fn is_in_timed_call(&self) -> bool {
+        self.restarts
     }
 
     /// The kernel may have lost how long a sleep was to go on: system calls of the command have been interrupted.

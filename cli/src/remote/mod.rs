@@ -3,12 +3,13 @@
 //! Promises: the thread's registers, its signal mask and a system call that it sleeps in are as before; signals that come
 //! meanwhile are delivered afterwards; a process that was stopped (SIGSTOP) stays stopped. The thread's stack is not used. A
 //! thread inside a restartable sequence, of whichever library, goes on at the sequence's abort handler, as if it had been
-//! preempted. If this command ends at any moment, even by SIGKILL, the thread finishes by itself; then the only trace is that a
-//! sleep or poll that it was in may return EINTR.
+//! preempted. If this command ends at any moment, even by SIGKILL, or is held up for some 100 ms, the thread finishes by itself; then the
+//! only trace is that a sleep or poll that it was in returns EINTR. Unless it is dead, the command says so.
 //!
 //! A thread that does not stop (it is in uninterruptible sleep, or waits for its child of vfork) or must not be used (see
 //! [`tracee::Tracee::begin`]) is left alone, and another is taken.
 
+mod calls;
 #[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
 #[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), path = "unknown.rs")]

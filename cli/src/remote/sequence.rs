@@ -1,6 +1,7 @@
 //! Whether a stopped thread is inside a restartable sequence, and where it goes on then.
 
-use super::tracee::{Tracee, ptrace};
+use super::calls::ptrace;
+use super::tracee::Tracee;
 use anyhow::Result;
 
 const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;

@@ -1,5 +1,6 @@
 //! A thread of another process, under ptrace(2).
 
+use super::calls::{ptrace, ptrace_get};
 use super::registers::{self, Saved};
 use super::{FINISH_LIMIT, Place, RUNNABLE_STOP_LIMIT, STOP_LIMIT};
 use anyhow::{Result, bail};
@@ -238,11 +239,11 @@ impl Tracee {
                 None => {}
                 Some(Event::HasEnded) => bail!("process {pid} ended meanwhile"),
                 Some(Event::Stopped | Event::AtSystemCall) => {
-                    saved.forget_restart();
+                    self.forget_restart(&mut saved);
                     self.go_on(0);
                 }
                 Some(Event::Signal(signal)) if self.catches(signal) => {
-                    saved.forget_restart();
+                    self.forget_restart(&mut saved);
                     self.go_on(signal);
                 }
                 Some(Event::Signal(signal)) => {
@@ -268,10 +269,19 @@ impl Tracee {
         match self.stop() {
             // Else it has gone on by itself.
             Ok(()) if registers::is_at_command(self.tid, place)? => self.restore(place, &saved)?,
+            Ok(()) if saved.is_in_timed_call() => say_ended(pid, "this command was held up"),
             Ok(()) | Err(Unusable::HasEnded) => {}
             Err(why) => bail!("process {pid}: {why}"),
         }
         Ok(isize::from_ne_bytes(answer))
+    }
+
+    /// The command's own system calls were interrupted.
+    fn forget_restart(&self, saved: &mut Saved) {
+        if saved.is_in_timed_call() {
+            say_ended(self.pid, "the process was stopped");
+        }
+        saved.forget_restart();
     }
 
     /// Has the thread go on where it was: last of all by its registers, without which it finishes alone.
@@ -375,32 +385,7 @@ impl Tracee {
     }
 }
 
-/// ptrace(2) with plain words.
-pub(super) fn ptrace(
-    request: libc::c_uint,
-    tid: i32,
-    address: usize,
-    data: usize,
-) -> Result<usize, Error> {
-    // SAFETY: requests with words, or whose memory `ptrace_get` lends, change no memory of this process.
-    match unsafe { libc::ptrace(request, tid, address as *mut c_void, data as *mut c_void) } {
-        -1 => Err(Error::last_os_error()),
-        done => Ok(done as usize),
-    }
-}
-
-/// ptrace(2) with a value that the kernel reads or fills.
-pub(super) fn ptrace_get<T>(
-    request: libc::c_uint,
-    tid: i32,
-    address: usize,
-    value: &mut T,
-) -> Result<()> {
-    match ptrace(request, tid, address, (&raw mut *value) as usize) {
-        Ok(_) => Ok(()),
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
-            bail!("thread {tid} ended while it was stopped")
-        }
-        Err(error) => bail!("cannot trace thread {tid}: {error}"),
-    }
+/// A sleep cannot go on where it was: the thread waited as long as it does for a command that may be dead, or the kernel has forgotten.
+fn say_ended(pid: u32, why: &str) {
+    eprintln!("rsalloc: {why}: a sleep of a thread of process {pid} ends with EINTR");
 }

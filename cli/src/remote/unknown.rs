@@ -17,6 +17,10 @@ impl Saved {
         bail!(NOT_HERE)
     }
 
+    pub fn is_in_timed_call(&self) -> bool {
+        false
+    }
+
     pub fn frame(&self, _place: &Place) -> Vec<u8> {
         Vec::new()
     }

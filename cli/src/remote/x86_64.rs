@@ -1,8 +1,9 @@
 //! The registers of a thread on x86-64, and the frame by which it can restore them itself.
 
 use super::Place;
+use super::calls::ptrace_get;
 use super::sequence;
-use super::tracee::{Tracee, Unusable, ptrace_get};
+use super::tracee::{Tracee, Unusable};
 use anyhow::Result;
 use libc::user_regs_struct;
 use std::arch::x86_64::__cpuid_count;
@@ -86,9 +87,14 @@ impl Saved {
         ptrace_get(libc::PTRACE_SETREGS, tid, 0, &mut self.registers.clone())
     }
 
+    /// Whether the thread is in a call whose time the kernel keeps.
+    pub fn is_in_timed_call(&self) -> bool {
+        self.registers.rax as i64 == ERESTART_RESTARTBLOCK && self.is_in_system_call()
+    }
+
     /// The kernel may have lost how long a sleep was to go on: system calls of the command have been interrupted.
     pub fn forget_restart(&mut self) {
-        if self.registers.rax as i64 == ERESTART_RESTARTBLOCK && self.is_in_system_call() {
+        if self.is_in_timed_call() {
             self.registers.rax = i64::from(-libc::EINTR) as u64;
         }
     }
