@@ -54,6 +54,7 @@ golden_limits() {
     cat <<'LIMITS'
 malloc 23
 __libc_malloc 23
+rsalloc_own_malloc 23
 _Znwm 23
 rsalloc_new_nothrow 23
 rsalloc_core::allocate_aligned 25

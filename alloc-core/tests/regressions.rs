@@ -165,6 +165,20 @@ fn an_empty_object_at_a_large_alignment_is_freed_by_its_layout() {
 
 /// A reallocation left objects in classes that are aligned less than what they were freed as, so that the
 /// cache of 1024 bytes gave out an address that was no multiple of 1024.
+/// Rounded up to the alignment such a size is 0, which has a class, whose objects are at hand.
+#[test]
+fn a_size_that_wraps_when_it_is_rounded_up_is_refused() {
+    let small = rsalloc_core::allocate(1);
+    // SAFETY: it was just allocated.
+    unsafe { rsalloc_core::free(small) };
+    for align in (4..=16).map(|shift| 1_usize << shift) {
+        for below in [0, 1, align / 2, align - 2] {
+            let object = rsalloc_core::allocate_aligned(usize::MAX - below, align);
+            assert!(object.is_null(), "{align}: {below}");
+        }
+    }
+}
+
 #[test]
 fn reallocated_objects_have_the_alignment_they_are_freed_with() {
     use operations::{Op::*, replay};

@@ -13,6 +13,10 @@ use core::ffi::c_void;
 
 rsalloc_core::c_malloc!(malloc);
 rsalloc_core::c_malloc!(__libc_malloc);
+rsalloc_core::c_malloc! {
+    /// [`malloc`] for functions of this library, which a program's own `malloc` does not replace.
+    local rsalloc_own_malloc, rsalloc_core::internals::engine::slow::malloc
+}
 rsalloc_core::c_calloc!(calloc);
 rsalloc_core::c_calloc!(__libc_calloc);
 rsalloc_core::c_free!(free);
@@ -76,14 +80,27 @@ pub unsafe extern "C" fn malloc_usable_size(ptr: *mut c_void) -> usize {
 /// 1. `ptr` is null or a live object.
 #[inline]
 unsafe fn resize(ptr: *mut u8, size: usize) -> *mut u8 {
-    if size == 0 && !ptr.is_null() {
-        // SAFETY: duty 1.
-        errno::keeping(|| unsafe { rsalloc_core::free(ptr) });
-        return core::ptr::null_mut();
+    if ptr.is_null() {
+        // Interpreters allocate by realloc(3) only (lua).
+        return rsalloc_own_malloc(size);
     }
-    if size > OBJECT_MAX {
-        return errno::null_with(libc::ENOMEM);
+    if size == 0 || size > OBJECT_MAX {
+        // SAFETY: duty 1.
+        return unsafe { free_or_refuse(ptr, size) };
     }
     // SAFETY: duty 1.
     errno::null_is_enomem(unsafe { rsalloc_core::reallocate(ptr, size) })
+}
+
+/// # Safety
+/// 1. `ptr` is a live object.
+#[cold]
+#[inline(never)]
+unsafe fn free_or_refuse(ptr: *mut u8, size: usize) -> *mut u8 {
+    if size != 0 {
+        return errno::null_with(libc::ENOMEM);
+    }
+    // SAFETY: duty 1.
+    errno::keeping(|| unsafe { rsalloc_core::free(ptr) });
+    core::ptr::null_mut()
 }

@@ -13,6 +13,7 @@ reading_limits { names[++count] = $1; limit[$1] = $2; next }
     sub(/^rsalloc_core::arch::selected::counted/, "rsalloc_core", name)
     sub(/^rsalloc_core::arch::selected::/, "", name)
     sub(/^rsalloc_core::engine::api::/, "rsalloc_core::", name)
+    sub(/^rsalloc_preload::c_abi::/, "", name)
     start[name] = hex($1)
     next
 }

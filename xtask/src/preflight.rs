@@ -4,6 +4,7 @@
 //! verdict, and that the exit code is 0 only if all of them passed.
 
 use anyhow::{Context, ensure};
+use nix::sys::statvfs::statvfs;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -27,6 +28,9 @@ const PACKAGES: &[&str] = &["g++", "chromium"];
 /// A gate that takes longer than this hangs. All of them together have 30 minutes.
 const MINUTES_EACH: u64 = 20;
 
+/// What all gates' builds take on the disk, in GiB, and a third more.
+const DISK_GIB: u64 = 20;
+
 /// Lines of a failed gate's log that are shown.
 const TAIL: usize = 40;
 
@@ -38,6 +42,10 @@ pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
     }
     if arguments.ci {
         tools::apt_install(PACKAGES)?;
+    }
+    if arguments.only.is_empty() {
+        let disk = statvfs(tools::root()).context("how much space is there?")?;
+        suffices(disk.blocks_available() * disk.fragment_size())?;
     }
     let only = &arguments.only;
     let gates = GATES.iter().filter(|gate| only.is_empty() || only.iter().any(|n| n == gate.name));
@@ -57,6 +65,16 @@ pub fn main(arguments: &Arguments) -> anyhow::Result<()> {
     if failed > 0 {
         std::process::exit(1); // Without an error's text: the summary is the last line.
     }
+    Ok(())
+}
+
+/// An error if the gates' builds need more than the `free` bytes of the disk.
+fn suffices(free: u64) -> anyhow::Result<()> {
+    ensure!(
+        free >> 30 >= DISK_GIB,
+        "{} GiB are free on this disk, and the gates' builds need {DISK_GIB}: free some, or choose gates with --only",
+        free >> 30
+    );
     Ok(())
 }
 
@@ -117,6 +135,13 @@ mod tests {
     fn a_gate_passes_and_fails_with_its_command() {
         assert!(runs(Tool::Cargo, &["--version"]));
         assert!(!runs(Tool::Cargo, &["no-such-command"]));
+    }
+
+    #[test]
+    fn a_full_disk_is_told_before_the_first_gate() {
+        assert!(suffices(DISK_GIB << 30).is_ok());
+        let told = suffices((DISK_GIB << 30) - 1).unwrap_err().to_string();
+        assert!(told.starts_with(&format!("{} GiB are free", DISK_GIB - 1)), "{told}");
     }
 
     /// A gate that names a command which is gone would fail only in CI.

@@ -46,6 +46,7 @@
 //! | macro | function |
 //! |---|---|
 //! | `c_malloc!(name[, slow])` | `extern "C" fn(size) -> *mut u8` |
+//! | `c_malloc!(local name, slow)` | the same, not exported by name |
 //! | `c_calloc!(name)` | `extern "C" fn(count, size) -> *mut u8` |
 //! | `c_posix_memalign!(name, slow)` | `unsafe extern "C" fn(out, align, size) -> i32` |
 //! | `c_free!(name)` | `unsafe extern "C" fn(ptr)` |

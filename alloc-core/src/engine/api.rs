@@ -4,7 +4,7 @@
 //! [`slow`](super::slow).
 
 use super::request::Request;
-use super::{fit, hardened, init, large, plain, sampled, settings};
+use super::{fit, hardened, init, large, plain, sampled, settings, slow};
 use crate::canary;
 use crate::config::{Key, Origin};
 use crate::cpu_cache::drain;
@@ -146,6 +146,17 @@ fn usable_size_slow(address: usize, class: Class) -> usize {
 /// 1. `ptr` is null or a live object of this allocator.
 #[inline]
 pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
+    if fit::shows_that_it_stays(ptr, size) && !sampled::watches_resizes() {
+        return ptr;
+    }
+    // SAFETY: duty 1.
+    unsafe { reallocate_slow(ptr, size) }
+}
+
+/// # Safety
+/// 1. `ptr` is null or a live object of this allocator.
+#[inline(never)]
+unsafe fn reallocate_slow(ptr: *mut u8, size: usize) -> *mut u8 {
     match NonNull::new(ptr) {
         // SAFETY: duty 1.
         Some(ptr) if fit::may_stay(ptr.as_ptr(), size) => unsafe {
@@ -167,9 +178,12 @@ pub unsafe fn reallocate_sized(
     align: usize,
     size: usize,
 ) -> *mut u8 {
-    let named = Some(Request::new(old_size, align));
+    let resolve = |size| match align {
+        0..=8 => Request::with_class(slow::small_class_of(size), size, align),
+        _ => Request::new(size, align),
+    };
     // SAFETY: duty 1.
-    unsafe { super::resize(NonNull::new_unchecked(ptr), named, Request::new(size, align)) }
+    unsafe { super::resize(NonNull::new_unchecked(ptr), Some(resolve(old_size)), resolve(size)) }
 }
 
 /// Sets how many bytes of free pages may stay resident at least: the setting `dirty`. Returns whether it was set;

@@ -16,8 +16,19 @@ const _: () = assert!(CLASSES <= 128);
 /// Whether the object at `ptr` serves `size` as it is.
 #[inline]
 pub(super) fn may_stay(ptr: *const u8, size: usize) -> bool {
+    serves(page_map::class_at(ptr as usize), size)
+}
+
+/// As [`may_stay`], but false for null and every address outside the page-map range, which needs no call.
+#[inline]
+pub(super) fn shows_that_it_stays(ptr: *const u8, size: usize) -> bool {
+    serves(page_map::class_in_page_map(ptr as usize), size)
+}
+
+#[inline]
+fn serves(class: Class, size: usize) -> bool {
     // Ordering: Relaxed, filled by init before any object exists.
-    let sizes = IN_PLACE[page_map::class_at(ptr as usize)].load(Ordering::Relaxed) as usize;
+    let sizes = IN_PLACE[class % IN_PLACE.len()].load(Ordering::Relaxed) as usize;
     size.wrapping_sub(sizes & u32::MAX as usize) < sizes >> 32
 }
 

@@ -71,10 +71,16 @@ pub fn count_and_alloc(size: usize, align: usize) -> *mut u8 {
 /// allocation of the new size and a free of the old one, so a sample does not stay, and one may have to be taken.
 #[inline]
 pub fn allocate_elsewhere(address: usize, request: Request) -> Option<*mut u8> {
-    match profile::is_on() || profile::live() != 0 {
+    match watches_resizes() {
         false => None,
         true => allocate_elsewhere_slow(address, request),
     }
+}
+
+/// Whether an object that could stay where it is may have to move.
+#[inline]
+pub fn watches_resizes() -> bool {
+    profile::is_on() || profile::live() != 0
 }
 
 #[cold]

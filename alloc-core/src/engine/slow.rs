@@ -218,7 +218,7 @@ fn shown_class_of(size: usize) -> Class {
 
 /// As `class_of`, by tables; 0 for larger sizes, and before they are filled.
 #[inline(always)]
-fn small_class_of(size: usize) -> Class {
+pub(super) fn small_class_of(size: usize) -> Class {
     class_by(&HOT.kept_tiny, &HOT.kept_medium, size)
 }
 

@@ -26,6 +26,7 @@ pub struct Arguments {
 const LIMITS: &[(&str, usize)] = &[
     ("malloc", 18),
     ("__libc_malloc", 18),
+    ("rsalloc_own_malloc", 18),
     ("_Znwm", 18),
     ("rsalloc_new_nothrow", 18),
     ("rsalloc_core::allocate_aligned", 18),

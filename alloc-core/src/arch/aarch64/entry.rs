@@ -5,20 +5,22 @@
 //! Whatever is not the plain case leaves by a jump to the slow path in `engine::slow` or the front, with the
 //! arguments still in their registers; an abort does so too: an entry never retries.
 //!
-//! Registers: x0, x1, x2 arguments (an aligned size of 0 becomes 1); x9 `HOT`; x10 the class; x11 the descriptor; x12 the
+//! Registers: x0, x1, x2 arguments; x9 `HOT`; x10 the class; x11 the descriptor; x12 the
 //! rseq area; x13 the index, then the head of the class; x14 region; x15 the object, or the end. x16 and x17 are the
 //! linker's (veneers), x18 the platform's.
 
 /// Defines the hot path of `malloc(size)`, or of a function like it that has a slow path of its own:
-/// `c_malloc!(name, slow)`, where `slow` takes the same argument and does all that `malloc` might.
+/// `c_malloc!(name, slow)`, where `slow` takes the same argument and does all that `malloc` might. `local name` is not exported.
 #[macro_export]
 macro_rules! c_malloc {
     ($(#[$meta:meta])* $name:ident) => {
         $crate::c_malloc! { $(#[$meta])* $name, $crate::internals::engine::slow::malloc }
     };
     ($(#[$meta:meta])* $name:ident, $slow:path) => {
+        $crate::c_malloc! { $(#[$meta])* #[unsafe(no_mangle)] local $name, $slow }
+    };
+    ($(#[$meta:meta])* local $name:ident, $slow:path) => {
         $(#[$meta])*
-        #[unsafe(no_mangle)]
         #[unsafe(naked)]
         pub extern "C" fn $name(size: usize) -> *mut u8 {
             ::core::arch::naked_asm!(
@@ -163,15 +165,13 @@ macro_rules! rust_alloc {
                 $crate::__rsalloc_text!(pop),
                 "mov x0, x15",
                 "ret",
-                // Rounded up to a multiple of the alignment, a size has a class of that alignment.
-                "61: cmp x0, #1",
-                "csinc x0, x0, xzr, hs", // 0 counts as 1
-                "add x11, x0, x1",
+                // Rounded up to a multiple of the alignment, a size has a class of that alignment. The multiple is
+                // 0 for a size of 0, and for one so near the end of the address space that the sum wraps.
+                "61: add x11, x0, x1",
                 "sub x11, x11, #1",
                 "neg x13, x1",
-                "and x11, x11, x13",
-                "cmp x11, x0", // a size near the end of the address space wraps
-                "b.lo 40f",
+                "ands x11, x11, x13",
+                "b.eq 40f",
                 "cmp x11, {tiny_max}",
                 "b.hi 63f",
                 $crate::__rsalloc_text!(tiny "x11"),

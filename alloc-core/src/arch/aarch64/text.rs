@@ -121,12 +121,11 @@ macro_rules! __rsalloc_text {
     // As in `rust_alloc`: the size rounded up to a multiple of the alignment gives the class.
     (large_align) => {
         concat!(
-            "61: cmp x1, #1\n",
-            "csinc x1, x1, xzr, hs\n", // 0 counts as 1
-            "add x11, x1, x2\n",
+            "61: add x11, x1, x2\n",
             "sub x11, x11, #1\n",
             "neg x13, x2\n",
-            "and x11, x11, x13\n",
+            "ands x11, x11, x13\n",
+            "b.eq 40f\n", // the size is 0
             "cmp x11, {tiny_max}\n",
             "b.hi 63f\n",
             $crate::__rsalloc_text!(tiny "x11"),

@@ -4,15 +4,18 @@ use crate::arch::{DlAddr, DlOpen, FindObject, Sanitizers};
 use crate::atomic::{AtomicU8, Ordering};
 use core::arch::asm;
 
-/// The address of a symbol, 0 if it is absent.
+/// The address of a symbol, 0 if it is absent. By `.weakref`, which leaves a symbol alone that the same image defines:
+/// librsalloc.so has one of these.
 macro_rules! weak {
     ($name:literal) => {{
         let address: usize;
         // SAFETY: loads a GOT entry, which is null when the symbol is absent.
         unsafe {
-            asm!(concat!(".weak ", $name),
-                concat!("adrp {0}, :got:", $name),
-                concat!("ldr {0}, [{0}, :got_lo12:", $name, "]"),
+            asm!(concat!(".ifndef rsalloc_weak_", $name),
+                concat!(".weakref rsalloc_weak_", $name, ", ", $name),
+                ".endif",
+                concat!("adrp {0}, :got:rsalloc_weak_", $name),
+                concat!("ldr {0}, [{0}, :got_lo12:rsalloc_weak_", $name, "]"),
                 out(reg) address, options(nostack, preserves_flags));
         }
         address

@@ -7,8 +7,10 @@ macro_rules! c_malloc {
         $crate::c_malloc! { $(#[$meta])* $name, $crate::internals::engine::slow::malloc }
     };
     ($(#[$meta:meta])* $name:ident, $slow:path) => {
+        $crate::c_malloc! { $(#[$meta])* #[unsafe(no_mangle)] local $name, $slow }
+    };
+    ($(#[$meta:meta])* local $name:ident, $slow:path) => {
         $(#[$meta])*
-        #[unsafe(no_mangle)]
         pub extern "C" fn $name(size: usize) -> *mut u8 {
             $slow(size)
         }

@@ -5,19 +5,21 @@
 //! Whatever is not the plain case leaves by a jump to the slow path in `engine::slow` or the front, with the
 //! arguments still in their registers; an abort does so too: an entry never retries.
 //!
-//! Registers: rdi, rsi, rdx arguments (an aligned size of 0 becomes 1); r8 the class; r9 rseq area, r10 descriptor,
+//! Registers: rdi, rsi, rdx arguments; r8 the class; r9 rseq area, r10 descriptor,
 //! then a pop's top, r11 `HOT`; rax index, then a push's top, or the result; rcx region.
 
 /// Defines the hot path of `malloc(size)`, or of a function like it that has a slow path of its own:
-/// `c_malloc!(name, slow)`, where `slow` takes the same argument and does all that `malloc` might.
+/// `c_malloc!(name, slow)`, where `slow` takes the same argument and does all that `malloc` might. `local name` is not exported.
 #[macro_export]
 macro_rules! c_malloc {
     ($(#[$meta:meta])* $name:ident) => {
         $crate::c_malloc! { $(#[$meta])* $name, $crate::internals::engine::slow::malloc }
     };
     ($(#[$meta:meta])* $name:ident, $slow:path) => {
+        $crate::c_malloc! { $(#[$meta])* #[unsafe(no_mangle)] local $name, $slow }
+    };
+    ($(#[$meta:meta])* local $name:ident, $slow:path) => {
         $(#[$meta])*
-        #[unsafe(no_mangle)]
         #[unsafe(naked)]
         pub extern "C" fn $name(size: usize) -> *mut u8 {
             ::core::arch::naked_asm!(
@@ -164,15 +166,13 @@ macro_rules! rust_alloc {
                 $crate::__rsalloc_text!(cpu_id),
                 $crate::__rsalloc_text!(pop),
                 "ret",
-                // Rounded up to a multiple of the alignment, a size has a class of that alignment.
-                "61: cmp rdi, 1",
-                "adc rdi, 0",               // 0 counts as 1
-                "lea rax, [rdi + rsi - 1]",
+                // Rounded up to a multiple of the alignment, a size has a class of that alignment. The multiple is
+                // 0 for a size of 0, and for one so near the end of the address space that the sum wraps.
+                "61: lea rax, [rdi + rsi - 1]",
                 "mov rcx, rsi",
                 "neg rcx",
                 "and rax, rcx",
-                "cmp rax, rdi",             // a size near the end of the address space wraps
-                "jb 40f",
+                "jz 40f",
                 "lea r11, [rip + {hot}]",
                 "cmp rax, {tiny_max}",
                 "ja 63f",

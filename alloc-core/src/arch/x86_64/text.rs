@@ -98,12 +98,11 @@ macro_rules! __rsalloc_text {
     // As in `rust_alloc`: the size rounded up to a multiple of the alignment gives the class.
     (large_align) => {
         concat!(
-            "61: cmp rsi, 1\n",
-            "adc rsi, 0\n", // 0 counts as 1
-            "lea rax, [rsi + rdx - 1]\n",
+            "61: lea rax, [rsi + rdx - 1]\n",
             "mov rcx, rdx\n",
             "neg rcx\n",
             "and rax, rcx\n",
+            "jz 40f\n", // the size is 0
             "lea r11, [rip + {hot}]\n",
             "cmp rax, {tiny_max}\n",
             "ja 63f\n",

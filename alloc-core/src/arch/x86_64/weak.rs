@@ -4,14 +4,17 @@ use crate::arch::{DlAddr, DlOpen, FindObject, Sanitizers};
 use crate::atomic::{AtomicU8, Ordering};
 use core::arch::asm;
 
-/// The address of a symbol, 0 if it is absent.
+/// The address of a symbol, 0 if it is absent. By `.weakref`, which leaves a symbol alone that the same image defines:
+/// librsalloc.so has one of these.
 macro_rules! weak {
     ($name:literal) => {{
         let address: usize;
         // SAFETY: loads a GOT entry, which is null when the symbol is absent.
         unsafe {
-            asm!(concat!(".weak ", $name),
-                concat!("mov {}, qword ptr [rip + ", $name, "@GOTPCREL]"),
+            asm!(concat!(".ifndef rsalloc_weak_", $name),
+                concat!(".weakref rsalloc_weak_", $name, ", ", $name),
+                ".endif",
+                concat!("mov {}, qword ptr [rip + rsalloc_weak_", $name, "@GOTPCREL]"),
                 out(reg) address, options(nostack, preserves_flags));
         }
         address
