@@ -106,6 +106,7 @@ struct Calls {
     malloc: [Alloc; 4],
     calloc: [Alloc2; 2],
     aligned_alloc: Alloc2,
+    realloc: Alloc2,
     posix_memalign: PosixMemalign,
     free: [Free; 3],
     free_sized: [FreeSized; 2],
@@ -127,6 +128,7 @@ impl Calls {
                 ],
                 calloc: [find(c"calloc"), find(c"__libc_calloc")],
                 aligned_alloc: find(c"aligned_alloc"),
+                realloc: find(c"realloc"),
                 posix_memalign: find(c"posix_memalign"),
                 free: [find(c"free"), find(c"__libc_free"), find(c"_ZdlPv")],
                 free_sized: [find(c"free_sized"), find(c"_ZdlPvm")],
@@ -159,10 +161,11 @@ impl Calls {
 
     fn allocate(&self, turn: usize, size: usize) -> usize {
         let mut object = 0;
-        match turn % 8 {
+        match turn % 9 {
             way @ 0..4 => object = self.malloc[way](size),
             way @ 4..6 => object = self.calloc[way - 4](1, size),
-            6 => object = (self.aligned_alloc)([WORD, ALIGN][turn / 8 % 2], size),
+            6 => object = (self.aligned_alloc)([WORD, ALIGN][turn / 9 % 2], size),
+            7 => object = (self.realloc)(0, size),
             _ if (self.posix_memalign)(&mut object, ALIGN, size) != 0 => end(REFUSED),
             _ => {}
         }
