@@ -37,7 +37,7 @@ static unsigned long next_mark = 1;
 static void *(*new_)(size_t), *(*new_nothrow)(size_t, void *);
 static void (*delete_)(void *), (*delete_sized)(void *, size_t), (*free_sized_)(void *, size_t),
     (*free_aligned_sized_)(void *, size_t, size_t);
-static void *(*libc_malloc)(size_t), *(*libc_calloc)(size_t, size_t);
+static void *(*libc_malloc)(size_t), *(*libc_calloc)(size_t, size_t), *(*realloc_)(void *, size_t);
 static void (*libc_free)(void *);
 
 static void end(int code, const char *text) {
@@ -77,7 +77,7 @@ static void on_signal(int signal) {
 
 static void *allocate(int way) {
     void *object = 0;
-    switch (way % 9) {
+    switch (way % 10) {
     case 0: return malloc(size);
     case 1: return libc_malloc(size);
     case 2: return new_(size);
@@ -86,6 +86,7 @@ static void *allocate(int way) {
     case 5: return libc_calloc(1, size);
     case 6: return aligned_alloc(8, size);
     case 7: return aligned_alloc(16, size);
+    case 8: return realloc_(0, size);
     default: return posix_memalign(&object, 16, size) ? 0 : object;
     }
 }
@@ -113,6 +114,7 @@ static _Noreturn void victim(void) {
     new_ = find("_Znwm"), new_nothrow = find("_ZnwmRKSt9nothrow_t"), delete_ = find("_ZdlPv");
     delete_sized = find("_ZdlPvm"), free_sized_ = find("free_sized"), free_aligned_sized_ = find("free_aligned_sized");
     libc_malloc = find("__libc_malloc"), libc_calloc = find("__libc_calloc"), libc_free = find("__libc_free");
+    realloc_ = find("realloc"); // Not by its name: the compiler would call malloc.
     int (*check)(void) = find("rsalloc_check");
     struct mallinfo2 (*info)(void) = find("mallinfo2");
     signal(SIGUSR1, on_signal);
