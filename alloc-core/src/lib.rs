@@ -20,6 +20,9 @@ mod atomic;
 mod canary;
 #[forbid(unsafe_code)]
 mod check;
+#[cfg(test)]
+#[path = "../tests/support/child.rs"]
+mod child;
 #[forbid(unsafe_code)]
 mod config;
 #[cfg_attr(not(test), forbid(unsafe_code))]

@@ -1,10 +1,14 @@
 //! Biased shards in the child of a fork of a process with many of them: the forking thread keeps its own, those of the
 //! threads that are not there are free for new ones, and no two threads have the same.
 
+#[path = "support/child.rs"]
+#[allow(dead_code, reason = "shared by tests that use other parts of it")]
+mod child;
 #[path = "support/modes.rs"]
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod modes;
 
+use child::in_child;
 use modes::{in_modes, mode};
 use rsalloc_core::internals::cpu_cache::exclusive;
 use rsalloc_core::internals::cpu_cache::shard::leases;
@@ -59,23 +63,6 @@ fn work() {
         assert!(objects.iter().all(|object| !object.is_null()));
         // SAFETY: live.
         objects.into_iter().for_each(|object| unsafe { rsalloc_core::free(object) });
-    }
-}
-
-fn in_child(life: impl FnOnce()) {
-    // SAFETY: the child uses the engine, libc's heap and threads of its own.
-    match unsafe { libc::fork() } {
-        0 => {
-            life();
-            // SAFETY: ends the child without its parent's destructors.
-            unsafe { libc::_exit(0) };
-        }
-        child => {
-            let mut status = 0;
-            // SAFETY: our child.
-            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-            assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{status:#x}");
-        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! Out of memory at every call to the OS: for each n of a workload the n-th call fails, once or from then
 //! on for ever. Null is returned, nothing is lost, and everything works again afterwards.
 
+#[path = "support/child.rs"]
+#[allow(dead_code, reason = "a part of it is used here")]
+mod child;
+
 use rsalloc_core::internals::os::faults;
 use rsalloc_core::internals::page_heap::huge::HUGE;
 use rsalloc_core::internals::page_heap::{PAGE_HEAP, SpanRequest};
@@ -91,25 +95,20 @@ fn holds(object: *const u8, len: usize, byte: u8) -> bool {
 /// Runs `life` in a child whose engine has not started, where calls `first..=last` to the OS fail.
 fn in_child(first: u64, last: u64, life: fn() -> u64) -> u64 {
     let mut pipe = [0; 2];
-    // SAFETY: plain calls; the child ends here.
+    // SAFETY: a live array, then descriptors of this function's own.
     unsafe {
         assert_eq!(libc::pipe(pipe.as_mut_ptr()), 0);
-        let child = libc::fork();
-        assert!(child >= 0);
-        if child == 0 {
+        let is_whole = child::holds_in_child(|| {
             faults::refuse(first, last);
-            let outcome = std::panic::catch_unwind(life);
-            if let Ok(result) = outcome {
-                libc::write(pipe[1], (&raw const result).cast(), 8);
-            }
-            libc::_exit(i32::from(outcome.is_err()));
-        }
+            let result = life();
+            libc::write(pipe[1], (&raw const result).cast(), 8);
+            true
+        });
         libc::close(pipe[1]);
-        let (mut result, mut status) = (0, 0);
+        let mut result = 0;
         libc::read(pipe[0], (&raw mut result).cast(), 8);
         libc::close(pipe[0]);
-        assert_eq!(libc::waitpid(child, &mut status, 0), child);
-        assert_eq!(status, 0, "the child in which calls {first}..={last} fail");
+        assert!(is_whole, "the child in which calls {first}..={last} fail");
         result
     }
 }

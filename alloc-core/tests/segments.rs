@@ -1,5 +1,11 @@
-//! The list of segments: full, and beside foreign mappings; and how much of the address space they take.
+//! The list of segments: full, and beside foreign mappings; and how much of the address space they take. Each test's life is a
+//! child whose heap has no segment yet.
 
+#[path = "support/child.rs"]
+#[allow(dead_code, reason = "a part of it is used here")]
+mod child;
+
+use child::in_child;
 use rsalloc_core::internals::hot::HOT;
 use rsalloc_core::internals::page_heap::entry::PageEntry;
 use rsalloc_core::internals::page_heap::segment::HEADER_PAGES;
@@ -8,21 +14,6 @@ use rsalloc_core::internals::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES, S
 use std::hint::black_box;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-
-/// Runs `life` in a child whose heap has no segment yet.
-fn in_child(life: fn()) {
-    // SAFETY: plain calls; the child ends here.
-    unsafe {
-        let child = libc::fork();
-        assert!(child >= 0);
-        if child == 0 {
-            libc::_exit(i32::from(std::panic::catch_unwind(life).is_err()));
-        }
-        let mut status = 0;
-        assert_eq!(libc::waitpid(child, &mut status, 0), child);
-        assert_eq!(status, 0, "the child");
-    }
-}
 
 fn acquire(pages: usize) -> Option<usize> {
     PAGE_HEAP.acquire(SpanRequest::large(pages)).map(|span| span.address())

@@ -1,5 +1,10 @@
 //! Settings that several threads change at once: the allocator does what the settings say afterwards.
 
+#[path = "support/child.rs"]
+#[allow(dead_code, reason = "a part of it is used here")]
+mod child;
+
+use child::holds_in_child;
 use rsalloc_core::internals::config::{self, Key, Origin};
 use rsalloc_core::internals::engine::command::Refusal;
 use rsalloc_core::internals::engine::settings::{self, Unchanged};
@@ -98,7 +103,7 @@ fn a_limit_that_is_set_while_a_thread_reads_the_bounds_stays() {
 #[test]
 fn guards_that_two_threads_ask_for_at_once_have_one_pool() {
     const PROCESSES: usize = 400;
-    let lives = (0..PROCESSES).filter(|_| in_child(guards_of_two_threads_are_known)).count();
+    let lives = (0..PROCESSES).filter(|_| holds_in_child(guards_of_two_threads_are_known)).count();
     assert_eq!(lives, PROCESSES);
 }
 
@@ -122,7 +127,7 @@ fn guards_of_two_threads_are_known() -> bool {
 /// Else the child's settings say what nothing in it obeys, since the change has no thread there.
 #[test]
 fn a_change_that_a_fork_interrupts_is_obeyed_in_the_child() {
-    assert!(in_child(children_obey_their_settings));
+    assert!(holds_in_child(children_obey_their_settings));
 }
 
 fn children_obey_their_settings() -> bool {
@@ -139,7 +144,7 @@ fn children_obey_their_settings() -> bool {
                 set(Key::Profile, [0, 4 << 10, 64 << 10][round % 3]);
             }
         });
-        let obeys = (0..FORKS).filter(|_| in_child(obeys_its_settings)).count();
+        let obeys = (0..FORKS).filter(|_| holds_in_child(obeys_its_settings)).count();
         stop.store(true, Ordering::Relaxed);
         if obeys != FORKS {
             eprintln!("{} of {FORKS} children do not obey", FORKS - obeys);
@@ -159,18 +164,4 @@ fn obeys_its_settings() -> bool {
         // And can go on from there.
         && settings::change(Key::Guard, 7, Origin::Call) == Ok(())
         && guard::is_sampling()
-}
-
-fn in_child(life: fn() -> bool) -> bool {
-    // SAFETY: plain calls; the child ends here.
-    unsafe {
-        let child = libc::fork();
-        assert!(child >= 0);
-        if child == 0 {
-            libc::_exit(i32::from(!std::panic::catch_unwind(life).unwrap_or(false)));
-        }
-        let mut status = 0;
-        assert_eq!(libc::waitpid(child, &mut status, 0), child);
-        status == 0
-    }
 }

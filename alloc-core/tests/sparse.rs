@@ -1,6 +1,10 @@
 //! Spans with an untouched rest, where the system gives huge pages unasked and where it does not: which segments they come
 //! from, and what the kernel is advised of them. Each test's life is a child whose heap has no segment yet.
 
+#[path = "support/child.rs"]
+#[allow(dead_code, reason = "a part of it is used here")]
+mod child;
+
 use rsalloc_core::internals::engine::settings;
 use rsalloc_core::internals::hot::HOT;
 use rsalloc_core::internals::page_heap::density::{Density, SparseSpans};
@@ -19,24 +23,13 @@ const COUNT: usize = 60;
 
 /// Runs `life` in a child, with the engine started and sparse spans where `place` says, else where init put them.
 fn in_child(place: Option<SparseSpans>, life: fn()) {
-    // SAFETY: plain calls; the child ends here.
-    unsafe {
-        let child = libc::fork();
-        assert!(child >= 0);
-        if child == 0 {
-            let whole_life = || {
-                assert_eq!(rsalloc_core::check(), Ok(()));
-                assert_eq!(PAGE_HEAP.segments().count(), 0);
-                place.into_iter().for_each(|place| PAGE_HEAP.set_sparse_spans(place));
-                life();
-                assert_eq!(rsalloc_core::check(), Ok(()));
-            };
-            libc::_exit(i32::from(std::panic::catch_unwind(whole_life).is_err()));
-        }
-        let mut status = 0;
-        assert_eq!(libc::waitpid(child, &mut status, 0), child);
-        assert_eq!(status, 0, "the child");
-    }
+    child::in_child(|| {
+        assert_eq!(rsalloc_core::check(), Ok(()));
+        assert_eq!(PAGE_HEAP.segments().count(), 0);
+        place.into_iter().for_each(|place| PAGE_HEAP.set_sparse_spans(place));
+        life();
+        assert_eq!(rsalloc_core::check(), Ok(()));
+    });
 }
 
 /// The areas that the kernel was advised to keep huge pages from.

@@ -2,6 +2,8 @@
 
 #![cfg(not(feature = "portable"))]
 
+mod examples;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -19,10 +21,7 @@ fn assert_serves(program: &Path) {
 
 #[test]
 fn a_service_that_is_profiled_now_and_then_leaves_nothing_behind() {
-    let tests = std::env::current_exe().expect("a path");
-    assert_serves(
-        &tests.ancestors().nth(2).expect("target/debug").join("examples/profiled_service"),
-    );
+    assert_serves(&examples::built("profiled_service", "profiled_service"));
 }
 
 /// Static programs have no dynamic linker that says where their unwind tables are.

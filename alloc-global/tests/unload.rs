@@ -1,15 +1,10 @@
 //! A plugin that was built with the allocator may be closed: the kernel, libc and the plugin's objects
 //! still point into it, so it stays.
 
-use std::ffi::CString;
-use std::path::PathBuf;
-use std::time::Duration;
+mod examples;
 
-/// Cargo builds the examples with the tests, next to them.
-fn plugin() -> PathBuf {
-    let tests = std::env::current_exe().expect("a path");
-    tests.ancestors().nth(2).expect("target/debug").join("examples/libplugin.so")
-}
+use std::ffi::CString;
+use std::time::Duration;
 
 #[test]
 #[cfg_attr(
@@ -17,13 +12,13 @@ fn plugin() -> PathBuf {
     ignore = "musl loads no library at run time that has thread-local storage of the initial-exec model"
 )]
 fn a_closed_plugin_stays() {
-    let path = plugin();
+    let path = examples::built("plugin", "libplugin.so");
     let name = CString::new(path.to_str().expect("text")).expect("no NUL");
     for _ in 0..3 {
         // SAFETY: the plugin's function, as it is defined there.
         unsafe {
             let handle = libc::dlopen(name.as_ptr(), libc::RTLD_NOW);
-            assert!(!handle.is_null(), "{} is missing: build the examples", path.display());
+            assert!(!handle.is_null(), "{} is not loaded", path.display());
             let started = libc::dlsym(handle, c"has_started".as_ptr());
             assert!(!started.is_null());
             let started: extern "C" fn() -> bool = std::mem::transmute(started);

@@ -3,7 +3,7 @@
 mod command_line;
 
 use command_line::*;
-use rsalloc_core::internals::publish::file::WORDS;
+use rsalloc_core::internals::publish::words::WORDS;
 use serde_json::Value;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

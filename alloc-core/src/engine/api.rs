@@ -220,6 +220,19 @@ pub fn stop_profile() -> Result<(), ProfileError> {
     profile::stop()
 }
 
+/// [`start_profile`]: 0, or an errno.
+///
+/// A reader outside finds the address of this function in the published block, and may have a stopped thread call it at any time,
+/// before init too.
+pub extern "C" fn start_profile_for_c(interval_bytes: usize) -> i32 {
+    start_profile(interval_bytes).map_or_else(ProfileError::errno, |()| 0)
+}
+
+/// [`stop_profile`], in the same way.
+pub extern "C" fn stop_profile_for_c() -> i32 {
+    stop_profile().map_or_else(ProfileError::errno, |()| 0)
+}
+
 /// Gives all cached and free memory back to the OS: that of each CPU's cache, of the tiers behind them, and free pages.
 /// Returns the number of bytes.
 ///

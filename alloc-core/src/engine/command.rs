@@ -18,13 +18,13 @@
 //! I1. One thread at a time is at a command: until it has left, `state` is [`BUSY`] or its instruction is in the entry, and
 //!     another process, which has to stop the same thread first, leaves both alone.
 
+use super::api;
 use super::init;
 use super::settings::{self, Unchanged};
 use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::config::{Key, Origin};
 use crate::cpu_cache::drain;
 use crate::os;
-use crate::profile;
 use crate::sync::WaitBudget;
 use core::cell::UnsafeCell;
 
@@ -174,7 +174,7 @@ fn carry_out(operation: usize, argument: usize) -> Result<isize, Refusal> {
                 Ok(()) => Ok(0),
             }
         }
-        Operation::StartProfile => Ok(profile::start_for_c(argument) as isize),
-        Operation::StopProfile => Ok(profile::stop_for_c() as isize),
+        Operation::StartProfile => Ok(api::start_profile_for_c(argument) as isize),
+        Operation::StopProfile => Ok(api::stop_profile_for_c() as isize),
     }
 }

@@ -95,15 +95,12 @@ fn run() {
     let report = open_shards(adoption);
     // SAFETY: init alone writes, before READY.
     unsafe { *REPORT.0.get() = report };
-    // Before another thread can change it: else it could say that none is to run just before this one starts it.
-    let changing = config::is_on(Key::Profile).then(|| settings::hold(Key::Profile));
     // Ordering: Release publishes all of the above.
     STATE.store(READY, Ordering::Release);
     publish_report(&report);
     note_own_process();
     super::fork::install();
     start_profile();
-    drop(changing);
     if parts::REPORTS && config::is_on(Key::Verbose) {
         announce(&report);
     }
@@ -205,9 +202,16 @@ fn is_over() -> bool {
 
 /// Starts the profile that the configuration asks for.
 fn start_profile() {
+    if !parts::PROFILE || !config::is_on(Key::Profile) {
+        return;
+    }
+    // Else another thread could say that none is to run just before this one starts it. Now that forks have their handlers: the child
+    // of one that came before would find it held for ever.
+    let _changing = settings::hold(Key::Profile);
     let interval = config::number(Key::Profile);
-    if parts::PROFILE
-        && interval != 0
+    // Another thread may have started it meanwhile.
+    if interval != 0
+        && !profile::is_on()
         && let Err(error) = profile::start(interval)
     {
         Line::new()

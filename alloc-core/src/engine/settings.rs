@@ -84,9 +84,10 @@ pub fn change(key: Key, value: usize, origin: Origin) -> Result<(), Unchanged> {
     obeyed.map_err(Unchanged::Refused)
 }
 
-/// For init, before other threads can change settings: keeps them from it, and has the child of a fork obey what `key` says now.
+/// For init: keeps other threads from changing settings, and has the child of a fork obey what `key` says now. None after
+/// [`WAIT_SECONDS`].
 pub fn hold(key: Key) -> Option<Held> {
-    let changing = CHANGING.try_acquire()?;
+    let changing = CHANGING.acquire_with(&mut Backoff::within(WAIT_SECONDS))?;
     UNDER_WAY.begin(key, config::number(key), config::origin(key));
     Some(Held { _changing: changing })
 }
@@ -189,6 +190,7 @@ fn obey_profile(interval: usize) -> Result<(), Refusal> {
 mod tests {
     extern crate std;
     use super::*;
+    use crate::child::in_child;
 
     /// At the instant at which another thread has begun to change a setting and nothing of it is done.
     #[test]
@@ -208,17 +210,5 @@ mod tests {
                 assert_eq!(change(Key::Guard, 0, Origin::Outside), Ok(()));
             });
         });
-    }
-
-    fn in_child(life: fn()) {
-        // SAFETY: plain calls; the child ends here.
-        unsafe {
-            let child = libc::fork();
-            if child == 0 {
-                libc::_exit(i32::from(std::panic::catch_unwind(life).is_err()));
-            }
-            let mut status = 0;
-            assert_eq!((libc::waitpid(child, &raw mut status, 0), status), (child, 0));
-        }
     }
 }

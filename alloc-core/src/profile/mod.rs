@@ -27,24 +27,23 @@ pub mod read;
 mod samples;
 #[forbid(unsafe_code)]
 mod stacks;
+#[forbid(unsafe_code)]
+mod switch;
 mod tables;
-#[cfg(test)]
-mod tests;
 pub mod unwind;
 
 pub use samples::{Entry, live};
+pub use switch::{ProfileError, follow_tracer, reset_in_child, start, stop};
 pub use tables::OwnMemory;
 
 use crate::arch::{Registers, counted, probe};
-use crate::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::atomic::{AtomicUsize, Ordering};
 use crate::fail::Misuse;
-use crate::hot::HOT;
 use crate::object::Object;
 use crate::os;
 use crate::parts;
 use crate::size_class::Class;
-use crate::sync::TryLock;
-use layout::{Header, NEVER_STARTED, RUNNING, STOPPED, weighted_bytes};
+use layout::{Header, NEVER_STARTED, RUNNING, weighted_bytes};
 
 /// The header of the one profile of this process.
 pub static PROFILE: Header<AtomicUsize> = Header {
@@ -67,153 +66,11 @@ pub static PROFILE: Header<AtomicUsize> = Header {
     truncated_stacks: AtomicUsize::new(0),
 };
 
-/// Held while a profile is started or stopped; only tried.
-static SWITCHING: TryLock = TryLock::new();
-
-/// Whether the profile that runs was started for a tracer at a probe; it ends when none is attached any more.
-static FOR_TRACER: AtomicBool = AtomicBool::new(false);
-/// Set when the system gave no memory for such a profile: it is not asked again.
-static TRACER_REFUSED: AtomicBool = AtomicBool::new(false);
-
-/// Why a profile is started.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reason {
-    Asked,
-    Tracer,
-}
-
 /// Whether a profile runs.
 #[inline]
 pub fn is_on() -> bool {
-    // Ordering: Acquire pairs with the Release in `start`: the tables are there.
+    // Ordering: Acquire pairs with the Release in `switch::start`: the tables are there.
     parts::PROFILE && PROFILE.state.load(Ordering::Acquire) == RUNNING as usize
-}
-
-/// Why a profile was not started or stopped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum ProfileError {
-    /// A profile runs already.
-    IsRunning,
-    /// No profile runs.
-    IsStopped,
-    /// Another thread starts or stops one at this moment.
-    IsSwitching,
-    /// The interval is not in [`countdown::INTERVALS`].
-    BadInterval,
-    /// The system gives no memory for the records.
-    OutOfMemory,
-    /// The program was built without the feature `profile`.
-    IsLeftOut,
-}
-
-impl ProfileError {
-    /// In words.
-    pub const fn text(self) -> &'static str {
-        match self {
-            ProfileError::IsRunning => "a heap profile runs already",
-            ProfileError::IsStopped => "no heap profile runs",
-            ProfileError::IsSwitching => "another thread starts or stops a heap profile",
-            ProfileError::BadInterval => "the interval of a heap profile is 256 bytes to 1 GiB",
-            ProfileError::OutOfMemory => "the system gives no memory for a heap profile",
-            ProfileError::IsLeftOut => "this program was built without the feature profile",
-        }
-    }
-
-    /// As an errno.
-    pub const fn errno(self) -> i32 {
-        match self {
-            ProfileError::IsRunning => libc::EALREADY,
-            ProfileError::IsStopped => libc::ESRCH,
-            ProfileError::IsSwitching => libc::EBUSY,
-            ProfileError::BadInterval => libc::EINVAL,
-            ProfileError::OutOfMemory => libc::ENOMEM,
-            ProfileError::IsLeftOut => libc::ENOSYS,
-        }
-    }
-}
-
-impl core::fmt::Display for ProfileError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(self.text())
-    }
-}
-
-impl core::error::Error for ProfileError {}
-
-/// Starts a profile with a mean interval of so many bytes. Records of a former one are forgotten, and one that runs for a tracer
-/// alone becomes this one. Async-signal-safe.
-pub fn start(interval_bytes: usize) -> Result<(), ProfileError> {
-    start_for(Reason::Asked, interval_bytes)
-}
-
-/// Starts a profile when a tracer is attached to a probe and none runs, and stops it when the tracer is gone. For slow calls.
-#[inline]
-pub fn follow_tracer() {
-    // Ordering: Relaxed, a look.
-    if parts::PROFILE && probe::is_wanted() != FOR_TRACER.load(Ordering::Relaxed) {
-        follow_tracer_slow();
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn follow_tracer_slow() {
-    // Ordering: Relaxed throughout, words that stand alone; the switches look again.
-    let (is_own, is_refused) =
-        (FOR_TRACER.load(Ordering::Relaxed), TRACER_REFUSED.load(Ordering::Relaxed));
-    if !probe::is_wanted() {
-        if is_own {
-            stop().ok(); // Else another thread has stopped it.
-        }
-    } else if !is_on() && !is_refused {
-        let started = start_for(Reason::Tracer, countdown::DEFAULT_INTERVAL);
-        if started == Err(ProfileError::OutOfMemory) {
-            TRACER_REFUSED.store(true, Ordering::Relaxed); // Ordering: Relaxed, as above.
-        }
-    }
-}
-
-#[inline(never)]
-fn start_for(reason: Reason, interval_bytes: usize) -> Result<(), ProfileError> {
-    if !parts::PROFILE {
-        return Err(ProfileError::IsLeftOut);
-    }
-    if !countdown::INTERVALS.contains(&interval_bytes) {
-        return Err(ProfileError::BadInterval);
-    }
-    switch(|| {
-        // Ordering: Relaxed, written inside of switches only.
-        if is_on() && (reason == Reason::Tracer || !FOR_TRACER.load(Ordering::Relaxed)) {
-            return Err(ProfileError::IsRunning);
-        }
-        if !pool::open() || !prepare() {
-            return Err(ProfileError::OutOfMemory);
-        }
-        if let Some(stacks) = tables::stacks() {
-            stacks.forget_totals();
-        }
-        // Ordering: Relaxed throughout, published by the state.
-        for count in [
-            &PROFILE.dropped_stacks,
-            &PROFILE.dropped_samples,
-            &PROFILE.truncated_stacks,
-            &PROFILE.stopped_ns,
-        ] {
-            count.store(0, Ordering::Relaxed); // Ordering: Relaxed, as above.
-        }
-        let now = os::nanoseconds_since_epoch();
-        PROFILE.generation.fetch_add(1, Ordering::Relaxed); // Ordering: Relaxed, as above.
-        let words = [(&PROFILE.interval_bytes, interval_bytes), (&PROFILE.started_ns, now)];
-        // Ordering: Relaxed, as above.
-        words.iter().for_each(|(word, value)| word.store(*value, Ordering::Relaxed));
-        FOR_TRACER.store(reason == Reason::Tracer, Ordering::Relaxed); // Ordering: Relaxed, as above.
-        countdown::restart(now as u64);
-        // Ordering: Release publishes all of the above.
-        PROFILE.state.store(RUNNING as usize, Ordering::Release);
-        HOT.hide_classes();
-        Ok(())
-    })
 }
 
 /// Makes sure that stacks can be recorded; false if the OS gives no memory. Threads may do so at once.
@@ -223,67 +80,6 @@ pub fn prepare() -> bool {
         unwind::find_modules();
         true
     }
-}
-
-/// Stops the profile; its records stay until the next start. Async-signal-safe.
-#[inline(never)]
-pub fn stop() -> Result<(), ProfileError> {
-    if !parts::PROFILE {
-        return Err(ProfileError::IsStopped);
-    }
-    switch(|| {
-        if !is_on() {
-            return Err(ProfileError::IsStopped);
-        }
-        HOT.show_classes();
-        // Ordering: Relaxed, for readers.
-        PROFILE.stopped_ns.store(os::nanoseconds_since_epoch(), Ordering::Relaxed);
-        // Ordering: Release, after the above; a thread that saw RUNNING records its sample still.
-        PROFILE.state.store(STOPPED as usize, Ordering::Release);
-        // Ordering: Relaxed, as in `start_for`. Last, for a fork in between: see `reset_in_child`.
-        FOR_TRACER.store(false, Ordering::Relaxed);
-        Ok(())
-    })
-}
-
-fn switch(f: impl FnOnce() -> Result<(), ProfileError>) -> Result<(), ProfileError> {
-    let Some(_switching) = SWITCHING.try_acquire() else { return Err(ProfileError::IsSwitching) };
-    f()
-}
-
-/// In the child of a fork, by its only thread: a switch that another thread of the parent was just making has no end here. A
-/// profile goes on in the child, with its parent's records.
-pub fn reset_in_child() {
-    if !parts::PROFILE {
-        return;
-    }
-    tables::free_work_of_others();
-    if SWITCHING.is_taken_here() {
-        // Below the handler that forks, in the child too: it goes on behind that.
-        return;
-    }
-    SWITCHING.release();
-    match is_on() {
-        true => HOT.hide_classes(),
-        false => {
-            HOT.show_classes();
-            // Else no profile would ever start here for a tracer.
-            FOR_TRACER.store(false, Ordering::Relaxed); // Ordering: Relaxed, as above.
-        }
-    }
-}
-
-/// Starts a profile with a mean interval of so many bytes, 0: the default. 0, or an errno. Async-signal-safe.
-///
-/// A reader outside finds the address of this function in the published block, and may have a stopped thread call it.
-pub extern "C" fn start_for_c(interval_bytes: usize) -> i32 {
-    let interval = if interval_bytes == 0 { countdown::DEFAULT_INTERVAL } else { interval_bytes };
-    start(interval).map_or_else(ProfileError::errno, |()| 0)
-}
-
-/// Stops the profile; its records stay. 0, or an errno. As [`start_for_c`].
-pub extern "C" fn stop_for_c() -> i32 {
-    stop().map_or_else(ProfileError::errno, |()| 0)
 }
 
 /// The number of the stack that begins with `caller`; 0 if none can be kept. Only while tables exist.

@@ -111,21 +111,14 @@ impl Memory for OwnMemory {
     }
 }
 
-/// Maps the tables, if that has not been done; false if the OS refuses. Of threads that do so at once, one has its mapping used.
+/// Makes sure that the tables are mapped, and that readers know where; false if the OS refuses. Of threads that do so at once, one
+/// has its mapping used.
 pub fn open() -> bool {
-    if get().is_some() {
-        return true;
+    if get().is_none() && !map() {
+        return false;
     }
-    let len = os::whole_pages(size_of::<Tables>());
-    let Ok(address) = os::map(Place::Anywhere, len) else { return false };
-    // What lies there is spread: with huge pages all of it would become resident.
-    os::no_huge_pages(address, len);
-    // Ordering: Release publishes the tables, which are zero; Relaxed on failure reads nothing.
-    if TABLES.compare_exchange(0, address, Ordering::Release, Ordering::Relaxed).is_err() {
-        // SAFETY: mapped above, known to no other code.
-        unsafe { os::unmap(address, len) };
-        return true;
-    }
+    // Each time: a fork that came in between has left its child tables which no reader knows.
+    let address = get().map_or(0, |tables| core::ptr::from_ref(tables) as usize);
     let fields = [
         (&PROFILE.stacks, address + core::mem::offset_of!(Tables, stacks)),
         (&PROFILE.stack_stride, size_of::<Stack<AtomicUsize>>()),
@@ -137,4 +130,36 @@ pub fn open() -> bool {
         field.store(value, Ordering::Relaxed); // Ordering: Relaxed, for readers, which find 0 or this.
     }
     true
+}
+
+fn map() -> bool {
+    let len = os::whole_pages(size_of::<Tables>());
+    let Ok(address) = os::map(Place::Anywhere, len) else { return false };
+    // What lies there is spread: with huge pages all of it would become resident.
+    os::no_huge_pages(address, len);
+    // Ordering: Release publishes the tables, which are zero; Relaxed on failure reads nothing.
+    if TABLES.compare_exchange(0, address, Ordering::Release, Ordering::Relaxed).is_err() {
+        // SAFETY: mapped above, known to no other code.
+        unsafe { os::unmap(address, len) };
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::child::in_child;
+
+    /// As a fork finds them that comes when the tables are mapped and nothing says where.
+    #[test]
+    fn a_child_of_a_fork_within_open_has_a_profile() {
+        in_child(|| {
+            assert!(map());
+            assert_eq!(PROFILE.stacks.load(Ordering::Relaxed), 0, "no test was here before");
+            assert_eq!(super::super::start(4096), Ok(()));
+            let header = super::super::own_header();
+            assert!(header.stacks != 0 && header.samples != 0 && header.frames != 0);
+            assert!(header.stack_stride != 0 && header.sample_stride != 0);
+        });
+    }
 }

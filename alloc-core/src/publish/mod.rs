@@ -18,6 +18,7 @@
 
 pub mod file;
 mod snapshot;
+pub mod words;
 
 pub use snapshot::{Refused, Snapshot, block_bytes, purge_method_of};
 
@@ -26,7 +27,7 @@ use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::config::{self, KEYS};
 use crate::cpu_cache::shard::{self, leases, locked, percpu};
 use crate::depot::{self, DEPOT};
-use crate::engine::{command, large};
+use crate::engine::{api, command, large};
 use crate::guard;
 use crate::hot::HOT;
 use crate::object::Link;
@@ -202,8 +203,10 @@ const fn own() -> HeapMap<Address> {
         settings_count: number(KEYS),
         profile: Address::of(&profile::PROFILE),
         profile_words: number(profile::layout::Header::<u64>::WORDS),
-        profile_start: Address(profile::start_for_c as extern "C" fn(usize) -> i32 as *const ()),
-        profile_stop: Address(profile::stop_for_c as extern "C" fn() -> i32 as *const ()),
+        profile_start: Address(
+            api::start_profile_for_c as extern "C" fn(usize) -> i32 as *const (),
+        ),
+        profile_stop: Address(api::stop_profile_for_c as extern "C" fn() -> i32 as *const ()),
         command_entry: Address(arch::COMMAND_ENTRY),
         command_entry_bytes: number(arch::COMMAND_ENTRY_BYTES),
         command_area: Address::of(&command::AREA),

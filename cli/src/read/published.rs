@@ -8,7 +8,7 @@ use super::process::resident_of;
 use super::{Counts, Range, Resident, Source, printable};
 use anyhow::{Context, Result, bail, ensure};
 use rsalloc_core::Report;
-use rsalloc_core::internals::publish::file::{MAGIC, Published, WORDS};
+use rsalloc_core::internals::publish::words::{MAGIC, Published, WORDS};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
