@@ -107,6 +107,9 @@ preload() {
         echo "librsalloc.so with $mode: libc's memory, small stacks, last destructors, forks"
     done
     says "per-CPU on our own rseq registration" env LD_PRELOAD="$library" RSALLOC_CONF=verbose:1 "$musl/musl-c"
+    # The command is for glibc; it finds the library for musl among what cargo has built, or takes the one that it is given.
+    CARGO_TARGET_DIR='' cargo build --quiet --package rsalloc-cli --target-dir "$musl/command"
+    says "is loaded into\|per-CPU on our own rseq registration" "$musl/command/debug/rsalloc" run --lib "$library" --conf verbose:1 "$musl/musl-c"
     # The control: without it the program does not find what it is to use.
     if "$musl/musl-c" >"$musl/control" 2>&1; then echo "FAILED: the program passes without the library" >&2 && exit 1; fi
 }

@@ -24,9 +24,7 @@ pub fn conf(target: Option<&Target>, format: Format, how: &How) -> Result<ExitCo
 
 fn of_target(target: &Target) -> Result<String> {
     let Some(heap) = read::find(target)? else { bail!("rsalloc is not active in {target}") };
-    let Some(raw) = heap.settings() else {
-        bail!("{target} has another version of rsalloc, whose settings cannot be read from outside")
-    };
+    let raw = heap.settings_or_why()?;
     let mut lines = String::new();
     describe::settings_lines(&mut lines, config::settings_of(raw))?;
     Ok(lines)

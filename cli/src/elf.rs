@@ -3,20 +3,39 @@
 //! Only native files (this machine's class and byte order).
 
 use memmap2::Mmap;
-use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
+use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
 use object::{Endianness, Object, ObjectSymbol, elf};
 use std::fs::File;
 use std::path::Path;
 
+/// A C library, whose dynamic linker loads no library that was linked for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Libc {
+    Glibc,
+    Musl,
+}
+
+impl Libc {
+    /// This command's own.
+    pub const OWN: Libc = if cfg!(target_env = "musl") { Libc::Musl } else { Libc::Glibc };
+}
+
+impl std::fmt::Display for Libc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Libc::Glibc => "glibc",
+            Libc::Musl => "musl",
+        })
+    }
+}
+
 /// What LD_PRELOAD can do with a program.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// glibc's dynamic linker loads it.
-    Dynamic,
+    /// This library's dynamic linker loads it.
+    Dynamic(Libc),
     /// It asks for no dynamic linker.
     Static,
-    /// It asks for musl's.
-    Musl,
     /// Not of this machine.
     OtherMachine,
     /// Not an ELF file, or not readable: the kernel will say.
@@ -41,9 +60,28 @@ fn kind_of(bytes: &[u8]) -> Kind {
         file.elf_program_headers().iter().find_map(|h| h.interpreter(endian, bytes).ok().flatten());
     match interpreter {
         None => Kind::Static,
-        Some(name) if name.windows(7).any(|w| w == b"ld-musl") => Kind::Musl,
-        Some(_) => Kind::Dynamic,
+        Some(name) if name.windows(7).any(|w| w == b"ld-musl") => Kind::Dynamic(Libc::Musl),
+        Some(_) => Kind::Dynamic(Libc::Glibc),
     }
+}
+
+/// The C library that a library asks for; none if it asks for neither, or cannot be read.
+pub fn libc_of(library: &Path) -> Option<Libc> {
+    let bytes = File::open(library).and_then(|file| map(&file)).ok()?;
+    let file = ElfFile64::<Endianness>::parse(&*bytes).ok()?;
+    let (endian, sections) = (file.endian(), file.elf_section_table());
+    let (entries, link) = sections.dynamic(endian, &*bytes).ok()??;
+    let strings = sections.strings(endian, &*bytes, link).ok()?;
+    entries
+        .iter()
+        .filter(|entry| entry.tag32(endian) == Some(elf::DT_NEEDED))
+        .filter_map(|entry| entry.string(endian, strings).ok())
+        .find_map(|name| match name {
+            b"libc.so.6" => Some(Libc::Glibc),
+            // Of musl itself, and as Alpine names it.
+            b"libc.so" => Some(Libc::Musl),
+            name => name.starts_with(b"libc.musl-").then_some(Libc::Musl),
+        })
 }
 
 #[cfg(target_arch = "x86_64")]

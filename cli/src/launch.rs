@@ -3,9 +3,9 @@
 //! Promises to keep what the environment holds already (LD_PRELOAD, RSALLOC_CONF, GLIBC_TUNABLES)
 //! and to start no program that the library would not be loaded into.
 
-use crate::elf::{self, Mark};
+use crate::elf::{self, Libc, Mark};
 use crate::foreign;
-use crate::program;
+use crate::program::{self, Unusable, Usable};
 use anyhow::{Context, Result, bail};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -65,10 +65,10 @@ pub fn run(how: &How, program: &[OsString]) -> Result<ExitCode> {
 
 /// The command that starts `program`, its name and arguments, on the library.
 pub fn command(how: &How, program: &[OsString]) -> Result<Command> {
-    let path = program::usable(&program[0])?;
-    let mut command = Command::new(path);
+    let usable = program::usable(&program[0])?;
+    let mut command = Command::new(&usable.path);
     command.arg0(&program[0]).args(&program[1..]);
-    set_environment(&mut command, how)?;
+    set_environment(&mut command, how, &usable)?;
     Ok(command)
 }
 
@@ -76,7 +76,12 @@ pub fn command(how: &How, program: &[OsString]) -> Result<Command> {
 pub fn probe(how: &How, subcommand: &str) -> Result<Command> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("rsalloc").arg(subcommand);
-    set_environment(&mut command, how)?;
+    let own = std::env::current_exe().context("cannot find this command itself")?;
+    set_environment(
+        &mut command,
+        how,
+        &Usable { path: own.clone(), binary: own, libc: Libc::OWN },
+    )?;
     Ok(command)
 }
 
@@ -86,8 +91,8 @@ pub fn exit_code(status: ExitStatus) -> ExitCode {
     ExitCode::from(code as u8)
 }
 
-fn set_environment(command: &mut Command, how: &How) -> Result<()> {
-    preload(command, &library(&ALLOCATOR, how.lib.as_deref())?)?;
+fn set_environment(command: &mut Command, how: &How, program: &Usable) -> Result<()> {
+    preload(command, &library(&ALLOCATOR, how.lib.as_deref(), program)?, program.libc)?;
     let mut conf: Vec<&str> = how.conf.iter().map(String::as_str).collect();
     if how.atomic {
         conf.push("mode:atomic");
@@ -102,7 +107,7 @@ fn set_environment(command: &mut Command, how: &How) -> Result<()> {
 }
 
 /// Has the dynamic linker load `library` into what `command` starts, before all others.
-pub fn preload(command: &mut Command, library: &Path) -> Result<()> {
+pub fn preload(command: &mut Command, library: &Path, libc: Libc) -> Result<()> {
     if library.as_os_str().as_bytes().iter().any(|b| b" :".contains(b)) {
         bail!(
             "LD_PRELOAD cannot name {}: it splits at spaces and colons; move the library",
@@ -110,7 +115,7 @@ pub fn preload(command: &mut Command, library: &Path) -> Result<()> {
         );
     }
     prepend(command, "LD_PRELOAD", library.as_os_str(), ":");
-    if libc_has_libraries_beside() {
+    if libc == Libc::Glibc && libc_has_libraries_beside() {
         append(command, "LD_PRELOAD", "libpthread.so.0:libdl.so.2".as_ref(), ":");
     }
     Ok(())
@@ -131,14 +136,22 @@ fn libc_has_libraries_beside() -> bool {
     false
 }
 
-/// The library asked for, or the one in the folder of this command, or in one of [`FOLDERS`]. In cargo's target folder `deps`
-/// holds the library that was built with the command; the one above it may be older.
-pub fn library(library: &Library, asked: Option<&Path>) -> Result<PathBuf> {
+/// The library asked for, or one for the program's C library: in the folder of this command, or where packages have
+/// libraries. In cargo's target folder `deps` holds the library that was built with the command; the one above it may be older.
+pub fn library(library: &Library, asked: Option<&Path>, program: &Usable) -> Result<PathBuf> {
+    let wanted = program.libc;
     let Library { installed, built, mark } = *library;
     if let Some(path) = asked {
         let path = path.canonicalize().with_context(|| format!("no library {}", path.display()))?;
         if let Some(why) = elf::why_not(&path, mark) {
             bail!("{} {why}: --lib takes a {installed}", path.display());
+        }
+        if let Some(libc) = elf::libc_of(&path).filter(|&libc| libc != wanted) {
+            bail!(
+                "{} is for {libc}, and {} runs on {wanted}: --lib takes a {installed} for {wanted}",
+                path.display(),
+                program.binary.display()
+            );
         }
         return Ok(path);
     }
@@ -147,15 +160,31 @@ pub fn library(library: &Library, asked: Option<&Path>) -> Result<PathBuf> {
     // Without the number of the interface: as a folder for compilers has it.
     let plain = installed.trim_end_matches(".0");
     let beside = [("deps", built), ("", installed), ("", plain), ("", built)];
-    let installed_in = FOLDERS.iter().flat_map(|folder| [(*folder, installed), (*folder, plain)]);
+    let arch = std::env::consts::ARCH;
+    // Debian, Fedora, others.
+    let multiarch = match wanted {
+        Libc::Glibc => format!("../lib/{arch}-linux-gnu"),
+        Libc::Musl => format!("../lib/{arch}-linux-musl"),
+    };
+    let folders = [&*multiarch, "../lib64", "../lib"];
+    let installed_in = folders.iter().flat_map(|folder| [(*folder, installed), (*folder, plain)]);
     let mut paths = beside
         .into_iter()
         .chain(installed_in)
         .map(|(place, name)| folder.join(place).join(name))
+        .chain([folder.join(format!("../{arch}-unknown-linux-musl/release")).join(built)])
         .chain(built_with(folder).map(|folder| folder.join(built)));
-    paths.find_map(|path| path.canonicalize().ok()).with_context(|| {
-        format!("no {installed} beside {} or in ../lib; name it by --lib", own.display())
-    })
+    let found = paths.find_map(|path| {
+        let path = path.canonicalize().ok()?;
+        (elf::libc_of(&path).unwrap_or(Libc::OWN) == wanted).then_some(path)
+    });
+    match found {
+        Some(path) => Ok(path),
+        None if wanted != Libc::OWN => {
+            Err(Unusable::NoLibrary(program.binary.clone(), wanted, installed).into())
+        }
+        None => bail!("no {installed} beside {} or in ../lib; name it by --lib", own.display()),
+    }
 }
 
 /// The folder that cargo built the library in, for a command that `cargo install` put where it is: it installs no libraries.
@@ -163,16 +192,6 @@ fn built_with(own: &Path) -> Option<&'static Path> {
     let is_by_cargo = own.join("../.crates.toml").is_file();
     option_env!("RSALLOC_BUILT_IN").filter(|_| is_by_cargo).map(Path::new)
 }
-
-/// Where packages have libraries, from the folder of the command: Debian, Fedora, others.
-const FOLDERS: [&str; 3] = [MULTIARCH, "../lib64", "../lib"];
-
-#[cfg(target_arch = "x86_64")]
-const MULTIARCH: &str = "../lib/x86_64-linux-gnu";
-#[cfg(target_arch = "aarch64")]
-const MULTIARCH: &str = "../lib/aarch64-linux-gnu";
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-const MULTIARCH: &str = "../lib";
 
 fn prepend(command: &mut Command, name: &str, value: &OsStr, separator: &str) {
     let old = std::env::var_os(name).unwrap_or_default();

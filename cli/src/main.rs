@@ -52,6 +52,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run a program on rsalloc (by LD_PRELOAD)
+    #[command(
+        after_help = "Exit status: the program's own. Without having run it: 3 could not be done, 126 the program \
+        cannot be run on rsalloc, 127 there is no such program."
+    )]
     Run {
         #[command(flatten)]
         how: launch::How,
@@ -61,7 +65,7 @@ enum Command {
     },
     /// Say whether rsalloc serves a process, and in which mode
     #[command(after_help = "Without PID: how a program run from here would be served.\n\
-        Exit code: 0 active per CPU, 1 active on the atomic path, 2 not active, 3 cannot tell.")]
+        Exit status: 0 active per CPU, 1 active on the atomic path, 2 not active, 3 cannot tell.")]
     Check {
         /// The process, or a core file; without it, a child is started on rsalloc and examined
         #[arg(value_name = "PID|CORE", conflicts_with_all = launch::OPTIONS)]
@@ -74,6 +78,9 @@ enum Command {
     /// Show what a process's heap holds, running or stopped, that of a core file, what a process publishes in a file, or the
     /// heap of a program when it ends
     #[command(after_help = "It reads and changes nothing: the process does not notice.\n\
+        Refilled and flushed are small objects that moved into the caches of CPUs, and back; a class's and a shard's by --all. \
+        Calls that a cache serves are not counted, so a program allocates and frees at least so often; how often in all, \
+        `rsalloc profile` estimates (alloc_objects).\n\
         Exit status: 0 shown, 3 cannot tell; of a program that was run, the program's own (128 and the number of a signal).")]
     Stats {
         /// The process, a core file, or a file in which a process publishes its statistics (publish of RSALLOC_CONF)
@@ -100,7 +107,7 @@ enum Command {
     /// Watch all processes on rsalloc in the terminal, or one closely
     #[command(
         after_help = "Without a terminal: --once prints what would be shown, stats --watch prints rows.\n\
-        Exit status: 0 left by q or Ctrl-C, or printed; 3 could not be done."
+        Exit status: 0 left by q or Ctrl-C, or printed; 3 could not be done; 128 and the number of a signal that ended it."
     )]
     Top {
         #[command(flatten)]
@@ -122,6 +129,10 @@ enum Command {
         program: Vec<OsString>,
     },
     /// Write a trace of a program's allocator calls, for `cargo lab replay`
+    #[command(
+        after_help = "Exit status: the program's own (128 and the number of a signal); 3 nothing was recorded, \
+        126 the program cannot be run so, 127 there is no such program."
+    )]
     Record {
         #[command(flatten)]
         what: record::What,
@@ -150,7 +161,8 @@ enum Command {
     /// Add symbols to a profile, or to lines that name places as MODULE+0xOFFSET
     #[command(
         after_help = "Files are found by their names and build ids, debug files in --debug-dir and /usr/lib/debug. \
-        A profile is replaced unless something else is asked for; lines of a text go to stdout."
+        A profile is replaced unless something else is asked for; lines of a text go to stdout.\n\
+        Exit status: 0 done, 3 could not be done."
     )]
     Symbolize {
         /// The profile or the text (default: standard input)
@@ -159,6 +171,7 @@ enum Command {
         outputs: profile::Outputs,
     },
     /// Print the effective settings and where each comes from
+    #[command(after_help = "Exit status: 0 printed, 3 cannot tell.")]
     Conf {
         /// The process, or a core file; without it, a child is started on rsalloc and asked
         #[arg(value_name = "PID|CORE", conflicts_with_all = launch::OPTIONS)]

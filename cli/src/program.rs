@@ -3,7 +3,7 @@
 //! Promises that a program which the dynamic linker would not load librsalloc.so into is named as
 //! such, instead of running on another allocator unnoticed.
 
-use crate::elf::{self, Kind};
+use crate::elf::{self, Kind, Libc};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{BufRead, BufReader};
@@ -20,6 +20,8 @@ pub enum Unusable {
     NotExecutable(PathBuf),
     /// LD_PRELOAD has no effect on it, and why.
     NoPreload(PathBuf, &'static str),
+    /// It runs on this C library, and there is no library of this name for it.
+    NoLibrary(PathBuf, Libc, &'static str),
 }
 
 impl Unusable {
@@ -41,23 +43,40 @@ impl fmt::Display for Unusable {
             Self::NoPreload(path, why) => {
                 write!(f, "{} {why}: LD_PRELOAD has no effect on it", path.display())
             }
+            Self::NoLibrary(path, libc, name) => {
+                let path = path.display();
+                write!(
+                    f,
+                    "{path} runs on {libc}, and no {name} for {libc} is installed: name one by --lib (docs/platforms.md says how to build it)"
+                )
+            }
         }
     }
 }
 
 impl std::error::Error for Unusable {}
 
-/// The path of a program that LD_PRELOAD works on.
-pub fn usable(name: &OsStr) -> Result<PathBuf, Unusable> {
+/// A program that LD_PRELOAD works on.
+pub struct Usable {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is started first: the program, or the interpreter of a script.
+    pub binary: PathBuf,
+    /// What that runs on.
+    pub libc: Libc,
+}
+
+/// The program of this name, if LD_PRELOAD works on it.
+pub fn usable(name: &OsStr) -> Result<Usable, Unusable> {
     let path = find(name)?;
     if gains_privileges(&path) {
         return Err(Unusable::NoPreload(path, "is setuid, setgid or has capabilities"));
     }
     let binary = interpreter_of_script(&path).unwrap_or_else(|| path.clone());
     let why = match elf::kind(&binary) {
-        Kind::Dynamic | Kind::Unknown => return Ok(path),
+        Kind::Dynamic(libc) => return Ok(Usable { path, binary, libc }),
+        Kind::Unknown => return Ok(Usable { path, binary, libc: Libc::OWN }),
         Kind::Static => "is statically linked",
-        Kind::Musl => "runs on musl, not on glibc",
         Kind::OtherMachine => "is built for another architecture",
     };
     Err(Unusable::NoPreload(binary, why))

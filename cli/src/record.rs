@@ -39,8 +39,9 @@ pub struct What {
 
 /// Runs `program` to its end and says what was recorded.
 pub fn record(what: &What, program: &[OsString]) -> Result<ExitCode> {
-    let path = program::usable(&program[0])?;
-    let output = std::path::absolute(what.output.clone().unwrap_or_else(|| name_of(&path)))?;
+    let usable = program::usable(&program[0])?;
+    let path = &usable.path;
+    let output = std::path::absolute(what.output.clone().unwrap_or_else(|| name_of(path)))?;
     let is_many = output.as_os_str().as_bytes().windows(2).any(|pair| pair == b"%p");
     if !is_many && let Err(error) = std::fs::remove_file(&output) {
         let is_fresh = error.kind() == std::io::ErrorKind::NotFound;
@@ -48,9 +49,10 @@ pub fn record(what: &What, program: &[OsString]) -> Result<ExitCode> {
     }
     let folder = output.parent().unwrap_or(Path::new("/"));
     ensure!(folder.is_dir(), "there is no folder {}", folder.display());
-    let mut command = Command::new(&path);
+    let mut command = Command::new(path);
     command.arg0(&program[0]).args(&program[1..]);
-    launch::preload(&mut command, &launch::library(&LIBRARY, what.lib.as_deref())?)?;
+    let library = launch::library(&LIBRARY, what.lib.as_deref(), &usable)?;
+    launch::preload(&mut command, &library, usable.libc)?;
     command.env("RSALLOC_RECORD", &output).env_remove("RSALLOC_RECORD_ONLY");
     if let Some(only) = &what.only {
         command.env("RSALLOC_RECORD_ONLY", only);

@@ -65,7 +65,7 @@ fn parse(texts: &[String]) -> Result<Vec<(Key, usize)>> {
 
 /// The value of a setting now.
 fn shown(heap: &Heap, key: Key) -> Result<String> {
-    let raw = heap.settings().context("the settings of that process cannot be read")?;
+    let raw = heap.settings_or_why()?;
     let setting = config::settings_of(raw).nth(key as usize).context("no such setting")?;
     Ok(setting.value.to_string())
 }

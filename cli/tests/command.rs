@@ -176,6 +176,56 @@ fn run_says_why_a_program_cannot_be_served() {
     assert!(line.contains("static-program is statically linked"), "{line}");
 }
 
+/// What musl's dynamic linker loads is a library of its own; which one is for it, its own record of needed libraries says.
+#[test]
+fn run_takes_a_library_for_the_programs_libc() {
+    let linker = "-Wl,--dynamic-linker=/lib/ld-musl-x86_64.so.1";
+    let source = "int main(void) { return 0; }";
+    let program = common::compile("cc", "musl-program", source, &[linker]).unwrap();
+    let program = program.to_str().unwrap();
+    let none = "runs on musl, and no librsalloc.so.0 for musl is installed: name one by --lib";
+    let root = fresh_folder("musl-installed");
+    let multiarch = root.join(format!("lib/{}-linux-musl", std::env::consts::ARCH));
+    std::fs::create_dir_all(&multiarch).unwrap();
+    std::fs::create_dir(root.join("bin")).unwrap();
+    let command = root.join("bin/rsalloc");
+    common::copy_program(Path::new(env!("CARGO_BIN_EXE_rsalloc")), &command);
+    let run = || {
+        let mut run = Command::new(&command);
+        clean(run.args(["run", program]));
+        run
+    };
+    let line = error(&mut run(), 126);
+    assert!(line.contains(none) && line.contains("docs/platforms.md"), "{line}");
+    // Control: one for glibc beside the command is not taken for it.
+    std::fs::copy(library(), root.join("bin/librsalloc.so.0")).unwrap();
+    assert!(error(&mut run(), 126).contains(none));
+    let line = error(&mut with_library("run", &[program]), 3);
+    let said = format!(" is for glibc, and {program} runs on musl: --lib takes a librsalloc.so.0");
+    assert!(line.contains(&said), "{line}");
+
+    // As musl's own linker names its libc in what it makes.
+    let libc =
+        common::compile("cc", "musl-libc.so", "", &["-shared", "-nostdlib", "-Wl,-soname,libc.so"]);
+    let libc = libc.unwrap();
+    let source = "int rsalloc_print_settings(int fd) { return fd; }";
+    let flags = ["-shared", "-fPIC", "-nostdlib", "-Wl,--no-as-needed", libc.to_str().unwrap()];
+    let fake = common::compile("cc", "musl-librsalloc.so", source, &flags).unwrap();
+    let line = error(&mut rsalloc(&["run", "--lib", fake.to_str().unwrap(), "true"]), 3);
+    assert!(line.contains(" is for musl, and ") && line.contains(" runs on glibc: "), "{line}");
+    std::fs::copy(&fake, multiarch.join("librsalloc.so.0")).unwrap();
+    for mut run in [run(), rsalloc(&["run", "--lib", fake.to_str().unwrap(), program])] {
+        let output = run.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        // It starts, as far as this machine goes: without musl the kernel finds no dynamic linker.
+        let is_started = match Path::new("/lib/ld-musl-x86_64.so.1").exists() {
+            true => !said.contains("rsalloc: "),
+            false => said.contains("cannot run"),
+        };
+        assert!(is_started && !said.contains("--lib"), "{said}");
+    }
+}
+
 #[test]
 fn run_names_a_setuid_program() {
     let source = "int main(void) { return 0; }";

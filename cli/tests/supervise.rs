@@ -393,7 +393,23 @@ fn the_command_says_its_name_and_its_statuses() {
     assert_eq!(version, format!("rsalloc {}\n", env!("CARGO_PKG_VERSION")));
     let help = answer(&mut rsalloc(&["--help"]));
     assert!(help.contains("Exit status: 0 done; 3 could not be done"), "{help}");
-    assert!(answer(&mut rsalloc(&["stats", "--help"])).contains("Exit status: 0 shown"));
+    // Each command is in the list of the first page, and says its own.
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands = commands.take_while(|line| !line.is_empty());
+    let commands = commands.filter_map(|line| line.split_whitespace().next());
+    let commands: Vec<_> = commands.filter(|name| *name != "help").collect();
+    assert_eq!(commands.len(), 12, "{commands:?}");
+    for name in commands {
+        let help = answer(&mut rsalloc(&[name, "--help"]));
+        assert!(help.contains("Exit status: "), "{name}: {help}");
+    }
+    let stats = answer(&mut rsalloc(&["stats", "--help"]));
+    assert!(stats.contains("Exit status: 0 shown"), "{stats}");
+    for words in
+        ["Refilled and flushed are small objects", "are not counted", "`rsalloc profile` estimates"]
+    {
+        assert!(stats.contains(words), "{stats}");
+    }
     for wrong in
         [&["no-such-command"][..], &["stats"], &["stats", "--no-such-option"], &["run"], &[]]
     {

@@ -285,6 +285,18 @@ impl Heap {
             .map(Iterator::collect)
     }
 
+    /// The settings, or why they cannot be read.
+    pub fn settings_or_why(&self) -> Result<Vec<(usize, u8)>> {
+        let target = &self.target;
+        match self.settings() {
+            Some(settings) => Ok(settings),
+            None if self.is_there() => bail!(
+                "{target} has another version of rsalloc, whose settings cannot be read from outside"
+            ),
+            None => bail!("{target} ended, or started another program, while it was read"),
+        }
+    }
+
     /// Id of the process that is read; none of a core file.
     pub fn process(&self) -> Option<u32> {
         self.pid.filter(|_| matches!(self.target, Target::Process(_)))

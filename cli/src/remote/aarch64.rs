@@ -123,6 +123,13 @@ impl Saved {
         self.restarts
     }
 
+    /// For tests of the tests: all become zeros.
+    #[cfg(test)]
+    pub fn forget_vectors(&mut self) {
+        self.floating.fill(0);
+        self.vectors.iter_mut().for_each(|set| set[SVE_HEADER_BYTES..].fill(0));
+    }
+
     /// The kernel may have lost how long a sleep was to go on: system calls of the command have been interrupted.
     pub fn forget_restart(&mut self) {
         self.registers = self.without_restart();

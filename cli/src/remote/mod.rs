@@ -111,3 +111,16 @@ fn threads(pid: u32) -> Result<Vec<i32>> {
     ids.sort_by_key(|&tid| (tid != pid as i32, tid));
     Ok(ids)
 }
+
+/// For tests of the tests: has vector registers forgotten.
+#[cfg(test)]
+#[allow(dead_code, reason = "`cargo test --test registers` uses it")]
+pub mod planted {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    pub static FORGETS_VECTORS: AtomicBool = AtomicBool::new(false);
+
+    pub fn forgets_vectors() -> bool {
+        FORGETS_VECTORS.load(Ordering::Relaxed) // Ordering: Relaxed, a word that stands alone.
+    }
+}

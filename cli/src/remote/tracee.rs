@@ -144,6 +144,21 @@ impl Tracee {
         }
     }
 
+    /// Has the thread begin a command and leaves it alone with it, as a command does that is killed.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "for `cargo test --test registers`")]
+    pub fn begin_and_leave(
+        mut self,
+        place: &Place,
+        operation: usize,
+        argument: usize,
+    ) -> Result<Result<(), Unusable>> {
+        if let Err(why) = self.stop() {
+            return Ok(Err(why));
+        }
+        Ok(self.begin(place, operation, argument)?.map(drop))
+    }
+
     /// Stops the thread, which runs.
     pub fn stop(&mut self) -> Result<(), Unusable> {
         let _ = ptrace(libc::PTRACE_INTERRUPT, self.tid, 0, 0);
@@ -215,6 +230,10 @@ impl Tracee {
             Ok(saved) => saved,
             Err(why) => return Ok(Err(why)),
         };
+        #[cfg(test)]
+        if super::planted::forgets_vectors() {
+            saved.forget_vectors();
+        }
         let (state, answers) = self.state(place)?;
         if state != FREE {
             return Ok(Err(Unusable::IsAtCommand));

@@ -37,6 +37,9 @@ impl Saved {
 
     pub fn forget_restart(&mut self) {}
 
+    #[cfg(test)]
+    pub fn forget_vectors(&mut self) {}
+
     pub fn restore(&self, _tid: i32) -> Result<()> {
         bail!(NOT_HERE)
     }

@@ -170,7 +170,7 @@ fn release(look: &Look) -> Markup {
     let stats = &look.counts.stats;
     let empty = look.picture.as_ref().map_or(0, |picture| picture.empty_slab_bytes());
     let least = stats.dirty_bytes as u64 + empty;
-    let most = least + stats.cached_bytes as u64;
+    let most = least + look.counts.classes.iter().map(in_slabs_of_cached).sum::<u64>();
     html! {
         strong { "A release (malloc_trim) would give back " } (bytes("release_least_bytes", least))
         @if most > least {
@@ -178,6 +178,17 @@ fn release(look: &Look) -> Markup {
         }
         "."
     }
+}
+
+/// The bytes of a class's slabs that may become empty when its cached objects come back: as many slabs as there are such objects, and
+/// no more than the live ones leave.
+fn in_slabs_of_cached(class: &ClassCounts) -> u64 {
+    if class.slabs == 0 {
+        return 0;
+    }
+    let in_a_slab = (class.objects / class.slabs).max(1);
+    let may_be_empty = class.slabs.saturating_sub(class.live().div_ceil(in_a_slab));
+    (class.slab_bytes / class.slabs * may_be_empty.min(class.cached())) as u64
 }
 
 fn outside(look: &Look) -> Option<Markup> {
@@ -207,5 +218,29 @@ fn limits(story: &Story) -> Markup {
             (what) " allows " (human(*limit))
         }
         @if !story.limits.is_empty() { "." }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cached_object_may_keep_a_slab() {
+        let class = |handed_out, in_depot| ClassCounts {
+            size: 1024,
+            slabs: 10,
+            objects: 640,
+            slab_bytes: 10 << 16,
+            handed_out,
+            in_depot,
+            ..ClassCounts::NONE
+        };
+        // Each of 10 slabs is kept by one object.
+        assert_eq!(in_slabs_of_cached(&class(10, 10)), 10 << 16);
+        assert_eq!(in_slabs_of_cached(&class(10, 3)), 3 << 16);
+        // 65 live ones leave 8 slabs at best, and there are 100 cached.
+        assert_eq!(in_slabs_of_cached(&class(165, 100)), 8 << 16);
+        assert_eq!(in_slabs_of_cached(&ClassCounts::NONE), 0);
     }
 }
