@@ -179,41 +179,26 @@ fn a_stopped_process_is_commanded_and_stays_stopped() {
     busy.assert_sound();
 }
 
-/// Drops all but some of its objects, and then has these copied: the slabs of the old ones are kept by what is cached.
-const COPIER: &str = r#"
-    #include <stdlib.h>
-    #include <string.h>
-    #include <unistd.h>
-    enum { OBJECTS = 100000, SIZE = 1000, KEPT = 40 };
-    static char *objects[OBJECTS];
-    int main(void) {
-        for (int i = 0; i < OBJECTS; i++) memset(objects[i] = malloc(SIZE), 1, SIZE);
-        for (int i = 0; i < OBJECTS; i++) if (i % KEPT) free(objects[i]);
-        for (int i = 0; i < OBJECTS; i += KEPT) {
-            char *copy = memcpy(malloc(SIZE), objects[i], SIZE);
-            free(objects[i]);
-            objects[i] = copy;
-        }
-        char byte;
-        write(1, "!", 1);
-        read(0, &byte, 1);
-        return 0;
-    }
-"#;
-
+/// The program of docs/operate.md whose slabs are kept by the few of their objects that are cached.
 #[test]
 fn a_release_says_all_that_went_back() {
-    let program = common::compile("cc", "copier", COPIER, &["-O1", "-w"]).unwrap();
-    let mut command = Command::new(program);
-    common::in_mode(&mut command, Mode::Rseq);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operate/burst.py");
+    let mut command = Command::new("/usr/bin/python3");
+    common::in_mode(command.args([script, "copy"]), Mode::Rseq);
+    if !Path::new("/usr/bin/python3").exists() {
+        return common::note(
+            "what a release says of a python program: there is no /usr/bin/python3",
+        );
+    }
     let running = Running::talker(&mut command);
     let said = answer(&mut rsalloc(&["release", "--json", &running.pid()]));
     let said: serde_json::Value = serde_json::from_str(&said).unwrap();
     let bytes = |value: &serde_json::Value| value.as_u64().unwrap();
     let [before, after] = ["before", "after"].map(|side| bytes(&said[side]["resident_bytes"]));
     let (gone, given_back) = (before.saturating_sub(after), bytes(&said["given_back_bytes"]));
+    assert!(gone > 100 << 20, "the comparison is of something: {said}");
     // Metadata and stacks of objects go too, and are not counted.
-    assert!(given_back > 1 << 20 && given_back >= gone - gone / 8, "{said}");
+    assert!(given_back >= gone - gone / 8, "{said}");
 }
 
 #[test]
