@@ -44,6 +44,8 @@ pub struct Hot {
     pub page_map_base: AtomicUsize,
     /// The offset of the rseq area in use, on architectures where it is 0 before init (`arch::sections::area_offset`).
     pub area_offset: AtomicIsize,
+    /// As `area_offset`, of frees.
+    pub free_area_offset: AtomicIsize,
     /// The class of sizes up to `TINY_MAX_BYTES`.
     pub tiny: [AtomicU8; TINY_MAX_BYTES + 8],
     /// The class of sizes up to `MEDIUM_MAX_BYTES`, by `(size + 127) >> 7`.

@@ -40,6 +40,8 @@ mod guard;
 mod hot;
 #[forbid(unsafe_code)]
 mod metrics;
+#[forbid(unsafe_code)]
+mod node;
 mod object;
 mod os;
 mod page_heap;
@@ -116,6 +118,7 @@ pub mod internals {
         guard,
         hot,
         metrics,
+        node,
         object,
         os,
         page_heap,

@@ -7,6 +7,7 @@ mod modes;
 use modes::{MODES, in_modes};
 use rsalloc_core::internals::cpu_cache;
 use rsalloc_core::internals::depot::DEPOT;
+use rsalloc_core::internals::node::Node;
 use rsalloc_core::internals::object::{Batch, Contents};
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
 use rsalloc_core::internals::page_heap::entry::{Kind, PageEntry};
@@ -140,7 +141,7 @@ impl Heap {
     fn store(&self, objects: &[usize]) {
         // SAFETY: for the validator, which only looks; the process ends.
         let mut batch = unsafe { Batch::from_slots(objects) };
-        assert!(DEPOT.put_unbounded(self.class, &mut batch));
+        assert!(DEPOT.put_unbounded(self.class, Node::FIRST, &mut batch));
     }
 
     fn set_top(&self, slots: isize, bytes: isize) {
@@ -253,7 +254,7 @@ fn damages(kind: DefectKind) -> &'static [Damage] {
             }
             rsalloc_core::release();
             assert_eq!(check(), Ok(()), "before");
-            let listed: Vec<_> = SLABS[heap.class].partial().collect();
+            let listed: Vec<_> = SLABS[heap.class].partial(heap.class).collect();
             assert!(listed.len() == 2 && listed[0].0 == listed[1].0, "one list");
             listed[0].1.next.set(None);
         }],

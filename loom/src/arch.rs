@@ -54,9 +54,14 @@ pub mod sections {
     pub const SIGNATURE: u32 = 0x5305_3053;
 
     static AREA_OFFSET: AtomicIsize = AtomicIsize::new(0);
+    static FREE_AREA_OFFSET: AtomicIsize = AtomicIsize::new(0);
 
     pub fn area_offset() -> &'static AtomicIsize {
         &AREA_OFFSET
+    }
+
+    pub fn free_area_offset() -> &'static AtomicIsize {
+        &FREE_AREA_OFFSET
     }
 
     pub fn area_at(offset: isize) -> *mut Area {

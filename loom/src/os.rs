@@ -179,6 +179,11 @@ pub fn membarrier(command: i32, flags: u32, cpu: u32) -> Result<usize, Errno> {
     Ok(0)
 }
 
+/// The models have one memory node.
+pub fn node_by_libc() -> Option<u32> {
+    None
+}
+
 /// As many CPUs as one: the limits of the models are for all of them.
 pub fn current_cpu() -> usize {
     0

@@ -113,6 +113,7 @@ fn command(gate: &Gate) -> anyhow::Result<Command> {
         Tool::Xtask => command.arg(std::env::current_exe().context("where is this program?")?),
         Tool::Lab => command.arg(cargo.get_program()).arg("lab"),
         Tool::Cross => command.arg("xtask/cross.sh"),
+        Tool::Nodes => command.arg("xtask/nodes.sh"),
     };
     command.args(gate.arguments);
     // A log is for reading: no backtrace under a one-line error.

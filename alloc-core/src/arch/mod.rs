@@ -33,7 +33,7 @@
 //!   `__rseq_cs_ptr_array` has a pointer to each, for debuggers (librseq's convention). `.reloc` refers to that pointer
 //!   from the function, so a linker that drops unused sections keeps it as long as the function.
 //! * The kernel clears `rseq_cs` when it aborts a section: each attempt stores it again.
-//! * Before init, `area_offset` leads to a word of each thread that may be written to as `rseq_cs`. Where `cpu_id` lies then,
+//! * Before init, `area_offset` and `free_area_offset` lead to a word of each thread that may be written to as `rseq_cs`. Where `cpu_id` lies then,
 //!   a negative number is best: it stays closed in a thread that is held up across init (docs/adr/0003).
 //! * `cpu_id` is loaded as the 16 bits at 4: its low half on little-endian machines only.
 //!
@@ -188,6 +188,14 @@ pub fn libc_dl() -> Option<(DlAddr, DlOpen)> {
 pub const COMMAND_ENTRY: *const () = selected::COMMAND_ENTRY;
 /// See [`COMMAND_ENTRY`].
 pub const COMMAND_ENTRY_BYTES: usize = selected::COMMAND_ENTRY_BYTES;
+
+/// `getcpu(3)`.
+pub type GetCpu = unsafe extern "C" fn(*mut libc::c_uint, *mut libc::c_uint) -> libc::c_int;
+
+/// libc's function, if it has one that mostly does without a system call.
+pub fn libc_getcpu() -> Option<GetCpu> {
+    selected::libc_getcpu()
+}
 
 /// `_dl_find_object(3)`: 0, with the record filled in, if the address lies in a loaded module.
 pub type FindObject = unsafe extern "C" fn(*mut libc::c_void, *mut FoundObject) -> libc::c_int;
@@ -344,11 +352,17 @@ pub mod sections {
         selected::are_aborted()
     }
 
-    /// The word that every section loads: the distance of the rseq area that it uses from [`area_at`]'s origin. Before
+    /// The word that every section but those of frees' entries loads: the distance of the rseq area that it uses from [`area_at`]'s origin. Before
     /// anything stores to it a section may run, and finds no shard.
     #[inline(always)]
     pub fn area_offset() -> &'static AtomicIsize {
         selected::area_offset()
+    }
+
+    /// As [`area_offset`], of the entries that free: a word of its own, so that they alone can be kept from finding a shard.
+    #[inline(always)]
+    pub fn free_area_offset() -> &'static AtomicIsize {
+        selected::free_area_offset()
     }
 
     /// The calling thread's area at such a distance.

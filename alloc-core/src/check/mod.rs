@@ -192,7 +192,7 @@ impl Walk {
     /// V3.
     fn lists(&self, class: Class) -> Verdict {
         let mut count = 0;
-        for (bin, slab) in SLABS[class].partial() {
+        for (bin, slab) in SLABS[class].partial(class) {
             count += 1;
             if slab.kind() != Kind::Slab || slab.class.get() as Class != class {
                 return broken(DefectKind::ForeignInList, slab.page());

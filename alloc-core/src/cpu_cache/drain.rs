@@ -6,8 +6,9 @@
 
 use super::exclusive::{Stopped, stop_each};
 use super::shard::{Shard, count_moved, leases, locked, pop_into};
-use super::supply::give_back_to_slab;
+use super::supply::{give_back_to_slab, put_aside};
 use crate::depot::DEPOT;
+use crate::node;
 use crate::object::Batch;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
@@ -102,7 +103,7 @@ fn drain_class_stopped(stopped: Stopped<'_>, class: Class) {
     stopped.take_objects(class, |batch| {
         slab::put_cached(class, batch);
         // With no memory for a magazine either, they stay where they are.
-        batch.is_empty() || DEPOT.put_unbounded(class, batch)
+        batch.is_empty() || put_aside(class, batch)
     });
 }
 
@@ -128,11 +129,13 @@ fn drain_depot() {
 #[inline(never)]
 pub(super) fn drain_depot_of(class: Class) {
     let mut batch = Batch::new();
-    for _ in 0..DEPOT.magazines(class) {
-        DEPOT.take(class, &mut batch);
-        if batch.is_empty() {
-            break;
+    for node in node::all() {
+        for _ in 0..DEPOT.magazines_on(class, node) {
+            DEPOT.take(class, node, &mut batch);
+            if batch.is_empty() {
+                break;
+            }
+            give_back_to_slab(class, &mut batch);
         }
-        give_back_to_slab(class, &mut batch);
     }
 }

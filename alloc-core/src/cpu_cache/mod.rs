@@ -27,12 +27,14 @@ mod transfer;
 pub use census::{cached_bytes, regions};
 pub use shard::Shard;
 
+use crate::node::{self, Node};
 use crate::object::{Fresh, Object};
+use crate::page_heap::PAGE_HEAP;
 use crate::postponed;
 use crate::region::Counter;
-use crate::rseq::Sections;
 use crate::rseq::outcome::{Pop, Push};
 use crate::rseq::registration;
+use crate::rseq::{Index, Sections};
 use crate::size_class::Class;
 use crate::slab::SLABS;
 use policy::decay;
@@ -112,8 +114,9 @@ pub fn try_pop(class: Class) -> Option<Object> {
 /// Frees an object of `class`.
 pub fn free(class: Class, object: Object) {
     let left = match registration::sections() {
-        Some(sections) => free_by_sections(sections, class, object),
-        None => Some(object),
+        Some(sections) if is_here(&object) => free_by_sections(sections, class, object),
+        // Of another node: kept apart from what this CPU allocates (docs/adr/0051).
+        _ => Some(object),
     };
     if let Some(object) = left {
         free_without_sections(class, object);
@@ -122,6 +125,21 @@ pub fn free(class: Class, object: Object) {
     if SLABS[class].has_fallen() {
         decay::decay_if_shrunk(class);
     }
+}
+
+/// Whether the object lies on the node of this CPU.
+fn is_here(object: &Object) -> bool {
+    !node::are_many() || PAGE_HEAP.node_at(object.address()) == Node::here()
+}
+
+/// Pushes what lies at `address` onto this CPU's shard, if it lies on the CPU's node and the shard has room; whether it did. For frees
+/// whose entries are closed.
+///
+/// The caller gives up an object of `class`, if this is true.
+#[inline]
+pub fn push_if_here(sections: Sections, class: Class, address: usize) -> bool {
+    let Some(cpu) = registration::current_index(Index::CpuId) else { return false };
+    node::of_cpu(cpu) == PAGE_HEAP.node_at(address) && sections.push(class, address) == 0
 }
 
 /// The object again if the thread has no per-CPU shard.

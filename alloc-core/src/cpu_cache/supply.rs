@@ -7,6 +7,7 @@
 
 use super::shard::{count_moved, count_past_shards};
 use crate::depot::DEPOT;
+use crate::node::{self, Node};
 use crate::object::{Batch, Contents, Fresh, Object};
 use crate::page_heap::PAGE_HEAP;
 use crate::region::{Moved, Region};
@@ -41,12 +42,13 @@ pub(super) fn supply(
     wanted: usize,
 ) -> Contents {
     let count = |objects| count_moved(region, class, Moved::Refilled, objects);
-    DEPOT.take(class, batch);
+    let node = Node::here();
+    DEPOT.take(class, node, batch);
     if !batch.is_empty() {
         count(batch.len());
         return Contents::Any;
     }
-    match slab::take(class, batch, wanted) {
+    match slab::take(class, node, batch, wanted) {
         Ok(contents) if !batch.is_empty() || !is_barred() => {
             count(batch.len());
             contents
@@ -68,7 +70,7 @@ pub(super) fn take_one(class: Class) -> Option<Fresh> {
     let mut batch = Batch::new();
     let align = natural_align(class);
     for larger in (class..CLASSES).filter(|&larger| natural_align(larger) >= align) {
-        match slab::take(larger, &mut batch, 1) {
+        match slab::take(larger, Node::here(), &mut batch, 1) {
             Ok(contents) if !batch.is_empty() => {
                 count_past_shards(larger, Moved::Refilled, 1);
                 return batch.pop_first().map(|object| Fresh { object, contents });
@@ -85,7 +87,10 @@ pub(super) fn take_one(class: Class) -> Option<Fresh> {
 pub(super) fn give_back(class: Class, batch: &mut Batch) {
     let whole = batch.len() == CLASS[class].batch;
     let wanted = whole && !SLABS[class].has_decayed() && depot_may_grow(class);
-    if wanted && DEPOT.put(class, batch) {
+    if wanted
+        && let Some(node) = node_of(batch)
+        && DEPOT.put(class, node, batch)
+    {
         return;
     }
     give_back_to_slab(class, batch);
@@ -106,10 +111,25 @@ pub(super) fn give_back_to_slab(class: Class, batch: &mut Batch) {
     slab::put_cached(class, batch);
     // A handler above its own thread's slab lock, or a late thread: leave them where no lock is needed. If the OS has
     // not even memory for a magazine they are never used again.
-    if !batch.is_empty() && !DEPOT.put_unbounded(class, batch) {
+    if !batch.is_empty() && !put_aside(class, batch) {
         batch.forget_all();
     }
     PAGE_HEAP.trim();
+}
+
+/// Puts objects that can't be put into their slabs into the depot, whichever nodes they lie on; false if there is no memory for that.
+pub(super) fn put_aside(class: Class, batch: &mut Batch) -> bool {
+    DEPOT.put_unbounded(class, Node::here(), batch)
+}
+
+/// The node on which all objects of `batch` lie; none if they lie on several.
+fn node_of(batch: &Batch) -> Option<Node> {
+    if !node::are_many() {
+        return Some(Node::FIRST);
+    }
+    let (&first, rest) = batch.addresses().split_first()?;
+    let node = PAGE_HEAP.node_at(first);
+    rest.iter().all(|&object| PAGE_HEAP.node_at(object) == node).then_some(node)
 }
 
 /// Whether one magazine more lies within what the depot may hold: a quarter of what is in use, and one

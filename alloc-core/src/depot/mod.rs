@@ -1,4 +1,4 @@
-//! The depot: full magazines behind the shards, on one lock-free stack for each class.
+//! The depot: full magazines behind the shards, on one lock-free stack for each class on each node.
 //!
 //! Putting and taking never wait. The depot holds at most `limit(class)` magazines of a class, and more only of objects that have no
 //! other place (`put_unbounded`). The memory of magazines is never unmapped, since a stale reader may still read it.
@@ -18,6 +18,7 @@ use crate::arch;
 use crate::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, UnsafeCell};
 use crate::counters;
 use crate::fail::{Misuse, fail};
+use crate::node::{self, NODES_MAX, Node};
 use crate::object::{Batch, Link};
 use crate::os::{self, Place};
 use crate::size_class::{CLASS, CLASSES, Class};
@@ -67,14 +68,16 @@ struct Stack {
 type Change = (usize, usize);
 
 /// The depot of the process.
+#[repr(C)]
 pub struct Depot {
-    full: [Stack; CLASSES],
-    empty: Stack,
     chunks: [Link<Chunk>; CHUNKS],
     /// Bytes in objects of the full magazines, as [`Depot::bytes`] counts them.
     bytes: AtomicUsize,
     /// Magazines created since start.
     created: AtomicUsize,
+    empty: Stack,
+    /// By node and class. Those of other nodes than the first are the end of the depot, which no other word makes resident.
+    full: [[Stack; CLASSES]; NODES_MAX],
 }
 
 /// The one depot.
@@ -154,29 +157,29 @@ fn limit(class: Class) -> usize {
 impl Depot {
     const fn new() -> Depot {
         Depot {
-            full: [const { Stack::new() }; CLASSES],
-            empty: Stack::new(),
             chunks: [const { Link::none() }; CHUNKS],
             bytes: AtomicUsize::new(0),
             created: AtomicUsize::new(0),
+            empty: Stack::new(),
+            full: [const { [const { Stack::new() }; CLASSES] }; NODES_MAX],
         }
     }
 
     /// Prefetches what [`Depot::put`] and [`Depot::take`] of `class` begin with: a hint.
     pub fn prefetch(&self, class: Class) {
-        arch::prefetch(core::ptr::from_ref(&self.full[class]) as usize);
+        arch::prefetch(core::ptr::from_ref(&self.full[0][class]) as usize);
         arch::prefetch(core::ptr::from_ref(&self.empty) as usize);
     }
 
-    /// Puts the objects of `batch` as one magazine; false if the class has enough of them or there is no memory for one,
+    /// Puts the objects of `batch`, which lie on `node`, as one magazine; false if the class has enough of them or there is no memory for one,
     /// and the objects stay in the batch.
-    pub fn put(&self, class: Class, batch: &mut Batch) -> bool {
+    pub fn put(&self, class: Class, node: Node, batch: &mut Batch) -> bool {
         // Threads that race here may exceed the bound by one magazine each.
-        self.full[class].count() < limit(class) && self.put_unbounded(class, batch)
+        self.stack(class, node).count() < limit(class) && self.put_unbounded(class, node, batch)
     }
 
     /// As [`Depot::put`], however many magazines there are: for when the slab tier can't be entered.
-    pub fn put_unbounded(&self, class: Class, batch: &mut Batch) -> bool {
+    pub fn put_unbounded(&self, class: Class, node: Node, batch: &mut Batch) -> bool {
         let empty = self.empty.pop(self).map(|(held, _)| held);
         let Some(held) = empty.or_else(|| self.create()) else { return false };
         let magazine = self.magazine(&held);
@@ -189,14 +192,14 @@ impl Depot {
         magazine.count.store(objects.len() as u32, Ordering::Relaxed);
         magazine.put_by.store(os::thread_descriptor(), Ordering::Relaxed);
         batch.forget_all();
-        self.push(class, held);
+        self.push(class, node, held);
         true
     }
 
-    /// Takes a magazine of `class` into `batch`, which is empty; it stays so if there is none. The thread that put the magazine gets
+    /// Takes a magazine of `class` on `node` into `batch`, which is empty; it stays so if there is none. The thread that put the magazine gets
     /// the objects as they were, another thread in the order of [`order::of`].
-    pub fn take(&self, class: Class, batch: &mut Batch) {
-        let Some(held) = self.pop(class) else { return };
+    pub fn take(&self, class: Class, node: Node, batch: &mut Batch) {
+        let Some(held) = self.pop(class, node) else { return };
         let magazine = self.magazine(&held);
         // Ordering: Relaxed, the pop acquired both.
         let count = magazine.count.load(Ordering::Relaxed) as usize;
@@ -223,13 +226,17 @@ impl Depot {
         self.empty.push(self, held);
     }
 
-    fn push(&self, class: Class, held: Held) {
-        let change = self.full[class].push(self, held);
+    fn stack(&self, class: Class, node: Node) -> &Stack {
+        &self.full[node.index()][class]
+    }
+
+    fn push(&self, class: Class, node: Node, held: Held) {
+        let change = self.stack(class, node).push(self, held);
         self.account(class, change);
     }
 
-    fn pop(&self, class: Class) -> Option<Held> {
-        let (held, change) = self.full[class].pop(self)?;
+    fn pop(&self, class: Class, node: Node) -> Option<Held> {
+        let (held, change) = self.stack(class, node).pop(self)?;
         self.account(class, change);
         Some(held)
     }
@@ -247,8 +254,12 @@ impl Depot {
     /// Calls `f` with the objects of each magazine of `class`, for the validator: pops them all, then pushes them again in their
     /// order. Other threads find the stack empty meanwhile.
     pub fn visit(&self, class: Class, mut f: impl FnMut(&[usize])) {
+        node::all().for_each(|node| self.visit_on(class, node, &mut f));
+    }
+
+    fn visit_on(&self, class: Class, node: Node, f: &mut impl FnMut(&[usize])) {
         let mut last = 0;
-        while let Some(held) = self.pop(class) {
+        while let Some(held) = self.pop(class, node) {
             let magazine = self.magazine(&held);
             // Ordering: Relaxed, the pop acquired the magazine.
             let count = magazine.count.load(Ordering::Relaxed) as usize;
@@ -262,13 +273,18 @@ impl Depot {
             let held = Held(last);
             // Ordering: Relaxed, as above.
             last = self.magazine(&held).next.load(Ordering::Relaxed);
-            self.push(class, held);
+            self.push(class, node, held);
         }
     }
 
     /// Magazines of `class` in the depot.
     pub fn magazines(&self, class: Class) -> usize {
-        self.full[class].count()
+        node::all().map(|node| self.magazines_on(class, node)).sum()
+    }
+
+    /// Those of `node`.
+    pub fn magazines_on(&self, class: Class, node: Node) -> usize {
+        self.stack(class, node).count()
     }
 
     /// Bytes in objects of all magazines except the first of each class of small objects; a snapshot.
@@ -277,9 +293,9 @@ impl Depot {
         (self.bytes.load(Ordering::Relaxed) as isize).max(0) as usize
     }
 
-    /// The word of class 0 that holds the count of full magazines, and the number of magazines ever created, for `publish`.
+    /// The word of class 0 on the first node that holds the count of full magazines, and the number of magazines ever created, for `publish`.
     pub const fn counters(&'static self) -> (Column<AtomicU64>, &'static AtomicUsize) {
-        let first = &self.full[0].head;
+        let first = &self.full[0][0].head;
         (Column { first, stride: size_of::<Stack>(), count: CLASSES }, &self.created)
     }
 
@@ -381,11 +397,11 @@ mod tests {
         let put = || {
             // SAFETY: numbers that nothing reads or writes.
             let mut batch = unsafe { Batch::from_slots(&objects) };
-            assert!(OWN.put(CLASS_OF_LINES, &mut batch));
+            assert!(OWN.put(CLASS_OF_LINES, Node::FIRST, &mut batch));
         };
         let take = || {
             let mut batch = Batch::new();
-            OWN.take(CLASS_OF_LINES, &mut batch);
+            OWN.take(CLASS_OF_LINES, Node::FIRST, &mut batch);
             let taken = batch.addresses().to_vec();
             batch.forget_all();
             taken

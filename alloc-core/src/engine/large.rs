@@ -7,6 +7,7 @@ use super::request::Request;
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::fail::{Misuse, deny, fail};
 use crate::guard;
+use crate::node::Node;
 use crate::object::{Fresh, Object};
 use crate::page_heap::entry::{Kind, PageEntry};
 use crate::page_heap::huge::HUGE;
@@ -38,7 +39,8 @@ pub fn allocate(request: Request) -> Option<Fresh> {
     }
     let pages = pages_of(bytes);
     let align_pages = pages_of(request.align);
-    let span = PAGE_HEAP.acquire(SpanRequest { align_pages, ..SpanRequest::large(pages) })?;
+    let node = Node::here();
+    let span = PAGE_HEAP.acquire(SpanRequest { align_pages, node, ..SpanRequest::large(pages) })?;
     account(0, pages);
     // SAFETY: the span was handed out to this call.
     let object = unsafe { Object::from_address(span.address()) }?;

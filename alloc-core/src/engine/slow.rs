@@ -13,6 +13,7 @@ use crate::atomic::{AtomicU8, Ordering};
 use crate::cpu_cache::shard::leases;
 use crate::cpu_cache::{self, Shard};
 use crate::hot::HOT;
+use crate::node;
 use crate::object::{Fresh, Object};
 use crate::os;
 use crate::page_map;
@@ -139,7 +140,7 @@ pub unsafe extern "C" fn free(ptr: *mut u8) {
     let class = page_map::class_in_page_map(ptr as usize);
     // SAFETY: duty 1.
     unsafe {
-        if !push(class, ptr) {
+        if !push(class, ptr) && !push_where_nodes(class, ptr) {
             free_slow(ptr, class);
         }
     }
@@ -169,7 +170,7 @@ pub unsafe extern "C" fn free_sized(ptr: *mut u8, size: usize) {
     let is_smaller = class < small_class_of(size);
     // SAFETY: duty 1.
     unsafe {
-        if is_smaller || !push(class, ptr) && !push_while_profiled(class, ptr) {
+        if is_smaller || !push(class, ptr) && !push_where_closed(class, ptr) {
             dealloc_slow(ptr, size, 1, class);
         }
     }
@@ -186,7 +187,7 @@ pub unsafe extern "C" fn dealloc(ptr: *mut u8, size: usize, align: usize) {
     let is_smaller = class < named;
     // SAFETY: duty 1.
     unsafe {
-        if is_smaller || !push(class, ptr) && !push_while_profiled(class, ptr) {
+        if is_smaller || !push(class, ptr) && !push_where_closed(class, ptr) {
             dealloc_slow(ptr, size, align, class);
         }
     }
@@ -260,15 +261,33 @@ unsafe fn push(class: Class, ptr: *mut u8) -> bool {
     leases::own_shard().is_some_and(|shard| shard.push_slot(class, slot))
 }
 
-/// While a profile runs, sized frees come here: pushes by a section, as the entry would; whether the shard has the object now.
+/// Sized frees come here while a profile runs, or where there are several nodes: pushes by a section, as the entry would; whether the
+/// shard has the object now.
 ///
 /// # Safety
 /// 1. `ptr` is null or a live object of `class`, which the caller gives up if this is true.
 #[inline]
-unsafe fn push_while_profiled(class: Class, ptr: *mut u8) -> bool {
+unsafe fn push_where_closed(class: Class, ptr: *mut u8) -> bool {
+    // SAFETY: duty 1.
+    (profile::is_on() || node::are_many()) && unsafe { push_by_section(class, ptr) }
+}
+
+/// As [`push_where_closed`], for frees without a size, which a profile leaves open.
+///
+/// # Safety
+/// 1. As there.
+#[inline]
+unsafe fn push_where_nodes(class: Class, ptr: *mut u8) -> bool {
+    // SAFETY: duty 1.
+    node::are_many() && unsafe { push_by_section(class, ptr) }
+}
+
+/// # Safety
+/// 1. As for [`push_where_closed`].
+#[inline]
+unsafe fn push_by_section(class: Class, ptr: *mut u8) -> bool {
     // A null has class 0, which is full. By `cpu_id` the entries are open: no free is checked.
-    profile::is_on()
-        && sections_by_cpu().is_some_and(|sections| sections.push(class, ptr as usize) == 0)
+    sections_by_cpu().is_some_and(|sections| cpu_cache::push_if_here(sections, class, ptr as usize))
 }
 
 /// The sections, if the entries use them: those of shards by `cpu_id`.

@@ -26,7 +26,7 @@ pub use scratch::Scratch;
 pub use stderr::{keep_stderr, stderr_or_kept, write, write_stderr};
 pub use text::{gives_huge_pages_unasked, parse_number, read_file};
 
-use crate::arch::{STACK_TOP, is_there, syscall};
+use crate::arch::{self, STACK_TOP, is_there, syscall};
 use crate::atomic::{AtomicUsize, Ordering};
 use core::ffi::CStr;
 
@@ -284,6 +284,15 @@ pub fn current_cpu() -> usize {
         set_errno(before);
     }
     cpu.max(0) as usize
+}
+
+/// The kernel's number of the memory node of the calling thread, by `getcpu(3)` (glibc 2.29), which reads it from the vDSO. None where that
+/// would be a system call, or libc has no such function.
+pub fn node_by_libc() -> Option<u32> {
+    let (mut cpu, mut node) = (0, 0);
+    let getcpu = arch::libc_getcpu()?;
+    // SAFETY: it writes two numbers.
+    (unsafe { getcpu(&mut cpu, &mut node) } == 0).then_some(node)
 }
 
 /// The address of libc's descriptor of the calling thread; on x86-64 the thread pointer.

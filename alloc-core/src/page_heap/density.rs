@@ -1,15 +1,16 @@
-//! The segments that a span comes from, by density: where the system gives huge pages unasked, sparse spans have segments of
+//! The segments that a span comes from, by node and density: each node has its own (docs/adr/0051), and where the system gives huge pages unasked, sparse spans have segments of
 //! their own, which get no huge pages (docs/adr/0022).
 //!
-//! Elsewhere all spans share all segments. A span that finds no memory in segments of its own density takes free pages of the
-//! other segments.
+//! Elsewhere all spans of a node share its segments. A span that finds no memory in the segments of its home takes free pages of
+//! other segments. What lies in a node's segments is on that node because its threads touch it first: the kernel is told nothing.
 //!
 //! Invariants:
-//! I1. A segment's density is set before the segment is published, and never changes.
+//! I1. A segment's home is set before the segment is published, and never changes.
 //! I2. Pages of a sparse segment are advised against huge pages before any of them is free.
 
 use super::{PageHeap, Span, SpanRequest};
 use crate::atomic::Ordering;
+use crate::node::{self, Node};
 
 /// How much of a span its holder will touch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,13 +26,15 @@ impl Density {
     pub const fn of(bytes: usize, used: usize) -> Density {
         if (bytes - used) * 8 >= bytes { Density::Sparse } else { Density::Dense }
     }
+}
 
-    fn other(self) -> Density {
-        match self {
-            Density::Dense => Density::Sparse,
-            Density::Sparse => Density::Dense,
-        }
-    }
+/// What the spans of a segment have in common.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Home {
+    /// How much of them is touched.
+    pub density: Density,
+    /// The node whose threads acquire them.
+    pub node: Node,
 }
 
 /// Where sparse spans lie.
@@ -74,12 +77,15 @@ impl PageHeap {
         }
     }
 
-    /// A span from segments of the other density, when those of its own have no pages and the OS has none either.
+    /// A span from segments of another home, when those of its own have no pages and the OS has none either.
     #[cold]
     pub(super) fn acquire_elsewhere(&self, request: SpanRequest) -> Option<Span> {
-        if self.sparse_spans() == SparseSpans::Together {
-            return None;
-        }
-        self.acquire_free(SpanRequest { density: request.density.other(), ..request }).ok()
+        let sparse = (self.sparse_spans() == SparseSpans::Separate).then_some(Density::Sparse);
+        let densities = || [Some(Density::Dense), sparse].into_iter().flatten();
+        let homes = node::all().flat_map(|node| densities().map(move |density| (node, density)));
+        homes
+            .map(|(node, density)| SpanRequest { density, node, ..request })
+            .filter(|other| other.home() != request.home())
+            .find_map(|other| self.acquire_free(other).ok())
     }
 }

@@ -13,7 +13,7 @@
 //! Invariants:
 //! I1. All fields of a segment's `Extent` change under the lock of growth. What an extent says is mapped, is mapped.
 
-use super::density::Density;
+use super::density::{Density, Home};
 use super::segment::{Extent, HEADER_PAGES, Segment, metadata_bytes};
 use super::{OUTSIDE_SLOTS, OutsideTable, PageHeap, SEGMENTS_MAX, Span, SpanRequest, outside_slot};
 use crate::atomic::Ordering;
@@ -53,9 +53,10 @@ impl PageHeap {
             return self.acquire_admitted(request);
         }
         // Aligned pages may begin some way behind the first free page.
-        let SpanRequest { pages, align_pages, density, .. } = request;
+        let SpanRequest { pages, align_pages, .. } = request;
         let slack = if align_pages > 1 { align_pages } else { 0 };
-        let segment = self.grow(pages.next_multiple_of(align_pages) + slack, density, &growth)?;
+        let segment =
+            self.grow(pages.next_multiple_of(align_pages) + slack, request.home(), &growth)?;
         drop(growth);
         let guard = segment.lock().ok()?;
         self.acquire_in(segment, request, guard).or_else(|| self.acquire_admitted(request))
@@ -68,15 +69,15 @@ impl PageHeap {
         end <= segment.mapped_pages() || self.grow_in_place(segment, end) == Growth::Done
     }
 
-    /// Adds `pages` to the segments of density `home`: to a segment that can still grow, or with a new one.
-    fn grow(&self, pages: usize, home: Density, growth: &Guard<'_>) -> Option<&'static Segment> {
+    /// Adds `pages` to the segments of `home`: to a segment that can still grow, or with a new one.
+    fn grow(&self, pages: usize, home: Home, growth: &Guard<'_>) -> Option<&'static Segment> {
         for index in self.first_growing.get()..self.segment_count() {
             let Some(segment) = self.segment(index) else { continue };
             let is_complete = segment.mapped_pages() * PAGE_BYTES >= segment.extent().limit.get();
             if is_complete && index == self.first_growing.get() {
                 self.first_growing.set(index + 1);
             }
-            if segment.density() != home || is_complete {
+            if segment.home() != home || is_complete {
                 continue;
             }
             // The free pages at its end become the span's first part. If the lock can't be had, `add_pages` says so.
@@ -113,7 +114,7 @@ impl PageHeap {
         let mut outcome = Growth::NoSpace;
         for step in self.steps(end.saturating_sub(mapped), space) {
             let before = extent.metadata.get();
-            let result = map_to(segment.base(), extent, segment.density(), mapped + step);
+            let result = map_to(segment.base(), extent, segment.home(), mapped + step);
             // Ordering: Relaxed, a statistic.
             self.metadata.fetch_add(extent.metadata.get() - before, Ordering::Relaxed);
             match result {
@@ -144,11 +145,11 @@ impl PageHeap {
         Growth::Done
     }
 
-    /// Maps one more segment of density `home` with at least `pages`: in the page-map range if there is a place, otherwise anywhere.
+    /// Maps one more segment of `home` with at least `pages`: in the page-map range if there is a place, otherwise anywhere.
     fn create_segment(
         &self,
         pages: usize,
-        home: Density,
+        home: Home,
         growth: &Guard<'_>,
     ) -> Option<&'static Segment> {
         // Checked before anything is mapped: a segment without a place in the list could not be given back.
@@ -160,14 +161,14 @@ impl PageHeap {
         // SAFETY: fresh and aligned; its metadata is mapped and stays so.
         let segment = unsafe { Segment::create(base) };
         segment.extent().set_to(&extent);
-        segment.set_density(home);
+        segment.set_home(home);
         // SAFETY: as `extent` says, they are mapped; no other thread knows the segment.
         unsafe { segment.add_pages(extent.pages.get() / PAGE_BYTES) };
         self.publish(segment, growth);
         Some(segment)
     }
 
-    fn map_in_page_map(&self, pages: usize, home: Density) -> Option<(usize, Extent)> {
+    fn map_in_page_map(&self, pages: usize, home: Home) -> Option<(usize, Extent)> {
         // Ordering: Relaxed, written once by init before the first growth.
         let start = HOT.page_map_base.load(Ordering::Relaxed);
         while start != 0 && self.next_place.get() < PAGE_MAP_SEGMENTS {
@@ -186,7 +187,7 @@ impl PageHeap {
         None
     }
 
-    fn map_outside(&self, pages: usize, home: Density) -> Option<(usize, Extent)> {
+    fn map_outside(&self, pages: usize, home: Home) -> Option<(usize, Extent)> {
         self.make_outside_table()?;
         let fitting = OUTSIDE_LENGTHS.into_iter();
         for len in fitting.take_while(|&len| len >= (HEADER_PAGES + pages) * PAGE_BYTES) {
@@ -209,7 +210,7 @@ impl PageHeap {
         base: usize,
         extent: &Extent,
         pages: usize,
-        home: Density,
+        home: Home,
     ) -> Result<(), Errno> {
         let mut refused = libc::ENOMEM;
         for step in self.steps(pages, extent.limit.get() / PAGE_BYTES - HEADER_PAGES) {
@@ -284,13 +285,13 @@ impl PageHeap {
 
 /// Maps what is missing of the pages up to number `end`, and of the metadata of all mapped pages. If a part is refused nothing
 /// new stays mapped, except pages that can't be sealed again; the next attempt uses those.
-fn map_to(base: usize, extent: &Extent, home: Density, end: usize) -> Result<(), Errno> {
+fn map_to(base: usize, extent: &Extent, home: Home, end: usize) -> Result<(), Errno> {
     // The pages first: their metadata is small, so the OS is more likely to refuse the pages.
     let before = extent.pages.get();
     map_between(base, extent, &extent.pages, end * PAGE_BYTES)?;
     let (start, len) = (base + before, extent.pages.get() - before);
     let Err(refused) = map_metadata(base, extent) else {
-        if home == Density::Sparse && len > 0 {
+        if home.density == Density::Sparse && len > 0 {
             os::no_huge_pages(start, len);
         }
         return Ok(());

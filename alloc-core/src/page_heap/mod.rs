@@ -28,11 +28,12 @@ pub use purging::Recount;
 
 use crate::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::hot::HOT;
+use crate::node::{self, Node};
 use crate::object::{Contents, Link};
 use crate::sanitizer;
 use crate::sync::{Guard, Guarded, Lock, Rank, WaitBudget};
 use crate::units::{PAGE_BYTES, PAGE_MAP_SEGMENTS, SEGMENT_BYTES, SEGMENT_SHIFT};
-use density::{Density, Missing};
+use density::{Density, Home, Missing};
 use entry::{Kind, PageEntry};
 use limit::Limits;
 use segment::{HEADER_PAGES, PageRun, Segment};
@@ -74,12 +75,20 @@ pub struct SpanRequest {
     pub kind: Kind,
     /// How much of it will be touched.
     pub density: Density,
+    /// Where it is wanted.
+    pub node: Node,
 }
 
 impl SpanRequest {
-    /// A dense large span of so many pages, without an alignment.
+    /// A dense large span of so many pages, without an alignment, on the first node.
     pub const fn large(pages: usize) -> SpanRequest {
-        SpanRequest { pages, align_pages: 1, kind: Kind::Large, density: Density::Dense }
+        let (density, node) = (Density::Dense, Node::FIRST);
+        SpanRequest { pages, align_pages: 1, kind: Kind::Large, density, node }
+    }
+
+    /// Which segments it comes from, if those have pages.
+    fn home(&self) -> Home {
+        Home { density: self.density, node: self.node }
     }
 }
 
@@ -204,14 +213,14 @@ impl PageHeap {
         }
     }
 
-    /// A span of free pages in the segments of its density. First tries the locks of all segments, then waits for them.
+    /// A span of free pages in the segments of its home. First tries the locks of all segments, then waits for them.
     fn acquire_free(&self, request: SpanRequest) -> Result<Span, Missing> {
         let mut is_left_out = false;
         for may_wait in [false, true] {
             // Ordering: Relaxed, a hint.
             let first = self.first_free.load(Ordering::Relaxed);
             for (index, segment) in self.segments().enumerate().skip(first) {
-                if segment.longest() < request.pages || segment.density() != request.density {
+                if segment.longest() < request.pages || segment.home() != request.home() {
                     if segment.longest() == 0 && index == first {
                         self.advance_first_free(first);
                     }
@@ -348,6 +357,15 @@ impl PageHeap {
             }
             slot = (slot + 1) % OUTSIDE_SLOTS;
         }
+    }
+
+    /// The node of the segment in which `address` lies; the first one for all else.
+    #[inline]
+    pub fn node_at(&self, address: usize) -> Node {
+        if !node::are_many() {
+            return Node::FIRST;
+        }
+        self.segment_at(address).map_or(Node::FIRST, |segment| segment.home().node)
     }
 
     /// The entry of the page in which `address` lies, if it is a page of a segment that can hold objects.

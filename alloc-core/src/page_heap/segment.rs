@@ -19,11 +19,12 @@
 //!     purged.
 //! I6. The entries and bitmaps of all pages below `mapped_pages` are mapped.
 
-use super::density::Density;
+use super::density::{Density, Home};
 use super::entry::{BITMAP_BYTES, Kind, PageEntry};
 use super::page_set::{PageSet, WORDS};
 use crate::arch::{self, thread_id};
 use crate::atomic::{AtomicU32, Ordering};
+use crate::node::Node;
 use crate::object::Contents;
 use crate::sync::{Guard, Guarded, Guarded32, Lock, Rank, Reentered};
 use crate::units::{PAGE_BYTES, SEGMENT_PAGES};
@@ -46,8 +47,8 @@ struct Header {
     mapped_pages: AtomicU32,
     longest: Guarded32,
     index: Guarded32,
-    /// 1 if the segment's density is sparse.
-    sparse: Guarded32,
+    /// The segment's home: 1 if it is sparse, plus twice the number of its node.
+    home: Guarded32,
     free: PageSet,
     dirty: PageSet,
     /// Taken by a purge, which puts them back.
@@ -201,14 +202,18 @@ impl Segment {
         self.header().index.set(index as u32);
     }
 
-    /// The density of the spans that come from this segment first.
-    pub fn density(&self) -> Density {
-        if self.header().sparse.get() == 0 { Density::Dense } else { Density::Sparse }
+    /// What the spans that come from this segment first have in common.
+    #[inline]
+    pub fn home(&self) -> Home {
+        let home = self.header().home.get();
+        let density = if home & 1 == 0 { Density::Dense } else { Density::Sparse };
+        Home { density, node: Node::of_index(home as usize >> 1) }
     }
 
-    /// Sets [`Segment::density`], before the segment is published.
-    pub fn set_density(&self, density: Density) {
-        self.header().sparse.set(u32::from(density == Density::Sparse));
+    /// Sets [`Segment::home`], before the segment is published.
+    pub fn set_home(&self, home: Home) {
+        let sparse = usize::from(home.density == Density::Sparse);
+        self.header().home.set((home.node.index() << 1 | sparse) as u32);
     }
 
     /// An upper bound on the segment's runs of free pages (I3).

@@ -30,6 +30,7 @@ use crate::depot::{self, DEPOT};
 use crate::engine::{api, command, large};
 use crate::guard;
 use crate::hot::HOT;
+use crate::node;
 use crate::object::Link;
 use crate::os;
 use crate::page_heap::entry::{self, Kind, PageEntry};
@@ -248,6 +249,7 @@ const fn own() -> HeapMap<Address> {
         untouched_bytes: Address::of(untouched),
         region_transfers: number(Region::TRANSFERS_OFFSET),
         transfers_past_shards: Address::of(shard::transfers_past_shards()),
+        nodes: Address::of(node::counter()),
     }
 }
 

@@ -13,8 +13,9 @@ use super::abi::{self, AREA_LEN, Area, RseqError};
 use super::{Index, Sections, keys, vfork};
 use crate::arch::sections::{ThreadBlock, area_at, thread_block};
 use crate::arch::{self, HAS_SECTIONS};
-use crate::atomic::{AtomicU32, Ordering};
+use crate::atomic::{AtomicBool, AtomicIsize, AtomicU32, Ordering};
 use crate::config::RequestedMode;
+use crate::node;
 use crate::os;
 use crate::report::{Mode, ModeReason};
 use crate::units::SHARDS_MAX;
@@ -36,6 +37,8 @@ pub struct Adoption {
 static MODE: AtomicU32 = AtomicU32::new(0);
 static INDEX: AtomicU32 = AtomicU32::new(0);
 static KEY: AtomicU32 = AtomicU32::new(u32::MAX);
+/// Whether the kernel keeps `node_id` in the areas.
+static HAS_NODE_ID: AtomicBool = AtomicBool::new(false);
 
 /// Decides the mode of the process; opens nothing yet.
 pub fn adopt(requested: RequestedMode) -> Adoption {
@@ -58,9 +61,12 @@ pub fn adopt(requested: RequestedMode) -> Adoption {
         }
         _ => (mode, reason),
     };
+    let adoption = Adoption { mode, reason, libc_size, feature_size };
+    // The kernel has them since the same version, and `node_id` comes first. Ordering: Relaxed, published with the mode.
+    HAS_NODE_ID.store(has_mm_cid(&adoption), Ordering::Relaxed);
     // Ordering: Release, with the area's offset, for `sections`.
     MODE.store(mode as u32, Ordering::Release);
-    Adoption { mode, reason, libc_size, feature_size }
+    adoption
 }
 
 fn adopt_own() -> (Mode, ModeReason) {
@@ -174,8 +180,34 @@ fn set_area_offset(offset: isize) {
 }
 
 fn store_area_offset(offset: isize) {
-    // Ordering: Relaxed, by init, which publishes it with the mode, or for a thread without others.
+    // Ordering: Relaxed, for both, by init, which publishes it with the mode, or for a thread without others.
     arch::sections::area_offset().store(offset, Ordering::Relaxed);
+    arch::sections::free_area_offset().store(free_offset(offset), Ordering::Relaxed);
+}
+
+/// Where the entries of frees look for their area when all others look at `offset`.
+fn free_offset(offset: isize) -> isize {
+    if node::are_many() { Hidden::Fresh.offset() } else { offset }
+}
+
+/// Has every free take the slow path from now on, which looks on which node the object lies (docs/adr/0051). It need not be seen at once.
+#[cold]
+pub fn close_frees() {
+    // Ordering: Relaxed, a hint: a free that takes the fast path is as right, only its object may change the node.
+    arch::sections::free_area_offset().store(Hidden::Fresh.offset(), Ordering::Relaxed);
+}
+
+/// The kernel's number of the memory node on which the calling thread is, if it is known without a system call.
+#[cold]
+pub fn current_node() -> Option<u32> {
+    // Ordering: Relaxed, set by init.
+    if !HAS_NODE_ID.load(Ordering::Relaxed) {
+        return os::node_by_libc();
+    }
+    // SAFETY: I1: the offset names an area of each thread, of at least 32 bytes.
+    let area = unsafe { &*area_at(area_offset()) };
+    // Ordering: Relaxed, the kernel writes it for this thread only.
+    Some(area.node_id.load(Ordering::Relaxed))
 }
 
 /// Which never-registered area stands in for the threads' own, see [`vfork`].
@@ -201,6 +233,8 @@ pub(super) fn hide_areas(hidden: Hidden) {
     // thread; a thread that still sees its own is right too. A store would do, but loom does not know that what comes
     // behind the store that an exchange read comes behind the exchange.
     arch::sections::area_offset().swap(hidden.offset(), Ordering::Relaxed);
+    // Ordering: Relaxed, as above. The protocol holds for each of the two words alone.
+    arch::sections::free_area_offset().swap(hidden.offset(), Ordering::Relaxed);
 }
 
 /// Whether the areas are hidden.
@@ -211,9 +245,13 @@ pub(super) fn are_areas_hidden() -> bool {
 /// Shows the areas, if they are hidden as [`Hidden::Settled`]; whether they were.
 pub(super) fn show_settled_areas() -> bool {
     let (settled, shown) = (Hidden::Settled.offset(), adopted_offset());
-    let offset = arch::sections::area_offset();
-    // Ordering: Relaxed, see vfork I2: it comes right behind the caller's own store, or fails. It carries nothing.
-    offset.compare_exchange(settled, shown, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    let show = |word: &AtomicIsize, shown| {
+        // Ordering: Relaxed, see vfork I2: it comes right behind the caller's own store, or fails. It carries nothing.
+        word.compare_exchange(settled, shown, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    };
+    // The frees' first: where the areas are shown, nothing is left to be done.
+    show(arch::sections::free_area_offset(), free_offset(shown))
+        && show(arch::sections::area_offset(), shown)
 }
 
 /// Shows the areas; for a process without other threads and without children.

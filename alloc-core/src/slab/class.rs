@@ -3,7 +3,9 @@
 //! The number of objects handed out counts cached ones too. The class notices when it has fallen, so that caches can give back
 //! what a program that shrank leaves in them.
 
+use crate::node::{self, NODES_MAX, Node};
 use crate::object::Link;
+use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::entry::PageEntry;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo};
 use crate::sync::{Guarded, Lock, Rank};
@@ -15,8 +17,8 @@ const BINS: usize = 9;
 #[repr(align(128))] // As in `cpu_cache::shard::locked`.
 pub struct SlabClass {
     pub(super) lock: Lock,
-    /// The first slabs of the lists.
-    bins: [Link<PageEntry>; BINS],
+    /// The first slabs of the lists of the first node; those of others are in `OTHERS`.
+    bins: Lists,
     /// Slabs of the class.
     pub(super) slabs: Guarded,
     /// Objects handed out.
@@ -30,6 +32,12 @@ pub struct SlabClass {
     /// 1 if nearly no object of the class is left in the program.
     pub(super) decayed: Guarded,
 }
+
+type Lists = [Link<PageEntry>; BINS];
+
+/// By node but the first, and class: the first slabs of the lists, under the lock of the class. Untouched on one node.
+static OTHERS: [[Lists; CLASSES]; NODES_MAX - 1] =
+    [const { [const { [const { Link::none() }; BINS] }; CLASSES] }; NODES_MAX - 1];
 
 /// A fall is noticed if it is at least so many bytes, and an eighth.
 const FALL_BYTES: usize = 16 << 10;
@@ -112,22 +120,31 @@ impl SlabClass {
         &self.lock
     }
 
-    /// The first slab of the first list that has one.
-    pub(super) fn fullest(&self) -> Option<&'static PageEntry> {
-        self.bins.iter().find_map(Link::get)
+    /// The lists of `node`, of this class.
+    fn lists(&self, class: Class, node: Node) -> &Lists {
+        match node.index().checked_sub(1) {
+            None => &self.bins,
+            Some(other) => &OTHERS[other][class],
+        }
     }
 
-    /// The slabs that have a free object, and the numbers of their lists.
-    pub fn partial(&self) -> impl Iterator<Item = (usize, &'static PageEntry)> {
-        self.bins.iter().enumerate().flat_map(|(bin, head)| {
+    /// The first slab of the first list of `node` that has one.
+    pub(super) fn fullest(&self, class: Class, node: Node) -> Option<&'static PageEntry> {
+        self.lists(class, node).iter().find_map(Link::get)
+    }
+
+    /// The slabs of `class`, which this is, that have a free object, and the numbers of their lists.
+    pub fn partial(&self, class: Class) -> impl Iterator<Item = (usize, &'static PageEntry)> {
+        let lists = node::all().flat_map(move |node| self.lists(class, node).iter().enumerate());
+        lists.flat_map(|(bin, head)| {
             let slabs = core::iter::successors(head.get(), |slab| slab.next.get());
             slabs.map(move |slab| (bin, slab))
         })
     }
 
-    /// The empty slab that is kept. Without the lock, a snapshot.
-    pub(super) fn kept(&self) -> Option<&'static PageEntry> {
-        self.bins[BINS - 1].get()
+    /// The empty slab that is kept on `node`. Without the lock, a snapshot.
+    pub(super) fn kept(&self, class: Class, node: Node) -> Option<&'static PageEntry> {
+        self.lists(class, node)[BINS - 1].get()
     }
 
     /// Moves the slab to the list that its number of free objects names (I2 of the slabs).
@@ -138,35 +155,44 @@ impl SlabClass {
         if wanted == bin {
             return;
         }
-        self.unlink(slab);
+        let lists = self.lists_of(slab, class);
+        unlink(slab, lists);
         if wanted != 0 {
-            self.link(slab, wanted - 1);
+            link(slab, lists, wanted - 1);
         }
-    }
-
-    fn link(&self, slab: &'static PageEntry, bin: usize) {
-        let head = &self.bins[bin];
-        slab.prev.set(None);
-        slab.next.set(head.get());
-        if let Some(next) = head.get() {
-            next.prev.set(Some(slab));
-        }
-        head.set(Some(slab));
-        slab.bin.set(bin as u32 + 1);
     }
 
     /// Takes the slab out of the list that it is in, if any.
-    pub(super) fn unlink(&self, slab: &PageEntry) {
-        let Some(bin) = (slab.bin.get() as usize).checked_sub(1) else { return };
-        match slab.prev.get() {
-            Some(prev) => prev.next.set(slab.next.get()),
-            None => self.bins[bin].set(slab.next.get()),
-        }
-        if let Some(next) = slab.next.get() {
-            next.prev.set(slab.prev.get());
-        }
-        slab.bin.set(0);
+    pub(super) fn unlink(&self, slab: &PageEntry, class: Class) {
+        unlink(slab, self.lists_of(slab, class));
     }
+
+    fn lists_of(&self, slab: &PageEntry, class: Class) -> &Lists {
+        self.lists(class, PAGE_HEAP.node_at(slab.page()))
+    }
+}
+
+fn link(slab: &'static PageEntry, lists: &Lists, bin: usize) {
+    let head = &lists[bin];
+    slab.prev.set(None);
+    slab.next.set(head.get());
+    if let Some(next) = head.get() {
+        next.prev.set(Some(slab));
+    }
+    head.set(Some(slab));
+    slab.bin.set(bin as u32 + 1);
+}
+
+fn unlink(slab: &PageEntry, lists: &Lists) {
+    let Some(bin) = (slab.bin.get() as usize).checked_sub(1) else { return };
+    match slab.prev.get() {
+        Some(prev) => prev.next.set(slab.next.get()),
+        None => lists[bin].set(slab.next.get()),
+    }
+    if let Some(next) = slab.next.get() {
+        next.prev.set(slab.prev.get());
+    }
+    slab.bin.set(0);
 }
 
 /// The list for a slab with `free` free objects: eighths of fullness, and one for empty slabs.

@@ -5,7 +5,8 @@
 //! Invariants, under the lock of the class:
 //! I1. A bit of a slab's bitmap is set if the object is in the slab, clear if it is handed out.
 //! I2. `free` is the number of set bits; the slab is in the list `bin_of(free)`, and in none if `free` is 0.
-//! I3. At most one empty slab of a class is kept; it is in the last list.
+//! I3. At most one empty slab of a class is kept on each node; it is in the last list.
+//! I5. The lists are those of the node in whose segments the slab lies.
 //! I4. An object is handed out at most once until it is put back.
 
 #[forbid(unsafe_code)]
@@ -15,6 +16,7 @@ use crate::arch;
 use crate::canary::{self, Canary};
 use crate::fail::{Misuse, deny, fail};
 use crate::guard;
+use crate::node::{self, Node};
 use crate::object::{Batch, Contents, Memory};
 use crate::os;
 use crate::page_heap::density::Density;
@@ -36,18 +38,23 @@ pub fn prefetch_class(class: Class) {
     arch::prefetch(slabs + 64);
 }
 
-/// Takes up to `wanted` objects of `class` in ascending order into `batch`, which is empty and has space for so many; none
+/// Takes up to `wanted` objects of `class` from the slabs of `node` in ascending order into `batch`, which is empty and has space for so many; none
 /// when the OS has no more memory. Returns what the first object contains.
-pub fn take(class: Class, batch: &mut Batch, wanted: usize) -> Result<Contents, Reentered> {
+pub fn take(
+    class: Class,
+    node: Node,
+    batch: &mut Batch,
+    wanted: usize,
+) -> Result<Contents, Reentered> {
     let slabs = &SLABS[class];
     let guard = slabs.lock.acquire(Rank::slab(class))?;
     let mut contents = Contents::Any;
     while batch.len() < wanted {
-        let slab = match slabs.fullest() {
+        let slab = match slabs.fullest(class, node) {
             Some(slab) => slab,
             // One fresh slab is enough; more would only fill the caches.
             None if !batch.is_empty() => break,
-            None => match new_slab(slabs, class) {
+            None => match new_slab(slabs, class, node) {
                 Some((slab, fresh)) => {
                     contents = fresh;
                     slab
@@ -66,13 +73,14 @@ pub fn take(class: Class, batch: &mut Batch, wanted: usize) -> Result<Contents, 
 }
 
 /// A slab of `class`, in no list yet, and what its first object holds. None when out of memory.
-fn new_slab(slabs: &SlabClass, class: Class) -> Option<(&'static PageEntry, Contents)> {
+fn new_slab(slabs: &SlabClass, class: Class, node: Node) -> Option<(&'static PageEntry, Contents)> {
     let info = &CLASS[class];
     let span = PAGE_HEAP.acquire(SpanRequest {
         pages: info.pages,
         align_pages: 1,
         kind: Kind::Slab,
         density: density_of(info),
+        node,
     })?;
     let entry = span.entry;
     entry.class.set(class as u32);
@@ -380,19 +388,19 @@ fn prefetch(class: Class, object: usize) {
 /// Keeps an empty slab if it is the only one (I3), so that a program which frees and allocates the same object does not release
 /// and acquire a span each time. Spans of one object are never kept: the page heap keeps them as well, for all classes.
 fn keep_or_release(slabs: &SlabClass, slab: &'static PageEntry, class: Class) {
-    let is_only = slabs.kept().is_none();
+    let is_only = slabs.kept(class, PAGE_HEAP.node_at(slab.page())).is_none();
     if is_only && CLASS[class].objects > 1 && !slabs.has_decayed() {
         slabs.rebin(slab, class);
     } else {
-        release(slabs, slab);
+        release(slabs, slab, class);
     }
 }
 
-fn release(slabs: &SlabClass, slab: &'static PageEntry) {
-    slabs.unlink(slab);
+fn release(slabs: &SlabClass, slab: &'static PageEntry, class: Class) {
+    slabs.unlink(slab, class);
     slabs.slabs.set(slabs.slabs.get() - 1);
     page_map::set_class_at(slab.page(), 0);
-    let untouched = untouched_bytes(&CLASS[slab.class.get() as Class]);
+    let untouched = untouched_bytes(&CLASS[class]);
     if untouched > 0 {
         PAGE_HEAP.remove_untouched(untouched);
     }
@@ -417,29 +425,32 @@ pub fn decay(class: Class, out: usize, rest: Rest) {
     slabs.reset_peaks();
     slabs.decayed.set(usize::from(rest == Rest::PutBack && slabs.out.get() <= out));
     if slabs.has_decayed() {
-        release_kept(slabs);
+        release_kept(slabs, class);
     }
 }
 
 /// Bytes of the empty slabs that are kept; a snapshot.
 pub fn kept_bytes() -> usize {
-    let kept = SLABS.iter().zip(&CLASS).filter(|(slabs, _)| slabs.kept().is_some());
-    kept.map(|(_, info)| info.pages * PAGE_BYTES).sum()
+    let kept =
+        |class: Class| node::all().filter(|&node| SLABS[class].kept(class, node).is_some()).count();
+    CLASS.iter().enumerate().map(|(class, info)| kept(class) * info.pages * PAGE_BYTES).sum()
 }
 
 /// Releases the kept empty slabs of all classes.
 pub fn release_empty() {
     for (class, slabs) in SLABS.iter().enumerate() {
         let Ok(_guard) = slabs.lock.acquire(Rank::slab(class)) else { continue };
-        release_kept(slabs);
+        release_kept(slabs, class);
     }
 }
 
-/// Releases the kept empty slab, if any. The lock is held.
+/// Releases the kept empty slabs, if any. The lock is held.
 #[inline(never)]
-fn release_kept(slabs: &SlabClass) {
-    while let Some(slab) = slabs.kept() {
-        release(slabs, slab);
+fn release_kept(slabs: &SlabClass, class: Class) {
+    for node in node::all() {
+        while let Some(slab) = slabs.kept(class, node) {
+            release(slabs, slab, class);
+        }
     }
 }
 

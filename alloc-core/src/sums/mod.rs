@@ -27,6 +27,8 @@ pub trait Memory {
 
 /// More classes, shards or places than any version has: what a damaged map is cut to.
 const COUNT_MAX: u64 = 1 << 16;
+/// More nodes than any version tells apart: a map that is wrong.
+const NODES_COUNT_MAX: u64 = 64;
 /// See [`COUNT_MAX`].
 pub const CLASSES_MAX: usize = 1 << 10;
 
@@ -230,7 +232,6 @@ impl Reader<'_> {
         let row = |number: usize| self.row(class, number);
         let word = |first: u64, stride: u64| self.number(at(first, stride, class));
         let slabs = word(map.slabs, map.slabs_stride)?;
-        let magazines = word(map.depot, map.depot_stride)? >> map.depot_shift.min(63);
         Some(ClassCounts {
             size: row(ROW_SIZE)?,
             slabs,
@@ -240,8 +241,19 @@ impl Reader<'_> {
                 .saturating_mul(map.page_bytes as usize),
             handed_out: word(map.handed_out, map.slabs_stride)?,
             in_shards: 0,
-            in_depot: (magazines & map.depot_mask as usize).saturating_mul(row(ROW_BATCH)?),
+            in_depot: self.magazines(class)?.saturating_mul(row(ROW_BATCH)?),
             transferred: self.transferred(map.transfers_past_shards, class)?,
+        })
+    }
+
+    /// Magazines of `class` in the depot, on all nodes.
+    fn magazines(&self, class: u64) -> Option<usize> {
+        let map = self.map;
+        let nodes = (self.number(map.nodes)? as u64).clamp(1, NODES_COUNT_MAX);
+        (0..nodes).try_fold(0usize, |sum, node| {
+            let index = node.saturating_mul(map.classes).saturating_add(class);
+            let word = self.number(at(map.depot, map.depot_stride, index))?;
+            Some(sum.saturating_add(word >> map.depot_shift.min(63) & map.depot_mask as usize))
         })
     }
 

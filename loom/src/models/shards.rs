@@ -2,6 +2,7 @@
 
 use super::heap::{one_of, put};
 use super::{Found, Model, on, threads};
+use crate::node::Node;
 use crate::atomic::Ordering;
 use crate::config::RequestedMode;
 use crate::cpu_cache::shard::{percpu, regions_created};
@@ -166,7 +167,7 @@ pub const RELEASE_ABOVE: Model = Model {
         start(SECTIONS);
         let region = open(SECTIONS);
         let mut objects = Batch::new();
-        slab::take(CLASS, &mut objects, 2).expect("no handler");
+        slab::take(CLASS, Node::FIRST, &mut objects, 2).expect("no handler");
         assert_eq!(objects.len(), 2);
         drain::drain_all();
         let to = region.bounds(CLASS).with_capacity(CLASS, 2);

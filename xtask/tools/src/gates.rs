@@ -23,6 +23,8 @@ pub enum Tool {
     Lab,
     /// The script `xtask/cross.sh`.
     Cross,
+    /// The script `xtask/nodes.sh`.
+    Nodes,
 }
 
 /// All gates.
@@ -75,6 +77,8 @@ pub const GATES: &[Gate] = &[
     lab("vm", &["vm", "--quick"]),
     // Two minutes; five if it has to fetch a compiler, QEMU and a kernel first.
     Gate { name: "aarch64", tool: Tool::Cross, arguments: &["gate"] },
+    // One virtual machine of two memory nodes, and the control in it: half a minute.
+    Gate { name: "nodes", tool: Tool::Nodes, arguments: &["quick"] },
     // All that has refused calls: the other tests do the same as without the feature, which takes two minutes more.
     cargo(
         "refusals",
@@ -158,6 +162,7 @@ impl Gate {
             Tool::Xtask => "cargo xtask",
             Tool::Lab => "cargo lab",
             Tool::Cross => "xtask/cross.sh",
+            Tool::Nodes => "xtask/nodes.sh",
         };
         format!("{tool} {}", self.arguments.join(" "))
     }
@@ -169,6 +174,7 @@ impl Gate {
             Tool::Xtask => "xtask",
             Tool::Lab => "lab",
             Tool::Cross => "cross.sh",
+            Tool::Nodes => "nodes.sh",
         };
         std::iter::once(name).chain(self.arguments.iter().copied())
     }

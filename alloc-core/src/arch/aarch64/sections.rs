@@ -77,6 +77,11 @@ pub fn area_offset() -> &'static AtomicIsize {
 }
 
 #[inline(always)]
+pub fn free_area_offset() -> &'static AtomicIsize {
+    &HOT.free_area_offset
+}
+
+#[inline(always)]
 pub fn area_at(offset: isize) -> *mut Area {
     thread_pointer().wrapping_add_signed(offset) as *mut Area
 }

@@ -1,6 +1,6 @@
 //! Symbols that a program may lack: each is null then.
 
-use crate::arch::{DlAddr, DlOpen, FindObject, Sanitizers};
+use crate::arch::{DlAddr, DlOpen, FindObject, GetCpu, Sanitizers};
 use crate::atomic::{AtomicU8, Ordering};
 use core::arch::asm;
 
@@ -43,6 +43,11 @@ pub fn libc_dl() -> Option<(DlAddr, DlOpen)> {
             core::mem::transmute::<usize, DlOpen>(dlopen),
         )
     })
+}
+
+/// It would be a system call: the vDSO has none here.
+pub fn libc_getcpu() -> Option<GetCpu> {
+    None
 }
 
 pub fn find_object() -> Option<FindObject> {

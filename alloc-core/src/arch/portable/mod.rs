@@ -4,7 +4,7 @@
 //! back, nothing is prefetched, libc's count of threads is not asked (so a program of one thread calls membarrier too), and
 //! sanitizers are not told of the heap.
 
-use super::{Access, DlAddr, DlOpen, FindObject, Sanitizers};
+use super::{Access, DlAddr, DlOpen, FindObject, GetCpu, Sanitizers};
 use crate::atomic::{AtomicUsize, Ordering};
 
 pub mod counted;
@@ -68,6 +68,10 @@ pub fn is_single_threaded() -> bool {
 
 pub fn libc_dl() -> Option<(DlAddr, DlOpen)> {
     super::is_there(libc::dlopen as *const ()).then_some((libc::dladdr, libc::dlopen))
+}
+
+pub fn libc_getcpu() -> Option<GetCpu> {
+    None
 }
 
 pub fn find_object() -> Option<FindObject> {

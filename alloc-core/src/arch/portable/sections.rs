@@ -10,6 +10,7 @@ use crate::rseq::status::NO_SHARD;
 pub const SIGNATURE: u32 = 0;
 
 static AREA_OFFSET: AtomicIsize = AtomicIsize::new(0);
+static FREE_AREA_OFFSET: AtomicIsize = AtomicIsize::new(0);
 static BLOCK: ThreadBlock = ThreadBlock {
     area: unregistered(),
     words: ThreadWords::zeroed(),
@@ -30,6 +31,10 @@ const fn unregistered() -> Area {
 
 pub fn area_offset() -> &'static AtomicIsize {
     &AREA_OFFSET
+}
+
+pub fn free_area_offset() -> &'static AtomicIsize {
+    &FREE_AREA_OFFSET
 }
 
 pub fn area_at(_offset: isize) -> *mut Area {

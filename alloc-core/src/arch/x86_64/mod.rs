@@ -13,7 +13,7 @@ pub mod sections;
 mod text;
 mod weak;
 
-pub use weak::{find_object, is_single_threaded, libc_dl, sanitizers};
+pub use weak::{find_object, is_single_threaded, libc_dl, libc_getcpu, sanitizers};
 
 pub const HAS_SECTIONS: bool = true;
 

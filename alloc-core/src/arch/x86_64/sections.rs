@@ -35,7 +35,7 @@ pub const SIGNATURE: u32 = 0x5305_3053;
 const _: () = assert!(offset::CPU_ID == 4 && offset::RSEQ_CS == 8 && offset::MM_CID == 24);
 
 // The block of each thread: zeroes, but for the areas' `cpu_id`s, which say that nothing is registered. And the offset from the
-// thread pointer of the area in use. Nothing can name the block in static data (lld refuses TPOFF64 in a shared
+// thread pointer of the area in use, twice: for the entries of frees, and for all others. Nothing can name the block in static data (lld refuses TPOFF64 in a shared
 // object), so until init has run the offset is one whose `rseq_cs` is fs:[0x20]: `sysinfo` in the thread header of
 // glibc and musl, which only i386 uses. See docs/adr/0003.
 global_asm!(
@@ -62,6 +62,12 @@ global_asm!(
     ".size rsalloc_area_offset, 8",
     "rsalloc_area_offset:",
     ".quad {sysinfo} - {rseq_cs}",
+    ".globl rsalloc_free_area_offset",
+    ".hidden rsalloc_free_area_offset",
+    ".type rsalloc_free_area_offset, @object",
+    ".size rsalloc_free_area_offset, 8",
+    "rsalloc_free_area_offset:",
+    ".quad {sysinfo} - {rseq_cs}",
     ".popsection",
     align = const align_of::<ThreadBlock>(),
     size = const size_of::<ThreadBlock>(),
@@ -83,6 +89,15 @@ pub fn area_offset() -> &'static AtomicIsize {
     }
     // SAFETY: defined above.
     unsafe { &rsalloc_area_offset }
+}
+
+#[inline(always)]
+pub fn free_area_offset() -> &'static AtomicIsize {
+    unsafe extern "C" {
+        static rsalloc_free_area_offset: AtomicIsize;
+    }
+    // SAFETY: defined above.
+    unsafe { &rsalloc_free_area_offset }
 }
 
 #[inline(always)]

@@ -32,6 +32,15 @@ macro_rules! __rsalloc_text {
             "10:\n",                                 // start_ip
         )
     };
+    // As the one above, for frees.
+    (store_rseq_cs_to_free) => {
+        concat!(
+            "lea r10, [rip + 77b]\n",
+            "mov r9, [rip + rsalloc_free_area_offset]\n", // may be one that is never registered
+            "mov qword ptr fs:[r9 + 8], r10\n",
+            "10:\n",
+        )
+    };
     (cpu_id) => {
         concat!(
             "movsx rax, word ptr fs:[r9 + 4]\n", // area.cpu_id; -1 and -2 are closed (S4)

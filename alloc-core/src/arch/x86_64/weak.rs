@@ -1,6 +1,6 @@
 //! Symbols that a program may lack: each is null then.
 
-use crate::arch::{DlAddr, DlOpen, FindObject, Sanitizers};
+use crate::arch::{DlAddr, DlOpen, FindObject, GetCpu, Sanitizers};
 use crate::atomic::{AtomicU8, Ordering};
 use core::arch::asm;
 
@@ -42,6 +42,12 @@ pub fn libc_dl() -> Option<(DlAddr, DlOpen)> {
             core::mem::transmute::<usize, DlOpen>(dlopen),
         )
     })
+}
+
+pub fn libc_getcpu() -> Option<GetCpu> {
+    let address = weak!("getcpu");
+    // SAFETY: not null, so libc's function of this name (sched.h, glibc 2.29).
+    (address != 0).then(|| unsafe { core::mem::transmute::<usize, GetCpu>(address) })
 }
 
 pub fn find_object() -> Option<FindObject> {

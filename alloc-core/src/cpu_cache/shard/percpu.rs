@@ -10,6 +10,7 @@
 use super::{Shard, create_region};
 use crate::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::hot::{HOT, ShardEntry};
+use crate::node;
 use crate::object::Object;
 use crate::region::{Bounds, Counter, Region};
 use crate::rseq::outcome::{Failure, Pop, Push, number};
@@ -58,6 +59,10 @@ pub fn open_or_create(sections: Sections) -> bool {
     if index >= SHARDS_MAX || !REGIONS[index].load(Ordering::Relaxed).is_null() {
         return false;
     }
+    if sections.index == Index::CpuId {
+        // Before the lock: without a shard the thread allocates as well.
+        record_node(index);
+    }
     let Some(_guard) = LOCK.try_acquire(Rank::SHARDS) else { return false };
     // Ordering: Relaxed, the lock orders it.
     if REGIONS[index].load(Ordering::Relaxed).is_null()
@@ -70,6 +75,25 @@ pub fn open_or_create(sections: Sections) -> bool {
         start(sections.index, index, region);
     }
     current(sections).is_some()
+}
+
+/// Records the node of the CPU on which the calling thread is, which was `cpu` a moment ago. From the second node on no free takes the
+/// fast path, which does not look at nodes.
+fn record_node(cpu: usize) {
+    let node = registration::current_node();
+    // Moved meanwhile: the node may be another CPU's.
+    if registration::current_index(Index::CpuId) == Some(cpu)
+        && let Some(node) = node
+    {
+        tell_node(cpu, node);
+    }
+}
+
+/// Says that `cpu` is on the node that the kernel calls `node`; also for tests.
+pub fn tell_node(cpu: usize, node: u32) {
+    if node::record(cpu, node) {
+        registration::close_frees();
+    }
 }
 
 /// Lets sections use the region of the shard. The lock is held.
