@@ -2,6 +2,8 @@
 //!
 //! The nodes are planted: the kernel's number of a CPU's node is said by the test, for machines with one node.
 
+#[path = "support/again.rs"]
+mod again;
 #[path = "support/cpus.rs"]
 #[allow(dead_code, reason = "shared by tests that use other parts of it")]
 mod cpus;
@@ -90,4 +92,24 @@ fn objects_are_allocated_on_their_nodes_whatever_was_freed_there() {
         assert!(out <= before && out < CLASS[class_of(size)].batch, "{size} B: {out} of {before}");
     }
     assert_eq!(rsalloc_core::check(), Ok(()));
+}
+
+/// The setting of the parent process, in a process of its own.
+#[test]
+fn nodes_are_told_apart_unless_the_setting_is_off() {
+    const NAME: &str = "nodes_are_told_apart_unless_the_setting_is_off";
+    if let Some(expected) = std::env::var_os("RSALLOC_TEST_NODES") {
+        free_all(objects(64));
+        percpu::tell_node(0, 600);
+        percpu::tell_node(1, 700);
+        assert_eq!(node::are_many(), expected == "many");
+        return;
+    }
+    for (setting, expected) in [("nodes:on", "many"), ("nodes:off", "one")] {
+        let mut command = again::this_program();
+        command.args(["--exact", NAME]);
+        command.env("RSALLOC_CONF", setting).env("RSALLOC_TEST_NODES", expected);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{setting}: {}", String::from_utf8_lossy(&output.stdout));
+    }
 }

@@ -128,6 +128,12 @@ impl Config {
         Config { publish_path: Some(checked_name(path)), ..self }
     }
 
+    /// `nodes`: whether memory nodes (NUMA) are told apart, where threads of the process work on several: an object lies on the
+    /// node on which it was allocated then, and every free takes the slow path.
+    pub const fn nodes(self, are_told_apart: bool) -> Self {
+        self.with(Key::Nodes, are_told_apart as usize)
+    }
+
     pub(crate) fn has_heap(&self) -> bool {
         self.has_heap
     }

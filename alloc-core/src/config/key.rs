@@ -171,6 +171,13 @@ keys! {
         default: 0,
         help: "a file name (%p: the process id): keep the statistics in this file, which any user may read, while the process runs",
     },
+    /// Tells memory nodes apart.
+    Nodes = KeyInfo {
+        name: "nodes",
+        shape: Shape::Switch,
+        default: 1,
+        help: "off: take all memory for one node's, which makes frees faster on machines with several (NUMA), and memory slower that lies on another",
+    },
 }
 
 impl Key {
@@ -181,9 +188,13 @@ impl Key {
             Key::Limit | Key::LimitHard => ("limits", parts::LIMITS),
             Key::Profile => ("profile", parts::PROFILE),
             Key::StatsAtExit | Key::Publish | Key::Verbose => ("reports", parts::REPORTS),
-            Key::Mode | Key::Index | Key::Cache | Key::Dirty | Key::Hardened | Key::Membarrier => {
-                return None;
-            }
+            Key::Mode
+            | Key::Index
+            | Key::Cache
+            | Key::Dirty
+            | Key::Hardened
+            | Key::Membarrier
+            | Key::Nodes => return None,
         };
         (!is_there).then_some(feature)
     }

@@ -132,7 +132,7 @@ fn is_here(object: &Object) -> bool {
     !node::are_many() || PAGE_HEAP.node_at(object.address()) == Node::here()
 }
 
-/// Pushes what lies at `address` onto this CPU's shard, if it lies on the CPU's node and the shard has room; whether it did. For frees
+/// Pushes what lies at `address` onto this CPU's shard, if it lies on the CPU's node and the shard is not full of them; whether it did. For frees
 /// whose entries are closed.
 ///
 /// The caller gives up an object of `class`, if this is true.

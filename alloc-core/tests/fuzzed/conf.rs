@@ -14,8 +14,8 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 /// Each key as it is by default, which the second reading starts from.
 const START: &[u8] =
-    b"mode:auto,index:auto,cache:2097152,dirty:1048576,stats_at_exit:off,verbose:0,hardened:0,guard:0,membarrier:on,profile:off,limit:off,limit_hard:off,publish:off";
-const KEYS: [&str; 13] = [
+    b"mode:auto,index:auto,cache:2097152,dirty:1048576,stats_at_exit:off,verbose:0,hardened:0,guard:0,membarrier:on,profile:off,limit:off,limit_hard:off,publish:off,nodes:on";
+const KEYS: [&str; 14] = [
     "mode",
     "index",
     "cache",
@@ -29,6 +29,7 @@ const KEYS: [&str; 13] = [
     "limit",
     "limit_hard",
     "publish",
+    "nodes",
 ];
 
 /// Has the text read; panics if a promise is broken.
@@ -93,7 +94,7 @@ fn read(item: &[u8]) -> Option<(usize, String)> {
     let good = match key {
         "mode" => ["auto", "atomic"].contains(&value).then(|| value.into()),
         "index" => ["cpu_id", "mm_cid", "auto"].contains(&value).then(|| value.into()),
-        "membarrier" | "hardened" | "verbose" => switch(value).map(str::to_owned),
+        "membarrier" | "hardened" | "nodes" | "verbose" => switch(value).map(str::to_owned),
         "guard" if switch(value) == Some("off") => Some("0".into()),
         "profile" if switch(value) == Some("off") => Some("0".into()),
         "profile" if switch(value) == Some("on") => Some("524288".into()),

@@ -9,6 +9,7 @@
 
 use super::{Shard, create_region};
 use crate::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::config::{self, Key};
 use crate::hot::{HOT, ShardEntry};
 use crate::node;
 use crate::object::Object;
@@ -91,7 +92,7 @@ fn record_node(cpu: usize) {
 
 /// Says that `cpu` is on the node that the kernel calls `node`; also for tests.
 pub fn tell_node(cpu: usize, node: u32) {
-    if node::record(cpu, node) {
+    if config::is_on(Key::Nodes) && node::record(cpu, node) {
         registration::close_frees();
     }
 }
