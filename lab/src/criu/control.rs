@@ -11,6 +11,7 @@ use super::cycle::{self, Damage};
 use super::images::{self, Criu, Way};
 use super::kind::{Kind, MODES};
 use super::process::Process;
+use super::publish;
 use super::redis;
 use super::victim::MARK;
 
@@ -66,6 +67,7 @@ pub fn check(criu: &Criu) -> Result<()> {
     let seen = if confused.is_err() { "red" } else { "NOT SEEN" };
     println!("{seen:<9} another mode than asked for");
     missed += usize::from(!redis::control(criu)?);
+    missed += usize::from(!publish::control(criu)?);
     ensure!(missed == 0, "{missed} defects not seen");
     Ok(())
 }

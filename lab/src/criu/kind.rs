@@ -45,6 +45,13 @@ pub const MODES: [Kind; 4] = [
 pub const GLIBC: Kind = Kind { name: "glibc", setting: None, published: None, is_registered: true };
 
 impl Kind {
+    /// The library, on libc's registration, publishing its statistics in a file.
+    pub fn publishing(file: &std::path::Path) -> Kind {
+        // Kinds live as long as the program.
+        let setting = format!("publish:{}", file.display()).leak();
+        Kind { name: "publish", setting: Some(("RSALLOC_CONF", setting)), ..MODES[0] }
+    }
+
     /// Whether the mode uses restartable sections.
     pub fn has_sections(&self) -> bool {
         self.published.is_some_and(|(mode, _)| mode != "atomic")

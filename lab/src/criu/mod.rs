@@ -15,6 +15,7 @@ pub mod identity;
 pub mod images;
 pub mod kind;
 pub mod process;
+mod publish;
 mod record;
 mod redis;
 pub(crate) mod registration;
@@ -60,6 +61,9 @@ pub struct Args {
     /// then some are changed. On libc's rseq only
     #[arg(long, conflicts_with_all = ["mode", "way", "alone", "record", "control", "snapshot"])]
     redis: bool,
+    /// A process that publishes its statistics instead: it goes on with its file, or nothing is restored
+    #[arg(long, conflicts_with_all = ["redis", "mode", "way", "alone", "record", "control", "snapshot"])]
+    publish: bool,
     /// Be the process that `--snapshot` dumps
     #[arg(long, hide = true)]
     spin: bool,
@@ -93,6 +97,9 @@ pub fn run(args: Args) -> Result<()> {
     println!("CRIU {}, Linux {}", criu.version()?, kernel()?);
     if args.redis {
         return redis::run(&criu, &MODES[0], args.cycles);
+    }
+    if args.publish {
+        return publish::run(&criu);
     }
     let ways = ways(&criu, &args.way)?;
     let named = |kind: &&Kind| args.mode.is_empty() || args.mode.iter().any(|m| m == kind.name);

@@ -47,6 +47,7 @@ pub const GATES: &[Gate] = &[
     xtask("sweep-blind", &["sweep", "--control"]),
     lab("criu", &["criu", "--cycles", "20", "--mode", "libc,own,atomic"]),
     lab("criu-redis", &["criu", "--redis", "--cycles", "5"]),
+    lab("criu-publish", &["criu", "--publish"]),
     lab("criu-blind", &["criu", "--control"]),
     // Short: the rows check what they read back, on both paths; the figures do not count here.
     lab(
