@@ -12,6 +12,7 @@
 
 use crate::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::os;
+use crate::parts;
 use crate::units::SHARDS_MAX;
 
 /// Nodes that are told apart.
@@ -79,14 +80,14 @@ impl Node {
 #[inline]
 pub fn count() -> usize {
     // Ordering: Relaxed, a hint.
-    NODES.count.load(Ordering::Relaxed).max(1)
+    if parts::NODES { NODES.count.load(Ordering::Relaxed).max(1) } else { 1 }
 }
 
 /// Whether more than one was seen.
 #[inline]
 pub fn are_many() -> bool {
     // Ordering: Relaxed, a hint.
-    NODES.count.load(Ordering::Relaxed) > 1
+    parts::NODES && NODES.count.load(Ordering::Relaxed) > 1
 }
 
 /// All nodes that were seen.

@@ -10,5 +10,7 @@ pub const PROFILE: bool = cfg!(feature = "profile");
 pub const GUARD: bool = cfg!(feature = "guard");
 /// The settings `limit` and `limit_hard`, and caches that obey a quota of CPUs.
 pub const LIMITS: bool = cfg!(feature = "limits");
+/// Memory nodes that are told apart (NUMA).
+pub const NODES: bool = cfg!(feature = "nodes");
 /// What the process says of itself unasked: `stats_at_exit`, `publish` and `verbose`.
 pub const REPORTS: bool = cfg!(feature = "reports");

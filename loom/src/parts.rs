@@ -3,4 +3,5 @@
 pub const PROFILE: bool = true;
 pub const GUARD: bool = true;
 pub const LIMITS: bool = true;
+pub const NODES: bool = true;
 pub const REPORTS: bool = true;

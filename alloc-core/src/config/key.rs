@@ -186,15 +186,12 @@ impl Key {
         let (feature, is_there) = match self {
             Key::Guard => ("guard", parts::GUARD),
             Key::Limit | Key::LimitHard => ("limits", parts::LIMITS),
+            Key::Nodes => ("nodes", parts::NODES),
             Key::Profile => ("profile", parts::PROFILE),
             Key::StatsAtExit | Key::Publish | Key::Verbose => ("reports", parts::REPORTS),
-            Key::Mode
-            | Key::Index
-            | Key::Cache
-            | Key::Dirty
-            | Key::Hardened
-            | Key::Membarrier
-            | Key::Nodes => return None,
+            Key::Mode | Key::Index | Key::Cache | Key::Dirty | Key::Hardened | Key::Membarrier => {
+                return None;
+            }
         };
         (!is_there).then_some(feature)
     }

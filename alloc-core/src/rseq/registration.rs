@@ -249,9 +249,9 @@ pub(super) fn show_settled_areas() -> bool {
         // Ordering: Relaxed, see vfork I2: it comes right behind the caller's own store, or fails. It carries nothing.
         word.compare_exchange(settled, shown, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     };
-    // The frees' first: where the areas are shown, nothing is left to be done.
-    show(arch::sections::free_area_offset(), free_offset(shown))
-        && show(arch::sections::area_offset(), shown)
+    // The frees' first: where the areas are shown, nothing is left to be done. It may be closed already (`close_frees`).
+    show(arch::sections::free_area_offset(), free_offset(shown));
+    show(arch::sections::area_offset(), shown)
 }
 
 /// Shows the areas; for a process without other threads and without children.

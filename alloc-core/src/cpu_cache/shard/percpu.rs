@@ -13,6 +13,7 @@ use crate::config::{self, Key};
 use crate::hot::{HOT, ShardEntry};
 use crate::node;
 use crate::object::Object;
+use crate::parts;
 use crate::region::{Bounds, Counter, Region};
 use crate::rseq::outcome::{Failure, Pop, Push, number};
 use crate::rseq::registration;
@@ -60,7 +61,7 @@ pub fn open_or_create(sections: Sections) -> bool {
     if index >= SHARDS_MAX || !REGIONS[index].load(Ordering::Relaxed).is_null() {
         return false;
     }
-    if sections.index == Index::CpuId {
+    if parts::NODES && sections.index == Index::CpuId {
         // Before the lock: without a shard the thread allocates as well.
         record_node(index);
     }
@@ -92,7 +93,7 @@ fn record_node(cpu: usize) {
 
 /// Says that `cpu` is on the node that the kernel calls `node`; also for tests.
 pub fn tell_node(cpu: usize, node: u32) {
-    if config::is_on(Key::Nodes) && node::record(cpu, node) {
+    if parts::NODES && config::is_on(Key::Nodes) && node::record(cpu, node) {
         registration::close_frees();
     }
 }

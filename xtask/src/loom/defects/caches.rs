@@ -93,8 +93,8 @@ pub const DEFECTS: &[Defect] = &[
         model: "release-above",
         file: "cpu_cache/drain.rs",
         changes: &[(
-            "batch.is_empty() || DEPOT.put_unbounded(class, batch)",
-            "BAD || batch.is_empty() || DEPOT.put_unbounded(class, batch)",
+            "batch.is_empty() || put_aside(class, batch)",
+            "BAD || batch.is_empty() || put_aside(class, batch)",
         )],
     },
     Defect {
