@@ -109,10 +109,13 @@ impl Publisher {
     fn restore_and_judge(&mut self, criu: &Criu, limit: Duration) -> Result<Duration> {
         let before = self.before.as_ref().context("not dumped")?;
         let images = self.images.path().join("images");
+        // As the dump left it: the restored process may renew its own at once.
+        let copy = self.file.with_extension("copy");
+        if self.swaps_file {
+            fs::copy(&self.file, &copy)?;
+        }
         cycle::restore(criu, &mut self.process.child, &images)?;
         if self.swaps_file {
-            let copy = self.file.with_extension("copy");
-            fs::copy(&self.file, &copy)?;
             fs::rename(&copy, &self.file)?;
         }
         let begin = Instant::now();
