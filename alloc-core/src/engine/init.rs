@@ -7,7 +7,7 @@ use super::settings;
 use crate::arch::{SANITIZED_ADDRESSES, thread_id};
 use crate::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 use crate::canary;
-use crate::config::{self, Key, StatsAtExit};
+use crate::config::{self, Key, Origin, StatsAtExit};
 use crate::cpu_cache;
 use crate::cpu_cache::shard::{leases, locked, percpu};
 use crate::fail::Line;
@@ -111,11 +111,12 @@ fn run() {
     os::set_errno(errno);
 }
 
-/// A line for each setting whose part this build leaves out.
+/// A line for each setting that somebody switched on and whose part this build leaves out.
 fn name_left_out() {
     for key in Key::ALL {
         if let Some(feature) = key.left_out()
             && config::number(key) != 0
+            && config::origin(key) != Origin::Default
         {
             let mut line = Line::new();
             line.text("rsalloc: ")
