@@ -111,7 +111,7 @@ fn run() {
     os::set_errno(errno);
 }
 
-/// A line for each setting that somebody switched on and whose part this build leaves out.
+/// A line for each setting that is switched on, not by default, and whose part this build leaves out.
 fn name_left_out() {
     for key in Key::ALL {
         if let Some(feature) = key.left_out()
