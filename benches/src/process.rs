@@ -43,6 +43,17 @@ pub fn peak_rss_bytes() -> u64 {
     kib_line("/proc/self/status", "VmHWM:") * 1024
 }
 
+/// Keeps the calling thread on this CPU. Panics if the process may not use it.
+pub fn stay_on_cpu(cpu: usize) {
+    // SAFETY: all-zero is the empty set; CPU_SET checks the number; the kernel reads a live set.
+    let done = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set)
+    };
+    assert_eq!(done, 0, "CPU {cpu}: {}", std::io::Error::last_os_error());
+}
+
 /// The file that `malloc` came from.
 pub fn allocator() -> String {
     // SAFETY: dladdr fills `info` when it returns other than 0; its name is then a C string.

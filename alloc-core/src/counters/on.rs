@@ -12,6 +12,9 @@ const LINES: usize = 1 << 17;
 const PROBES: usize = 64;
 /// In `owner`: more than one CPU has written to the line.
 const SHARED: u64 = 1 << 32;
+const NANOSECONDS: u64 = 1_000_000_000;
+/// A load that takes 0.1 s on a machine takes up to 100 s where one thread translates 64 of its CPUs.
+const SLOWDOWN: u64 = 1_000;
 /// The words around the thread pointer belong to the thread, on whatever CPU it runs.
 const OWN_BYTES: usize = 4096;
 
@@ -77,6 +80,13 @@ pub fn shared() -> impl Iterator<Item = (usize, u64, u64)> {
         let address = line.address.load(RELAXED) as usize;
         (address, line.writes.load(RELAXED), line.moves.load(RELAXED))
     })
+}
+
+/// The time that policies see: with the machine's own they would act as if a CPU did some thousand calls in a second.
+pub fn slowed(now: libc::timespec) -> libc::timespec {
+    let nanoseconds = (now.tv_sec as u64 * NANOSECONDS + now.tv_nsec as u64) / SLOWDOWN;
+    let (seconds, rest) = (nanoseconds / NANOSECONDS, nanoseconds % NANOSECONDS);
+    libc::timespec { tv_sec: seconds as _, tv_nsec: rest as _ }
 }
 
 /// A lock was taken.

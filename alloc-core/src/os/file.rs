@@ -1,6 +1,7 @@
 //! Files that the allocator writes: the statistics at exit, and those that are published.
 
-use super::{Errno, address_of, advise, outcome, unmap, write};
+use super::mapping::advise;
+use super::{Errno, address_of, outcome, unmap, write};
 use crate::arch::syscall;
 use crate::atomic::AtomicU64;
 use core::ffi::CStr;

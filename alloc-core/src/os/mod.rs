@@ -7,20 +7,29 @@
 //! Invariants:
 //! I1. No function here allocates, takes a lock of the allocator, or unwinds; every failure is a value.
 
+mod clock;
 pub mod container;
 pub mod faults;
 mod file;
+mod futex;
 mod kept;
+mod mapping;
 mod promises;
 mod scratch;
 mod stderr;
 mod text;
 
+pub use clock::{microseconds, milliseconds, nanoseconds_since_epoch, seconds, unix_time_ms};
 pub use file::{
     File, Identity, Shared, file_size_limit, identity_of, is_file, is_process, pid_namespace,
     share, unlink,
 };
+pub use futex::{futex_wait, futex_wake, futex_wake_all};
 pub use kept::keep;
+pub use mapping::{
+    Place, map, map_sealed, move_away, no_huge_pages, remap, seal, unmap, unseal, want_huge_pages,
+    wipe_in_children,
+};
 pub use promises::{Memory, Zeroing, give_back, probe, purge, zeroing, zeroing_word};
 pub use scratch::Scratch;
 pub use stderr::{keep_stderr, stderr_or_kept, write, write_stderr};
@@ -48,199 +57,6 @@ fn outcome(result: isize) -> Result<usize, Errno> {
 /// never made.
 fn address_of(result: isize) -> Result<usize, Errno> {
     outcome(result).and_then(|address| if address == 0 { Err(libc::ENOMEM) } else { Ok(address) })
-}
-
-/// Where a mapping goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
-    /// At an address that the kernel chooses.
-    Anywhere,
-    /// At this address, or nowhere if something is mapped there.
-    Exactly(usize),
-}
-
-/// Maps `len` bytes of zeroed memory, readable and writable. `len` is a multiple of the OS page.
-#[inline(never)]
-pub fn map(place: Place, len: usize) -> Result<usize, Errno> {
-    faults::check(faults::Call::Map)?;
-    let mut flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    let mut hint = 0;
-    if let Place::Exactly(address) = place {
-        if !promises::leaves_others_alone() {
-            return Err(libc::EOPNOTSUPP);
-        }
-        hint = address;
-        flags |= libc::MAP_FIXED_NOREPLACE;
-    }
-    let prot = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: a new private mapping replaces nothing (no MAP_FIXED).
-    let address = address_of(unsafe {
-        syscall(libc::SYS_mmap as usize, [hint, len, prot as usize, flags as usize, usize::MAX, 0])
-    })?;
-    if let Place::Exactly(wanted) = place
-        && address != wanted
-    {
-        // Kernels before 4.17 take the address for a hint.
-        // SAFETY: the mapping was made above, and no other code knows it.
-        unsafe { unmap(address, len) };
-        return Err(libc::EEXIST);
-    }
-    Ok(address)
-}
-
-/// Reserves `len` bytes of address space, inaccessible until [`unseal`].
-pub fn map_sealed(len: usize) -> Result<usize, Errno> {
-    faults::check(faults::Call::Map)?;
-    // SAFETY: a new private mapping replaces nothing (no MAP_FIXED).
-    address_of(unsafe { syscall(libc::SYS_mmap as usize, sealed_at(0, len, 0)) })
-}
-
-/// Makes a range inaccessible and gives its memory back.
-///
-/// # Safety
-/// 1. The range is a mapping of the caller's that holds nothing of value.
-pub unsafe fn seal(address: usize, len: usize) -> Result<(), Errno> {
-    faults::check(faults::Call::Map)?;
-    // SAFETY: duty 1. A fresh mapping in its place is both steps in one call.
-    let sealed = address_of(unsafe {
-        syscall(libc::SYS_mmap as usize, sealed_at(address, len, libc::MAP_FIXED))
-    })?;
-    if sealed == address { Ok(()) } else { Err(libc::EINVAL) }
-}
-
-fn sealed_at(address: usize, len: usize, flags: i32) -> [usize; 6] {
-    let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    [address, len, libc::PROT_NONE as usize, flags as usize, usize::MAX, 0]
-}
-
-/// Makes a sealed range readable and writable; it reads as zero.
-///
-/// # Safety
-/// 1. The range is the caller's, made by [`map_sealed`] or [`seal`]: no other code relies on its being inaccessible.
-#[inline(never)]
-pub unsafe fn unseal(address: usize, len: usize) -> Result<(), Errno> {
-    faults::check(faults::Call::Protect)?;
-    let prot = (libc::PROT_READ | libc::PROT_WRITE) as usize;
-    // SAFETY: duty 1.
-    outcome(unsafe { syscall(libc::SYS_mprotect as usize, [address, len, prot, 0, 0, 0]) })
-        .map(drop)
-}
-
-/// Unmaps `len` bytes at `address`.
-///
-/// # Safety
-/// 1. The range is a mapping of the caller's, and no code touches it again.
-#[inline(never)]
-pub unsafe fn unmap(address: usize, len: usize) {
-    // SAFETY: duty 1. The call fails only when a split would exceed max_map_count; the range then stays mapped, which costs
-    // memory and harms nothing.
-    unsafe {
-        syscall(libc::SYS_munmap as usize, [address, len, 0, 0, 0, 0]);
-    }
-}
-
-/// Advises against huge pages in a range that will be touched sparsely.
-pub fn no_huge_pages(address: usize, len: usize) {
-    // SAFETY: changes no contents.
-    let _ = unsafe { advise(address, len, libc::MADV_NOHUGEPAGE) };
-}
-
-/// Has a forked child find zeroes in a range (Linux 4.14); whether that is so.
-pub fn wipe_in_children(address: usize, len: usize) -> bool {
-    // SAFETY: this process's contents stay.
-    unsafe { advise(address, len, libc::MADV_WIPEONFORK) }.is_ok()
-}
-
-/// Asks for huge pages in a range that will be filled, where the system gives them on request.
-pub fn want_huge_pages(address: usize, len: usize) {
-    // SAFETY: changes no contents.
-    let _ = unsafe { advise(address, len, libc::MADV_HUGEPAGE) };
-}
-
-/// madvise(2).
-///
-/// # Safety
-/// 1. The range is the caller's and holds nothing of value, or the advice leaves contents alone.
-#[inline(never)]
-unsafe fn advise(address: usize, len: usize, advice: i32) -> Result<(), Errno> {
-    // SAFETY: duty 1.
-    outcome(unsafe {
-        syscall(libc::SYS_madvise as usize, [address, len, advice as usize, 0, 0, 0])
-    })
-    .map(drop)
-}
-
-/// Grows or shrinks a mapping, moving it if needed, and returns its new address.
-///
-/// # Safety
-/// 1. `address..address + old_len` is a mapping of the caller's; on success the old address is invalid.
-pub unsafe fn remap(address: usize, old_len: usize, len: usize) -> Result<usize, Errno> {
-    faults::check(faults::Call::Remap)?;
-    let flags = libc::MREMAP_MAYMOVE as usize;
-    // SAFETY: duty 1.
-    address_of(unsafe { syscall(libc::SYS_mremap as usize, [address, old_len, len, flags, 0, 0]) })
-}
-
-/// Moves the memory behind `len` bytes to a new mapping and returns its address; the range stays mapped, with any contents
-/// (MREMAP_DONTUNMAP, Linux 5.7). The kernel chooses the address: up to Linux 6.16 a move to a given address unmaps what is
-/// there even if the move is then refused.
-///
-/// # Safety
-/// 1. The range is a mapping of the caller's, readable and writable.
-pub unsafe fn move_away(from: usize, len: usize) -> Result<usize, Errno> {
-    faults::check(faults::Call::Remap)?;
-    let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP) as usize;
-    // SAFETY: duty 1.
-    let moved =
-        address_of(unsafe { syscall(libc::SYS_mremap as usize, [from, len, len, flags, 0, 0]) })?;
-    if moved == from {
-        // The kernel did not know the flag: a move to the same length is no move.
-        return Err(libc::EINVAL);
-    }
-    // SAFETY: duty 1.
-    unsafe { promises::keep_mapped(from, len) };
-    Ok(moved)
-}
-
-/// Sleeps while the low half of `word` is `expected`, for at most so many microseconds; may wake for no reason.
-#[inline(never)]
-pub fn futex_wait(word: &AtomicUsize, expected: u32, longest_us: usize) {
-    let op = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
-    let longest = libc::timespec {
-        tv_sec: (longest_us / 1_000_000) as _,
-        tv_nsec: (longest_us % 1_000_000 * 1_000) as libc::c_long,
-    };
-    let until = (&raw const longest) as usize;
-    // SAFETY: the word is live for the length of the borrow, and so is the time.
-    unsafe {
-        let args = [low_half(word), op, expected as usize, until, 0, 0];
-        syscall(libc::SYS_futex as usize, args);
-    }
-}
-
-/// Wakes one sleeper on `word`.
-pub fn futex_wake(word: &AtomicUsize) {
-    wake(word, 1);
-}
-
-/// Wakes all sleepers on `word`.
-pub fn futex_wake_all(word: &AtomicUsize) {
-    wake(word, i32::MAX as usize);
-}
-
-#[inline(never)]
-fn wake(word: &AtomicUsize, count: usize) {
-    let op = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;
-    // SAFETY: wakes only.
-    unsafe {
-        syscall(libc::SYS_futex as usize, [low_half(word), op, count, 0, 0, 0]);
-    }
-}
-
-/// Address of the half of a word that a futex watches: the one with the lowest bits.
-fn low_half(word: &AtomicUsize) -> usize {
-    let half = if cfg!(target_endian = "big") { size_of::<usize>() - size_of::<u32>() } else { 0 };
-    word.as_ptr() as usize + half
 }
 
 /// rseq(2) with raw arguments; see `rseq::abi`.
@@ -421,55 +237,12 @@ pub fn huge_page_bytes() -> usize {
 
 static PAGE: AtomicUsize = AtomicUsize::new(0);
 
-/// Seconds of a monotonic clock; cheap, since the vDSO reads no counter for it.
-#[inline(never)]
-pub fn seconds() -> usize {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a live struct. If the clock does not exist, no time passes.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
-    now.tv_sec as usize
-}
-
-/// Milliseconds of the same clock, which moves in steps of 1 to 10.
-#[inline(never)]
-pub fn milliseconds() -> usize {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: as in `seconds`.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
-    now.tv_sec as usize * 1_000 + now.tv_nsec as usize / 1_000_000
-}
-
-/// Microseconds of a monotonic clock.
-#[inline(never)]
-pub fn microseconds() -> usize {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: as in `seconds`.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    now.tv_sec as usize * 1_000_000 + now.tv_nsec as usize / 1_000
-}
-
-/// Nanoseconds since the epoch.
-pub fn nanoseconds_since_epoch() -> usize {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: as in `seconds`.
-    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now) };
-    now.tv_sec as usize * 1_000_000_000 + now.tv_nsec as usize
-}
-
 /// Writes the path of the running program to `path`; its length.
 pub fn program_path(path: &mut [u8]) -> Option<usize> {
     let link = c"/proc/self/exe".as_ptr() as usize;
     let args = [libc::AT_FDCWD as usize, link, path.as_mut_ptr() as usize, path.len(), 0, 0];
     // SAFETY: reads the name, and writes to `path` only.
     outcome(unsafe { syscall(libc::SYS_readlinkat as usize, args) }).ok()
-}
-
-/// Milliseconds since 1970.
-pub fn unix_time_ms() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: as in `seconds`.
-    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now) };
-    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
 /// The process's id.

@@ -121,7 +121,7 @@ unsafe fn give_back_unchecked(address: usize, len: usize) -> Result<(), Errno> {
         return Ok(());
     }
     // SAFETY: duty 1.
-    unsafe { super::advise(address, len, libc::MADV_DONTNEED) }
+    unsafe { super::mapping::advise(address, len, libc::MADV_DONTNEED) }
 }
 
 /// Puts a new mapping in the place of a range.

@@ -2,6 +2,7 @@
 //! `cargo lab vm --scale` runs it in virtual machines.
 
 use anyhow::Context;
+use benches::client::Client;
 use benches::loads::Load;
 use benches::loads::mixed::{Server, Stress};
 use benches::loads::passing::producers_and_consumers;
@@ -18,7 +19,7 @@ use std::time::Duration;
 struct Arguments {
     /// The load to run
     load: String,
-    /// Threads, an even number
+    /// Threads, two for each CPU
     #[arg(long)]
     threads: usize,
     /// Operations of each thread, about
@@ -34,21 +35,48 @@ fn threads() -> usize {
     THREADS.load(Ordering::Relaxed)
 }
 
+/// A load whose thread stays on one CPU. Without that the kernel decides how many of a pipe's objects change CPUs.
+struct OnCpu {
+    cpu: usize,
+    load: Box<dyn Load>,
+}
+
+impl Load for OnCpu {
+    fn start(&mut self, client: &mut Client) {
+        process::stay_on_cpu(self.cpu);
+        self.load.start(client);
+    }
+    fn step(&mut self, client: &mut Client) -> u64 {
+        self.load.step(client)
+    }
+    fn finish(&mut self, client: &mut Client) {
+        self.load.finish(client);
+    }
+}
+
+/// Two of the threads on each CPU, and neighbours in the list on different ones.
+fn spread(loads: impl IntoIterator<Item = Box<dyn Load>>) -> Vec<Box<dyn Load>> {
+    let cpus = threads() / 2;
+    let on_cpu = |(thread, load)| Box::new(OnCpu { cpu: thread % cpus, load }) as Box<dyn Load>;
+    loads.into_iter().enumerate().map(on_cpu).collect()
+}
+
 static ROWS: &[Row] = &[
     row("churn-512", PAIR, "each thread: random up to 512 B, 1,000 live", || {
-        many(threads(), |seed| Churn::new(1000, 512, seed))
+        spread(many(threads(), |seed| Churn::new(1000, 512, seed)))
     }),
     row("churn-8k", PAIR, "each thread: random up to 8 KiB, 1,000 live", || {
-        many(threads(), |seed| Churn::new(1000, 8 << 10, seed))
+        spread(many(threads(), |seed| Churn::new(1000, 8 << 10, seed)))
     }),
     row("larson", PAIR, "server tables of 1,000, inherited by new threads", || {
-        many(threads(), Server::new)
+        spread(many(threads(), Server::new))
     }),
     row("pipe", PAIR, "pairs of threads: one allocates up to 256 B, one frees", || {
-        let pairs = (0..threads() / 2).flat_map(|_| producers_and_consumers(1, 256, 64));
-        pairs.collect::<Vec<Box<dyn Load>>>()
+        spread((0..threads() / 2).flat_map(|_| producers_and_consumers(1, 256, 64)))
     }),
-    row("mstress", PAIR, "mixed sizes and lives, objects exchanged", || Stress::group(threads())),
+    row("mstress", PAIR, "mixed sizes and lives, objects exchanged", || {
+        spread(Stress::group(threads()))
+    }),
 ];
 
 fn main() -> anyhow::Result<()> {
