@@ -23,7 +23,8 @@ debian_root() {
 SUITE_PACKAGES="g++ libc6-dev python3 sqlite3 git redis-server redis-tools dash coreutils findutils grep sed gawk busybox-static"
 
 # suite KERNEL SUITE [PART..]: one machine with Debian's packages of a suite; parts: commands, programs,
-# remote (the tests of commands for other processes), tests (those of rsalloc-core and rsalloc-preload).
+# remote (the tests of commands for other processes), tests (those of rsalloc-core and rsalloc-preload); and criu, if named and the suite
+# has it.
 suite() {
     local kernel=${1:-7} release=${2:-bookworm} cpu=${RSALLOC_GUEST_CPU:-neoverse-n1} cpus=${RSALLOC_GUEST_CPUS:-2}
     local root=$cross/suite parts said target=aarch64-unknown-linux-gnu name tests=$cross/tests
@@ -32,6 +33,7 @@ suite() {
     needs qemu-system-aarch64 qemu-system-arm
     needs cpio cpio
     aarch64_toolchain
+    image_of "$kernel"
     debian_root "$cross/debian-$release" "$release" $SUITE_PACKAGES
     cargo build --quiet --target $target --package rsalloc-preload --release
     aarch64-linux-gnu-gcc -O1 -o "$cross/vectors" xtask/guest/vectors.c
@@ -47,6 +49,7 @@ suite() {
     rm -rf "$root"/usr/share/{doc,locale,man,info,bash-completion,lintian,i18n}
     suite_skips >"$root/skipped"
     cp "$cross/vectors" "$root/usr/bin"
+    case " $parts " in *" criu "*) suite_criu ;; esac
     ln -sf dash "$root/usr/bin/sh" && ln -sf gcc "$root/usr/bin/cc" && ln -sf g++ "$root/usr/bin/c++"
     printf 'root:x:0:0::/root:/bin/sh\n' >"$root/etc/passwd"
     # The tests know their files by the names that these have here.
@@ -62,7 +65,6 @@ suite() {
     mkdir -p "$root$(dirname "$name")"
     cp xtask/guest/cargo.sh "$root$name" && chmod +x "$root$name" "$root/init"
     (cd "$root" && find . | cpio -o -H newc --quiet) >"$cross/suite.cpio"
-    image_of "$kernel"
     timeout 7200 qemu-system-aarch64 -cpu "$cpu" -machine virt,gic-version=3 -accel tcg,thread=multi -smp "$cpus" \
         -m 4096 -kernel "$image" -initrd "$cross/suite.cpio" -nographic -no-reboot -nodefaults -serial stdio -monitor none \
         -append "console=ttyAMA0 quiet panic=-1 rseq_debug=1 parts=$(tr ' ' , <<<"$parts")" </dev/null |
@@ -72,6 +74,22 @@ suite() {
         echo "FAILED: Linux $kernel, Debian $release: $parts; all that it said is in $cross/suite.log" >&2
         return 1
     fi
+}
+
+# CRIU, the kernel's modules that it wants, what is dumped, and a library whose sections end before their commit.
+suite_criu() {
+    local library=$CARGO_TARGET_DIR/$target/release/librsalloc_preload.so modules
+    needs depmod kmod
+    needs xz xz-utils
+    debian_root "$cross/criu-$release" "$release" criu
+    cp -a "$cross/criu-$release/." "$root"
+    modules=$(find "$cross/linux-$kernel" -type d -path '*/modules/*' -name '[0-9]*' | head -n 1)
+    mkdir -p "$root/usr/lib/modules"
+    cp -a "$modules" "$root/usr/lib/modules"
+    find "$root/usr/lib/modules" -name '*.ko.xz' -exec xz -d {} +
+    depmod -b "$root" "$(basename "$modules")"
+    aarch64-linux-gnu-gcc -O2 -pthread -o "$root/usr/bin/hammer" xtask/guest/hammer.c
+    shorten "$library" "$root/usr/lib/broken.so" all
 }
 
 # Tests that are left out, and why: a line each.

@@ -1,4 +1,5 @@
-/* Threads, timers' handlers, moves between CPUs and forks, all of which allocate: hammer THREADS ROUNDS PERIOD_US.
+/* Threads, timers' handlers, moves between CPUs and forks, all of which allocate: hammer THREADS ROUNDS PERIOD_US. `hammer THREADS 0 0`
+ * has neither timers nor forks, is in a session of its own, and ends by SIGTERM.
  *
  * An object that is handed out twice loses its mark: the process aborts. At the end the allocator's own validator runs. */
 #define _GNU_SOURCE
@@ -20,6 +21,7 @@ enum { OBJECTS = 64, BYTES = 48, THREADS_MAX = 64, CHILD_OBJECTS = 100 };
 static atomic_long handled, ended;
 static atomic_ulong next_mark = 1;
 static long rounds, period_us;
+static volatile sig_atomic_t is_over;
 static int cpus;
 
 static void mark(void *object, unsigned long number) {
@@ -52,8 +54,12 @@ static void on_signal(int signal) {
     handled++;
 }
 
-static void *run(void *argument) {
-    long thread = (long)argument;
+static void on_end(int signal) {
+    (void)signal;
+    is_over = 1;
+}
+
+static timer_t start_timer(void) {
     struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGALRM};
     event._sigev_un._tid = (int)syscall(SYS_gettid);
     timer_t timer;
@@ -61,9 +67,15 @@ static void *run(void *argument) {
     struct timespec period = {0, period_us * 1000};
     struct itimerspec each = {period, period};
     timer_settime(timer, 0, &each, 0);
+    return timer;
+}
+
+static void *run(void *argument) {
+    long thread = (long)argument;
+    timer_t timer = period_us ? start_timer() : 0;
     void *objects[OBJECTS];
     unsigned long number = (unsigned long)thread << 40;
-    for (long round = 0; round < rounds; round++, number += OBJECTS) {
+    for (long round = 0; (!rounds || round < rounds) && !is_over; round++, number += OBJECTS) {
         for (int i = 0; i < OBJECTS; i++) {
             objects[i] = malloc(BYTES);
             if (!objects[i]) _exit(4);
@@ -81,7 +93,7 @@ static void *run(void *argument) {
             sched_setaffinity(0, sizeof set, &set);
         }
     }
-    timer_delete(timer);
+    if (period_us) timer_delete(timer);
     ended++;
     return 0;
 }
@@ -102,12 +114,14 @@ int main(int count, char **arguments) {
     if (threads < 1 || threads > THREADS_MAX) return 2;
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigaction(SIGALRM, &action, 0);
+    signal(SIGTERM, on_end);
+    if (!rounds) setsid();
     pthread_t ids[THREADS_MAX];
     for (long i = 0; i < threads; i++) {
         if (pthread_create(&ids[i], 0, run, (void *)(i + 1))) return 5;
     }
     int forks = 0;
-    do {
+    while (rounds && ended < threads) {
         pid_t pid = fork();
         if (!pid) child();
         int status = 0;
@@ -117,7 +131,7 @@ int main(int count, char **arguments) {
         }
         forks++;
         usleep(20000);
-    } while (ended < threads);
+    }
     for (int i = 0; i < threads; i++) pthread_join(ids[i], 0);
     int (*check)(void) = (int (*)(void))dlsym(RTLD_DEFAULT, "rsalloc_check");
     if (!check || check()) {

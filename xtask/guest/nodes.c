@@ -6,7 +6,10 @@
    shared     all threads free and allocate the objects of one table
    pipe       threads of one node allocate, those of the next one free; the shares of those that allocate
    exchange   the same, and those that free allocate such objects themselves; the shares of both
-   migration  churn, then all threads move to CPUs of the next node, and churn there: what they free first is of the old node */
+   migration  churn, then all threads move to CPUs of the next node, and churn there: what they free first is of the old node
+
+   Threads on nodes without memory do not count. NODES_BIND=N: the process binds its memory to node N. NODES_ONLY=N: by that, or by its
+   cpuset, it has memory of node N only, and that is where objects are to lie. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
@@ -33,6 +36,8 @@ struct thread {
 static struct thread threads[THREADS_MAX];
 static _Atomic(void *) shared[LIVE];
 static int cpus, nodes, node_of[THREADS_MAX];
+static int only = -1;		/* the one node that the process may use */
+static char has_memory[THREADS_MAX];
 static const char *load;
 static long rounds;
 static pthread_barrier_t barrier;
@@ -131,7 +136,7 @@ static void *run(void *argument)
 	struct thread *self = argument;
 	stay(self->cpu);
 	self->node = node_of[self->cpu];
-	self->counts = 1;
+	self->counts = has_memory[self->node];
 	int gives = self->node % 2 == 0;
 	if (is("churn") || is("migration")) {
 		renew(self);
@@ -148,6 +153,7 @@ static void *run(void *argument)
 		}
 		stay(self->cpu);
 		self->node = node_of[self->cpu];
+		self->counts = has_memory[self->node];
 		churn(self, LIVE);
 		renew(self);
 		churn(self, rounds * LIVE / 4);
@@ -163,7 +169,7 @@ static void *run(void *argument)
 			atomic_fetch_sub(&passing, 1);
 		} else {
 			receive(self, is("exchange"));
-			self->counts = is("exchange");
+			self->counts &= is("exchange");
 		}
 	}
 	pthread_barrier_wait(&barrier);
@@ -180,12 +186,38 @@ static void count(struct thread *thread, long *right, long *all)
 		if (thread->objects[at]) pages[used++] = (void *)((unsigned long)thread->objects[at] & -4096ul);
 	}
 	if (used && syscall(SYS_move_pages, 0, used, pages, 0, where, 0)) exit(5);
-	for (unsigned long at = 0; at < used; at++) *right += where[at] == thread->node;
+	for (unsigned long at = 0; at < used; at++) *right += where[at] == (only < 0 ? thread->node : only);
 	*all += used;
+}
+
+/* Reads a list like 0-1,3. */
+static void read_nodes_with_memory(void)
+{
+	FILE *file = fopen("/sys/devices/system/node/has_memory", "r");
+	int first, last;
+	char separator;
+	if (!file) exit(6);
+	while (fscanf(file, "%d", &first) == 1) {
+		last = first;
+		separator = fgetc(file);
+		if (separator == '-' && fscanf(file, "%d", &last) == 1) separator = fgetc(file);
+		for (; first <= last && first < THREADS_MAX; first++) has_memory[first] = 1;
+	}
+	fclose(file);
+}
+
+static void bind(unsigned node)
+{
+	enum { MPOL_BIND = 2 };
+	unsigned long nodes = 1ul << node;
+	if (syscall(SYS_set_mempolicy, MPOL_BIND, &nodes, 8 * sizeof nodes)) exit(7);
 }
 
 int main(int words, char **word)
 {
+	if (getenv("NODES_BIND")) bind(atoi(getenv("NODES_BIND")));
+	if (getenv("NODES_ONLY")) only = atoi(getenv("NODES_ONLY"));
+	read_nodes_with_memory();
 	load = words > 1 ? word[1] : "churn";
 	rounds = words > 2 ? atol(word[2]) : ROUNDS;
 	cpus = sysconf(_SC_NPROCESSORS_ONLN);

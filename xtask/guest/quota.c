@@ -58,6 +58,7 @@ int main(int count, char **words)
 	read_stats = (size_t (*)(struct rsalloc_stats *, size_t))dlsym(RTLD_DEFAULT, "rsalloc_read_stats");
 	if (!read_stats || count < 3) return 2;
 	int threads = atoi(words[1]), seconds = atoi(words[2]);
+	say("at start");
 	pthread_t *ids = calloc(threads, sizeof *ids);
 	struct job *jobs = calloc(threads, sizeof *jobs);
 	for (int i = 0; i < threads; i++) {
@@ -77,6 +78,9 @@ int main(int count, char **words)
 	say("ended");
 	work(1, 5);
 	say("one thread later");
+	/* Nothing is live now. A slow allocation in each second is what gives caches back without a thread of the allocator's own. */
+	for (int i = 0; i < 30; i++) free(malloc((1 << 20) + (i << 12))), sleep(1);
+	say("idle");
 	int (*check)(void) = (int (*)(void))dlsym(RTLD_DEFAULT, "rsalloc_check");
 	return check();
 }

@@ -5,7 +5,7 @@
 /bin/busybox mount -t sysfs sysfs /sys
 /bin/busybox mount -t devtmpfs devtmpfs /dev
 export PATH=/usr/bin:/usr/sbin HOME=/root USER=root LANG=C.UTF-8 TMPDIR=/tmp LD_LIBRARY_PATH=/usr/lib
-for applet in mount ip poweroff usleep timeout awk nproc ps cmp hostname; do
+for applet in mount ip poweroff usleep timeout awk nproc ps cmp hostname modprobe; do
     [ -e /usr/bin/$applet ] || ln -s busybox /usr/bin/$applet
 done
 mkdir -p /dev/shm /dev/pts /run
@@ -78,6 +78,50 @@ commands() {
     kill $pid
 }
 
+# Dumped and restored by CRIU again and again, at any instruction of its threads; then the program must end well.
+journeys() {
+    local name=$1 round caught=0 pid log=/tmp/criu/log status
+    shift
+    rm -rf /tmp/criu && mkdir /tmp/criu
+    env "$@" hammer 4 0 0 </dev/null >/tmp/hammer.log 2>&1 &
+    pid=$!
+    sleep 2
+    for round in $(seq 20); do
+        rm -rf /tmp/criu/images && mkdir /tmp/criu/images
+        criu dump -v2 --timeout 60 -t $pid -D /tmp/criu/images -o $log || { echo "FAULT criu, $name: dump $round: $(grep Error $log | head -n 3)" && return; }
+        caught=$((caught + $(grep -c 'in rseq critical section' $log)))
+        # Its number is free when this shell has waited for it.
+        wait $pid 2>/dev/null
+        sleep 0.2
+        criu restore -v2 -d -D /tmp/criu/images -o $log || { echo "FAULT criu, $name: restore $round: $(grep Error $log | head -n 3)" && return; }
+        usleep $((round * 9973 % 300000))
+    done
+    kill -TERM $pid
+    for round in $(seq 300); do
+        grep -q State.*Z /proc/$pid/status 2>/dev/null || [ ! -d /proc/$pid ] && break
+        sleep 0.1
+    done
+    case $(cat /tmp/hammer.log) in
+    "4 threads, "*) echo "RAN criu, $name: 20 dumps and restores, $caught threads were inside a section; $(cat /tmp/hammer.log)" ;;
+    *) echo "FAULT criu, $name: $(cat /tmp/hammer.log)" ;;
+    esac
+}
+
+criu_part() {
+    local module
+    for module in unix_diag netlink_diag af_packet_diag tcp_diag udp_diag raw_diag nf_tables tun; do modprobe $module; done
+    says "criu check" "Looks good" criu check
+    journeys libc LD_PRELOAD=$library
+    journeys own LD_PRELOAD=$library $own
+    journeys mm_cid LD_PRELOAD=$library RSALLOC_CONF=index:mm_cid
+    journeys atomic LD_PRELOAD=$library RSALLOC_CONF=mode:atomic
+    journeys hardened LD_PRELOAD=$library RSALLOC_CONF=hardened:on
+    # The control: sections that end before their commit.
+    journeys control LD_PRELOAD=/usr/lib/broken.so >/tmp/control
+    grep -q '^FAULT criu, control: an object was handed out twice' /tmp/control && echo "RAN criu, the control is red" ||
+        echo "FAULT criu, the control is green: $(cat /tmp/control)"
+}
+
 tests() {
     local file name said status skipped
     for file in /tests/*; do
@@ -95,6 +139,7 @@ tests() {
 }
 
 case ,$parts, in *,commands,*) commands ;; esac
+case ,$parts, in *,criu,*) criu_part ;; esac
 case ,$parts, in *,programs,*) . /programs.sh ;; esac
 [ -z "$(ls /tests)" ] || tests
 echo DONE
