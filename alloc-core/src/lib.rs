@@ -33,6 +33,8 @@ mod delays;
 mod depot;
 #[forbid(unsafe_code)]
 mod describe;
+#[forbid(unsafe_code)]
+mod domain;
 mod engine;
 #[forbid(unsafe_code)]
 mod fail;
@@ -40,7 +42,6 @@ mod guard;
 mod hot;
 #[forbid(unsafe_code)]
 mod metrics;
-#[forbid(unsafe_code)]
 mod node;
 mod object;
 mod os;
@@ -113,6 +114,7 @@ pub mod internals {
         cpu_cache,
         depot,
         describe,
+        domain,
         engine,
         fail,
         guard,

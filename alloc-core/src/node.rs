@@ -117,11 +117,6 @@ pub fn record(cpu: usize, id: u32) -> bool {
     before == 1 && are_many()
 }
 
-/// The number of nodes that were seen, for `publish`.
-pub const fn counter() -> &'static AtomicUsize {
-    &NODES.count
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ mod support;
 
 use rsalloc_core::internals::config::{self, Key};
 use rsalloc_core::internals::cpu_cache::allocate_on;
-use rsalloc_core::internals::node::Node;
+use rsalloc_core::internals::domain::Domain;
 use rsalloc_core::internals::object::Batch;
 use rsalloc_core::internals::region::Region;
 use rsalloc_core::internals::size_class::{CLASS, CLASSES, Class};
@@ -46,7 +46,7 @@ fn swing(cpus: &FakeCpus, class: Class) {
 fn fill(cpus: &FakeCpus, class: Class) {
     let mut one = Batch::new();
     loop {
-        slab::take(class, Node::FIRST, &mut one, 1).expect("no handler runs");
+        slab::take(class, Domain::FIRST, &mut one, 1).expect("no handler runs");
         if cpus.push(class, one.addresses()[0]) != 0 {
             return slab::put(&mut one);
         }

@@ -7,7 +7,7 @@ mod modes;
 use modes::{MODES, in_modes};
 use rsalloc_core::internals::cpu_cache;
 use rsalloc_core::internals::depot::DEPOT;
-use rsalloc_core::internals::node::Node;
+use rsalloc_core::internals::domain::Domain;
 use rsalloc_core::internals::object::{Batch, Contents};
 use rsalloc_core::internals::page_heap::PAGE_HEAP;
 use rsalloc_core::internals::page_heap::entry::{Kind, PageEntry};
@@ -141,7 +141,7 @@ impl Heap {
     fn store(&self, objects: &[usize]) {
         // SAFETY: for the validator, which only looks; the process ends.
         let mut batch = unsafe { Batch::from_slots(objects) };
-        assert!(DEPOT.put_unbounded(self.class, Node::FIRST, &mut batch));
+        assert!(DEPOT.put_unbounded(self.class, Domain::FIRST, &mut batch));
     }
 
     fn set_top(&self, slots: isize, bytes: isize) {
@@ -233,7 +233,7 @@ fn damages(kind: DefectKind) -> &'static [Damage] {
             |heap| heap.slab.free.set(37),
             |heap| heap.slab.bitmap()[0].set(heap.free_bits() & (heap.free_bits() - 1)),
         ],
-        DefectKind::ListingMismatch => &[|heap| heap.slab.bin.set(0)],
+        DefectKind::ListingMismatch => &[|heap| heap.slab.set_bin(0)],
         DefectKind::ForeignInList => &[|heap| {
             let other = allocate(3000) as usize;
             rsalloc_core::release();

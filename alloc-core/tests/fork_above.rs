@@ -7,7 +7,7 @@
 #[path = "support/trapped.rs"]
 mod trapped;
 
-use rsalloc_core::internals::node::Node;
+use rsalloc_core::internals::domain::Domain;
 use rsalloc_core::internals::object::{Batch, Contents};
 use rsalloc_core::internals::page_heap::segment::{PageRun, Segment};
 use rsalloc_core::internals::page_heap::{PAGE_HEAP, SpanRequest};
@@ -71,7 +71,7 @@ fn use_all_classes() {
     for class in 1..CLASSES {
         let mut batches = [(); 4].map(|()| Batch::new());
         for batch in &mut batches {
-            slab::take(class, Node::FIRST, batch, MAGAZINE_MAX).expect("no handler runs");
+            slab::take(class, Domain::FIRST, batch, MAGAZINE_MAX).expect("no handler runs");
             expect(!batch.is_empty(), "out of memory\n");
         }
         for batch in &mut batches {
@@ -149,7 +149,7 @@ fn a_holder_of_a_class_gives_way_to_a_fork_in_a_handler() {
         // A fresh slab for each.
         let taker = scope.spawn(|| {
             let mut batch = Batch::new();
-            slab::take(OTHER, Node::FIRST, &mut batch, MAGAZINE_MAX).expect("it need not wait");
+            slab::take(OTHER, Domain::FIRST, &mut batch, MAGAZINE_MAX).expect("it need not wait");
             let taken = batch.len();
             slab::put(&mut batch);
             (taken, taken - batch.len())

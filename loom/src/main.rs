@@ -34,6 +34,8 @@ mod engine;
 mod fail;
 #[path = "../../alloc-core/src/hot.rs"]
 mod hot;
+#[path = "../../alloc-core/src/domain.rs"]
+mod domain;
 #[path = "../../alloc-core/src/node.rs"]
 mod node;
 #[path = "../../alloc-core/src/object/mod.rs"]

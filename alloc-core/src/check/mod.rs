@@ -182,7 +182,7 @@ impl Walk {
         }
         add(&self.slabs[class], 1);
         add(&self.out[class], info.objects - bits as usize);
-        if (bits == 0) != (slab.bin.get() == 0) {
+        if (bits == 0) != (slab.bin() == 0) {
             return broken(DefectKind::ListingMismatch, slab.page());
         }
         add(&self.listed[class], usize::from(bits != 0));

@@ -8,7 +8,7 @@ use super::exclusive::{Stopped, stop_each};
 use super::shard::{Shard, count_moved, leases, locked, pop_into};
 use super::supply::{give_back_to_slab, put_aside};
 use crate::depot::DEPOT;
-use crate::node;
+use crate::domain;
 use crate::object::Batch;
 use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::huge::HUGE;
@@ -129,9 +129,9 @@ fn drain_depot() {
 #[inline(never)]
 pub(super) fn drain_depot_of(class: Class) {
     let mut batch = Batch::new();
-    for node in node::all() {
-        for _ in 0..DEPOT.magazines_on(class, node) {
-            DEPOT.take(class, node, &mut batch);
+    for domain in domain::all() {
+        for _ in 0..DEPOT.magazines_on(class, domain) {
+            DEPOT.take(class, domain, &mut batch);
             if batch.is_empty() {
                 break;
             }

@@ -7,13 +7,17 @@
 
 use super::shard::{count_moved, count_past_shards};
 use crate::depot::DEPOT;
-use crate::node::{self, Node};
+use crate::domain::{self, Domain};
+use crate::node;
 use crate::object::{Batch, Contents, Fresh, Object};
 use crate::page_heap::PAGE_HEAP;
 use crate::region::{Moved, Region};
 use crate::size_class::{CLASS, CLASSES, Class, natural_align};
 use crate::slab::{self, SLABS};
 use crate::sync::{Reentered, is_barred};
+
+/// Objects of a magazine that say of which domain it is.
+const LOOKED_AT: usize = 8;
 
 /// Below this much in use the caches are not cut any further.
 const IN_USE_MIN_BYTES: usize = 8 << 20;
@@ -42,13 +46,16 @@ pub(super) fn supply(
     wanted: usize,
 ) -> Contents {
     let count = |objects| count_moved(region, class, Moved::Refilled, objects);
-    let node = Node::here();
-    DEPOT.take(class, node, batch);
+    let domain = Domain::here(class);
+    DEPOT.take(class, domain, batch);
+    if batch.is_empty() && domain::are_many() && !slab::has_or_may_open(class, domain) {
+        take_of_others(class, domain, batch);
+    }
     if !batch.is_empty() {
         count(batch.len());
         return Contents::Any;
     }
-    match slab::take(class, node, batch, wanted) {
+    match slab::take(class, domain, batch, wanted) {
         Ok(contents) if !batch.is_empty() || !is_barred() => {
             count(batch.len());
             contents
@@ -70,7 +77,7 @@ pub(super) fn take_one(class: Class) -> Option<Fresh> {
     let mut batch = Batch::new();
     let align = natural_align(class);
     for larger in (class..CLASSES).filter(|&larger| natural_align(larger) >= align) {
-        match slab::take(larger, Node::here(), &mut batch, 1) {
+        match slab::take(larger, Domain::here(larger), &mut batch, 1) {
             Ok(contents) if !batch.is_empty() => {
                 count_past_shards(larger, Moved::Refilled, 1);
                 return batch.pop_first().map(|object| Fresh { object, contents });
@@ -88,8 +95,8 @@ pub(super) fn give_back(class: Class, batch: &mut Batch) {
     let whole = batch.len() == CLASS[class].batch;
     let wanted = whole && !SLABS[class].has_decayed() && depot_may_grow(class);
     if wanted
-        && let Some(node) = node_of(batch)
-        && DEPOT.put(class, node, batch)
+        && let Some(domain) = domain_of(batch)
+        && DEPOT.put(class, domain, batch)
     {
         return;
     }
@@ -117,19 +124,33 @@ pub(super) fn give_back_to_slab(class: Class, batch: &mut Batch) {
     PAGE_HEAP.trim();
 }
 
-/// Puts objects that can't be put into their slabs into the depot, whichever nodes they lie on; false if there is no memory for that.
+/// Puts objects that can't be put into their slabs into the depot, whichever domains they are of; false if there is no memory for that.
 pub(super) fn put_aside(class: Class, batch: &mut Batch) -> bool {
-    DEPOT.put_unbounded(class, Node::here(), batch)
+    DEPOT.put_unbounded(class, Domain::here(class), batch)
 }
 
-/// The node on which all objects of `batch` lie; none if they lie on several.
-fn node_of(batch: &Batch) -> Option<Node> {
-    if !node::are_many() {
-        return Some(Node::FIRST);
+/// A magazine that another domain has.
+#[inline(never)]
+fn take_of_others(class: Class, domain: Domain, batch: &mut Batch) {
+    for other in domain::others(domain) {
+        DEPOT.take(class, other, batch);
+        if !batch.is_empty() {
+            return;
+        }
     }
-    let (&first, rest) = batch.addresses().split_first()?;
-    let node = PAGE_HEAP.node_at(first);
-    rest.iter().all(|&object| PAGE_HEAP.node_at(object) == node).then_some(node)
+}
+
+/// The domain of the slabs in which the objects of `batch` lie; none if they are of several. On one node a few of them are looked at: what
+/// they say of the others is a matter of speed.
+fn domain_of(batch: &Batch) -> Option<Domain> {
+    if !domain::are_many() {
+        return Some(Domain::FIRST);
+    }
+    let objects = batch.addresses();
+    let step = if node::are_many() { 1 } else { objects.len().div_ceil(LOOKED_AT) };
+    let mut domains = objects.iter().step_by(step.max(1)).map(|&object| slab::domain_of(object));
+    let first = domains.next()?;
+    domains.all(|domain| domain == first).then_some(first)
 }
 
 /// Whether one magazine more lies within what the depot may hold: a quarter of what is in use, and one

@@ -1,4 +1,4 @@
-//! The depot: full magazines behind the shards, on one lock-free stack for each class on each node.
+//! The depot: full magazines behind the shards, on one lock-free stack for each class of each domain.
 //!
 //! Putting and taking never wait. The depot holds at most `limit(class)` magazines of a class, and more only of objects that have no
 //! other place (`put_unbounded`). The memory of magazines is never unmapped, since a stale reader may still read it.
@@ -17,8 +17,8 @@ mod order;
 use crate::arch;
 use crate::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, UnsafeCell};
 use crate::counters;
+use crate::domain::{self, DOMAINS_MAX, Domain};
 use crate::fail::{Misuse, fail};
-use crate::node::{self, NODES_MAX, Node};
 use crate::object::{Batch, Link};
 use crate::os::{self, Place};
 use crate::size_class::{CLASS, CLASSES, Class};
@@ -76,8 +76,8 @@ pub struct Depot {
     /// Magazines created since start.
     created: AtomicUsize,
     empty: Stack,
-    /// By node and class. Those of other nodes than the first are the end of the depot, which no other word makes resident.
-    full: [[Stack; CLASSES]; NODES_MAX],
+    /// By domain and class. Those of other domains than the first are the end of the depot, which no other word makes resident.
+    full: [[Stack; CLASSES]; DOMAINS_MAX],
 }
 
 /// The one depot.
@@ -161,7 +161,7 @@ impl Depot {
             bytes: AtomicUsize::new(0),
             created: AtomicUsize::new(0),
             empty: Stack::new(),
-            full: [const { [const { Stack::new() }; CLASSES] }; NODES_MAX],
+            full: [const { [const { Stack::new() }; CLASSES] }; DOMAINS_MAX],
         }
     }
 
@@ -171,15 +171,15 @@ impl Depot {
         arch::prefetch(core::ptr::from_ref(&self.empty) as usize);
     }
 
-    /// Puts the objects of `batch`, which lie on `node`, as one magazine; false if the class has enough of them or there is no memory for one,
+    /// Puts the objects of `batch`, of slabs of `domain`, as one magazine; false if the class has enough of them or there is no memory for one,
     /// and the objects stay in the batch.
-    pub fn put(&self, class: Class, node: Node, batch: &mut Batch) -> bool {
+    pub fn put(&self, class: Class, domain: Domain, batch: &mut Batch) -> bool {
         // Threads that race here may exceed the bound by one magazine each.
-        self.stack(class, node).count() < limit(class) && self.put_unbounded(class, node, batch)
+        self.stack(class, domain).count() < limit(class) && self.put_unbounded(class, domain, batch)
     }
 
     /// As [`Depot::put`], however many magazines there are: for when the slab tier can't be entered.
-    pub fn put_unbounded(&self, class: Class, node: Node, batch: &mut Batch) -> bool {
+    pub fn put_unbounded(&self, class: Class, domain: Domain, batch: &mut Batch) -> bool {
         let empty = self.empty.pop(self).map(|(held, _)| held);
         let Some(held) = empty.or_else(|| self.create()) else { return false };
         let magazine = self.magazine(&held);
@@ -192,14 +192,14 @@ impl Depot {
         magazine.count.store(objects.len() as u32, Ordering::Relaxed);
         magazine.put_by.store(os::thread_descriptor(), Ordering::Relaxed);
         batch.forget_all();
-        self.push(class, node, held);
+        self.push(class, domain, held);
         true
     }
 
-    /// Takes a magazine of `class` on `node` into `batch`, which is empty; it stays so if there is none. The thread that put the magazine gets
+    /// Takes a magazine of `class` of `domain` into `batch`, which is empty; it stays so if there is none. The thread that put the magazine gets
     /// the objects as they were, another thread in the order of [`order::of`].
-    pub fn take(&self, class: Class, node: Node, batch: &mut Batch) {
-        let Some(held) = self.pop(class, node) else { return };
+    pub fn take(&self, class: Class, domain: Domain, batch: &mut Batch) {
+        let Some(held) = self.pop(class, domain) else { return };
         let magazine = self.magazine(&held);
         // Ordering: Relaxed, the pop acquired both.
         let count = magazine.count.load(Ordering::Relaxed) as usize;
@@ -226,17 +226,17 @@ impl Depot {
         self.empty.push(self, held);
     }
 
-    fn stack(&self, class: Class, node: Node) -> &Stack {
-        &self.full[node.index()][class]
+    fn stack(&self, class: Class, domain: Domain) -> &Stack {
+        &self.full[domain.index()][class]
     }
 
-    fn push(&self, class: Class, node: Node, held: Held) {
-        let change = self.stack(class, node).push(self, held);
+    fn push(&self, class: Class, domain: Domain, held: Held) {
+        let change = self.stack(class, domain).push(self, held);
         self.account(class, change);
     }
 
-    fn pop(&self, class: Class, node: Node) -> Option<Held> {
-        let (held, change) = self.stack(class, node).pop(self)?;
+    fn pop(&self, class: Class, domain: Domain) -> Option<Held> {
+        let (held, change) = self.stack(class, domain).pop(self)?;
         self.account(class, change);
         Some(held)
     }
@@ -254,12 +254,12 @@ impl Depot {
     /// Calls `f` with the objects of each magazine of `class`, for the validator: pops them all, then pushes them again in their
     /// order. Other threads find the stack empty meanwhile.
     pub fn visit(&self, class: Class, mut f: impl FnMut(&[usize])) {
-        node::all().for_each(|node| self.visit_on(class, node, &mut f));
+        domain::all().for_each(|domain| self.visit_on(class, domain, &mut f));
     }
 
-    fn visit_on(&self, class: Class, node: Node, f: &mut impl FnMut(&[usize])) {
+    fn visit_on(&self, class: Class, domain: Domain, f: &mut impl FnMut(&[usize])) {
         let mut last = 0;
-        while let Some(held) = self.pop(class, node) {
+        while let Some(held) = self.pop(class, domain) {
             let magazine = self.magazine(&held);
             // Ordering: Relaxed, the pop acquired the magazine.
             let count = magazine.count.load(Ordering::Relaxed) as usize;
@@ -273,18 +273,18 @@ impl Depot {
             let held = Held(last);
             // Ordering: Relaxed, as above.
             last = self.magazine(&held).next.load(Ordering::Relaxed);
-            self.push(class, node, held);
+            self.push(class, domain, held);
         }
     }
 
     /// Magazines of `class` in the depot.
     pub fn magazines(&self, class: Class) -> usize {
-        node::all().map(|node| self.magazines_on(class, node)).sum()
+        domain::all().map(|domain| self.magazines_on(class, domain)).sum()
     }
 
-    /// Those of `node`.
-    pub fn magazines_on(&self, class: Class, node: Node) -> usize {
-        self.stack(class, node).count()
+    /// Those of `domain`.
+    pub fn magazines_on(&self, class: Class, domain: Domain) -> usize {
+        self.stack(class, domain).count()
     }
 
     /// Bytes in objects of all magazines except the first of each class of small objects; a snapshot.
@@ -293,7 +293,7 @@ impl Depot {
         (self.bytes.load(Ordering::Relaxed) as isize).max(0) as usize
     }
 
-    /// The word of class 0 on the first node that holds the count of full magazines, and the number of magazines ever created, for `publish`.
+    /// The word of class 0 of the first domain that holds the count of full magazines, and the number of magazines ever created, for `publish`.
     pub const fn counters(&'static self) -> (Column<AtomicU64>, &'static AtomicUsize) {
         let first = &self.full[0][0].head;
         (Column { first, stride: size_of::<Stack>(), count: CLASSES }, &self.created)
@@ -397,11 +397,11 @@ mod tests {
         let put = || {
             // SAFETY: numbers that nothing reads or writes.
             let mut batch = unsafe { Batch::from_slots(&objects) };
-            assert!(OWN.put(CLASS_OF_LINES, Node::FIRST, &mut batch));
+            assert!(OWN.put(CLASS_OF_LINES, Domain::FIRST, &mut batch));
         };
         let take = || {
             let mut batch = Batch::new();
-            OWN.take(CLASS_OF_LINES, Node::FIRST, &mut batch);
+            OWN.take(CLASS_OF_LINES, Domain::FIRST, &mut batch);
             let taken = batch.addresses().to_vec();
             batch.forget_all();
             taken

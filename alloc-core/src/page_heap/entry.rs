@@ -7,6 +7,7 @@
 
 use super::segment::Segment;
 use crate::arch;
+use crate::domain::Domain;
 use crate::object::Link;
 use crate::size_class::{CLASS, Class};
 use crate::sync::{Guarded32, Guarded64};
@@ -55,8 +56,8 @@ pub struct PageEntry {
     pub free: Guarded32,
     /// No word of the bitmap below this one has a free object.
     pub scan: Guarded32,
-    /// 1 + the number of the list that a slab is in; 0 if in none.
-    pub bin: Guarded32,
+    /// The list that a slab is in: see [`PageEntry::bin`] and [`PageEntry::domain`].
+    list: Guarded32,
     /// The next slab in its list, or the next span on the deferred list.
     pub next: Link<PageEntry>,
     /// The previous slab in its list.
@@ -66,6 +67,10 @@ pub struct PageEntry {
 }
 
 const _: () = assert!(size_of::<PageEntry>() == 64);
+
+/// Bits of a bin in `PageEntry::list`; above them is the domain.
+const BIN_BITS: u32 = 8;
+const BIN_MASK: usize = (1 << BIN_BITS) - 1;
 
 /// Where the half words of an entry are, in bytes, for `publish`.
 pub struct Layout {
@@ -103,6 +108,26 @@ impl PageEntry {
     /// Says what the page is.
     pub fn set_kind(&self, kind: Kind) {
         self.kind.set(kind as u32);
+    }
+
+    /// 1 + the number of the list that a slab is in; 0 if in none.
+    pub fn bin(&self) -> usize {
+        self.list.get() as usize & BIN_MASK
+    }
+
+    /// Sets what [`PageEntry::bin`] is.
+    pub fn set_bin(&self, bin: usize) {
+        self.list.set((self.list.get() as usize & !BIN_MASK | bin) as u32);
+    }
+
+    /// The domain whose lists a slab is in; without the lock, a hint.
+    pub fn domain(&self) -> Domain {
+        Domain::of_index(self.list.get() as usize >> BIN_BITS)
+    }
+
+    /// Gives a slab, which is in no list, to `domain`.
+    pub fn set_domain(&self, domain: Domain) {
+        self.list.set((domain.index() << BIN_BITS) as u32);
     }
 
     /// Id of the thread that purges the run of which this is the first page.

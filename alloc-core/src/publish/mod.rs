@@ -27,10 +27,10 @@ use crate::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::config::{self, KEYS};
 use crate::cpu_cache::shard::{self, leases, locked, percpu};
 use crate::depot::{self, DEPOT};
+use crate::domain;
 use crate::engine::{api, command, large};
 use crate::guard;
 use crate::hot::HOT;
-use crate::node;
 use crate::object::Link;
 use crate::os;
 use crate::page_heap::entry::{self, Kind, PageEntry};
@@ -249,7 +249,7 @@ const fn own() -> HeapMap<Address> {
         untouched_bytes: Address::of(untouched),
         region_transfers: number(Region::TRANSFERS_OFFSET),
         transfers_past_shards: Address::of(shard::transfers_past_shards()),
-        nodes: Address::of(node::counter()),
+        domains: Address::of(domain::counter()),
     }
 }
 

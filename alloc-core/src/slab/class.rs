@@ -3,9 +3,8 @@
 //! The number of objects handed out counts cached ones too. The class notices when it has fallen, so that caches can give back
 //! what a program that shrank leaves in them.
 
-use crate::node::{self, NODES_MAX, Node};
+use crate::domain::{self, DOMAINS_MAX, Domain};
 use crate::object::Link;
-use crate::page_heap::PAGE_HEAP;
 use crate::page_heap::entry::PageEntry;
 use crate::size_class::{CLASS, CLASSES, Class, ClassInfo};
 use crate::sync::{Guarded, Lock, Rank};
@@ -17,7 +16,7 @@ const BINS: usize = 9;
 #[repr(align(128))] // As in `cpu_cache::shard::locked`.
 pub struct SlabClass {
     pub(super) lock: Lock,
-    /// The first slabs of the lists of the first node; those of others are in `OTHERS`.
+    /// The first slabs of the lists of the first domain; those of others are in `OTHERS`.
     bins: Lists,
     /// Slabs of the class.
     pub(super) slabs: Guarded,
@@ -35,9 +34,12 @@ pub struct SlabClass {
 
 type Lists = [Link<PageEntry>; BINS];
 
-/// By node but the first, and class: the first slabs of the lists, under the lock of the class. Untouched on one node.
-static OTHERS: [[Lists; CLASSES]; NODES_MAX - 1] =
-    [const { [const { [const { Link::none() }; BINS] }; CLASSES] }; NODES_MAX - 1];
+/// By domain but the first, and class: the first slabs of the lists, under the lock of the class. Untouched in one domain.
+static OTHERS: [[Lists; CLASSES]; DOMAINS_MAX - 1] =
+    [const { [const { [const { Link::none() }; BINS] }; CLASSES] }; DOMAINS_MAX - 1];
+
+/// The list from which on another domain may adopt a slab: a quarter is free.
+const ADOPTED_BIN_MIN: usize = (BINS - 1) / 4;
 
 /// A fall is noticed if it is at least so many bytes, and an eighth.
 const FALL_BYTES: usize = 16 << 10;
@@ -120,38 +122,61 @@ impl SlabClass {
         &self.lock
     }
 
-    /// The lists of `node`, of this class.
-    fn lists(&self, class: Class, node: Node) -> &Lists {
-        match node.index().checked_sub(1) {
+    /// The lists of `domain`, of this class.
+    fn lists(&self, class: Class, domain: Domain) -> &Lists {
+        match domain.index().checked_sub(1) {
             None => &self.bins,
             Some(other) => &OTHERS[other][class],
         }
     }
 
-    /// The first slab of the first list of `node` that has one.
-    pub(super) fn fullest(&self, class: Class, node: Node) -> Option<&'static PageEntry> {
-        self.lists(class, node).iter().find_map(Link::get)
+    /// The first slab of the first list of `domain` that has one. Without the lock, a snapshot.
+    pub(super) fn fullest(&self, class: Class, domain: Domain) -> Option<&'static PageEntry> {
+        self.lists(class, domain).iter().find_map(Link::get)
+    }
+
+    /// The slab of another domain on the same node that has the most free objects: an empty one, else, if much of the class is free,
+    /// one of which enough is free. With few free objects it would scatter what this domain allocates among what the other one uses.
+    pub(super) fn emptiest_of_others(
+        &self,
+        class: Class,
+        domain: Domain,
+    ) -> Option<&'static PageEntry> {
+        let least = if self.may_open(class) { BINS - 1 } else { ADOPTED_BIN_MIN };
+        let in_bin = |bin: usize| {
+            domain::others(domain).find_map(move |other| self.lists(class, other)[bin].get())
+        };
+        (least..BINS).rev().find_map(in_bin)
+    }
+
+    /// Whether a domain without a free object of `class`, which this is, gets a new slab before it takes what other domains have: if little is
+    /// free, half a slab for each domain and an eighth of what is handed out.
+    pub(super) fn may_open(&self, class: Class) -> bool {
+        let (objects, out) = (CLASS[class].objects, self.out.get());
+        let free = (self.slabs.get() * objects).saturating_sub(out);
+        free <= domain::count() * objects / 2 + out / 8
     }
 
     /// The slabs of `class`, which this is, that have a free object, and the numbers of their lists.
     pub fn partial(&self, class: Class) -> impl Iterator<Item = (usize, &'static PageEntry)> {
-        let lists = node::all().flat_map(move |node| self.lists(class, node).iter().enumerate());
+        let lists =
+            domain::all().flat_map(move |domain| self.lists(class, domain).iter().enumerate());
         lists.flat_map(|(bin, head)| {
             let slabs = core::iter::successors(head.get(), |slab| slab.next.get());
             slabs.map(move |slab| (bin, slab))
         })
     }
 
-    /// The empty slab that is kept on `node`. Without the lock, a snapshot.
-    pub(super) fn kept(&self, class: Class, node: Node) -> Option<&'static PageEntry> {
-        self.lists(class, node)[BINS - 1].get()
+    /// The empty slab that `domain` keeps. Without the lock, a snapshot.
+    pub(super) fn kept(&self, class: Class, domain: Domain) -> Option<&'static PageEntry> {
+        self.lists(class, domain)[BINS - 1].get()
     }
 
     /// Moves the slab to the list that its number of free objects names (I2 of the slabs).
     pub(super) fn rebin(&self, slab: &'static PageEntry, class: Class) {
         let free = slab.free.get() as usize;
         let wanted = if free == 0 { 0 } else { bin_of(&CLASS[class], free) + 1 };
-        let bin = slab.bin.get() as usize;
+        let bin = slab.bin();
         if wanted == bin {
             return;
         }
@@ -168,7 +193,7 @@ impl SlabClass {
     }
 
     fn lists_of(&self, slab: &PageEntry, class: Class) -> &Lists {
-        self.lists(class, PAGE_HEAP.node_at(slab.page()))
+        self.lists(class, slab.domain())
     }
 }
 
@@ -180,11 +205,11 @@ fn link(slab: &'static PageEntry, lists: &Lists, bin: usize) {
         next.prev.set(Some(slab));
     }
     head.set(Some(slab));
-    slab.bin.set(bin as u32 + 1);
+    slab.set_bin(bin + 1);
 }
 
 fn unlink(slab: &PageEntry, lists: &Lists) {
-    let Some(bin) = (slab.bin.get() as usize).checked_sub(1) else { return };
+    let Some(bin) = slab.bin().checked_sub(1) else { return };
     match slab.prev.get() {
         Some(prev) => prev.next.set(slab.next.get()),
         None => lists[bin].set(slab.next.get()),
@@ -192,7 +217,7 @@ fn unlink(slab: &PageEntry, lists: &Lists) {
     if let Some(next) = slab.next.get() {
         next.prev.set(slab.prev.get());
     }
-    slab.bin.set(0);
+    slab.set_bin(0);
 }
 
 /// The list for a slab with `free` free objects: eighths of fullness, and one for empty slabs.

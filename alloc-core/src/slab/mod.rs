@@ -6,17 +6,17 @@
 //! I1. A bit of a slab's bitmap is set if the object is in the slab, clear if it is handed out.
 //! I2. `free` is the number of set bits; the slab is in the list `bin_of(free)`, and in none if `free` is 0.
 //! I3. At most one empty slab of a class is kept on each node; it is in the last list.
-//! I5. The lists are those of the node in whose segments the slab lies.
 //! I4. An object is handed out at most once until it is put back.
+//! I5. The lists are those of the slab's domain, on whose node the slab lies.
 
 #[forbid(unsafe_code)]
 mod class;
 
 use crate::arch;
 use crate::canary::{self, Canary};
+use crate::domain::{self, Domain};
 use crate::fail::{Misuse, deny, fail};
 use crate::guard;
-use crate::node::{self, Node};
 use crate::object::{Batch, Contents, Memory};
 use crate::os;
 use crate::page_heap::density::Density;
@@ -38,11 +38,11 @@ pub fn prefetch_class(class: Class) {
     arch::prefetch(slabs + 64);
 }
 
-/// Takes up to `wanted` objects of `class` from the slabs of `node` in ascending order into `batch`, which is empty and has space for so many; none
+/// Takes up to `wanted` objects of `class` from the slabs of `domain` in ascending order into `batch`, which is empty and has space for so many; none
 /// when the OS has no more memory. Returns what the first object contains.
 pub fn take(
     class: Class,
-    node: Node,
+    domain: Domain,
     batch: &mut Batch,
     wanted: usize,
 ) -> Result<Contents, Reentered> {
@@ -50,11 +50,11 @@ pub fn take(
     let guard = slabs.lock.acquire(Rank::slab(class))?;
     let mut contents = Contents::Any;
     while batch.len() < wanted {
-        let slab = match slabs.fullest(class, node) {
+        let slab = match slabs.fullest(class, domain).or_else(|| adopt(slabs, class, domain)) {
             Some(slab) => slab,
             // One fresh slab is enough; more would only fill the caches.
             None if !batch.is_empty() => break,
-            None => match new_slab(slabs, class, node) {
+            None => match new_slab(slabs, class, domain) {
                 Some((slab, fresh)) => {
                     contents = fresh;
                     slab
@@ -72,17 +72,44 @@ pub fn take(
     Ok(contents)
 }
 
+/// A slab that another domain had, if that is better than a new one; it is in no list.
+fn adopt(slabs: &SlabClass, class: Class, domain: Domain) -> Option<&'static PageEntry> {
+    if !domain::are_many() {
+        return None;
+    }
+    let slab = slabs.emptiest_of_others(class, domain)?;
+    slabs.unlink(slab, class);
+    slab.set_domain(domain);
+    Some(slab)
+}
+
+/// Whether `domain` has free objects of `class` in its slabs, or gets a new one before it takes what other domains have. A snapshot.
+pub fn has_or_may_open(class: Class, domain: Domain) -> bool {
+    let slabs = &SLABS[class];
+    slabs.fullest(class, domain).is_some() || slabs.may_open(class)
+}
+
+/// The domain of the slab in which an object lies; the first one for all else. A hint.
+pub fn domain_of(object: usize) -> Domain {
+    PAGE_HEAP.entry_at(object).map_or(Domain::FIRST, PageEntry::domain)
+}
+
 /// A slab of `class`, in no list yet, and what its first object holds. None when out of memory.
-fn new_slab(slabs: &SlabClass, class: Class, node: Node) -> Option<(&'static PageEntry, Contents)> {
+fn new_slab(
+    slabs: &SlabClass,
+    class: Class,
+    domain: Domain,
+) -> Option<(&'static PageEntry, Contents)> {
     let info = &CLASS[class];
     let span = PAGE_HEAP.acquire(SpanRequest {
         pages: info.pages,
         align_pages: 1,
         kind: Kind::Slab,
         density: density_of(info),
-        node,
+        node: domain.node(),
     })?;
     let entry = span.entry;
+    entry.set_domain(domain);
     entry.class.set(class as u32);
     entry.free.set(info.objects as u32);
     entry.scan.set(0);
@@ -388,7 +415,8 @@ fn prefetch(class: Class, object: usize) {
 /// Keeps an empty slab if it is the only one (I3), so that a program which frees and allocates the same object does not release
 /// and acquire a span each time. Spans of one object are never kept: the page heap keeps them as well, for all classes.
 fn keep_or_release(slabs: &SlabClass, slab: &'static PageEntry, class: Class) {
-    let is_only = slabs.kept(class, PAGE_HEAP.node_at(slab.page())).is_none();
+    let mut own_node = domain::all().filter(|domain| domain.node() == slab.domain().node());
+    let is_only = own_node.all(|domain| slabs.kept(class, domain).is_none());
     if is_only && CLASS[class].objects > 1 && !slabs.has_decayed() {
         slabs.rebin(slab, class);
     } else {
@@ -431,8 +459,9 @@ pub fn decay(class: Class, out: usize, rest: Rest) {
 
 /// Bytes of the empty slabs that are kept; a snapshot.
 pub fn kept_bytes() -> usize {
-    let kept =
-        |class: Class| node::all().filter(|&node| SLABS[class].kept(class, node).is_some()).count();
+    let kept = |class: Class| {
+        domain::all().filter(|&domain| SLABS[class].kept(class, domain).is_some()).count()
+    };
     CLASS.iter().enumerate().map(|(class, info)| kept(class) * info.pages * PAGE_BYTES).sum()
 }
 
@@ -447,8 +476,8 @@ pub fn release_empty() {
 /// Releases the kept empty slabs, if any. The lock is held.
 #[inline(never)]
 fn release_kept(slabs: &SlabClass, class: Class) {
-    for node in node::all() {
-        while let Some(slab) = slabs.kept(class, node) {
+    for domain in domain::all() {
+        while let Some(slab) = slabs.kept(class, domain) {
             release(slabs, slab, class);
         }
     }

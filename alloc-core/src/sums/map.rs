@@ -101,8 +101,8 @@ heap_map! {
     /// Objects refilled and objects flushed, two words for each class: where those of class 0 are from a region's start, and the
     /// address of those of class 0 that moved past all shards.
     region_transfers, transfers_past_shards,
-    /// Memory nodes: how many the process knows (an address). The depot's words for the next node follow those of all classes.
-    nodes,
+    /// Domains: how many the process has (an address). The depot's words for the next one follow those of all classes.
+    domains,
 }
 
 /// Half words of a class's row.

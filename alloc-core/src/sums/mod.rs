@@ -27,8 +27,8 @@ pub trait Memory {
 
 /// More classes, shards or places than any version has: what a damaged map is cut to.
 const COUNT_MAX: u64 = 1 << 16;
-/// More nodes than any version tells apart: a map that is wrong.
-const NODES_COUNT_MAX: u64 = 64;
+/// More domains than any version tells apart: a map that is wrong.
+const DOMAINS_COUNT_MAX: u64 = 64;
 /// See [`COUNT_MAX`].
 pub const CLASSES_MAX: usize = 1 << 10;
 
@@ -246,12 +246,12 @@ impl Reader<'_> {
         })
     }
 
-    /// Magazines of `class` in the depot, on all nodes.
+    /// Magazines of `class` in the depot, of all domains.
     fn magazines(&self, class: u64) -> Option<usize> {
         let map = self.map;
-        let nodes = (self.number(map.nodes)? as u64).clamp(1, NODES_COUNT_MAX);
-        (0..nodes).try_fold(0usize, |sum, node| {
-            let index = node.saturating_mul(map.classes).saturating_add(class);
+        let domains = (self.number(map.domains)? as u64).clamp(1, DOMAINS_COUNT_MAX);
+        (0..domains).try_fold(0usize, |sum, domain| {
+            let index = domain.saturating_mul(map.classes).saturating_add(class);
             let word = self.number(at(map.depot, map.depot_stride, index))?;
             Some(sum.saturating_add(word >> map.depot_shift.min(63) & map.depot_mask as usize))
         })

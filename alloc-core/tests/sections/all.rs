@@ -8,7 +8,7 @@ use super::code::{ANNOUNCE, COMMITS, store_slowly};
 use cpus::Cpus;
 use rsalloc_core::internals::cpu_cache::exclusive::{self, Stopped};
 use rsalloc_core::internals::cpu_cache::shard::{self, percpu};
-use rsalloc_core::internals::node::Node;
+use rsalloc_core::internals::domain::Domain;
 use rsalloc_core::internals::object::Batch;
 use rsalloc_core::internals::region::Region;
 use rsalloc_core::internals::rseq::abi::{CriticalSection, SIGNATURE, membarrier};
@@ -134,7 +134,7 @@ fn a_stopped_region_does_not_change() {
                     slab::put(&mut held);
                     pop(sections, class, &mut held);
                     slab::put(&mut held);
-                    slab::take(class, Node::FIRST, &mut held, MAGAZINE_MAX).expect("no handler");
+                    slab::take(class, Domain::FIRST, &mut held, MAGAZINE_MAX).expect("no handler");
                     assert!(!held.is_empty());
                 }
             }

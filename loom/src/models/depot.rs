@@ -1,18 +1,18 @@
 //! The depot: its stacks of magazines, and the memory behind them.
 
 use super::{Found, Model, on, threads};
-use crate::node::Node;
+use crate::domain::Domain;
 use crate::depot::DEPOT;
 use crate::object::Batch;
 
 fn put(class: usize, object: usize) {
     // SAFETY: a number that nothing reads or writes.
-    assert!(DEPOT.put_unbounded(class, Node::FIRST, &mut unsafe { Batch::from_slots(&[object]) }));
+    assert!(DEPOT.put_unbounded(class, Domain::FIRST, &mut unsafe { Batch::from_slots(&[object]) }));
 }
 
 fn take(class: usize) -> Vec<usize> {
     let mut batch = Batch::new();
-    DEPOT.take(class, Node::FIRST, &mut batch);
+    DEPOT.take(class, Domain::FIRST, &mut batch);
     let objects = batch.addresses().to_vec();
     batch.forget_all();
     objects

@@ -1,7 +1,7 @@
 //! The page heap, the page map and what is published: what another thread sees of a change.
 
 use super::{Found, Model, on, threads};
-use crate::node::Node;
+use crate::domain::Domain;
 use crate::atomic::Ordering;
 use crate::depot::DEPOT;
 use crate::object::Batch;
@@ -49,7 +49,7 @@ fn release(span: usize) {
 /// A batch of one object of a slab.
 pub fn one_of(class: Class) -> Batch {
     let mut batch = Batch::new();
-    slab::take(class, Node::FIRST, &mut batch, 1).expect("no handler");
+    slab::take(class, Domain::FIRST, &mut batch, 1).expect("no handler");
     assert_eq!(batch.len(), 1);
     batch
 }
@@ -179,11 +179,11 @@ pub const PAGE_MAP: Model = Model {
         explore_only(chunk..chunk + (1 << 20));
         threads(vec![
             on(0, || {
-                assert!(DEPOT.put_unbounded(CLASS, Node::FIRST, &mut one_of(CLASS)));
+                assert!(DEPOT.put_unbounded(CLASS, Domain::FIRST, &mut one_of(CLASS)));
             }),
             on(1, || {
                 let mut batch = Batch::new();
-                DEPOT.take(CLASS, Node::FIRST, &mut batch);
+                DEPOT.take(CLASS, Domain::FIRST, &mut batch);
                 if let &[object] = batch.addresses() {
                     assert_eq!(page_map::class_at(object), CLASS);
                     put(batch);

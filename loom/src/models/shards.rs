@@ -2,7 +2,7 @@
 
 use super::heap::{one_of, put};
 use super::{Found, Model, on, threads};
-use crate::node::Node;
+use crate::domain::Domain;
 use crate::atomic::Ordering;
 use crate::config::RequestedMode;
 use crate::cpu_cache::shard::{percpu, regions_created};
@@ -167,7 +167,7 @@ pub const RELEASE_ABOVE: Model = Model {
         start(SECTIONS);
         let region = open(SECTIONS);
         let mut objects = Batch::new();
-        slab::take(CLASS, Node::FIRST, &mut objects, 2).expect("no handler");
+        slab::take(CLASS, Domain::FIRST, &mut objects, 2).expect("no handler");
         assert_eq!(objects.len(), 2);
         drain::drain_all();
         let to = region.bounds(CLASS).with_capacity(CLASS, 2);

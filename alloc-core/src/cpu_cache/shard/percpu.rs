@@ -10,6 +10,7 @@
 use super::{Shard, create_region};
 use crate::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::config::{self, Key};
+use crate::domain;
 use crate::hot::{HOT, ShardEntry};
 use crate::node;
 use crate::object::Object;
@@ -70,6 +71,9 @@ pub fn open_or_create(sections: Sections) -> bool {
     if REGIONS[index].load(Ordering::Relaxed).is_null()
         && let Some(region) = create_region()
     {
+        if sections.index == Index::CpuId {
+            domain::join(index);
+        }
         // Ordering: Release, for observers without the lock.
         REGIONS[index].store(core::ptr::from_ref(region).cast_mut(), Ordering::Release);
         // Ordering: Relaxed: a stopper has the lock, for others they may be one fewer.
@@ -93,8 +97,11 @@ fn record_node(cpu: usize) {
 
 /// Says that `cpu` is on the node that the kernel calls `node`; also for tests.
 pub fn tell_node(cpu: usize, node: u32) {
-    if parts::NODES && config::is_on(Key::Nodes) && node::record(cpu, node) {
-        registration::close_frees();
+    if parts::NODES && config::is_on(Key::Nodes) {
+        if node::record(cpu, node) {
+            registration::close_frees();
+        }
+        domain::cover(cpu);
     }
 }
 
