@@ -8,19 +8,18 @@
 //!
 //! Invariants:
 //! I1. The CPUs of the first node are divided into groups in the order in which their shards are created.
-//! I2. A domain lies on one node; the slabs of a domain are cut from spans of its node.
+//! I2. A domain lies on one node; its slabs are cut from spans of that node, or of another one if that has no more pages.
 
 use crate::atomic::{AtomicU8, AtomicUsize, Ordering};
 use crate::node::{self, NODES_MAX, Node};
-use crate::os;
 use crate::size_class::{CLASS, Class};
 use crate::units::SHARDS_MAX;
 
-/// Groups of the CPUs of the first node. More keep fewer CPUs apart from fewer others, and each has slabs that are partly free.
+/// Groups of the CPUs of the first node. With more, fewer CPUs share one, but each group has slabs that are partly free.
 const GROUPS: usize = 8;
 
-/// Objects of so many bytes have cache lines, and those that CPUs prefetch beside them, for themselves.
-const APART_BYTES: usize = 128;
+/// Objects of so many bytes share few cache lines, and few of those that CPUs prefetch beside them.
+pub const APART_BYTES: usize = 128;
 
 /// Domains that are told apart.
 pub const DOMAINS_MAX: usize = GROUPS + NODES_MAX - 1;
@@ -60,13 +59,22 @@ impl Domain {
         Domain(index.min(DOMAINS_MAX - 1) as u8)
     }
 
-    /// That of the CPU on which the calling thread is, for objects of `class`. Large ones share no cache lines: CPUs of a node need not be
-    /// kept apart, and have fewer slabs that are partly free.
-    #[inline]
-    pub fn here(class: Class) -> Domain {
-        match are_many().then(|| of_cpu(os::current_cpu())) {
-            Some(own) if own.index() >= GROUPS || CLASS[class].size < APART_BYTES => own,
-            _ => Domain::FIRST,
+    /// That of `cpu`, for objects of `class`. Large ones share few cache lines: CPUs of a node need not be kept apart, and have fewer slabs that
+    /// are partly free.
+    pub fn of(cpu: usize, class: Class) -> Domain {
+        let own = of_cpu(cpu);
+        // One that is not counted yet would not be found by those that look at all.
+        match own.index() < count() && (own.index() >= GROUPS || CLASS[class].size < APART_BYTES) {
+            true => own,
+            false => Domain::FIRST,
+        }
+    }
+
+    /// That of objects of a class whose domains are the nodes.
+    pub fn of_node(node: Node) -> Domain {
+        match node {
+            Node::FIRST => Domain::FIRST,
+            other => Domain::of_index(GROUPS - 1 + other.index()),
         }
     }
 
@@ -77,12 +85,16 @@ impl Domain {
 }
 
 fn of_cpu(cpu: usize) -> Domain {
-    let node = if node::are_many() { node::of_cpu(cpu) } else { Node::FIRST };
+    let node = node_of(cpu);
     if node != Node::FIRST {
-        return Domain::of_index(GROUPS - 1 + node.index());
+        return Domain::of_node(node);
     }
     // Ordering: Relaxed, a hint.
     Domain(DOMAINS.groups.get(cpu).map_or(0, |group| group.load(Ordering::Relaxed)))
+}
+
+fn node_of(cpu: usize) -> Node {
+    if node::are_many() { node::of_cpu(cpu) } else { Node::FIRST }
 }
 
 /// The number of the highest domain in use, plus 1.
@@ -98,6 +110,12 @@ pub fn are_many() -> bool {
     count() > 1
 }
 
+/// Whether objects of `class` may be of several domains.
+#[inline]
+pub fn are_many_of(class: Class) -> bool {
+    are_many() && (CLASS[class].size < APART_BYTES || node::are_many())
+}
+
 /// All domains that may be in use.
 pub fn all() -> impl Iterator<Item = Domain> {
     (0..count()).map(Domain::of_index)
@@ -110,13 +128,16 @@ pub fn others(domain: Domain) -> impl Iterator<Item = Domain> {
 
 /// Puts `cpu` into a group: its shard is being created. Once for each CPU.
 pub fn join(cpu: usize) {
-    // Ordering: Relaxed throughout, hints.
-    let group = DOMAINS.cpus.fetch_add(1, Ordering::Relaxed) % GROUPS;
-    // The first one's is there: a process on one CPU touches nothing of the table.
-    if group != 0
-        && let Some(known) = DOMAINS.groups.get(cpu)
-    {
-        known.store(group as u8, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    if node_of(cpu) == Node::FIRST {
+        // Ordering: Relaxed throughout, hints.
+        let group = DOMAINS.cpus.fetch_add(1, Ordering::Relaxed) % GROUPS;
+        // The first group is there: a process on one CPU touches nothing of the table.
+        if group == 0 {
+            return;
+        }
+        if let Some(known) = DOMAINS.groups.get(cpu) {
+            known.store(group as u8, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        }
     }
     cover(cpu);
 }
@@ -135,13 +156,15 @@ pub const fn counter() -> &'static AtomicUsize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::size_class::CLASSES;
 
     #[test]
     fn cpus_are_divided_into_groups_and_each_further_node_is_one() {
-        assert_eq!((count(), Domain::here(1)), (1, Domain::FIRST));
+        assert_eq!((count(), Domain::of(100, 1)), (1, Domain::FIRST));
         for cpu in 0..2 * GROUPS {
             join(100 + cpu);
-            assert_eq!(of_cpu(100 + cpu), Domain((cpu % GROUPS) as u8));
+            assert_eq!(Domain::of(100 + cpu, 1), Domain((cpu % GROUPS) as u8));
+            assert_eq!(Domain::of(100 + cpu, CLASSES - 1), Domain::FIRST);
         }
         assert_eq!(count(), GROUPS);
         assert!(all().all(|domain| domain.node() == Node::FIRST));

@@ -240,7 +240,14 @@ fn damages(kind: DefectKind) -> &'static [Damage] {
             let other = PAGE_HEAP.entry_at(other).expect("an object");
             heap.slab.next.set(Some(other));
         }],
-        DefectKind::WrongList => &[|heap| heap.steal(20)],
+        DefectKind::WrongList => &[
+            |heap| heap.steal(20),
+            |heap| {
+                let bin = heap.slab.bin();
+                heap.slab.set_domain(Domain::of_index(heap.slab.domain().index() + 1));
+                heap.slab.set_bin(bin);
+            },
+        ],
         DefectKind::ListTooLong => &[|heap| heap.slab.next.set(Some(heap.slab))],
         DefectKind::LostFromList => &[|heap| {
             // Two slabs that lack as many objects.
@@ -255,8 +262,8 @@ fn damages(kind: DefectKind) -> &'static [Damage] {
             rsalloc_core::release();
             assert_eq!(check(), Ok(()), "before");
             let listed: Vec<_> = SLABS[heap.class].partial(heap.class).collect();
-            assert!(listed.len() == 2 && listed[0].0 == listed[1].0, "one list");
-            listed[0].1.next.set(None);
+            assert!(listed.len() == 2 && listed[0].1 == listed[1].1, "one list");
+            listed[0].2.next.set(None);
         }],
         DefectKind::ClassMiscounted => &[|heap| heap.steal(1)],
         DefectKind::TopOutOfBounds => &[

@@ -8,6 +8,7 @@ mod cpus;
 
 use cpus::Cpus;
 use rsalloc_core::internals::domain;
+use rsalloc_core::internals::node;
 use rsalloc_core::internals::size_class::class_of;
 use rsalloc_core::internals::slab::SLABS;
 use rsalloc_core::{Mode, allocate, free};
@@ -116,6 +117,46 @@ fn cpus_do_not_come_to_share_cache_lines() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
+/// Near a bound, what one CPU left free serves another one, however little of each slab it is.
+#[test]
+fn without_memory_a_cpu_gets_what_others_left() {
+    const NAME: &str = "without_memory_a_cpu_gets_what_others_left";
+    const SIZE: usize = 96;
+    let _alone = ALONE.lock();
+    if std::env::var_os("RSALLOC_TEST_BOUND").is_none() {
+        let mut bounded = again::this_program();
+        bounded.args(["--exact", NAME, "--nocapture"]);
+        bounded.env("RSALLOC_CONF", "limit_hard:64m").env("RSALLOC_TEST_BOUND", "1");
+        let output = bounded.output().unwrap();
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    let cpus = Cpus::allowed();
+    cpus.each(|| {
+        // SAFETY: live.
+        unsafe { free(allocate(SIZE)) }
+    });
+    if !has_two_cpus() {
+        return;
+    }
+    cpus.move_to(0);
+    let mut table = Table::new(5);
+    loop {
+        let object = allocate(SIZE);
+        if object.is_null() {
+            break;
+        }
+        table.objects.push(object);
+    }
+    let freed = table.objects.len() / 10;
+    table.resize(SIZE, table.objects.len() - freed);
+    rsalloc_core::release();
+    cpus.move_to(1);
+    let got = (0..freed).map(|_| allocate(SIZE)).take_while(|object| !object.is_null()).count();
+    assert!(got >= freed - freed / 50, "{got} of {freed} objects that were freed on another CPU");
+}
+
 /// A thread that leaves much half free on one CPU, and allocates on another, gets slabs of the first one.
 #[test]
 fn what_one_cpu_left_free_another_one_uses() {
@@ -129,6 +170,10 @@ fn what_one_cpu_left_free_another_one_uses() {
         unsafe { free(allocate(SIZE)) }
     });
     if !has_two_cpus() {
+        return;
+    }
+    if node::are_many() {
+        println!("NOT TESTED: the CPUs may be of several nodes");
         return;
     }
     let slabs = || SLABS[class_of(SIZE)].totals().0;

@@ -190,13 +190,20 @@ fn a_release_says_all_that_went_back() {
             "what a release says of a python program: there is no /usr/bin/python3",
         );
     }
-    let running = Running::talker(&mut command);
-    let said = answer(&mut rsalloc(&["release", "--json", &running.pid()]));
-    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
-    let bytes = |value: &serde_json::Value| value.as_u64().unwrap();
-    let [before, after] = ["before", "after"].map(|side| bytes(&said[side]["resident_bytes"]));
-    let (gone, given_back) = (before.saturating_sub(after), bytes(&said["given_back_bytes"]));
-    assert!(gone > 100 << 20, "the comparison is of something: {said}");
+    // Where the thread was moved between its allocations and frees, decay may have left nothing to give back.
+    let (said, gone, given_back) = (0..5)
+        .map(|_| {
+            let running = Running::talker(&mut command);
+            let said = answer(&mut rsalloc(&["release", "--json", &running.pid()]));
+            let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+            let bytes = |value: &serde_json::Value| value.as_u64().unwrap();
+            let resident = |side: &str| bytes(&said[side]["resident_bytes"]);
+            let gone = resident("before").saturating_sub(resident("after"));
+            let given_back = bytes(&said["given_back_bytes"]);
+            (said, gone, given_back)
+        })
+        .find(|&(_, gone, _)| gone > 100 << 20)
+        .expect("in five runs no release gave 100 MiB back");
     // Metadata and stacks of objects go too, and are not counted.
     assert!(given_back >= gone - gone / 8, "{said}");
 }

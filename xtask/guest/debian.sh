@@ -32,7 +32,7 @@ suite() {
     parts=${*:-commands programs remote tests}
     needs qemu-system-aarch64 qemu-system-arm
     needs cpio cpio
-    aarch64_toolchain
+    toolchain aarch64
     image_of "$kernel"
     debian_root "$cross/debian-$release" "$release" $SUITE_PACKAGES
     cargo build --quiet --target $target --package rsalloc-preload --release

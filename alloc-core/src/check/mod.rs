@@ -192,12 +192,13 @@ impl Walk {
     /// V3.
     fn lists(&self, class: Class) -> Verdict {
         let mut count = 0;
-        for (bin, slab) in SLABS[class].partial(class) {
+        for (domain, bin, slab) in SLABS[class].partial(class) {
             count += 1;
             if slab.kind() != Kind::Slab || slab.class.get() as Class != class {
                 return broken(DefectKind::ForeignInList, slab.page());
             }
-            if slab::bin_of(&CLASS[class], slab.free.get() as usize) != bin {
+            let wanted = slab::bin_of(&CLASS[class], slab.free.get() as usize);
+            if (slab.domain(), wanted) != (domain, bin) {
                 return broken(DefectKind::WrongList, slab.page());
             }
             if count > get(&self.listed[class]) {

@@ -10,8 +10,10 @@ use crate::depot::DEPOT;
 use crate::domain::{self, Domain};
 use crate::node;
 use crate::object::{Batch, Contents, Fresh, Object};
+use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::region::{Moved, Region};
+use crate::rseq::{Index, registration};
 use crate::size_class::{CLASS, CLASSES, Class, natural_align};
 use crate::slab::{self, SLABS};
 use crate::sync::{Reentered, is_barred};
@@ -30,7 +32,7 @@ pub(super) fn in_use_bytes() -> usize {
 /// Asks the memory for the lines of the tiers below, which a rare miss finds in no near cache.
 #[inline(never)]
 pub(super) fn prefetch(class: Class) {
-    DEPOT.prefetch(class);
+    DEPOT.prefetch(class, domain_here(class));
     slab::prefetch_class(class);
     if CLASS[class].batch == 1 {
         PAGE_HEAP.prefetch();
@@ -46,9 +48,9 @@ pub(super) fn supply(
     wanted: usize,
 ) -> Contents {
     let count = |objects| count_moved(region, class, Moved::Refilled, objects);
-    let domain = Domain::here(class);
+    let domain = domain_here(class);
     DEPOT.take(class, domain, batch);
-    if batch.is_empty() && domain::are_many() && !slab::has_or_may_open(class, domain) {
+    if batch.is_empty() && domain::are_many_of(class) && !slab::has_or_may_open(class, domain) {
         take_of_others(class, domain, batch);
     }
     if !batch.is_empty() {
@@ -77,7 +79,7 @@ pub(super) fn take_one(class: Class) -> Option<Fresh> {
     let mut batch = Batch::new();
     let align = natural_align(class);
     for larger in (class..CLASSES).filter(|&larger| natural_align(larger) >= align) {
-        match slab::take(larger, Domain::here(larger), &mut batch, 1) {
+        match slab::take(larger, domain_here(larger), &mut batch, 1) {
             Ok(contents) if !batch.is_empty() => {
                 count_past_shards(larger, Moved::Refilled, 1);
                 return batch.pop_first().map(|object| Fresh { object, contents });
@@ -95,7 +97,7 @@ pub(super) fn give_back(class: Class, batch: &mut Batch) {
     let whole = batch.len() == CLASS[class].batch;
     let wanted = whole && !SLABS[class].has_decayed() && depot_may_grow(class);
     if wanted
-        && let Some(domain) = domain_of(batch)
+        && let Some(domain) = domain_of(class, batch)
         && DEPOT.put(class, domain, batch)
     {
         return;
@@ -126,7 +128,7 @@ pub(super) fn give_back_to_slab(class: Class, batch: &mut Batch) {
 
 /// Puts objects that can't be put into their slabs into the depot, whichever domains they are of; false if there is no memory for that.
 pub(super) fn put_aside(class: Class, batch: &mut Batch) -> bool {
-    DEPOT.put_unbounded(class, Domain::here(class), batch)
+    DEPOT.put_unbounded(class, domain_here(class), batch)
 }
 
 /// A magazine that another domain has.
@@ -142,19 +144,38 @@ fn take_of_others(class: Class, domain: Domain, batch: &mut Batch) {
 
 /// The domain of the slabs in which the objects of `batch` lie; none if they are of several. On one node a few of them are looked at: what
 /// they say of the others is a matter of speed.
-fn domain_of(batch: &Batch) -> Option<Domain> {
-    if !domain::are_many() {
+fn domain_of(class: Class, batch: &Batch) -> Option<Domain> {
+    if !domain::are_many_of(class) {
         return Some(Domain::FIRST);
     }
     let objects = batch.addresses();
-    let step = if node::are_many() { 1 } else { objects.len().div_ceil(LOOKED_AT) };
-    let mut domains = objects.iter().step_by(step.max(1)).map(|&object| slab::domain_of(object));
+    // An odd step sees both ends, and what alternates.
+    let step = if node::are_many() { 1 } else { objects.len().div_ceil(LOOKED_AT) | 1 };
+    let of = |&object: &usize| match CLASS[class].size < domain::APART_BYTES {
+        true => slab::domain_of(object),
+        false => Domain::of_node(PAGE_HEAP.node_at(object)),
+    };
+    let mut domains = objects.iter().step_by(step).map(of);
     let first = domains.next()?;
     domains.all(|domain| domain == first).then_some(first)
 }
 
+/// The domain of the CPU on which the calling thread is, for objects of `class`. No system call: where the CPU is not known
+/// without one, the first domain serves, but for machines with several nodes.
+fn domain_here(class: Class) -> Domain {
+    if !domain::are_many_of(class) {
+        return Domain::FIRST;
+    }
+    match registration::sections().and_then(|_| registration::current_index(Index::CpuId)) {
+        Some(cpu) => Domain::of(cpu, class),
+        None if node::are_many() => Domain::of(os::current_cpu(), class),
+        None => Domain::FIRST,
+    }
+}
+
 /// Whether one magazine more lies within what the depot may hold: a quarter of what is in use, and one
-/// magazine of each class of small objects.
+/// magazine of each class of small objects and domain.
 pub(super) fn depot_may_grow(class: Class) -> bool {
-    DEPOT.bytes() < in_use_bytes() / 4 || CLASS[class].batch > 1 && DEPOT.magazines(class) == 0
+    DEPOT.bytes() < in_use_bytes() / 4
+        || CLASS[class].batch > 1 && DEPOT.magazines_on(class, domain_here(class)) == 0
 }

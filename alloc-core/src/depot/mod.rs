@@ -165,9 +165,9 @@ impl Depot {
         }
     }
 
-    /// Prefetches what [`Depot::put`] and [`Depot::take`] of `class` begin with: a hint.
-    pub fn prefetch(&self, class: Class) {
-        arch::prefetch(core::ptr::from_ref(&self.full[0][class]) as usize);
+    /// Prefetches what [`Depot::put`] and [`Depot::take`] of `class` and `domain` begin with: a hint.
+    pub fn prefetch(&self, class: Class, domain: Domain) {
+        arch::prefetch(core::ptr::from_ref(self.stack(class, domain)) as usize);
         arch::prefetch(core::ptr::from_ref(&self.empty) as usize);
     }
 

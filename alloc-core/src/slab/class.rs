@@ -157,13 +157,17 @@ impl SlabClass {
         free <= domain::count() * objects / 2 + out / 8
     }
 
-    /// The slabs of `class`, which this is, that have a free object, and the numbers of their lists.
-    pub fn partial(&self, class: Class) -> impl Iterator<Item = (usize, &'static PageEntry)> {
-        let lists =
-            domain::all().flat_map(move |domain| self.lists(class, domain).iter().enumerate());
-        lists.flat_map(|(bin, head)| {
-            let slabs = core::iter::successors(head.get(), |slab| slab.next.get());
-            slabs.map(move |slab| (bin, slab))
+    /// The slabs of `class`, which this is, that have a free object, and the domains and numbers of their lists.
+    pub fn partial(
+        &self,
+        class: Class,
+    ) -> impl Iterator<Item = (Domain, usize, &'static PageEntry)> {
+        domain::all().flat_map(move |domain| {
+            let lists = self.lists(class, domain).iter().enumerate();
+            lists.flat_map(move |(bin, head)| {
+                let slabs = core::iter::successors(head.get(), |slab| slab.next.get());
+                slabs.map(move |slab| (domain, bin, slab))
+            })
         })
     }
 

@@ -38,8 +38,8 @@ pub fn prefetch_class(class: Class) {
     arch::prefetch(slabs + 64);
 }
 
-/// Takes up to `wanted` objects of `class` from the slabs of `domain` in ascending order into `batch`, which is empty and has space for so many; none
-/// when the OS has no more memory. Returns what the first object contains.
+/// Takes up to `wanted` objects of `class` in ascending order into `batch`, which is empty and has space for so many: from the slabs of `domain`, else
+/// from one that it adopts or that is new; none when the OS has no more memory and no domain has any. Returns what the first object contains.
 pub fn take(
     class: Class,
     domain: Domain,
@@ -50,13 +50,13 @@ pub fn take(
     let guard = slabs.lock.acquire(Rank::slab(class))?;
     let mut contents = Contents::Any;
     while batch.len() < wanted {
-        let slab = match slabs.fullest(class, domain).or_else(|| adopt(slabs, class, domain)) {
+        let slab = match slabs.fullest(class, domain) {
             Some(slab) => slab,
-            // One fresh slab is enough; more would only fill the caches.
+            // One more slab is enough; others would only fill the caches.
             None if !batch.is_empty() => break,
-            None => match new_slab(slabs, class, domain) {
-                Some((slab, fresh)) => {
-                    contents = fresh;
+            None => match more(slabs, class, domain) {
+                Some((slab, first)) => {
+                    contents = first;
                     slab
                 }
                 None => break,
@@ -72,9 +72,18 @@ pub fn take(
     Ok(contents)
 }
 
+/// A slab with free objects for a domain that has none, and what its first object holds; without memory for a new one, whatever another
+/// domain has.
+fn more(slabs: &SlabClass, class: Class, domain: Domain) -> Option<(&'static PageEntry, Contents)> {
+    let any = |slab| (slab, Contents::Any);
+    let adopted = adopt(slabs, class, domain).map(any);
+    let found = adopted.or_else(|| new_slab(slabs, class, domain));
+    found.or_else(|| domain::all().find_map(|other| slabs.fullest(class, other)).map(any))
+}
+
 /// A slab that another domain had, if that is better than a new one; it is in no list.
 fn adopt(slabs: &SlabClass, class: Class, domain: Domain) -> Option<&'static PageEntry> {
-    if !domain::are_many() {
+    if !domain::are_many_of(class) {
         return None;
     }
     let slab = slabs.emptiest_of_others(class, domain)?;
@@ -415,9 +424,12 @@ fn prefetch(class: Class, object: usize) {
 /// Keeps an empty slab if it is the only one (I3), so that a program which frees and allocates the same object does not release
 /// and acquire a span each time. Spans of one object are never kept: the page heap keeps them as well, for all classes.
 fn keep_or_release(slabs: &SlabClass, slab: &'static PageEntry, class: Class) {
-    let mut own_node = domain::all().filter(|domain| domain.node() == slab.domain().node());
-    let is_only = own_node.all(|domain| slabs.kept(class, domain).is_none());
-    if is_only && CLASS[class].objects > 1 && !slabs.has_decayed() {
+    let is_only = || {
+        let own = slab.domain();
+        let mut all = core::iter::once(own).chain(domain::others(own));
+        all.all(|domain| slabs.kept(class, domain).is_none())
+    };
+    if CLASS[class].objects > 1 && !slabs.has_decayed() && is_only() {
         slabs.rebin(slab, class);
     } else {
         release(slabs, slab, class);

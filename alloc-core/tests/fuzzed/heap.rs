@@ -15,7 +15,8 @@ use rsalloc_core::internals::units::PAGE_BYTES;
 /// Validates the whole heap.
 pub fn check(objects: &Objects) {
     if objects.defect() == Some(Defect::Count)
-        && let Some((_, slab)) = (1..CLASSES).find_map(|class| SLABS[class].partial(class).next())
+        && let Some((_, _, slab)) =
+            (1..CLASSES).find_map(|class| SLABS[class].partial(class).next())
     {
         slab.free.set(slab.free.get() + 1);
     }

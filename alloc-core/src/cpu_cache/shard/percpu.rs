@@ -101,7 +101,9 @@ pub fn tell_node(cpu: usize, node: u32) {
         if node::record(cpu, node) {
             registration::close_frees();
         }
-        domain::cover(cpu);
+        if node::are_many() {
+            domain::cover(cpu);
+        }
     }
 }
 
