@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The share of objects that lie on the memory node on which they were allocated: `xtask/nodes.sh [quick|odd|own]` boots virtual machines of
 # x86-64 with two and with four nodes and runs xtask/guest/nodes.c in them. `quick`: rsalloc alone, on two nodes. `odd`: bound processes,
-# and a node without memory. Without a word: rsalloc and the other allocators, on two and on four nodes. Red below the goals, or where the control reaches them. `own`: without the others.
+# and a node without memory. Without a word: rsalloc and the other allocators, on two and on four nodes. `own`: without the others. Red
+# below the goals, or where the control reaches them.
 #
 # Debian packages: qemu-system-x86 cpio gcc. Fetches a kernel, busybox and the allocators, unpacked in the target folder.
 set -euo pipefail

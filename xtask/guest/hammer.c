@@ -121,7 +121,7 @@ int main(int count, char **arguments) {
         if (pthread_create(&ids[i], 0, run, (void *)(i + 1))) return 5;
     }
     int forks = 0;
-    while (rounds && ended < threads) {
+    if (rounds) do {
         pid_t pid = fork();
         if (!pid) child();
         int status = 0;
@@ -131,7 +131,7 @@ int main(int count, char **arguments) {
         }
         forks++;
         usleep(20000);
-    }
+    } while (ended < threads);
     for (int i = 0; i < threads; i++) pthread_join(ids[i], 0);
     int (*check)(void) = (int (*)(void))dlsym(RTLD_DEFAULT, "rsalloc_check");
     if (!check || check()) {

@@ -80,7 +80,7 @@ commands() {
 
 # Dumped and restored by CRIU again and again, at any instruction of its threads; then the program must end well.
 journeys() {
-    local name=$1 round caught=0 pid log=/tmp/criu/log status
+    local name=$1 round caught=0 pid log=/tmp/criu/log
     shift
     rm -rf /tmp/criu && mkdir /tmp/criu
     env "$@" hammer 4 0 0 </dev/null >/tmp/hammer.log 2>&1 &

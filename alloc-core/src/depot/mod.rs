@@ -1,6 +1,6 @@
 //! The depot: full magazines behind the shards, on one lock-free stack for each class of each domain.
 //!
-//! Putting and taking never wait. The depot holds at most `limit(class)` magazines of a class, and more only of objects that have no
+//! Putting and taking never wait. The depot holds at most `limit(class)` magazines of a class and domain, and more only of objects that have no
 //! other place (`put_unbounded`). The memory of magazines is never unmapped, since a stale reader may still read it.
 //!
 //! Each write to a cache line that other CPUs write makes the line move between them. So each stack has a line of its own, with its

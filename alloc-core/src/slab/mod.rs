@@ -7,7 +7,7 @@
 //! I2. `free` is the number of set bits; the slab is in the list `bin_of(free)`, and in none if `free` is 0.
 //! I3. At most one empty slab of a class is kept on each node; it is in the last list.
 //! I4. An object is handed out at most once until it is put back.
-//! I5. The lists are those of the slab's domain, on whose node the slab lies.
+//! I5. The lists are those of the slab's domain.
 
 #[forbid(unsafe_code)]
 mod class;
