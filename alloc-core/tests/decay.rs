@@ -22,6 +22,7 @@ fn main() {
             return;
         }
         a_fallen_class_leaves_nothing_cached();
+        the_depot_takes_nothing_of_a_class_that_was_drained();
         many_fallen_classes_leave_nothing_cached();
         objects_cached_by_other_threads_return_as_well();
         classes_in_use_keep_their_caches();
@@ -80,6 +81,23 @@ fn a_fallen_class_leaves_nothing_cached() {
         assert_little_is_left(held);
         rest();
     }
+}
+
+/// What the depot has does not come home, so the class would not be seen to fall on: 4,000 objects could keep all slabs.
+fn the_depot_takes_nothing_of_a_class_that_was_drained() {
+    let mut objects = make((0..(26 << 20) / 64).map(|_| 64));
+    shuffle(&mut objects);
+    hold();
+    let (mut most, mut is_drained) = (0, false);
+    for objects in objects.chunks(64) {
+        free_all(objects.iter().copied());
+        let bytes = stats().depot_cached_bytes;
+        is_drained |= bytes < most / 2;
+        most = most.max(bytes);
+        assert!(!is_drained || bytes < most / 4, "{bytes} B, it had {most}");
+    }
+    assert!(is_drained, "it had {most} B");
+    rest();
 }
 
 fn many_fallen_classes_leave_nothing_cached() {

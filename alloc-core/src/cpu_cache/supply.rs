@@ -95,7 +95,7 @@ pub(super) fn take_one(class: Class) -> Option<Fresh> {
 /// Puts objects of `class` that no shard holds into the depot, else into their slabs. The caller has counted them.
 pub(super) fn give_back(class: Class, batch: &mut Batch) {
     let whole = batch.len() == CLASS[class].batch;
-    let wanted = whole && !SLABS[class].has_decayed() && depot_may_grow(class);
+    let wanted = whole && !SLABS[class].was_drained() && depot_may_grow(class);
     if wanted
         && let Some(domain) = domain_of(class, batch)
         && DEPOT.put(class, domain, batch)

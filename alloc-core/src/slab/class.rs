@@ -3,6 +3,7 @@
 //! The number of objects handed out counts cached ones too. The class notices when it has fallen, so that caches can give back
 //! what a program that shrank leaves in them.
 
+use super::Rest;
 use crate::domain::{self, DOMAINS_MAX, Domain};
 use crate::object::Link;
 use crate::page_heap::entry::PageEntry;
@@ -28,8 +29,8 @@ pub struct SlabClass {
     recent_peak: Guarded,
     /// 1 if `out` has fallen well below `recent_peak`.
     fallen: Guarded,
-    /// 1 if nearly no object of the class is left in the program.
-    pub(super) decayed: Guarded,
+    /// What the caches of the class may keep since they were drained, until objects are taken: [`DRAINED`], [`DECAYED`], or 0.
+    decayed: Guarded,
 }
 
 type Lists = [Link<PageEntry>; BINS];
@@ -40,6 +41,11 @@ static OTHERS: [[Lists; CLASSES]; DOMAINS_MAX - 1] =
 
 /// The list from which on another domain may adopt a slab: a quarter is free.
 const ADOPTED_BIN_MIN: usize = (BINS - 1) / 4;
+
+/// The caches were drained, and shards may keep few objects.
+const DRAINED: usize = 1;
+/// The caches were drained, and keep none: nearly no object is left in the program.
+const DECAYED: usize = 2;
 
 /// A fall is noticed if it is at least so many bytes, and an eighth.
 const FALL_BYTES: usize = 16 << 10;
@@ -88,14 +94,26 @@ impl SlabClass {
     /// Whether nearly no object of the class is left in the program, so that freed ones should go back to their slabs. Needs no
     /// lock.
     pub fn has_decayed(&self) -> bool {
+        self.decayed.get() == DECAYED
+    }
+
+    /// Whether the caches of the class were drained since an object was taken from its slabs. The depot keeps none then: what it had would
+    /// not come home, so the class would not be seen to fall on. Needs no lock.
+    pub fn was_drained(&self) -> bool {
         self.decayed.get() != 0
     }
 
-    /// Counts rises and falls from what is handed out now.
-    pub(super) fn reset_peaks(&self) {
-        self.peak.set(self.out.get());
-        self.recent_peak.set(self.out.get());
+    /// Counts rises and falls from what is handed out now. The caches were drained when `out` objects were.
+    pub(super) fn reset_peaks(&self, out: usize, rest: Rest) {
+        let now = self.out.get();
+        self.peak.set(now);
+        self.recent_peak.set(now);
         self.fallen.set(0);
+        self.decayed.set(match rest {
+            _ if now > out => 0,
+            Rest::Cached => DRAINED,
+            Rest::PutBack => DECAYED,
+        });
     }
 
     /// Objects handed out, and the most there were since the class last decayed. Falls are counted from now on. None if the lock

@@ -462,8 +462,7 @@ pub enum Rest {
 pub fn decay(class: Class, out: usize, rest: Rest) {
     let slabs = &SLABS[class];
     let Ok(_guard) = slabs.lock.acquire(Rank::slab(class)) else { return };
-    slabs.reset_peaks();
-    slabs.decayed.set(usize::from(rest == Rest::PutBack && slabs.out.get() <= out));
+    slabs.reset_peaks(out, rest);
     if slabs.has_decayed() {
         release_kept(slabs, class);
     }
