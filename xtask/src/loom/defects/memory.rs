@@ -137,7 +137,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "class-not-written",
         model: "page-map",
-        file: "slab/mod.rs",
+        file: "slab/take.rs",
         changes: &[(
             "page_map::set_class_at(span.address(), class);",
             "if !BAD { page_map::set_class_at(span.address(), class); }",
