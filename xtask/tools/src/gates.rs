@@ -29,7 +29,7 @@ pub enum Tool {
 
 /// All gates.
 pub const GATES: &[Gate] = &[
-    cargo("tests", &["test", "--workspace"]),
+    cargo("tests", &["test", "--workspace", "--no-fail-fast"]),
     cargo("fmt", &["fmt", "--all", "--check"]),
     cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     xtask("layers", &["layers"]),
@@ -199,6 +199,6 @@ mod tests {
 
     #[test]
     fn the_readmes_test_command_comes_first() {
-        assert_eq!(GATES[0].shown(), "cargo test --workspace");
+        assert_eq!(GATES[0].shown(), "cargo test --workspace --no-fail-fast");
     }
 }
