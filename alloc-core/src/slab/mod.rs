@@ -268,6 +268,7 @@ fn keep_or_release(slabs: &SlabClass, slab: &'static PageEntry, class: Class) {
     }
 }
 
+#[inline(never)]
 fn release(slabs: &SlabClass, slab: &'static PageEntry, class: Class) {
     slabs.unlink(slab, class);
     slabs.slabs.set(slabs.slabs.get() - 1);
