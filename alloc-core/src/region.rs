@@ -120,8 +120,8 @@ impl Transfers {
 
 const WORD: usize = size_of::<usize>();
 
-/// In `Region::seen`: the last look found what the one before had seen.
-const IDLE: u32 = 1;
+/// In `Region::seen`: the last looks in a row that found what the one before had seen, up to this number.
+const RESTED: u32 = 7;
 
 const fn slot_starts() -> ([usize; CLASSES], usize) {
     let mut starts = [0; CLASSES];
@@ -336,21 +336,21 @@ impl Region {
     /// Bytes from the start of a region to the [`Transfers`] of class 0.
     pub const TRANSFERS_OFFSET: usize = core::mem::offset_of!(Region, transfers);
 
-    /// Whether a thread has worked on the shard since the last look, as far as heads and counters tell. Looks are made by one thread at
-    /// a time.
-    pub fn look(&self) -> bool {
-        let mark = self.mark();
+    /// How many looks in a row have found the shard as the one before, up to 7, this one included; 0 if a thread has worked on it since the
+    /// last look, as far as heads and counters tell. Looks are made by one thread at a time.
+    pub fn look(&self) -> u32 {
+        let mark = self.mark() & !RESTED;
         // Ordering: Relaxed throughout, hints of a policy.
-        let is_active = self.seen.load(Ordering::Relaxed) | IDLE != mark | IDLE;
-        let seen = if is_active { mark & !IDLE } else { mark | IDLE };
-        self.seen.store(seen, Ordering::Relaxed); // Ordering: Relaxed, as above.
-        is_active
+        let seen = self.seen.load(Ordering::Relaxed);
+        let rested = if seen & !RESTED == mark { (seen & RESTED).min(RESTED - 1) + 1 } else { 0 };
+        self.seen.store(mark | rested, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        rested
     }
 
-    /// Whether the last look found that the shard had rested.
-    pub fn is_idle(&self) -> bool {
+    /// What the last look said.
+    pub fn rested(&self) -> u32 {
         // Ordering: Relaxed, as above.
-        self.seen.load(Ordering::Relaxed) & IDLE != 0
+        self.seen.load(Ordering::Relaxed) & RESTED
     }
 
     /// A sum that changes with each head and counter, but for 1 of some billions.

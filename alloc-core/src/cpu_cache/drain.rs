@@ -120,7 +120,8 @@ fn drain_class_by_ops(shard: &dyn Shard, class: Class) {
     }
 }
 
-fn drain_depot() {
+/// All objects of the depot to their slabs.
+pub(super) fn drain_depot() {
     (1..CLASSES).for_each(drain_depot_of);
 }
 

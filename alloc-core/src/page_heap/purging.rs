@@ -103,6 +103,12 @@ impl PageHeap {
         }
     }
 
+    /// Purges everything that is free, for a program that rests. The allowance bounds the cost, as in a fall. To be called without a lock held.
+    pub fn purge_at_rest(&self) {
+        // Ordering: Relaxed, a statistic that steers purging.
+        self.decay_to(self.held.load(Ordering::Relaxed));
+    }
+
     /// Whether what the heap has freed is likely to be taken again soon.
     #[inline(never)]
     pub fn is_swinging(&self) -> bool {

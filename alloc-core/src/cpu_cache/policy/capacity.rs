@@ -123,10 +123,6 @@ fn move_to_long_stack(
     // Whatever this pops or not, below the stack is only left if it is empty.
     let _ = pop_into(shard, class, &mut batch, MAGAZINE_MAX);
     let empty = Bounds { top: Region::bottom_offset(class) as u32, ..seen };
-    // What a program caches that frees all it has without a flush, nothing else would look at.
-    if !postponed::is_any() {
-        postponed::put_off(os::seconds());
-    }
     let is_moved = shard.set_bounds(class, region, empty, Bounds::long(class, capacity)).is_ok();
     fill(shard, class, &mut batch);
     if !batch.is_empty() {
@@ -207,7 +203,8 @@ fn reclaim_budget(shard: &dyn Shard, region: &Region, class: Class, bytes: usize
     // migrates in between, and go wrong for ever.
     let mut wanted = bytes_in(region) + bytes;
     let limit = budget();
-    if is_scarce() && !postponed::is_any() {
+    // What is cached by a shard that rests from now on, or by a program that frees all it has without a flush, nothing else would look at.
+    if !postponed::is_any() {
         postponed::put_off(os::seconds());
     }
     for _ in 0..CLASS[class].batch.min(CLOCK_STEPS) {

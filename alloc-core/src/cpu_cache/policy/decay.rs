@@ -7,7 +7,7 @@
 //! Caches pin slabs: one cached object of 16 B keeps 64 KiB, and what is kept counts as in use, by which the
 //! caches' budget and the free pages that may stay are measured. So the policy measures what is live.
 
-use super::{capacity, quota};
+use super::{capacity, idle};
 use crate::atomic::{AtomicU64, Ordering};
 use crate::cpu_cache::census::cached_in_shards;
 use crate::cpu_cache::shard::{Shard, leases, regions_created};
@@ -71,7 +71,7 @@ pub(in crate::cpu_cache) fn resume() {
         }
     }
     decay_all();
-    quota::look(|| may_cost(ALL_COST).is_some());
+    idle::look(|| may_cost(ALL_COST).is_some());
     PAGE_HEAP.trim();
 }
 

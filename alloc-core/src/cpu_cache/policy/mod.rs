@@ -1,4 +1,4 @@
-//! The policies of the caches: how much a shard may hold ([`capacity`]), and when what it holds goes home ([`decay`], [`quota`]).
+//! The policies of the caches: how much a shard may hold ([`capacity`]), and when what it holds goes home ([`decay`], [`idle`]).
 //!
 //! Promises: a policy decides by approximate numbers and moves objects by the operations of shards only, so none of its
 //! mistakes loses an object.
@@ -6,4 +6,4 @@
 
 pub(super) mod capacity;
 pub(super) mod decay;
-pub(super) mod quota;
+pub(super) mod idle;
