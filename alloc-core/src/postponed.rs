@@ -1,6 +1,7 @@
 //! What a policy of memory put off: a slow allocation in a later second of the coarse clock looks again.
 //!
-//! Promises: at most one thread looks, at most once a second; where nothing was put off, asking is one load.
+//! Promises: one thread looks for each second in which something was put off; a look that takes longer than the second may meet the
+//! next one. Where nothing was put off, asking is one load.
 
 use crate::atomic::{AtomicUsize, Ordering};
 

@@ -337,7 +337,8 @@ impl Region {
     pub const TRANSFERS_OFFSET: usize = core::mem::offset_of!(Region, transfers);
 
     /// How many looks in a row have found the shard as the one before, up to 7, this one included; 0 if a thread has worked on it since the
-    /// last look, as far as heads and counters tell. Looks are made by one thread at a time.
+    /// last look, as far as heads and counters tell: objects that came and went again between two looks do not. Looks are made by one thread
+    /// at a time, or two, and then one may be lost.
     pub fn look(&self) -> u32 {
         let mark = self.mark() & !RESTED;
         // Ordering: Relaxed throughout, hints of a policy.
@@ -353,7 +354,7 @@ impl Region {
         self.seen.load(Ordering::Relaxed) & RESTED
     }
 
-    /// A sum that changes with each head and counter, but for 1 of some billions.
+    /// A sum that changes with each head and counter, but for 1 of 2^29 times.
     fn mark(&self) -> u32 {
         const ODD: u32 = 0x9e37_79b1; // Knuth, The Art of Computer Programming, 6.4: multiplicative hashing.
         // Ordering: Relaxed throughout, a snapshot for a policy.

@@ -83,7 +83,7 @@ fn machine_pauses(watched: Duration) -> bool {
         longest = longest.max(last.elapsed());
         last = Instant::now();
     }
-    longest.max(last.elapsed()) > LATE
+    longest.max(last.elapsed()) > LATE / 2
 }
 
 in_each_mode! {

@@ -66,7 +66,7 @@ const ATTEMPTS: usize = 3;
 /// As [`drain_all`], but the free spans stay, and what is busy for longer than `backoff`.
 pub(super) fn drain_caches(backoff: &mut Backoff) {
     match registration::sections() {
-        _ if stop_each(backoff, |_| true, drain_stopped) => {}
+        _ if stop_each(backoff, &|_| true, &mut drain_stopped) => {}
         // No fence, or another thread has shards stopped: at least the calling thread's own shard.
         Some(sections) => drain_by_ops(&sections),
         None => leases::own_shard().into_iter().for_each(|shard| drain_by_ops(shard)),
@@ -85,8 +85,8 @@ pub(super) fn drain_class(class: Class) -> bool {
     let mut backoff = Backoff::none();
     // A shard with capacity would cache the next frees.
     let wanted = |region: &Region| region.capacity(class) > 0 || region.len(class) > 0;
-    let drain = |stopped: Stopped<'_>| drain_class_stopped(stopped, class);
-    let all = stop_each(&mut backoff, wanted, drain);
+    let mut drain = |stopped: Stopped<'_>| drain_class_stopped(stopped, class);
+    let all = stop_each(&mut backoff, &wanted, &mut drain);
     locked::for_each(&mut backoff, &mut |locked| drain_class_by_ops(locked, class));
     all
 }

@@ -56,14 +56,16 @@ pub fn stop_all<R>(
 
 /// As [`stop_all`], of those shards that are `wanted`, and one after the other where that can be, so that threads on other
 /// CPUs keep their caches even if this thread is held up. False if one was left out.
+#[inline(never)]
 pub fn stop_each(
     backoff: &mut Backoff,
-    wanted: impl Fn(&Region) -> bool,
-    mut f: impl FnMut(Stopped<'_>),
+    // Neither generic nor inlined: one copy serves all callers.
+    wanted: &dyn Fn(&Region) -> bool,
+    f: &mut dyn FnMut(Stopped<'_>),
 ) -> bool {
     if registration::sections().is_none() {
         return stop_biased(backoff, |regions| {
-            regions.filter(|region| wanted(region.region())).for_each(&mut f);
+            regions.filter(|region| wanted(region.region())).for_each(&mut *f);
         })
         .is_some();
     }

@@ -103,10 +103,29 @@ impl PageHeap {
         }
     }
 
-    /// Purges everything that is free, for a program that rests. The allowance bounds the cost, as in a fall. To be called without a lock held.
-    pub fn purge_at_rest(&self) {
-        // Ordering: Relaxed, a statistic that steers purging.
-        self.decay_to(self.held.load(Ordering::Relaxed));
+    /// Bytes that [`PageHeap::purge_at_rest`] would purge.
+    pub fn bytes_to_purge(&self) -> usize {
+        // Ordering: Relaxed, statistics that steer purging.
+        let keep = self.dirty_limit.load(Ordering::Relaxed);
+        self.dirty.load(Ordering::Relaxed).saturating_sub(keep) * PAGE_BYTES // Ordering: Relaxed, as above.
+    }
+
+    /// Purges the free pages above the configured bound, without the quarter of what is in use, for a program that rests; whether that is
+    /// done. The allowance bounds the cost, as in a fall. To be called without a lock held.
+    pub fn purge_at_rest(&self) -> bool {
+        let pages = self.bytes_to_purge() / PAGE_BYTES;
+        let now = os::milliseconds();
+        if pages == 0 {
+            return true;
+        }
+        if self.swing.lasts(now) || !ALLOWANCE.spend(pages, now / 1000) {
+            return false;
+        }
+        // Ordering: Relaxed, a value that steers purging.
+        let pages = self.purge(self.dirty_limit.load(Ordering::Relaxed)) / PAGE_BYTES;
+        // Ordering: Relaxed, as in `trim_above`.
+        self.purged.fetch_add(pages, Ordering::Relaxed);
+        true
     }
 
     /// Whether what the heap has freed is likely to be taken again soon.

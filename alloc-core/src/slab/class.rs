@@ -42,7 +42,7 @@ static OTHERS: [[Lists; CLASSES]; DOMAINS_MAX - 1] =
 /// The list from which on another domain may adopt a slab: a quarter is free.
 const ADOPTED_BIN_MIN: usize = (BINS - 1) / 4;
 
-/// The caches were drained, and shards may keep few objects.
+/// The caches were drained, and the depot keeps no objects.
 const DRAINED: usize = 1;
 /// The caches were drained, and keep none: nearly no object is left in the program.
 const DECAYED: usize = 2;

@@ -26,6 +26,9 @@ use crate::units::MAGAZINE_MAX;
 
 const WORD: usize = size_of::<usize>();
 
+/// Shards with less capacity are of no account, even 64 of them.
+const LOOKED_AT_BYTES: usize = 16 << 10;
+
 /// What the shards of a CPU may cache at least, however little is in use: with less, a load on eight CPUs
 /// has thousands of times as many misses (docs/adr/0005).
 const BUDGET_MIN_BYTES: usize = 2 << 20;
@@ -203,8 +206,8 @@ fn reclaim_budget(shard: &dyn Shard, region: &Region, class: Class, bytes: usize
     // migrates in between, and go wrong for ever.
     let mut wanted = bytes_in(region) + bytes;
     let limit = budget();
-    // What is cached by a shard that rests from now on, or by a program that frees all it has without a flush, nothing else would look at.
-    if !postponed::is_any() {
+    // Nothing else looks at a shard that rests from now on, nor at a program that frees all it has without a flush.
+    if wanted > LOOKED_AT_BYTES && !postponed::is_any() {
         postponed::put_off(os::seconds());
     }
     for _ in 0..CLASS[class].batch.min(CLOCK_STEPS) {

@@ -71,7 +71,8 @@ pub(in crate::cpu_cache) fn resume() {
         }
     }
     decay_all();
-    idle::look(|| may_cost(ALL_COST).is_some());
+    let prices = idle::Prices { read: READ_COST, all: ALL_COST };
+    idle::look(&prices, &|tokens| may_cost(tokens).is_some());
     PAGE_HEAP.trim();
 }
 
