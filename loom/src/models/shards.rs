@@ -101,8 +101,8 @@ pub const STOP_CID: Model =
     Model { name: "stop-cid", preemptions: 2, body: || against_sections(BY_CID, take_each) };
 
 fn take_each(found: &Found) {
-    let take = |stopped: exclusive::Stopped| found.add(empty(stopped.region(), CLASS));
-    assert!(exclusive::stop_each(&mut Backoff::usual(), |_| true, take));
+    let mut take = |stopped: exclusive::Stopped| found.add(empty(stopped.region(), CLASS));
+    assert!(exclusive::stop_each(&mut Backoff::usual(), &|_| true, &mut take));
 }
 
 fn against_sections(sections: Sections, stop: fn(&Found)) {
