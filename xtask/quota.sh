@@ -22,11 +22,12 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 echo +cpu >/sys/fs/cgroup/cgroup.subtree_control
 mkdir /sys/fs/cgroup/two
 echo "200000 100000" >/sys/fs/cgroup/two/cpu.max
-for run in cpu_id:two auto:two auto:.; do
-    index=${run%:*}
-    echo "RUN $(nproc) CPUs, index:$index, group ${run#*:}"
-    (echo 0 >/sys/fs/cgroup/${run#*:}/cgroup.procs
-    LD_PRELOAD=/lib/librsalloc.so.0 RSALLOC_CONF=verbose:1,index:$index quota 64 20
+for run in cpu_id:two:0 auto:two:0 auto:.:32; do
+    index=${run%%:*} live=${run##*:} group=${run#*:}
+    group=${group%:*}
+    echo "RUN $(nproc) CPUs, index:$index, group $group"
+    (echo 0 >/sys/fs/cgroup/$group/cgroup.procs
+    LD_PRELOAD=/lib/librsalloc.so.0 RSALLOC_CONF=verbose:1,index:$index quota 64 20 $live
     echo "EXIT $?")
 done 2>&1
 INIT

@@ -1,5 +1,5 @@
 /* Threads that allocate on every CPU that they are given, under a quota of CPUs: what the caches hold while they run, and when one
-   thread is left. `quota THREADS SECONDS`; with librsalloc.so preloaded. */
+   thread is left. `quota THREADS SECONDS LIVE_MIB`; with librsalloc.so preloaded. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
@@ -12,7 +12,6 @@
 #include "rsalloc.h"
 
 static size_t (*read_stats)(struct rsalloc_stats *, size_t);
-enum { LIVE_BYTES = 32 << 20 };
 static int over;
 static unsigned char seen[4096];
 
@@ -58,10 +57,10 @@ static void say(const char *when)
 int main(int count, char **words)
 {
 	read_stats = (size_t (*)(struct rsalloc_stats *, size_t))dlsym(RTLD_DEFAULT, "rsalloc_read_stats");
-	if (!read_stats || count < 3) return 2;
+	if (!read_stats || count < 4) return 2;
 	int threads = atoi(words[1]), seconds = atoi(words[2]);
 	/* What the program has all the time: decay, which looks for programs that have next to nothing left, does not see it rest. */
-	for (int i = 0; i < LIVE_BYTES / 4000; i++) memset(malloc(4000), 1, 4000);
+	for (int i = 0; i < atoi(words[3]) * 256; i++) memset(malloc(4000), 1, 4000);
 	say("at start");
 	pthread_t *ids = calloc(threads, sizeof *ids);
 	struct job *jobs = calloc(threads, sizeof *jobs);
