@@ -78,7 +78,7 @@ fn rest_leaves_little() {
     );
 }
 
-/// As always, an allocation after the rest finds its pages again in the next one.
+/// A rest does not change that pages which come and go stay.
 fn pages_that_come_and_go_stay() {
     let purged = rsalloc_core::stats().purged_bytes_total;
     (0..200).for_each(|_| free_large());

@@ -19,8 +19,7 @@ pub(super) fn cached_in_shards(class: Class) -> usize {
 
 /// Bytes in objects that shards and the depot hold.
 pub fn cached_bytes() -> usize {
-    let in_depot =
-        (1..CLASSES).map(|class| DEPOT.magazines(class) * CLASS[class].batch * CLASS[class].size);
+    let in_depot = (1..CLASSES).map(|class| DEPOT.objects(class) * CLASS[class].size);
     let in_shard = |region: &Region| {
         (1..CLASSES).map(|class| region.len(class) * CLASS[class].size).sum::<usize>()
     };

@@ -282,6 +282,11 @@ impl Depot {
         domain::all().map(|domain| self.magazines_on(class, domain)).sum()
     }
 
+    /// The objects in them, if all are full.
+    pub fn objects(&self, class: Class) -> usize {
+        self.magazines(class) * CLASS[class].batch
+    }
+
     /// Those of `domain`.
     pub fn magazines_on(&self, class: Class, domain: Domain) -> usize {
         self.stack(class, domain).count()

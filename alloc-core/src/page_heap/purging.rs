@@ -97,9 +97,7 @@ impl PageHeap {
             // Ordering: Relaxed, as above.
             self.peak.store(held, Ordering::Relaxed);
             self.is_decaying.store(true, Ordering::Relaxed); // Ordering: Relaxed, as above.
-            let pages = self.purge(0) / PAGE_BYTES;
-            // Ordering: Relaxed, as above. As in `trim_above`.
-            self.purged.fetch_add(pages, Ordering::Relaxed);
+            self.purge_unasked(0);
         }
     }
 
@@ -122,9 +120,7 @@ impl PageHeap {
             return false;
         }
         // Ordering: Relaxed, a value that steers purging.
-        let pages = self.purge(self.dirty_limit.load(Ordering::Relaxed)) / PAGE_BYTES;
-        // Ordering: Relaxed, as in `trim_above`.
-        self.purged.fetch_add(pages, Ordering::Relaxed);
+        self.purge_unasked(self.dirty_limit.load(Ordering::Relaxed));
         true
     }
 
@@ -152,10 +148,15 @@ impl PageHeap {
         if dirty > limit + credit {
             // Ordering: Relaxed, as above.
             self.refault_credit.store(credit - credit.div_ceil(4), Ordering::Relaxed);
-            let pages = self.purge((limit + credit) / 2) / PAGE_BYTES;
-            // Ordering: Relaxed, as above. A purge on request is not counted: it was not too early.
-            self.purged.fetch_add(pages, Ordering::Relaxed);
+            self.purge_unasked((limit + credit) / 2);
         }
+    }
+
+    /// Purges down to `keep` pages, and counts what may come back too early. A purge on request is not counted.
+    fn purge_unasked(&self, keep: usize) {
+        let pages = self.purge(keep) / PAGE_BYTES;
+        // Ordering: Relaxed, a statistic that steers purging.
+        self.purged.fetch_add(pages, Ordering::Relaxed);
     }
 
     /// Lets the refault credit expire with time. Otherwise a credit above all later peaks would stay for ever, and the heap at

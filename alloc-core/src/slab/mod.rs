@@ -284,7 +284,7 @@ fn release(slabs: &SlabClass, slab: &'static PageEntry, class: Class) {
 /// What becomes of the objects of a decayed class that the program still has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rest {
-    /// Shards cache them again when they are freed, and the depot does when objects were taken.
+    /// Shards cache them when they are freed; the depot not before objects were taken.
     Cached,
     /// Each goes back to its slab when it is freed, and empty slabs are released at once.
     PutBack,

@@ -7,7 +7,8 @@
 //! Caches pin slabs: one cached object of 16 B keeps 64 KiB, and what is kept counts as in use, by which the
 //! caches' budget and the free pages that may stay are measured. So the policy measures what is live.
 
-use super::{capacity, idle};
+use super::capacity;
+use super::idle::{self, ALL_COST, READ_COST};
 use crate::atomic::{AtomicU64, Ordering};
 use crate::cpu_cache::census::cached_in_shards;
 use crate::cpu_cache::shard::{Shard, leases, regions_created};
@@ -39,12 +40,9 @@ const KEPT_MAX_BYTES: usize = 4 << 20;
 /// What decay may cost at once, and in a second, in objects sent home: some 10 ns each, 50 one by one.
 static ALLOWANCE: TokenBucket = TokenBucket::new(1 << 20, 1 << 18);
 const ONE_BY_ONE: usize = 4;
-/// Reading one region's line; draining the own shard and the depot; each shard of a class, with two barriers and what
-/// other threads lose by it; each shard of all classes.
-const READ_COST: usize = 2;
+/// Draining the own shard and the depot; each shard of a class, with two barriers and what other threads lose by it.
 const OWN_COST: usize = 256;
 const CLASS_COST: usize = 2048;
-const ALL_COST: usize = 8192;
 
 /// All slabs together are left alone below this; all classes are drained when only this part of them is live.
 const SLABS_MIN_BYTES: usize = 2 << 20;
@@ -71,8 +69,7 @@ pub(in crate::cpu_cache) fn resume() {
         }
     }
     decay_all();
-    let prices = idle::Prices { read: READ_COST, all: ALL_COST };
-    idle::look(&prices, &|tokens| may_cost(tokens).is_some());
+    idle::look(&|tokens| may_cost(tokens).is_some());
     PAGE_HEAP.trim();
 }
 
@@ -114,7 +111,7 @@ fn decay_class(shard: Option<&dyn Shard>, class: Class) -> Option<()> {
     let region = shard.and_then(Shard::region);
     let here = region.map_or(0, |region| region.len(class));
     let cached = cached_in_shards(class);
-    let in_depot = DEPOT.magazines(class) * CLASS[class].batch;
+    let in_depot = DEPOT.objects(class);
     let live = out.saturating_sub(cached + in_depot);
     if live > peak / PEAK_PARTS {
         return Some(());
@@ -161,7 +158,7 @@ fn decay_all() {
     }
     let (mut live_bytes, mut cached) = (0, 0);
     for (class, info) in infos() {
-        let idle = cached_in_shards(class) + DEPOT.magazines(class) * info.batch;
+        let idle = cached_in_shards(class) + DEPOT.objects(class);
         live_bytes += SLABS[class].totals().1.saturating_sub(idle) * info.size;
         cached += idle;
     }

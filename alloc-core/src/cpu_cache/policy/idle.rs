@@ -19,7 +19,7 @@ use crate::os;
 use crate::page_heap::PAGE_HEAP;
 use crate::postponed;
 use crate::region::{Counter, Region};
-use crate::size_class::{CLASS, CLASSES};
+use crate::size_class::CLASSES;
 use crate::slab;
 use crate::sync::Backoff;
 use core::cell::Cell;
@@ -32,6 +32,10 @@ const KEPT_MIN_BYTES: usize = 1 << 20;
 const SPARE: usize = 2;
 /// A program that has no more misses between two looks has no use for the depot.
 const FEW_MISSES: usize = 64;
+/// Prices, in tokens of decay's allowance: to read one line of a region.
+pub(super) const READ_COST: usize = 2;
+/// To stop one shard and visit all its classes, with two barriers and what other threads lose by it.
+pub(super) const ALL_COST: usize = 8192;
 /// Cache lines of a region that a look reads.
 const REGION_LINES: usize = CLASSES / 8 + 1;
 
@@ -48,20 +52,12 @@ struct Seen {
 static SEEN: Seen =
     Seen { misses: AtomicUsize::new(0), quiet: AtomicUsize::new(0), is_due: AtomicBool::new(true) };
 
-/// Prices of a look, in the tokens of decay.
-pub(super) struct Prices {
-    /// To read one line of a region.
-    pub read: usize,
-    /// To stop one shard, or to visit all classes.
-    pub all: usize,
-}
-
 /// Empties shards that rest, and those with more than their part, as far as `may_cost` permits it; then what a program does not need that
 /// rests as a whole. The caller holds no shard and no lock.
 #[cold]
 #[inline(never)]
-pub(super) fn look(prices: &Prices, may_cost: &dyn Fn(usize) -> bool) {
-    if !may_cost(prices.read * REGION_LINES * regions_created()) {
+pub(super) fn look(may_cost: &dyn Fn(usize) -> bool) {
+    if !may_cost(READ_COST * REGION_LINES * regions_created()) {
         return;
     }
     let is_scarce = capacity::is_scarce();
@@ -78,14 +74,14 @@ pub(super) fn look(prices: &Prices, may_cost: &dyn Fn(usize) -> bool) {
     } else if held + DEPOT.bytes() + PAGE_HEAP.bytes_to_purge() <= KEPT_MIN_BYTES {
         return;
     }
-    if empty_shards(prices, is_scarce, may_cost) && quiet >= REST_LOOKS as usize {
-        give_back_the_rest(prices, may_cost);
+    if empty_shards(is_scarce, may_cost) && quiet >= REST_LOOKS as usize {
+        give_back_the_rest(may_cost);
     }
     postponed::put_off(os::seconds());
 }
 
 /// Whether all was emptied that is to be.
-fn empty_shards(prices: &Prices, is_scarce: bool, may_cost: &dyn Fn(usize) -> bool) -> bool {
+fn empty_shards(is_scarce: bool, may_cost: &dyn Fn(usize) -> bool) -> bool {
     let part = capacity::budget();
     let rest = if is_scarce { 1 } else { REST_LOOKS };
     let is_refused = Cell::new(false);
@@ -99,7 +95,7 @@ fn empty_shards(prices: &Prices, is_scarce: bool, may_cost: &dyn Fn(usize) -> bo
     let all = stop_each(&mut Backoff::none(), &wanted, &mut |stopped| {
         // Paid when it is stopped: where no shard can be, nothing is.
         let objects: usize = (1..CLASSES).map(|class| stopped.region().len(class)).sum();
-        if may_cost(prices.all + objects) {
+        if may_cost(ALL_COST + objects) {
             drain::drain_stopped(stopped);
             SEEN.is_due.store(true, Ordering::Relaxed); // Ordering: Relaxed, a hint of the policy.
         } else {
@@ -110,14 +106,13 @@ fn empty_shards(prices: &Prices, is_scarce: bool, may_cost: &dyn Fn(usize) -> bo
 }
 
 /// The depot, the classes' empty slabs and free pages of a program that rests, once.
-fn give_back_the_rest(prices: &Prices, may_cost: &dyn Fn(usize) -> bool) {
+fn give_back_the_rest(may_cost: &dyn Fn(usize) -> bool) {
     // Ordering: Relaxed, a hint of the policy.
     if !SEEN.is_due.load(Ordering::Relaxed) {
         return;
     }
-    let infos = CLASS.iter().enumerate().skip(1);
-    let objects: usize = infos.map(|(class, info)| DEPOT.magazines(class) * info.batch).sum();
-    if may_cost(prices.all + objects) {
+    let objects: usize = (1..CLASSES).map(|class| DEPOT.objects(class)).sum();
+    if may_cost(ALL_COST + objects) {
         drain::drain_depot();
         slab::release_empty();
         if PAGE_HEAP.purge_at_rest() {
