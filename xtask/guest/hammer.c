@@ -1,7 +1,8 @@
 /* Threads, timers' handlers, moves between CPUs and forks, all of which allocate: hammer THREADS ROUNDS PERIOD_US. `hammer THREADS 0 0`
  * has neither timers nor forks, is in a session of its own, and ends by SIGTERM.
  *
- * An object that is handed out twice loses its mark: the process aborts. At the end the allocator's own validator runs. */
+ * An object that is handed out twice loses its mark: the process aborts. At the end the allocator's own validator runs; without one
+ * the heap counts as broken, unless HAMMER_ON_LIBC is set. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
@@ -134,7 +135,7 @@ int main(int count, char **arguments) {
     } while (ended < threads);
     for (int i = 0; i < threads; i++) pthread_join(ids[i], 0);
     int (*check)(void) = (int (*)(void))dlsym(RTLD_DEFAULT, "rsalloc_check");
-    if (!check || check()) {
+    if (check ? check() : !getenv("HAMMER_ON_LIBC")) {
         fprintf(stderr, "the heap is broken\n");
         return 7;
     }

@@ -6,6 +6,8 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
+// SAFETY: glibc's own signatures. Each function below has the contract of the one it stands for, and its caller keeps that: what
+// it passes on is what it was given.
 unsafe extern "C" {
     fn __libc_malloc(size: usize) -> *mut c_void;
     fn __libc_calloc(count: usize, size: usize) -> *mut c_void;
@@ -58,6 +60,8 @@ fn tamper(object: *mut c_void, size: usize) -> *mut c_void {
         let (victim, victim_size) = (kind.victim.load(Relaxed), kind.size.load(Relaxed));
         if !victim.is_null() && cfg!(defect = "flip") {
             kind.victim.store(null_mut(), Relaxed);
+            // SAFETY: the victim is live, or `free` and `realloc` would have made it null; the half of its size lies within.
+            // Two threads may race here: the defect is on purpose.
             unsafe { *victim.cast::<u8>().add(victim_size / 2) ^= 0x10 };
         }
         if !victim.is_null() && cfg!(defect = "overlap") && size <= victim_size {
@@ -76,28 +80,33 @@ fn forget(object: *mut c_void) {
 
 #[unsafe(no_mangle)]
 extern "C" fn malloc(size: usize) -> *mut c_void {
+    // SAFETY: any size may be asked for.
     tamper(unsafe { __libc_malloc(size) }, size)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
+    // SAFETY: any product may be asked for.
     unsafe { __libc_calloc(count, size) }
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn realloc(object: *mut c_void, size: usize) -> *mut c_void {
     forget(object);
+    // SAFETY: the caller's object is live or null, and glibc's.
     tamper(unsafe { __libc_realloc(object, size) }, size)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn free(object: *mut c_void) {
     forget(object);
+    // SAFETY: the caller's object is live or null, and glibc's.
     unsafe { __libc_free(object) }
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
+    // SAFETY: the caller's alignment is a power of two.
     unsafe { __libc_memalign(align, size) }
 }
 
@@ -108,8 +117,10 @@ extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
 
 #[unsafe(no_mangle)]
 extern "C" fn posix_memalign(object: *mut *mut c_void, align: usize, size: usize) -> c_int {
-    unsafe { *object = memalign(align, size) };
-    if unsafe { (*object).is_null() } { 12 } else { 0 }
+    let found = memalign(align, size);
+    // SAFETY: the caller lets `object` be written.
+    unsafe { *object = found };
+    if found.is_null() { 12 } else { 0 }
 }
 
 /// libc's own, by name: a program that links another allocator would find that one first.
@@ -119,10 +130,13 @@ extern "C" fn malloc_usable_size(object: *mut c_void) -> usize {
     const LAZY: c_int = 1;
     let text = |text: &'static CStr| text.as_ptr();
     if FOUND.load(Relaxed).is_null() {
+        // SAFETY: a library that is loaded, and a name that ends with 0.
         let libc = unsafe { dlopen(text(c"libc.so.6"), LAZY) };
+        // SAFETY: as above.
         FOUND.store(unsafe { dlsym(libc, text(c"malloc_usable_size")) }, Relaxed);
     }
     let found = FOUND.load(Relaxed);
+    // SAFETY: libc has this function, with this signature.
     let size: extern "C" fn(*mut c_void) -> usize = unsafe { std::mem::transmute(found) };
     size(object)
 }
