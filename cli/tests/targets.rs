@@ -84,6 +84,25 @@ fn a_process_without_rsalloc() {
     assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{line}\n"));
 }
 
+/// A library's variables that the process has not touched stay in their file, whatever looks for rsalloc there.
+#[test]
+fn a_process_is_no_larger_for_being_looked_at() {
+    let folder = fresh_folder("targets-large");
+    let source = "char data[16 << 20] = {1}; long write(int, char *, long); int getchar(void); int main(void) { write(1, data, 1); getchar(); }";
+    let program = common::compile("cc", "large-variables", source, &["-O0", "-w"]).unwrap();
+    let plain = Running::talker(clean(&mut Command::new(program)));
+    let pid = plain.pid();
+    let resident = || -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let before = resident();
+    all_say(&pid, &folder, &format!("rsalloc is not active in process {pid}"));
+    let grown = resident() - before;
+    assert!(grown < 1 << 10, "{grown} KiB more than {before}");
+}
+
 /// It is root's, and the command another user's.
 #[test]
 fn a_process_of_another_user() {

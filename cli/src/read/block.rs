@@ -65,14 +65,19 @@ fn rank(path: &Path, executable: Option<&Path>) -> u8 {
     }
 }
 
-/// Addresses in `range` at which the magic is.
+/// Addresses in `range` at which the magic is: of a block that serves a program, or whose addresses the loader has filled in.
 fn candidates<'a>(source: &'a dyn Source, range: &Range) -> impl Iterator<Item = u64> + use<'a> {
-    let (start, len) = (range.start, range.len);
-    (0..len).step_by(PIECE_BYTES).flat_map(move |offset| {
-        let mut piece = vec![0; PIECE_BYTES.min((len - offset) as usize)];
-        let read = source.read(start + offset, &mut piece);
-        let found = piece[..read].chunks_exact(ALIGN).enumerate();
+    let whole = || std::iter::once(range.start..range.start + range.len).collect();
+    let parts = source.written(range).unwrap_or_else(whole);
+    let pieces = parts.into_iter().flat_map(|part| {
+        let end = part.end;
+        part.step_by(PIECE_BYTES).map(move |start| start..end.min(start + PIECE_BYTES as u64))
+    });
+    pieces.flat_map(move |piece| {
+        let mut bytes = vec![0; (piece.end - piece.start) as usize];
+        let read = source.read(piece.start, &mut bytes);
+        let found = bytes[..read].chunks_exact(ALIGN).enumerate();
         let found = found.filter(|(_, word)| **word == MAGIC);
-        found.map(|(index, _)| start + offset + (index * ALIGN) as u64).collect::<Vec<_>>()
+        found.map(|(index, _)| piece.start + (index * ALIGN) as u64).collect::<Vec<_>>()
     })
 }

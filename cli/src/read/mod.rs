@@ -82,6 +82,11 @@ trait Source: Send {
     fn read(&self, address: u64, bytes: &mut [u8]) -> usize;
     /// Where a block may be.
     fn ranges(&self) -> &[Range];
+    /// The parts of a range that hold what the program, or its loader, has written; none if that is not known. A read of what else is in
+    /// it would make a process larger.
+    fn written(&self, _range: &Range) -> Option<Vec<std::ops::Range<u64>>> {
+        None
+    }
     /// Id of the process and name of its program, as far as they are known.
     fn program(&self) -> (Option<u32>, String);
     /// The file of the program.

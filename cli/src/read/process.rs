@@ -114,6 +114,32 @@ fn parse(line: &str) -> Option<Range> {
     is_own.then(|| Range { start, len: end - start, path: path.into() })
 }
 
+/// By /proc/PID/pagemap (the kernel's Documentation/admin-guide/mm/pagemap.rst): the pages of `range` that are no longer the file's.
+fn written(pid: u32, range: &Range) -> std::io::Result<Vec<std::ops::Range<u64>>> {
+    const ENTRY_BYTES: usize = 8;
+    const PRESENT: u64 = 1 << 63;
+    const SWAPPED: u64 = 1 << 62;
+    const OF_FILE: u64 = 1 << 61;
+    let page = rsalloc_core::internals::os::page_bytes() as u64;
+    let mut entries = vec![0; (range.len / page) as usize * ENTRY_BYTES];
+    File::open(format!("/proc/{pid}/pagemap"))?
+        .read_exact_at(&mut entries, range.start / page * ENTRY_BYTES as u64)?;
+    let mut parts: Vec<std::ops::Range<u64>> = Vec::new();
+    for (entry, start) in
+        entries.chunks_exact(ENTRY_BYTES).zip((range.start..).step_by(page as usize))
+    {
+        let entry = u64::from_ne_bytes(entry.try_into().expect("8 bytes"));
+        if entry & SWAPPED == 0 && entry & (PRESENT | OF_FILE) != PRESENT {
+            continue;
+        }
+        match parts.last_mut().filter(|part| part.end == start) {
+            Some(part) => part.end += page,
+            None => parts.push(start..start + page),
+        }
+    }
+    Ok(parts)
+}
+
 impl Source for Process {
     fn read(&self, address: u64, bytes: &mut [u8]) -> usize {
         // Of a range of which a part is not there, the kernel reads the first part.
@@ -131,6 +157,10 @@ impl Source for Process {
 
     fn ranges(&self) -> &[Range] {
         &self.ranges
+    }
+
+    fn written(&self, range: &Range) -> Option<Vec<std::ops::Range<u64>>> {
+        written(self.pid, range).ok()
     }
 
     fn program(&self) -> (Option<u32>, String) {
