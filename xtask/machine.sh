@@ -60,9 +60,10 @@ machine_boot() {
     echo "$said"
 }
 
-# One boot, with machine_boot's variables.
+# One boot, with machine_boot's variables; WORK/console has what the machine has said so far.
 machine_once() {
+    : >"$work/console"
     said=$(timeout "$seconds" qemu-system-x86_64 -accel tcg,thread=$thread -cpu max -machine q35 -smp "$cpus" -m "$mib" "$@" \
         -kernel "$work/vmlinuz" -initrd "$work/initramfs.gz" -nodefaults -nographic -no-reboot -serial stdio -monitor none \
-        -append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=1 $words" </dev/null | tr -d '\r') || true
+        -append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=1 $words" </dev/null | stdbuf -oL tr -d '\r' | tee "$work/console") || true
 }

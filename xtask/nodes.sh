@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The share of objects that lie on the memory node on which they were allocated: `xtask/nodes.sh [quick|odd|own]` boots virtual machines of
 # x86-64 with two and with four nodes and runs xtask/guest/nodes.c in them. `quick`: rsalloc alone, on two nodes. `odd`: bound processes,
-# and a node without memory. Without a word: rsalloc and the other allocators, on two and on four nodes. `own`: without the others. Red
+# a node without memory, and one that gets memory while programs run. Without a word: rsalloc and the other allocators, on two and on four nodes. `own`: without the others. Red
 # below the goals, or where the control reaches them.
 #
 # Debian packages: qemu-system-x86 cpio gcc. Fetches a kernel, busybox and the allocators, unpacked in the target folder.
@@ -29,13 +29,21 @@ machine_init "$work" <<'INIT'
 # Only the allocators are to place pages here.
 echo 0 >/proc/sys/kernel/numa_balancing
 for word in $(cat /proc/cmdline); do
-    case $word in allocators=* | huge=*) export "${word?}" ;; esac
+    case $word in allocators=* | huge=* | added=*) export "${word?}" ;; esac
 done
 echo "$huge" >/sys/kernel/mm/transparent_hugepage/enabled
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 echo +cpuset >/sys/fs/cgroup/cgroup.subtree_control
 mkdir /sys/fs/cgroup/second
 echo 1 >/sys/fs/cgroup/second/cpuset.mems
+# A program that runs while the last node gets its memory: it only must end well, since its caches hold what it had before.
+if [ -n "$added" ]; then
+    LD_PRELOAD=/lib/librsalloc.so.0 nodes added >/tmp/added 2>&1 &
+    sleep 10
+    echo ADD
+    wait $!
+    echo "RAN rsalloc-before $? $(cat /tmp/added)"
+fi
 for allocator in $(echo "$allocators" | tr , ' '); do
     variables=X=
     echo 0 >/sys/fs/cgroup/cgroup.procs
@@ -58,10 +66,13 @@ for allocator in $(echo "$allocators" | tr , ' '); do
 done
 INIT
 
-# boot NODES ALLOCATORS HUGE [WITHOUT]: a machine with two CPUs on each node, and so many nodes more that have CPUs and no memory; a line
-# for each load.
+# boot NODES ALLOCATORS HUGE [WITHOUT [OPTION..]]: a machine with two CPUs on each node, and so many nodes more that have CPUs and no memory; a
+# line for each load. With further options of QEMU it asks for memory at its start.
 boot() {
-    local nodes=$1 allocators=$2 huge=$3 without=${4-0} options=() said node each
+    local nodes=$1 allocators=$2 huge=$3 without=${4-0} words= options=() said node each
+    shift $(($# < 4 ? $# : 4))
+    options=("$@")
+    [ $# = 0 ] || words="added=1 memhp_default_state=online"
     each=$((2048 / nodes))
     for node in $(seq 0 $((nodes - 1))); do
         options+=(-object "memory-backend-ram,size=${each}M,id=m$node" -numa "node,nodeid=$node,memdev=m$node,cpus=$((2 * node))-$((2 * node + 1))")
@@ -70,16 +81,28 @@ boot() {
         options+=(-numa "node,nodeid=$node,cpus=$((2 * node))-$((2 * node + 1))")
     done
     nodes=$((nodes + without))
-    said=$(machine_boot "$work" 1800 $((2 * nodes)) 2048 "allocators=$allocators huge=$huge" "${options[@]}")
+    said=$(machine_boot "$work" 1800 $((2 * nodes)) 2048 "allocators=$allocators huge=$huge $words" "${options[@]}")
     sed -n "s/^.*RAN \([^ ]*\) 0 NODES \([a-z]*\) $nodes \([0-9.]*\) \([0-9]*\)\$/$nodes $huge \1 \2 \3 \4/p" <<<"$said" >"$work/said"
     [ "$(wc -l <"$work/said")" = "$(grep -c 'RAN ' <<<"$said")" ] || { echo "FAILED: $(grep 'RAN ' <<<"$said")" >&2; exit 1; }
     tee -a "$work/table" <"$work/said"
 }
 
-# A process that is bound to a node, one whose cpuset has the memory of one, and a machine with a third node that has no memory.
+# A process that is bound to a node, one whose cpuset has the memory of one, a machine with a third node that has no memory, and one whose third
+# node gets its memory while a program runs.
 odd() {
     boot 2 rsalloc-bind,rsalloc-cpuset always
     boot 2 rsalloc always 1
+    rm -f "$work"/monitor.* && mkfifo "$work"/monitor.{in,out}
+    add_memory "$work/monitor" & adder=$!
+    boot 2 rsalloc always 1 -m slots=1,maxmem=4G -chardev "pipe,id=monitor,path=$work/monitor" -mon chardev=monitor
+    kill $adder 2>/dev/null || true
+}
+
+# add_memory MONITOR: a GiB for the third node, when the machine asks for it.
+add_memory() {
+    cat "$1.out" >"$1.log" &
+    until grep -q ^ADD "$work/console"; do sleep 1; done
+    printf 'object_add memory-backend-ram,id=added,size=1G\ndevice_add pc-dimm,memdev=added,node=2\n' >"$1.in"
 }
 
 : >"$work/table"

@@ -48,6 +48,35 @@ if [ $cid = 1 ]; then
     run "own, mm_cid" "$own" $aborts $sound $no_libc RSALLOC_CONF=verbose:1,index:mm_cid
 fi
 run atomic "atomic path (configured)" 0 $sound RSALLOC_CONF=verbose:1,mode:atomic
+# hotplug NAME [VARIABLE=VALUE..]: CPUs go and come, and the process' cpuset changes, while the hammer runs.
+hotplug() {
+    local name=$1 last=$(($(nproc) - 1)) changes=0 pid status group=/sys/fs/cgroup/hammer
+    shift
+    env "$@" LD_PRELOAD=$sound sh -c "echo \$\$ >$group/cgroup.procs && exec hammer 6 $rounds 1000" >/tmp/hotplug 2>&1 &
+    pid=$!
+    while [ -d /proc/$pid ]; do
+        echo 0 >/sys/devices/system/cpu/cpu$((changes % last + 1))/online
+        usleep 10000
+        echo 0 >$group/cpuset.cpus
+        usleep 10000
+        echo 1 >/sys/devices/system/cpu/cpu$((changes % last + 1))/online
+        echo 0-$last >$group/cpuset.cpus
+        usleep 10000
+        changes=$((changes + 1))
+    done
+    wait $pid
+    status=$?
+    echo "RAN hotplug $name: a CPU and the cpuset went and came $changes times, exit $status, $(cat /tmp/hotplug)"
+    [ $status = 0 ] || echo "FAULT hotplug $name: exit $status"
+    [ $changes -ge 5 ] || echo "FAULT hotplug $name: $changes changes show nothing, 5 would"
+}
+if [ "$(nproc)" -gt 1 ]; then
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup && echo +cpuset >/sys/fs/cgroup/cgroup.subtree_control && mkdir /sys/fs/cgroup/hammer ||
+        echo "FAULT hotplug: no cpuset"
+    hotplug libc
+    hotplug own $no_libc
+    [ $cid = 0 ] || hotplug mm_cid RSALLOC_CONF=index:mm_cid
+fi
 # The controls: sections that end before their commit must be noticed, and a trial that is not aborted.
 said=$(LD_PRELOAD=/bin/broken.so hammer 6 $((rounds * 4)) 1000 2>&1)
 status=$?

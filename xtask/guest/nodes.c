@@ -7,6 +7,7 @@
    pipe       threads of one node allocate, those of the next one free; the shares of those that allocate
    exchange   the same, and those that free allocate such objects themselves; the shares of both
    migration  churn, then all threads move to CPUs of the next node, and churn there: what they free first is of the old node
+   added      churn, then each waits until the last node, which had no memory, has some, and churns on
 
    Threads on nodes without memory do not count. NODES_BIND=N: the process binds its memory to node N. NODES_ONLY=N: by that, or by its
    cpuset, it has memory of node N only, and that is where objects are to lie. */
@@ -37,7 +38,7 @@ static struct thread threads[THREADS_MAX];
 static _Atomic(void *) shared[LIVE];
 static int cpus, nodes, node_of[THREADS_MAX];
 static int only = -1;		/* the one node that the process may use */
-static char has_memory[THREADS_MAX];
+static _Atomic char has_memory[THREADS_MAX];
 static const char *load;
 static long rounds;
 static pthread_barrier_t barrier;
@@ -138,7 +139,7 @@ static void *run(void *argument)
 	self->node = node_of[self->cpu];
 	self->counts = has_memory[self->node];
 	int gives = self->node % 2 == 0;
-	if (is("churn") || is("migration")) {
+	if (is("churn") || is("migration") || is("added")) {
 		renew(self);
 		churn(self, rounds * LIVE);
 	} else if (is("shared")) {
@@ -154,6 +155,12 @@ static void *run(void *argument)
 		stay(self->cpu);
 		self->node = node_of[self->cpu];
 		self->counts = has_memory[self->node];
+		churn(self, LIVE);
+		renew(self);
+		churn(self, rounds * LIVE / 4);
+	} else if (is("added")) {
+		while (!has_memory[nodes - 1]) usleep(100000);
+		self->counts = 1;
 		churn(self, LIVE);
 		renew(self);
 		churn(self, rounds * LIVE / 4);
@@ -236,14 +243,21 @@ int main(int words, char **word)
 	for (int i = 0; i < cpus; i++) {
 		struct thread *thread = &threads[i];
 		*thread = (struct thread){ .number = i, .cpu = i, .seed = i + 1, .peer = i };
-		/* The peer: the thread of the next node with the same place there. */
+		/* The peer: the next thread of the next node, or of node 1 where that one does not receive (of an odd number of nodes, the first). */
+		int to = (node_of[i] + 1) % nodes % 2 ? (node_of[i] + 1) % nodes : 1;
 		for (int step = 1; step < cpus; step++) {
 			int cpu = (i + step) % cpus;
-			if (node_of[cpu] == (node_of[i] + 1) % nodes) { thread->peer = cpu; break; }
+			if (node_of[cpu] == to) { thread->peer = cpu; break; }
 		}
 		passing += node_of[i] % 2 == 0;
 	}
 	for (int i = 0; i < cpus; i++) if (pthread_create(&threads[i].id, 0, run, &threads[i])) return 2;
+	/* Two minutes at most. */
+	for (int turn = 0; is("added") && !has_memory[nodes - 1]; turn++) {
+		if (turn == 1200) { printf("no memory was added\n"); return 8; }
+		usleep(100000);
+		read_nodes_with_memory();
+	}
 	for (int i = 0; i < cpus; i++) pthread_join(threads[i].id, 0);
 	long right = 0, all = 0;
 	for (int i = 0; i < cpus; i++) if (threads[i].counts) count(&threads[i], &right, &all);

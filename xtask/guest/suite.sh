@@ -16,6 +16,8 @@ ln -sf /proc/self/fd /dev/fd
 library=/usr/lib/librsalloc.so.0
 own=GLIBC_TUNABLES=glibc.pthread.rseq=0
 parts=$(sed 's/.*parts=\([^ ]*\).*/\1/' /proc/cmdline)
+# That of the last CPU.
+switch=/sys/devices/system/cpu/cpu$(($(nproc) - 1))/online
 page=$(awk '/KernelPageSize/ { print $2; exit }' /proc/self/smaps)
 echo "GUEST Linux $(uname -r), pages of $page KiB, $(nproc) CPUs, $(/lib/ld-linux-aarch64.so.1 --version | sed 1q)"
 
@@ -78,24 +80,29 @@ commands() {
     kill $pid
 }
 
-# Dumped and restored by CRIU again and again, at any instruction of its threads; then the program must end well.
+# Dumped and restored by CRIU again and again, at any instruction of its threads; then the program must end well. The last CPU is away at every
+# second dump and at the restores between: the program gets a CPU more, and one less.
 journeys() {
     local name=$1 round caught=0 pid log=/tmp/criu/log
     shift
+    echo 1 >$switch
     rm -rf /tmp/criu && mkdir /tmp/criu
     env "$@" hammer 4 0 0 </dev/null >/tmp/hammer.log 2>&1 &
     pid=$!
     sleep 2
     for round in $(seq 20); do
         rm -rf /tmp/criu/images && mkdir /tmp/criu/images
+        echo $((round % 2)) >$switch || echo "FAULT criu, $name: a CPU stays"
         criu dump -v2 --timeout 60 -t $pid -D /tmp/criu/images -o $log || { echo "FAULT criu, $name: dump $round: $(grep Error $log | head -n 3); $(cat /tmp/hammer.log)" && return; }
         caught=$((caught + $(grep -c 'in rseq critical section' $log)))
+        echo $((1 - round % 2)) >$switch
         # Its number is free when this shell has waited for it.
         wait $pid 2>/dev/null
         sleep 0.2
         criu restore -v2 -d -D /tmp/criu/images -o $log || { echo "FAULT criu, $name: restore $round: $(grep Error $log | head -n 3)" && return; }
         usleep $((round * 9973 % 300000))
     done
+    echo 1 >$switch
     kill -TERM $pid
     for round in $(seq 300); do
         grep -q State.*Z /proc/$pid/status 2>/dev/null || [ ! -d /proc/$pid ] && break

@@ -257,7 +257,11 @@ fn find(entry: &Entry) -> anyhow::Result<Peer> {
             let version = tools::version(package).context("it was installed a moment ago")?;
             (format!("{package} {version}"), Some(path))
         }
-        Source::File(path) => (format!("{}", path.display()), Some(path.clone())),
+        // Without its folder, which says something about this machine only.
+        Source::File(path) => {
+            let name = path.file_name().unwrap_or_default();
+            (name.to_string_lossy().into_owned(), Some(path.clone()))
+        }
         Source::Crate { name, recipe } => {
             let (version, library) = crates::library(entry.name, name, recipe)?;
             (version, Some(library))

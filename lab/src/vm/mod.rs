@@ -62,7 +62,7 @@ pub struct Args {
     /// incremental chains
     #[arg(long, conflicts_with_all = ["icount", "here"])]
     checkpoint: bool,
-    /// Count slow paths, locks and shared writes on machines of 2, 8 and 64 CPUs
+    /// Count slow paths, locks and shared writes on machines of 2 to 240 CPUs
     #[arg(long, conflicts_with_all = ["icount", "here", "checkpoint", "quick", "control"])]
     scale: bool,
     /// With --scale: RSALLOC_CONF of the loads

@@ -24,8 +24,9 @@ pub enum Accelerator {
     Counting,
 }
 
-/// A kernel that has not started its first program by then counts as hung.
+/// A kernel that has not started its first program by then counts as hung: on a machine of few CPUs, and for each CPU.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
+const BOOT_LIMIT_OF_CPU: Duration = Duration::from_secs(2);
 
 /// So often a kernel is booted that panics before its first program. QEMU's threads may keep the translation of a
 /// breakpoint that the kernel put into its own text and has removed (seen with 7.2, on x86-64).
@@ -119,11 +120,12 @@ impl Boot<'_> {
         let mut qemu = self.command(&initramfs, &port)?;
         qemu.stdin(Stdio::null()).stdout(console.try_clone()?).stderr(console);
         let mut machine = Machine(qemu.spawn().context("cannot start QEMU")?);
+        let boot_limit = BOOT_LIMIT + BOOT_LIMIT_OF_CPU * self.cpus as u32;
         let begin = Instant::now();
         let mut hung = false;
         while machine.0.try_wait()?.is_none() {
             let is_up = fs::metadata(&port).is_ok_and(|port| port.len() > 0);
-            if begin.elapsed() > if is_up { self.limit } else { BOOT_LIMIT } {
+            if begin.elapsed() > if is_up { self.limit } else { boot_limit } {
                 hung = true;
                 break;
             }

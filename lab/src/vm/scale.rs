@@ -1,6 +1,6 @@
 //! How the slow paths grow with CPUs: `cargo lab vm --scale`.
 //!
-//! Promises, for machines of 2, 8 and 64 CPUs and loads with twice as many threads, the numbers of refills, flushes,
+//! Promises, for machines of 2 to 240 CPUs and loads with twice as many threads, the numbers of refills, flushes,
 //! locks and writes to shared cache lines per million operations, as a library with the feature `counters` counts them
 //! between the clock's ends. Times mean nothing there. The loads are those of the `scale` program of benches.
 
@@ -17,7 +17,7 @@ use super::plan::{Seen, Task};
 use super::{Args, Host};
 use crate::compare::{part, tables};
 
-const MACHINES: [usize; 3] = [2, 8, 64];
+const MACHINES: [usize; 4] = [2, 8, 64, 240];
 const LOADS: [&str; 5] = ["churn-512", "churn-8k", "larson", "pipe", "mstress"];
 const LIBRARY: &str = "librsalloc-counters.so";
 /// For a load on one machine; under translation by one thread a load takes a minute.
