@@ -14,7 +14,7 @@ machine_root() {
     unpack_debs "$work/apt" "$work/linux" "$kernel"
     cp "$(find "$work/linux" -name 'vmlinuz*' -type f)" "$work/vmlinuz"
     rm -rf "$root"
-    mkdir -p "$root"/{bin,lib,lib64,proc,sys,dev}
+    mkdir -p "$root"/{bin,lib,lib64,proc,sys,dev,tmp}
     cp "$(find "$work/busybox" -name busybox -type f -perm -1)" "$root/bin/busybox"
     cp "${CARGO_TARGET_DIR:-target}/release/librsalloc_preload.so" "$root/lib/librsalloc.so.0"
     cp "$program" "$root/bin"
@@ -37,7 +37,8 @@ mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs devtmpfs 
 echo BEGIN
 INIT
         cat
-        printf 'echo DONE\npoweroff -f\n'
+        # The console has what it was given a moment later.
+        printf 'echo DONE\nsleep 1\npoweroff -f\n'
     } >"$root/init"
     chmod +x "$root/init"
     (cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) >"$1/initramfs.gz"

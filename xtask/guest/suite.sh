@@ -152,4 +152,6 @@ case ,$parts, in *,criu,*) criu_part ;; esac
 case ,$parts, in *,programs,*) . /programs.sh ;; esac
 [ -z "$(ls /tests)" ] || tests
 echo DONE
+# The console has what it was given a moment later.
+sleep 1
 poweroff -f
