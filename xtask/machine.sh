@@ -53,7 +53,7 @@ machine_boot() {
     [ "$cpus" -le 8 ] || thread=single
     machine_once "$@"
     for try in 2 3; do
-        grep -q "Kernel panic" <<<"$said" && ! grep -q ^BEGIN <<<"$said" || break
+        grep -q "Kernel panic" <<<"$said" && ! grep -q BEGIN <<<"$said" || break
         echo "the kernel panicked at its start: boot $try" >&2
         machine_once "$@"
     done

@@ -93,15 +93,18 @@ odd() {
     boot 2 rsalloc-bind,rsalloc-cpuset always
     boot 2 rsalloc always 1
     rm -f "$work"/monitor.* && mkfifo "$work"/monitor.{in,out}
-    add_memory "$work/monitor" & adder=$!
+    add_memory "$work/monitor" >/dev/null & adder=$!
+    trap 'kill $adder 2>/dev/null || true' EXIT
     boot 2 rsalloc always 1 -m slots=1,maxmem=4G -chardev "pipe,id=monitor,path=$work/monitor" -mon chardev=monitor
-    kill $adder 2>/dev/null || true
 }
 
-# add_memory MONITOR: a GiB for the third node, when the machine asks for it.
+# add_memory MONITOR: a GiB for the third node, when the machine asks for it. Ends with the script.
 add_memory() {
-    cat "$1.out" >"$1.log" &
-    until grep -q ^ADD "$work/console"; do sleep 1; done
+    timeout 1800 cat "$1.out" >"$1.log" &
+    until grep -q ^ADD "$work/console"; do
+        kill -0 $$ 2>/dev/null || exit
+        sleep 1
+    done
     printf 'object_add memory-backend-ram,id=added,size=1G\ndevice_add pc-dimm,memdev=added,node=2\n' >"$1.in"
 }
 

@@ -3,7 +3,7 @@
  *     cc -O2 -fno-pic -no-pie -o /tmp/one-object docs/lab/one-object.c && /tmp/one-object
  *
  * Each pair has the engine's loads and stores of malloc(3) and free(3), with an rseq area of its own that no kernel knows. `stack`: as the
- * engine does it. `front`: one object of each class in a word before the stack. `hint`: malloc notes object and class, and free, where
+ * engine does it. `word`: one object of each class in a word before the stack. `hint`: malloc notes object and class, and free, where
  * it gets that object back, adds to the noted class's stack once the page map has said the same. `floor`: no allocator.
  * Median of 21 turns, ns for a malloc and a free. x86-64 only. */
 #include <stdint.h>
@@ -21,7 +21,7 @@
 #define REGION 0x189000
 #define NOTED_OBJECT "0x800"
 #define NOTED_CLASS "0x808"
-#define FRONT "0xa00"
+#define WORD "0xa00"
 enum { CLASSES = 32, SEGMENTS = 32, SEGMENT = 1 << 16, STACK = 0x4000, TURNS = 21 };
 
 char HOT[REGION + 0x2000 + CLASSES * STACK] __attribute__((aligned(4096)));
@@ -45,8 +45,8 @@ char only_object[64];
 __asm__(".text\n"
     FUNCTION("stack_malloc") CLASS_OF_SIZE POP POPPED
     FUNCTION("stack_free") CLASS_OF_OBJECT PUSH
-    FUNCTION("front_malloc") CLASS_OF_SIZE "mov " FRONT "(%rcx,%r8,8), %rax\n test %rax, %rax\n je 1f\n movq $0, " FRONT "(%rcx,%r8,8)\n ret\n 1:\n" POP POPPED
-    FUNCTION("front_free") CLASS_OF_OBJECT "cmpq $0, " FRONT "(%rcx,%r8,8)\n jne 1f\n mov %rdi, " FRONT "(%rcx,%r8,8)\n ret\n 1:\n" PUSH
+    FUNCTION("word_malloc") CLASS_OF_SIZE "mov " WORD "(%rcx,%r8,8), %rax\n test %rax, %rax\n je 1f\n movq $0, " WORD "(%rcx,%r8,8)\n ret\n 1:\n" POP POPPED
+    FUNCTION("word_free") CLASS_OF_OBJECT "cmpq $0, " WORD "(%rcx,%r8,8)\n jne 1f\n mov %rdi, " WORD "(%rcx,%r8,8)\n ret\n 1:\n" PUSH
     FUNCTION("hint_malloc") CLASS_OF_SIZE POP "mov %r8, " NOTED_CLASS "(%rcx)\n mov %rax, " NOTED_OBJECT "(%rcx)\n" POPPED
     FUNCTION("hint_free") CLASS_OF_OBJECT "cmp " NOTED_OBJECT "(%rcx), %rdi\n jne 1f\n mov " NOTED_CLASS "(%rcx), %r10\n cmp %r8, %r10\n jne 1f\n mov %r10, %r8\n 1:\n" PUSH
     FUNCTION("floor_malloc") "lea only_object(%rip), %rax\n ret\n"
@@ -54,10 +54,10 @@ __asm__(".text\n"
 
 typedef void *Malloc(size_t);
 typedef void Free(void *);
-Malloc stack_malloc, front_malloc, hint_malloc, floor_malloc;
-Free stack_free, front_free, hint_free, floor_free;
+Malloc stack_malloc, word_malloc, hint_malloc, floor_malloc;
+Free stack_free, word_free, hint_free, floor_free;
 static const struct { const char *name; Malloc *malloc; Free *free; } WAYS[] = {
-    {"stack", stack_malloc, stack_free}, {"front", front_malloc, front_free},
+    {"stack", stack_malloc, stack_free}, {"word", word_malloc, word_free},
     {"hint", hint_malloc, hint_free}, {"floor", floor_malloc, floor_free}};
 enum { WAY_COUNT = sizeof WAYS / sizeof *WAYS };
 

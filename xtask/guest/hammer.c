@@ -111,7 +111,7 @@ int main(int count, char **arguments) {
     int threads = atoi(arguments[1]);
     rounds = atol(arguments[2]);
     period_us = atol(arguments[3]);
-    cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    cpus = (int)sysconf(_SC_NPROCESSORS_CONF);
     if (threads < 1 || threads > THREADS_MAX) return 2;
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigaction(SIGALRM, &action, 0);

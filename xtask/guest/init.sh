@@ -50,19 +50,17 @@ fi
 run atomic "atomic path (configured)" 0 $sound RSALLOC_CONF=verbose:1,mode:atomic
 # hotplug NAME [VARIABLE=VALUE..]: CPUs go and come, and the process' cpuset changes, while the hammer runs.
 hotplug() {
-    local name=$1 last=$(($(nproc) - 1)) changes=0 pid status group=/sys/fs/cgroup/hammer
+    local name=$1 last=$(($(nproc) - 1)) turn=0 changes=0 switch pid status group=/sys/fs/cgroup/hammer
     shift
     env "$@" LD_PRELOAD=$sound sh -c "echo \$\$ >$group/cgroup.procs && exec hammer 6 $((rounds * 4)) 1000" >/tmp/hotplug 2>&1 &
     pid=$!
     while [ -d /proc/$pid ]; do
-        echo 0 >/sys/devices/system/cpu/cpu$((changes % last + 1))/online
+        switch=/sys/devices/system/cpu/cpu$((turn % last + 1))/online
+        turn=$((turn + 1))
+        echo 0 >$switch && usleep 10000 && echo 0 >$group/cpuset.cpus && usleep 10000 &&
+            echo 1 >$switch && echo 0-$last >$group/cpuset.cpus && changes=$((changes + 1)) ||
+            { echo "FAULT hotplug $name: a CPU or the cpuset stays" && echo 1 >$switch; }
         usleep 10000
-        echo 0 >$group/cpuset.cpus
-        usleep 10000
-        echo 1 >/sys/devices/system/cpu/cpu$((changes % last + 1))/online
-        echo 0-$last >$group/cpuset.cpus
-        usleep 10000
-        changes=$((changes + 1))
     done
     wait $pid
     status=$?

@@ -243,7 +243,8 @@ int main(int words, char **word)
 	for (int i = 0; i < cpus; i++) {
 		struct thread *thread = &threads[i];
 		*thread = (struct thread){ .number = i, .cpu = i, .seed = i + 1, .peer = i };
-		/* The peer: the next thread of the next node, or of node 1 where that one does not receive (of an odd number of nodes, the first). */
+		/* The peer: the next thread of the next node, or of node 1 where that one does not receive. With an odd number of nodes the next of the last
+		   node is node 0, which gives itself. */
 		int to = (node_of[i] + 1) % nodes % 2 ? (node_of[i] + 1) % nodes : 1;
 		for (int step = 1; step < cpus; step++) {
 			int cpu = (i + step) % cpus;

@@ -16,7 +16,7 @@ ln -sf /proc/self/fd /dev/fd
 library=/usr/lib/librsalloc.so.0
 own=GLIBC_TUNABLES=glibc.pthread.rseq=0
 parts=$(sed 's/.*parts=\([^ ]*\).*/\1/' /proc/cmdline)
-# That of the last CPU.
+# Takes the last CPU away (0) and brings it back (1).
 switch=/sys/devices/system/cpu/cpu$(($(nproc) - 1))/online
 page=$(awk '/KernelPageSize/ { print $2; exit }' /proc/self/smaps)
 echo "GUEST Linux $(uname -r), pages of $page KiB, $(nproc) CPUs, $(/lib/ld-linux-aarch64.so.1 --version | sed 1q)"
@@ -95,7 +95,7 @@ journeys() {
         echo $((round % 2)) >$switch || echo "FAULT criu, $name: a CPU stays"
         criu dump -v2 --timeout 60 -t $pid -D /tmp/criu/images -o $log || { echo "FAULT criu, $name: dump $round: $(grep Error $log | head -n 3); $(cat /tmp/hammer.log)" && return; }
         caught=$((caught + $(grep -c 'in rseq critical section' $log)))
-        echo $((1 - round % 2)) >$switch
+        echo $((1 - round % 2)) >$switch || echo "FAULT criu, $name: a CPU stays"
         # Its number is free when this shell has waited for it.
         wait $pid 2>/dev/null
         sleep 0.2
@@ -129,6 +129,7 @@ criu_part() {
     journeys control LD_PRELOAD=/usr/lib/broken.so >/tmp/control
     grep -q 'an object was handed out twice' /tmp/control && echo "RAN criu, the control is red" ||
         echo "FAULT criu, the control is green: $(cat /tmp/control)"
+    echo 1 >$switch
 }
 
 tests() {

@@ -67,8 +67,9 @@ struct Block {
     map: HeapMap<Address>,
 }
 
-/// The block, and what its map names for want of a better place.
-#[repr(C)]
+/// The block, and what its map names for want of a better place. Aligned, so that the magic and the report are in one page: a search
+/// for the magic reads only pages that were written.
+#[repr(C, align(128))]
 struct Published {
     block: Block,
     /// By class, see [`ROW`].

@@ -65,7 +65,8 @@ fn rank(path: &Path, executable: Option<&Path>) -> u8 {
     }
 }
 
-/// Addresses in `range` at which the magic is: of a block that serves a program, or whose addresses the loader has filled in.
+/// Addresses of the magic in `range`. Only written pages are read: a block is written to when its program starts, and before that by the
+/// loader, which fills in its addresses.
 fn candidates<'a>(source: &'a dyn Source, range: &Range) -> impl Iterator<Item = u64> + use<'a> {
     let whole = || std::iter::once(range.start..range.start + range.len).collect();
     let parts = source.written(range).unwrap_or_else(whole);

@@ -160,7 +160,10 @@ impl Source for Process {
     }
 
     fn written(&self, range: &Range) -> Option<Vec<std::ops::Range<u64>>> {
-        written(self.pid, range).ok()
+        let parts = written(self.pid, range).ok()?;
+        // A running process has written something, so one without such a page is not described, as in some sandboxes.
+        let is_any = |range| written(self.pid, range).is_ok_and(|parts| !parts.is_empty());
+        (!parts.is_empty() || self.ranges.iter().any(is_any)).then_some(parts)
     }
 
     fn program(&self) -> (Option<u32>, String) {

@@ -24,11 +24,11 @@ pub enum Accelerator {
     Counting,
 }
 
-/// A kernel that has not started its first program by then counts as hung: on a machine of few CPUs, and for each CPU.
+/// A kernel that has not started its first program by then counts as hung: so long, and so much longer for each CPU.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const BOOT_LIMIT_OF_CPU: Duration = Duration::from_secs(2);
 
-/// So often a kernel is booted that panics before its first program. QEMU's threads may keep the translation of a
+/// The most boots of a kernel that panics before its first program. QEMU's threads may keep the translation of a
 /// breakpoint that the kernel put into its own text and has removed (seen with 7.2, on x86-64).
 const BOOTS: usize = 3;
 
@@ -93,7 +93,12 @@ impl Boot<'_> {
             if end.hung || !end.lines.is_empty() || !self.panicked() {
                 return Ok(end);
             }
-            eprintln!("the guest's kernel panicked at its start: booted again");
+            let kept = self.text("panicked");
+            fs::rename(self.text("console"), &kept)?;
+            eprintln!(
+                "the guest's kernel panicked at its start ({}): booted again",
+                kept.display()
+            );
         }
         self.run_once()
     }
