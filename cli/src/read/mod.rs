@@ -220,7 +220,12 @@ fn open(target: &Target) -> Result<Box<dyn Source>> {
 
 /// Whether what is said to be in the target's memory is there still.
 fn is_readable(source: &dyn Source) -> bool {
-    source.ranges().first().is_none_or(|range| source.read(range.start, &mut [0; 8]) == 8)
+    let first = |range: &Range| match source.written(range) {
+        Some(parts) => Some(parts.first()?.start),
+        None => Some(range.start),
+    };
+    let mut addresses = source.ranges().iter().filter_map(first);
+    addresses.next().is_none_or(|address| source.read(address, &mut [0; 8]) == 8)
 }
 
 impl Heap {
