@@ -44,10 +44,14 @@ impl Process {
         };
         let Some(status) = status(pid) else { bail!("there is no process {pid}") };
         if maps.is_empty() {
-            match field(&status, "State").is_some_and(|state| state.starts_with('Z')) {
-                true => bail!("process {pid} has ended; only its exit status is left (a zombie)"),
-                false => bail!("process {pid} has no memory of its own (a thread of the kernel)"),
+            if field(&status, "State").is_some_and(|state| state.starts_with('Z')) {
+                bail!("process {pid} has ended; only its exit status is left (a zombie)");
             }
+            if is_kernel_thread(pid) {
+                bail!("process {pid} has no memory of its own (a thread of the kernel)");
+            }
+            // Its memory goes some time before it is a zombie.
+            bail!("{}", has_ended(pid));
         }
         let memory = match File::open(format!("/proc/{pid}/mem")) {
             Err(e) if e.kind() == ErrorKind::PermissionDenied => refuse(pid)?,
@@ -95,6 +99,17 @@ fn status(pid: u32) -> Option<String> {
     std::fs::read(format!("/proc/{pid}/status"))
         .ok()
         .map(|text| String::from_utf8_lossy(&text).into_owned())
+}
+
+/// By the flags in /proc/PID/stat, the ninth field (proc_pid_stat(5)); the second one is a name in brackets, which may hold brackets.
+fn is_kernel_thread(pid: u32) -> bool {
+    /// `PF_KTHREAD` of the kernel's include/linux/sched.h.
+    const KERNEL_THREAD: u32 = 0x0020_0000;
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = String::from_utf8_lossy(&stat);
+    let flags =
+        stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().nth(6)?.parse().ok());
+    flags.is_some_and(|flags: u32| flags & KERNEL_THREAD != 0)
 }
 
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
