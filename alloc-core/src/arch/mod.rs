@@ -261,6 +261,16 @@ pub fn sanitizers() -> Sanitizers {
     selected::sanitizers()
 }
 
+/// Where the kernel saved the registers of what a signal interrupted, by column, if `place` is the code to which handlers return and libc finds no
+/// unwind table of it; `stack` is the stack pointer there. None for other code, and where there is a table.
+///
+/// # Safety
+/// 1. Eight bytes of code at `place` may be read.
+pub unsafe fn saved_by_signal(place: usize, stack: usize) -> Option<[usize; Registers::COLUMNS]> {
+    // SAFETY: duty 1.
+    unsafe { selected::saved_by_signal(place, stack) }
+}
+
 /// What the interrupted thread did to the address of its page fault, by the third argument of a SA_SIGINFO handler.
 ///
 /// # Safety

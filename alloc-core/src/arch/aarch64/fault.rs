@@ -1,6 +1,6 @@
-//! What an interrupted access was, from the record that the kernel leaves behind the registers.
+//! What a signal interrupted: the registers that the kernel saves, and the access, from the record behind them.
 
-use crate::arch::Access;
+use crate::arch::{self, Access};
 use core::mem::offset_of;
 
 /// arch/arm64/include/uapi/asm/sigcontext.h: `struct sigcontext` up to its records, which are aligned to 16 bytes.
@@ -55,4 +55,32 @@ pub unsafe fn access(context: *mut libc::c_void) -> Access {
         }
     }
     Access::Unknown
+}
+
+/// See the contract at [`arch::saved_by_signal`]. The kernel's code to which handlers return is known by its instructions, as unwinders know it
+/// (arch/arm64/kernel/vdso/sigreturn.S); libc finds no table of it. On its stack is `struct rt_sigframe` of arch/arm64/kernel/signal.c, a siginfo_t and the context.
+///
+/// # Safety
+/// 1. As there.
+pub unsafe fn saved_by_signal(
+    place: usize,
+    stack: usize,
+) -> Option<[usize; arch::Registers::COLUMNS]> {
+    /// `mov x8, #139`, the number of rt_sigreturn, and `svc #0`.
+    const RETURN: [u32; 2] = [0xd280_1168, 0xd400_0001];
+    if !place.is_multiple_of(align_of::<u32>()) {
+        return None;
+    }
+    // SAFETY: duty 1, aligned.
+    if unsafe { (place as *const [u32; 2]).read_volatile() } != RETURN {
+        return None;
+    }
+    let registers = stack
+        .wrapping_add(size_of::<libc::siginfo_t>() + offset_of!(libc::ucontext_t, uc_mcontext));
+    let mut saved = core::array::from_fn(|column| {
+        registers.wrapping_add(offset_of!(Registers, regs) + column * size_of::<u64>())
+    });
+    saved[arch::Registers::SP] = registers.wrapping_add(offset_of!(Registers, sp));
+    saved[arch::Registers::PC] = registers.wrapping_add(offset_of!(Registers, pc));
+    Some(saved)
 }

@@ -1,7 +1,7 @@
 //! aarch64, little-endian: sections, and the plain instructions that Rust has no word for.
 
-use super::Access;
 use super::words::ThreadWords;
+use super::{Access, Registers};
 use crate::atomic::{AtomicUsize, Ordering};
 use core::arch::asm;
 
@@ -112,4 +112,13 @@ mod tests {
         assert_eq!(read(), 0, "main thread");
         assert_eq!(std::thread::spawn(read).join().unwrap(), 0, "other threads");
     }
+}
+
+/// See the contract at [`super::saved_by_signal`].
+///
+/// # Safety
+/// 1. As there.
+pub unsafe fn saved_by_signal(place: usize, stack: usize) -> Option<[usize; Registers::COLUMNS]> {
+    // SAFETY: duty 1.
+    unsafe { fault::saved_by_signal(place, stack) }
 }

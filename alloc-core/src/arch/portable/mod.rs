@@ -4,7 +4,7 @@
 //! back, nothing is prefetched, libc's count of threads is not asked (so a program of one thread calls membarrier too), and
 //! sanitizers are not told of the heap.
 
-use super::{Access, DlAddr, DlOpen, FindObject, GetCpu, Sanitizers};
+use super::{Access, DlAddr, DlOpen, FindObject, GetCpu, Registers, Sanitizers};
 use crate::atomic::{AtomicUsize, Ordering};
 
 pub mod counted;
@@ -86,4 +86,12 @@ pub fn sanitizers() -> Sanitizers {
 /// None.
 pub unsafe fn fault_access(_context: *mut libc::c_void) -> Access {
     Access::Unknown
+}
+
+/// See the contract at [`super::saved_by_signal`]: no stack is walked.
+///
+/// # Safety
+/// None.
+pub unsafe fn saved_by_signal(_: usize, _: usize) -> Option<[usize; Registers::COLUMNS]> {
+    None
 }

@@ -1,7 +1,7 @@
 //! x86-64: sections, and the plain instructions that Rust has no word for.
 
-use super::Access;
 use super::words::ThreadWords;
+use super::{Access, Registers};
 use crate::atomic::AtomicUsize;
 use core::arch::asm;
 
@@ -100,6 +100,14 @@ pub unsafe fn fault_access(context: *mut libc::c_void) -> Access {
     let context = unsafe { &*context.cast::<libc::ucontext_t>() };
     let error = context.uc_mcontext.gregs[libc::REG_ERR as usize];
     if error & WRITE != 0 { Access::Write } else { Access::Read }
+}
+
+/// See the contract at [`super::saved_by_signal`]: handlers return to libc's code, which has a table.
+///
+/// # Safety
+/// None.
+pub unsafe fn saved_by_signal(_: usize, _: usize) -> Option<[usize; Registers::COLUMNS]> {
+    None
 }
 
 #[cfg(test)]

@@ -180,6 +180,11 @@ fn top_above(near: usize) -> Option<usize> {
     tops.into_iter().find(|&top| top > near && top - near <= STACK_BYTES_MAX)
 }
 
+/// Whether eight bytes at `address` can be read, as far as that can be told.
+pub fn is_readable(address: usize) -> bool {
+    is_probing() && can_read(address)
+}
+
 fn is_probing() -> bool {
     // Ordering: Relaxed, a word that stands alone.
     PROBE.load(Ordering::Relaxed) == 1

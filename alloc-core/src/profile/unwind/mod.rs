@@ -15,7 +15,7 @@ mod modules;
 pub use memory::{Known, try_probe};
 pub use modules::find as find_modules;
 
-use crate::arch::Registers;
+use crate::arch::{self, Registers};
 use crate::fail::Line;
 use crate::os;
 use crate::profile::layout::FRAMES_MAX;
@@ -149,7 +149,7 @@ impl<'a> Walk<'a> {
         if !self.module.range.contains(&place) {
             match modules::module_of(place) {
                 Some(module) => self.module = module,
-                None => return self.follow_frame_pointer(),
+                None => return self.go_to_interrupted().or_else(|| self.follow_frame_pointer()),
             }
         }
         match cache::find(&self.found.rules, place, self.module.eh_frame) {
@@ -221,6 +221,23 @@ impl<'a> Walk<'a> {
             self.memory.check_from(frame);
         }
         is_ahead.then_some(())
+    }
+
+    /// From code of the kernel, to which handlers return, to what the signal interrupted, where no table leads there.
+    fn go_to_interrupted(&mut self) -> Option<()> {
+        let [place, stack] = [Registers::PC, Registers::SP].map(|column| self.registers.0[column]);
+        if !memory::is_readable(place) {
+            return None;
+        }
+        // SAFETY: the kernel read 8 bytes there a moment ago.
+        let saved = unsafe { arch::saved_by_signal(place, stack) }?;
+        for (column, address) in saved.into_iter().enumerate() {
+            self.callee.0[column] = self.memory.word(address)?;
+        }
+        self.registers.0.copy_from_slice(&self.callee.0);
+        self.is_interrupted = true;
+        self.memory.check_from(self.registers.0[Registers::SP]);
+        Some(())
     }
 
     /// `frame pointer -> the caller's frame pointer, return address`. The register may hold anything, so it is followed only
