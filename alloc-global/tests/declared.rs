@@ -2,8 +2,10 @@
 //! to the environment.
 #![forbid(unsafe_code)]
 
+#[path = "../../alloc-core/tests/support/again.rs"]
+mod again;
+
 use rsalloc::{Config, Mode, Origin, RequestedMode, RsAlloc, Setting, StatsAtExit, Value};
-use std::process::Command;
 
 #[global_allocator]
 static GLOBAL: RsAlloc = RsAlloc;
@@ -23,7 +25,7 @@ const CHILD: &str = "RSALLOC_TEST_CHILD";
 
 /// `key:value origin` of each setting of a child with this text in its environment.
 fn settings_with(test: &str, conf: &str) -> Vec<String> {
-    let mut child = Command::new(std::env::current_exe().unwrap());
+    let mut child = again::this_program();
     child.args(["--exact", test, "--nocapture", "--test-threads=1"]);
     let output = child.env(CHILD, "1").env("RSALLOC_CONF", conf).output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -82,7 +84,7 @@ fn statistics_at_exit_are_written_by_a_program_without_the_library() {
     }
     let test = "statistics_at_exit_are_written_by_a_program_without_the_library";
     let run = |conf| {
-        let mut child = Command::new(std::env::current_exe().unwrap());
+        let mut child = again::this_program();
         child.args(["--exact", test]).env(CHILD, "1").env("RSALLOC_CONF", conf);
         String::from_utf8(child.output().unwrap().stderr).unwrap()
     };

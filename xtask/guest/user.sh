@@ -69,11 +69,6 @@ SKIPPED: sanitizers, unload of rsalloc (they build programs by this machine's cc
 SKIPPED: old_mmap (qemu-user has no seccomp)
 SKIPPED: only_objects_that_grew_large_get_huge_pages, sparse (qemu-user's smaps has no flags)
 LEFT_OUT
-    local again=()
-    if [ ! -e "/proc/sys/fs/binfmt_misc/qemu-$arch" ]; then
-        echo "NOT TESTED: misuse, and two tests of declared, of rsalloc (they start themselves again: no binfmt_misc here)"
-        again=(--skip the_environment_overrides_a_declaration --skip statistics_at_exit --skip dealloc --skip realloc)
-    fi
     for name in alloc-core/tests/*.rs; do
         name=$(basename "$name" .rs)
         case $name in
@@ -87,7 +82,7 @@ LEFT_OUT
         --skip a_limit_that_is_set_while_a_thread_reads_the_bounds_stays --skip a_request_at_the_most_segments_maps_nothing \
         --skip free_pages_at_the_end_are_not_mapped_again --skip only_objects_that_grew_large_get_huge_pages || failed=1
     cargo test --target $target --package rsalloc --features portable --no-fail-fast \
-        --test declared --test fork_handlers --test front --test misuse -- "${again[@]}" || failed=1
+        --test declared --test fork_handlers --test front --test misuse || failed=1
     cargo test --target $target --package rsalloc-cli --bins --no-fail-fast || failed=1
     cargo build --target $target --package rsalloc-preload --release
     library=$CARGO_TARGET_DIR/$target/release/librsalloc_preload.so
