@@ -131,8 +131,8 @@ fn abort_on_panic() {
     }));
 }
 
-/// Runs `body` in a process of its own for each mode (or the one named on the command line), and ends
-/// this one with an error if one of them fails or takes longer than `limit`.
+/// Runs `body` in a process of its own for each mode (or the one named on the command line), which gets the words of
+/// this command line too, and ends this one with an error if one of them fails or takes longer than `limit`.
 pub fn in_each_mode(limit: Duration, body: fn(&ModeCase)) {
     in_modes(&MODES, limit, body);
 }
@@ -193,6 +193,7 @@ fn is_fine(case: &ModeCase, limit: Duration) -> bool {
 fn run(case: &ModeCase, limit: Duration) -> Result<(), String> {
     let mut child = this_program()
         .arg(format!("mode={}", case.name))
+        .args(std::env::args().skip(1))
         .env_remove("GLIBC_TUNABLES")
         .env_remove("RSALLOC_CONF")
         .envs(case.environment.iter().copied())
