@@ -145,7 +145,7 @@ fn strong(bytes: &[u8]) -> anyhow::Result<Vec<(String, (u32, u32))>> {
 }
 
 /// The versions of glibc's symbols that a file needs.
-fn needed(bytes: &[u8]) -> anyhow::Result<Vec<(u32, u32)>> {
+pub(super) fn needed(bytes: &[u8]) -> anyhow::Result<Vec<(u32, u32)>> {
     let header = FileHeader64::<Endianness>::parse(bytes)?;
     let endian = header.endian()?;
     let sections = header.sections(endian, bytes)?;

@@ -2,9 +2,11 @@
 //!
 //! cargo's own library has no symbol versions, since rustc brings a version script that allows none, and refers to what glibc
 //! before 2.34 has in libpthread and libdl as if every program had those. Here these references are weak, so that the library
-//! needs libc.so.6 alone and loads into every program; the engine does without where they are null.
+//! needs libc.so.6 alone and loads into every program; the engine does without where they are null. What libc.so.6 itself has only
+//! since a later version is referred to without a version.
 
 use super::build::Built;
+use super::versions;
 use anyhow::Context;
 use std::fs;
 use std::path::Path;
@@ -29,6 +31,9 @@ const BESIDE_LIBC: [&str; 8] = [
     "pthread_setspecific",
 ];
 
+/// What libc.so.6 has only since a version after the promised one.
+const NEWER: [&str; 1] = ["getcpu"];
+
 /// How it is linked; `alloc-preload/build.rs` has the same for cargo's library, and the reasons.
 const LINKED: &str = "-Wl,-soname,librsalloc.so.0,-z,nodelete,-z,now,-z,relro,-z,noexecstack,-z,start-stop-visibility=hidden,\
                       --gc-sections,--as-needed,--build-id=sha1,--hash-style=gnu,-O1";
@@ -48,5 +53,11 @@ pub fn link(built: &Built, scratch: &Path, to: &Path) -> anyhow::Result<()> {
     let script = root().join("alloc-preload/exports.map");
     let mut cc = Command::new(&built.cc);
     cc.args(["-shared", "-nodefaultlibs", LINKED, "-o"]).arg(to).arg(&object).arg(&built.archive);
-    run(cc.arg(format!("-Wl,--version-script={}", script.display())).arg("-lc"))
+    run(cc.arg(format!("-Wl,--version-script={}", script.display())).arg("-lc"))?;
+    let mut bytes = fs::read(to).with_context(|| format!("cannot read {}", to.display()))?;
+    for name in NEWER {
+        versions::take_off(&mut bytes, name)
+            .with_context(|| format!("`{name}` of {}", to.display()))?;
+    }
+    fs::write(to, bytes).with_context(|| format!("cannot write {}", to.display()))
 }

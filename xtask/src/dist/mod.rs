@@ -21,6 +21,7 @@ mod rpm;
 mod sbom;
 mod sysroot;
 mod tree;
+mod versions;
 
 use anyhow::Context;
 use build::Source;
