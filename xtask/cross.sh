@@ -6,14 +6,15 @@
 #   engine's unit tests, librsalloc.so and the command in the architecture's own, which takes the atomic path there. See xtask/guest/user.sh.
 # clippy: for aarch64, whose architecture no other gate has it read.
 # guest: librsalloc.so with its sections, in virtual machines of aarch64: `guest quick` for one, `guest` for all, `guest all
-#   TEST..` with tests of rsalloc-core too. See xtask/guest.
+#   TEST..` with tests of rsalloc-core too; `guest kernels` for those whose kernels are built here: pages of 64 KiB, and a kernel that aborts no
+#   section. See xtask/guest.
 # suite: a machine with Debian's compiler and programs: the command's own, the programs' output, the tests. See xtask/guest/debian.sh.
 # golden: the instructions of aarch64's hot paths, held against docs/golden-aarch64.md.
 # windows: a program with RsAlloc as its global allocator is compiled and linked (RsAlloc is std's System there).
 # compiler: fetches Debian sid's compiler only (below), for `cargo xtask dist --arch aarch64`.
 #
 # Debian packages (installed by apt if this runs as root): gcc and libc6-dev-*-cross for the architecture, qemu-user-static; for guests
-# qemu-system-arm, cpio; gcc-mingw-w64-x86-64-win32.
+# qemu-system-arm, cpio, and for kernels flex, bison, bc, make; gcc-mingw-w64-x86-64-win32.
 # Where the toolchain in use has no std for the target (`rustup target add`), Debian sid's compiler is taken, with its
 # std for the architecture and with std's sources for Windows: 190 MB, unpacked in target/cross, no root needed.
 set -euo pipefail
@@ -25,6 +26,7 @@ export CARGO_TARGET_DIR=$cross/build
 . xtask/debian.sh
 . xtask/guest/user.sh
 . xtask/guest/debian.sh
+. xtask/guest/kernel.sh
 
 # This machine's packages of sid, arm64's of all.
 debian_apt() {
@@ -145,7 +147,18 @@ descriptors() {
     done < <(aarch64-linux-gnu-readelf -rW "$1" | awk '/R_AARCH64_RELATIV/ { print "0x" $1, "0x" $4 }')
 }
 
-# Fetches a kernel of Debian, by the names below: its file is `image`.
+# believe LIBRARY COPY: a copy whose trial at start says without trying that the section was aborted.
+believe() {
+    local library=$1 copy=$2 function address offset size
+    read -r function < <(aarch64-linux-gnu-nm "$library" | awk '/self_test.*spin/ { print "0x" $1; exit }')
+    read -r address offset size < <(aarch64-linux-gnu-readelf -SW "$library" | tr -d '[]' | awk '$2 == ".text" { print "0x" $4, "0x" $5, "0x" $6 }')
+    ((function >= address && function < address + size)) || { echo "the trial's section was not found in $library" >&2; exit 1; }
+    cp "$library" "$copy"
+    # mov w0, #1; ret
+    printf '\40\0\200\122\300\3\137\326' | dd of="$copy" bs=1 seek=$((function - address + offset)) conv=notrunc status=none
+}
+
+# Fetches a kernel of Debian, or builds one of its source, by the names below: its file is `image`.
 image_of() {
     local kernel=$1
     case $kernel in
@@ -154,17 +167,22 @@ image_of() {
     6.12-16k) unpack "$cross/linux-6.12-16k" "$(newest '^linux-image-6\.12\..*-arm64-16k$')" ;;
     7) unpack "$cross/linux-7" "$(newest '^linux-binary-7\..*-cloud-arm64$')" ;;
     7-16k) unpack "$cross/linux-7-16k" "$(newest '^linux-binary-7\..*-arm64-16k$')" ;;
-    *) echo "no kernel $kernel; there are 6.1, 6.12, 6.12-16k, 7 and 7-16k" >&2 && exit 2 ;;
+    6.12-64k | 7-64k | 7-unsound) build_kernel "$kernel" ;;
+    *) echo "no kernel $kernel; there are 6.1, 6.12, 6.12-16k, 6.12-64k, 7, 7-16k, 7-64k and 7-unsound" >&2 && exit 2 ;;
     esac
     image=$(find "$cross/linux-$kernel" -name 'vmlinuz*' -type f | head -n 1)
 }
 
 # One machine: KERNEL CPUS GLIBC [PROGRAM..].
 boot() {
-    local kernel=$1 cpus=$2 glibc=$3 image root=$cross/initramfs cid=1 words=rseq_debug=1 said
+    local kernel=$1 cpus=$2 glibc=$3 image root=$cross/initramfs-$1 words="rseq_debug=1 cid=1 aborts=10" said
     shift 3
     image_of "$kernel"
-    [ "$kernel" != 6.1 ] || cid=0
+    case $kernel in
+    6.1) words="rseq_debug=1 cid=0 aborts=10" ;;
+    # With rseq_debug=1 such a kernel kills whom it should have aborted.
+    *-unsound) words="cid=1 aborts=none" ;;
+    esac
     unpack "$cross/glibc-$glibc" "libc6:arm64/$glibc" "libgcc-s1:arm64/$glibc"
     unpack "$cross/busybox" busybox-static:arm64/bookworm
     rm -rf "$root"
@@ -174,10 +192,10 @@ boot() {
     cp xtask/guest/init.sh "$root/init"
     cp "$cross/hammer" "$@" "$root/bin"
     chmod +x "$root/init"
-    (cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) >"$cross/initramfs.gz"
+    (cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) >"$root.gz"
     said=$(timeout 600 qemu-system-aarch64 -cpu neoverse-n1 -machine virt,gic-version=3 -accel tcg,thread=multi -smp "$cpus" \
-        -m 1024 -kernel "$image" -initrd "$cross/initramfs.gz" -nographic -no-reboot -nodefaults -serial stdio -monitor none \
-        -append "console=ttyAMA0 quiet panic=-1 $words rounds=2000 aborts=10 cid=$cid" | tr -d '\r')
+        -m 1024 -kernel "$image" -initrd "$root.gz" -nographic -no-reboot -nodefaults -serial stdio -monitor none \
+        -append "console=ttyAMA0 quiet panic=-1 $words rounds=2000" | tr -d '\r')
     sed -n "s/^GUEST \(.*\)/\1, glibc of $glibc/p; s/^RAN/   /p; /^FAULT/p" <<<"$said"
     if grep -q ^FAULT <<<"$said" || ! grep -q ^DONE <<<"$said"; then
         echo "FAILED: Linux $kernel, $cpus CPUs, glibc of $glibc" >&2
@@ -186,8 +204,10 @@ boot() {
     fi
 }
 
+# guest [quick | kernels [KERNEL..] | all [TEST..]]: one machine; those with kernels of our own, which are built first (xtask/guest/kernel.sh), all
+# or with the named kernels; or all with Debian's, and tests of rsalloc-core by name.
 guest() {
-    local target=aarch64-unknown-linux-gnu library programs failed=0 name
+    local target=aarch64-unknown-linux-gnu library programs failed=0 name cell which=${1-}
     needs qemu-system-aarch64 qemu-system-arm
     needs cpio cpio
     toolchain aarch64
@@ -199,22 +219,39 @@ guest() {
     aarch64-linux-gnu-gcc -O2 -pthread -o "$cross/hammer" xtask/guest/hammer.c
     aarch64-linux-gnu-gcc -O1 -o "$cross/sweep" xtask/guest/sweep.c
     programs=("$library" "$cross/broken.so" "$cross/sweep")
-    if [ "${1-}" = quick ]; then
-        boot 7 2 sid "${programs[@]}" "$cross/untried.so"
-        return
-    fi
     shift $(($# > 0))
-    for name in "$@"; do
-        rm -f "$CARGO_TARGET_DIR/$target/debug/deps/$name"-*
-        cargo test --quiet --no-run --target $target --package rsalloc-core --test "$name"
-        cp "$(find "$CARGO_TARGET_DIR/$target/debug/deps" -name "$name-*" -type f -perm -1)" "$cross/test-$name"
-        programs+=("$cross/test-$name")
-    done
-    for cell in "6.1 2 bookworm" "6.12 1 trixie" "6.12 2 bookworm" "6.12 8 trixie" "6.12-16k 2 trixie"; do
-        boot $cell "${programs[@]}" || failed=1
-    done
-    for cell in "7 1 sid" "7 2 bookworm" "7 4 trixie" "7 8 sid" "7-16k 2 sid"; do
-        boot $cell "${programs[@]}" "$cross/untried.so" || failed=1
+    case $which in
+    quick) boot 7 2 sid "${programs[@]}" "$cross/untried.so" ;;
+    kernels) guest_kernels "$@" ;;
+    *)
+        for name in "$@"; do
+            rm -f "$CARGO_TARGET_DIR/$target/debug/deps/$name"-*
+            cargo test --quiet --no-run --target $target --package rsalloc-core --test "$name"
+            cp "$(find "$CARGO_TARGET_DIR/$target/debug/deps" -name "$name-*" -type f -perm -1)" "$cross/test-$name"
+            programs+=("$cross/test-$name")
+        done
+        for cell in "6.1 2 bookworm" "6.12 1 trixie" "6.12 2 bookworm" "6.12 8 trixie" "6.12-16k 2 trixie"; do
+            boot $cell "${programs[@]}" || failed=1
+        done
+        for cell in "7 1 sid" "7 2 bookworm" "7 4 trixie" "7 8 sid" "7-16k 2 sid"; do
+            boot $cell "${programs[@]}" "$cross/untried.so" || failed=1
+        done
+        return $failed
+        ;;
+    esac
+}
+
+# The machines whose kernels are built, with guest's variables.
+guest_kernels() {
+    local kernels=" ${*:-6.12-64k 7-64k 7-unsound} "
+    believe "$library" "$cross/believed.so"
+    for cell in "6.12-64k 2 trixie" "7-64k 2 trixie" "7-64k 2 sid" "7-unsound 2 sid" "7-unsound 2 bookworm"; do
+        case $kernels in *" ${cell%% *} "*) ;; *) continue ;; esac
+        case $cell in
+        6.12*) boot $cell "${programs[@]}" || failed=1 ;;
+        *unsound*) boot $cell "$library" "$cross/believed.so" "$cross/sweep" || failed=1 ;;
+        *) boot $cell "${programs[@]}" "$cross/untried.so" || failed=1 ;;
+        esac
     done
     return $failed
 }
@@ -272,5 +309,5 @@ gate | windows) "$1" ;;
 aarch64 | riscv64 | s390x | ppc64le) user "$1" ;;
 compiler) debian_rust ;;
 clippy | guest | golden | suite) "$@" ;;
-*) echo "usage: xtask/cross.sh aarch64 | riscv64 | s390x | ppc64le | clippy [PACKAGE..] | gate | guest [quick|all [TEST..]] | suite [KERNEL [SUITE [PART..]]] | golden [write] | windows | compiler" >&2 && exit 2 ;;
+*) echo "usage: xtask/cross.sh aarch64 | riscv64 | s390x | ppc64le | clippy [PACKAGE..] | gate | guest [quick | kernels [KERNEL..] | all [TEST..]] | suite [KERNEL [SUITE [PART..]]] | golden [write] | windows | compiler" >&2 && exit 2 ;;
 esac

@@ -23,8 +23,8 @@ debian_root() {
 SUITE_PACKAGES="g++ libc6-dev python3 sqlite3 git redis-server redis-tools dash coreutils findutils grep sed gawk busybox-static"
 
 # suite KERNEL SUITE [PART..]: one machine with Debian's packages of a suite; parts: commands, programs,
-# remote (the tests of commands for other processes), tests (those of rsalloc-core and rsalloc-preload); and criu, if named and the suite
-# has it.
+# remote (the tests of commands for other processes), tests (those of rsalloc-core and rsalloc-preload); and, if named, preload (those of
+# rsalloc-preload alone) and criu, if the suite has it.
 suite() {
     local kernel=${1:-7} release=${2:-bookworm} cpu=${RSALLOC_GUEST_CPU:-neoverse-n1} cpus=${RSALLOC_GUEST_CPUS:-2}
     local root=$cross/suite parts said target=aarch64-unknown-linux-gnu name tests=$cross/tests
@@ -39,7 +39,8 @@ suite() {
     aarch64-linux-gnu-gcc -O1 -o "$cross/vectors" xtask/guest/vectors.c
     rm -rf "$tests" && mkdir -p "$tests"
     case " $parts " in *" remote "*) test_programs rsalloc-cli remote ;; esac
-    case " $parts " in *" tests "*) test_programs rsalloc-core && test_programs rsalloc-preload ;; esac
+    case " $parts " in *" tests "*) test_programs rsalloc-core ;; esac
+    case " $parts " in *" tests "* | *" preload "*) test_programs rsalloc-preload ;; esac
     cargo build --quiet --target $target --package rsalloc-cli --bins
 
     rm -rf "$root" && cp -a "$cross/debian-$release" "$root"

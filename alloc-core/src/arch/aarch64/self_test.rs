@@ -4,15 +4,19 @@
 //! user space, and arm64's entry code never said so (include/linux/rseq.h, `user_irq`; mended in 7.0.14 and 7.2). Then neither
 //! preemption on the same CPU nor a signal aborts a section, and two threads would be handed the same object.
 //!
+//! Since 7.1 a registration of 32 bytes is of another kind than a longer one (include/linux/rseq.h, `rseq_v2`): signals abort its sections on
+//! any kernel, preemption only where that is noted. So the trial has a longer one: a thread with one of 32 bytes is registered with an
+//! area of the trial's meanwhile.
+//!
 //! Kernels before that are trusted by their version, if what they fill of the area is as old (a tracer may fake the version). On all
 //! others a timer's signal is made to interrupt a section, [`ROUNDS`] times: if one of them is not aborted, or nothing could
 //! be tried, there are no sections. Some 0.3 ms, once in each process.
 
 use super::syscall;
-use crate::hot::{HOT, Hot};
+use crate::arch::sections::{area_at, area_offset};
+use crate::rseq::abi::{self, AREA_LEN, Area, RseqError};
 use core::arch::naked_asm;
-use core::mem::offset_of;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Sections that a signal has to abort, so that no chance is taken for a rule.
 const ROUNDS: usize = 4;
@@ -148,7 +152,8 @@ fn is_seen() -> Option<bool> {
     };
     let is_seen = set(&action, &raw mut old_action).and_then(|_| {
         let is_free = [libc::SIG_DFL, libc::SIG_IGN].contains(&old_action.handler);
-        let seen = if is_free { are_rounds_aborted(&call) } else { None };
+        let try_in = |area| are_rounds_aborted(area, &call);
+        let seen = if is_free { with_long_area(try_in) } else { None };
         set(&old_action, core::ptr::null_mut());
         seen
     });
@@ -159,7 +164,51 @@ fn is_seen() -> Option<bool> {
     is_seen
 }
 
-fn are_rounds_aborted(call: &impl Fn(libc::c_long, [usize; 4]) -> Option<usize>) -> Option<bool> {
+/// Bytes of the trial's area and its alignment: more than 32, and not less than any kernel fills.
+const LONG_BYTES: usize = 256;
+
+#[repr(C, align(256))]
+struct LongArea([AtomicU64; LONG_BYTES / 8]);
+
+/// The kernel writes to it while it is registered.
+static LONG_AREA: LongArea = LongArea([const { AtomicU64::new(0) }; LONG_BYTES / 8]);
+
+/// Calls `try_in` with an area that is registered for this thread and longer than 32 bytes, if the kernel takes such. Afterwards the thread's
+/// own is registered as before. None if that cannot be had. All signals but the trial's are blocked.
+fn with_long_area(try_in: impl Fn(*mut Area) -> Option<bool>) -> Option<bool> {
+    // Ordering: Relaxed, set by this thread, in init.
+    let own = area_at(area_offset().load(Ordering::Relaxed));
+    // SAFETY: this thread is in no section, and whoever registered the area finds it registered again.
+    match unsafe { abi::unregister(own, AREA_LEN) } {
+        Ok(()) => {}
+        // It was registered with another length.
+        Err(RseqError::Invalid) => return try_in(own),
+        Err(_) => return None,
+    }
+    let long = (&raw const LONG_AREA).cast_mut().cast::<Area>();
+    // SAFETY: a static of that length, of whose kind all fields are atomic.
+    let registered = unsafe { abi::register(long, LONG_BYTES as u32) };
+    let seen = match registered {
+        Ok(()) => try_in(long),
+        Err(_) => None,
+    };
+    if registered.is_ok() {
+        // SAFETY: registered above; the section is over.
+        unsafe { abi::unregister(long, LONG_BYTES as u32) }.ok()?;
+    }
+    // SAFETY: as it was when it was taken from this thread.
+    unsafe { abi::register(own, AREA_LEN) }.ok()?;
+    match registered {
+        // Before Linux 6.3, which one says that claims to be another, all areas have 32 bytes.
+        Err(RseqError::Invalid) => try_in(own),
+        _ => seen,
+    }
+}
+
+fn are_rounds_aborted(
+    area: *mut Area,
+    call: &impl Fn(libc::c_long, [usize; 4]) -> Option<usize>,
+) -> Option<bool> {
     let thread = call(libc::SYS_gettid, [0; 4])? as i32;
     let value = (&raw const INTERRUPTED).addr();
     let notify = libc::SIGEV_THREAD_ID;
@@ -176,7 +225,7 @@ fn are_rounds_aborted(call: &impl Fn(libc::c_long, [usize; 4]) -> Option<usize>)
         // Interval, then value: seconds and nanoseconds of each.
         let once = [0, 0, 0, delay];
         call(libc::SYS_timer_settime, [timer as usize, 0, once.as_ptr() as usize, 0])?;
-        match spin(TURNS, &INTERRUPTED) {
+        match spin(TURNS, &INTERRUPTED, area) {
             ABORTED => aborted += 1,
             TOO_SOON => delay *= 2,
             _ => is_one_left = true,
@@ -194,10 +243,10 @@ const ABORTED: u32 = 1;
 /// Of one that the signal came before.
 const TOO_SOON: u32 = 2;
 
-/// A section that does nothing but wait, until the word is not 0 or `turns` are over: 0 if it was not aborted. Its descriptor
-/// is not among those of the operations.
+/// A section that does nothing but wait, until the word is not 0 or `turns` are over: 0 if it was not aborted. `area` is the one that is
+/// registered for this thread. The descriptor is not among those of the operations.
 #[unsafe(naked)]
-extern "C" fn spin(turns: usize, word: &AtomicU32) -> u32 {
+extern "C" fn spin(turns: usize, word: &AtomicU32, area: *mut Area) -> u32 {
     naked_asm!(
         ".cfi_startproc",
         ".pushsection .data.rel.ro.rsalloc_self_test, \"aw\", @progbits",
@@ -206,8 +255,10 @@ extern "C" fn spin(turns: usize, word: &AtomicU32) -> u32 {
         ".quad 10f, 20f - 10f, 30f",
         ".popsection",
         "hint #34",
-        "adrp x9, {hot}",
-        crate::__rsalloc_text!(store_rseq_cs),
+        "adrp x11, 77b",
+        "add x11, x11, :lo12:77b",
+        "str x11, [x2, #8]", // area.rseq_cs = descriptor (S1)
+        "10:",
         "ldr w13, [x1]",
         "cbnz w13, 14f",
         "12: ldr w13, [x1]",
@@ -224,8 +275,6 @@ extern "C" fn spin(turns: usize, word: &AtomicU32) -> u32 {
         ".cfi_endproc",
         aborted = const ABORTED,
         too_soon = const TOO_SOON,
-        hot = sym HOT,
-        area_offset = const offset_of!(Hot, area_offset),
     )
 }
 
