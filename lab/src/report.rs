@@ -16,6 +16,6 @@ pub fn of(pid: i32, expected: (&str, &str)) -> anyhow::Result<serde_json::Value>
     let report = &answer["report"];
     let found = (report["mode"].as_str(), report["shard_index"].as_str());
     let wanted = (Some(expected.0), Some(expected.1));
-    ensure!(found == wanted, "it runs in mode {found:?} instead of {expected:?}");
+    ensure!(found == wanted, "it runs in mode {found:?} instead of {expected:?}: {answer}");
     Ok(report.clone())
 }

@@ -57,6 +57,11 @@ impl Kind {
         self.published.is_some_and(|(mode, _)| mode != "atomic")
     }
 
+    /// Whether `mm_cid` numbers the shards.
+    pub fn is_by_mm_cid(&self) -> bool {
+        self.published.is_some_and(|(_, index)| index == "mm_cid")
+    }
+
     /// The whole environment of the victim.
     pub fn environment(&self) -> Result<Vec<(&'static str, String)>> {
         let mut variables = vec![("LC_ALL", "C".to_owned())];

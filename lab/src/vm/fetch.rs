@@ -61,8 +61,11 @@ impl Kernel {
 
     /// The folder with its modules.
     pub fn modules(&self) -> Result<PathBuf> {
-        let folder = self.folder()?.join("usr/lib/modules");
-        let release = files(&folder).next();
+        let folder = self.folder()?;
+        // The second is where Debian 12 has them.
+        let mut releases =
+            files(&folder.join("usr/lib/modules")).chain(files(&folder.join("lib/modules")));
+        let release = releases.next();
         Ok(release.with_context(|| format!("no modules in {}", folder.display()))?.join("kernel"))
     }
 

@@ -33,13 +33,22 @@ fn add(name: &str, all: &[PathBuf], files: &mut Vec<(String, Vec<u8>)>) -> Resul
     let (Some(path), false) = (all.iter().find(is_it), files.iter().any(|(n, _)| n == name)) else {
         return Ok(());
     };
-    let unpacked = Command::new("xz").arg("-dc").arg(path).output().context("cannot start xz")?;
-    anyhow::ensure!(unpacked.status.success(), "{} is no module", path.display());
-    for needed in needs(&unpacked.stdout) {
+    let module = unpacked(path)?;
+    for needed in needs(&module) {
         add(&needed, all, files)?;
     }
-    files.push((name.to_owned(), unpacked.stdout));
+    files.push((name.to_owned(), module));
     Ok(())
+}
+
+/// Debian 12 leaves modules as they are, later ones pack them.
+fn unpacked(path: &Path) -> Result<Vec<u8>> {
+    if path.extension().is_some_and(|extension| extension == "ko") {
+        return fs::read(path).with_context(|| format!("read {}", path.display()));
+    }
+    let output = Command::new("xz").arg("-dc").arg(path).output().context("cannot start xz")?;
+    anyhow::ensure!(output.status.success(), "{} is no module", path.display());
+    Ok(output.stdout)
 }
 
 /// The names after "depends=" in the module's own description.

@@ -53,7 +53,10 @@ impl Programs {
         tools::build_release(&["rsalloc-preload", "rsalloc-cli", "benches"])?;
         let release = tools::release_dir()?;
         let mut programs = tests()?;
-        programs.push(("librsalloc.so".to_owned(), tools::library()?));
+        // By the plans' name for it, and by cargo's, which what runs here and there knows.
+        for name in ["librsalloc.so", "librsalloc_preload.so"] {
+            programs.push((name.to_owned(), tools::library()?));
+        }
         for name in ["rsalloc", "workload"] {
             programs.push((name.to_owned(), release.join(name)));
         }

@@ -40,12 +40,12 @@ fn of_dump(host: &mut Host, journey: &Journey) -> Result<usize> {
     let steps = [0, 3].map(|index| departure(index, Way::Once, 1, 0));
     green("dumped", &leave(host, journey.from, &steps)?)?;
     let cell = journey.cell(journey.to[0]);
-    green("restored", &arrive(host, cell, &[arrival(&MODES[0])])?)?;
-    let atomic = Step { demands: vec![Demand::Aborts(1)], ..arrival(&MODES[3]) };
+    green("restored", &arrive(host, cell, &[arrival(&MODES[0], &cell.kernel)])?)?;
+    let atomic = Step { demands: vec![Demand::Aborts(1)], ..arrival(&MODES[3], &cell.kernel) };
     let row = arrive(host, cell, &[atomic])?;
     let mut missed = unseen("a process without sections", &row, "0 aborted sections");
     flip(host.disk.as_deref().context("a disk")?)?;
-    let row = arrive(host, cell, &[arrival(&MODES[0])])?;
+    let row = arrive(host, cell, &[arrival(&MODES[0], &cell.kernel)])?;
     missed += unseen("a bit of each object flipped on the disk", &row, "not 0x");
     Ok(missed)
 }
@@ -58,10 +58,10 @@ fn of_chain(host: &mut Host, journey: &Journey) -> Result<usize> {
     let mut missed = unseen("one dump called a chain", &row, ": 0 % of the pages");
     green("a chain", &leave(host, journey.from, &[chains(0, 1)])?)?;
     let cell = journey.cell(journey.to[0]);
-    green("restored from it", &arrive(host, cell, &[arrival(&MODES[0])])?)?;
+    green("restored from it", &arrive(host, cell, &[arrival(&MODES[0], &cell.kernel)])?)?;
     let images = format!("{PLACE}/{}/{}", MODES[0].name, images::link(MIDDLE));
     let damage = Step::succeeds(Task::new("flip", &["/bin/lab", "vm", "flip", &images]));
-    let row = arrive(host, cell, &[damage, arrival(&MODES[0])])?;
+    let row = arrive(host, cell, &[damage, arrival(&MODES[0], &cell.kernel)])?;
     missed += unseen("a bit of each object flipped in a pre-dump in the middle", &row, "not 0x");
     let mut exposed = departure(2, Way::Chain, EXPOSED_CHAINS, 0);
     exposed.task.command.push("--first-allocates".into());

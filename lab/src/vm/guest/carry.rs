@@ -3,7 +3,7 @@
 //!
 //! Promises of a restored process, here and there: every object holds what was written to it, the validator is content,
 //! its mode and its rseq areas are those it had, the kernel lets it use the fence, and the kernel
-//! aborts its sections. What is carried lies in [`PLACE`], with the same path in every machine. Run as
+//! aborts its sections; and of one whose shards are numbered by `mm_cid`, on a kernel that has none, that it ended and said so. What is carried lies in [`PLACE`], with the same path in every machine. Run as
 //! tasks; the victim and CRIU are those of `criu`.
 
 use std::fs;
@@ -108,8 +108,11 @@ pub fn restore(mode: &str) -> Result<()> {
     let life: Life = serde_json::from_slice(&life)?;
     child::adopt()?;
     let mut process = Process::dumped(life.pid, &scratch)?;
-    let verified = process.board.verified();
     let images = scratch.join("images");
+    if kind.is_by_mm_cid() && !has_mm_cid() {
+        return ends_itself(&fetch::criu()?, &mut process, &images);
+    }
+    let verified = process.board.verified();
     let revived = revive(&fetch::criu()?, &mut process, kind, &life.identity, &images)?;
     println!(
         "{}",
@@ -127,6 +130,28 @@ pub fn restore(mode: &str) -> Result<()> {
 pub fn snapshot() -> Result<()> {
     child::adopt()?;
     snapshot::show(&fetch::criu()?)
+}
+
+/// Whether this kernel keeps an `mm_cid` for threads.
+fn has_mm_cid() -> bool {
+    const AT_RSEQ_FEATURE_SIZE: libc::c_ulong = 27;
+    // SAFETY: reads libc's copy of the vector.
+    unsafe { libc::getauxval(AT_RSEQ_FEATURE_SIZE) >= 28 }
+}
+
+/// Restores `process` from `images`: it must notice the kernel, say so and end.
+fn ends_itself(criu: &Criu, process: &mut Process, images: &Path) -> Result<()> {
+    criu.restore(images)?;
+    process.child.has_come_back();
+    let begin = Instant::now();
+    while process.child.runs().is_ok() {
+        ensure!(begin.elapsed() < WAIT_LIMIT, "a process by mm_cid goes on without it");
+        std::thread::sleep(PAUSE);
+    }
+    let words = process.child.words();
+    ensure!(words.contains("which has no mm_cid"), "it ended otherwise{words}");
+    println!("{}", json!({ "said": words, "milliseconds": begin.elapsed().as_millis() as u64 }));
+    Ok(())
 }
 
 /// A process that was restored and is well.
