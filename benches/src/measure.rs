@@ -21,6 +21,8 @@ pub enum Budget {
     Time(Duration),
     /// At least so many operations, all threads together.
     Operations(u64),
+    /// At least so many operations in each thread, whatever the others do. For loads whose threads all count.
+    Each(u64),
 }
 
 /// What a row cost.
@@ -193,6 +195,7 @@ impl Budget {
         match self {
             Budget::Time(time) => Budget::Time(time / 10),
             Budget::Operations(count) => Budget::Operations(count / 10),
+            Budget::Each(count) => Budget::Each(count / 10),
         }
     }
 }
@@ -214,10 +217,11 @@ impl Meter {
     /// Steps until the budget is spent, at least once.
     fn steps(&self, load: &mut dyn Load, client: &mut Client) {
         let begin = self.begin.get_or_init(Instant::now);
-        let mut own = 0;
+        let (mut own, mut all_own) = (0, 0);
         loop {
             let operations = load.step(client);
             own += operations;
+            all_own += operations;
             let spent = match self.budget {
                 Budget::Time(time) => begin.elapsed() >= time,
                 Budget::Operations(count) => {
@@ -225,6 +229,7 @@ impl Meter {
                     self.done.fetch_add(std::mem::take(&mut own), Ordering::Relaxed) + operations
                         >= count
                 }
+                Budget::Each(count) => all_own >= count,
             };
             if spent {
                 break;

@@ -28,6 +28,15 @@ pub fn library() -> anyhow::Result<PathBuf> {
     Ok(release_dir()?.join("librsalloc_preload.so"))
 }
 
+/// Builds librsalloc.so with a feature of its crate in a folder of its own, so that the build without it stays, and returns its path there.
+pub fn library_with(feature: &str) -> anyhow::Result<PathBuf> {
+    let folder = release_dir()?.with_file_name(feature);
+    let mut build = cargo(&["build", "--release", "--quiet", "--package", "rsalloc-preload"]);
+    build.args(["--features", feature, "--target-dir"]).arg(&folder);
+    run(&mut build)?;
+    Ok(folder.join("release/librsalloc_preload.so"))
+}
+
 /// A cargo command in the root, with the cargo that runs this program.
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
