@@ -204,7 +204,7 @@ boot() {
     fi
 }
 
-# guest [quick | kernels [KERNEL..] | all [TEST..]]: one machine; those with kernels of our own, which are built first (xtask/guest/kernel.sh), all
+# guest [quick | mm_cid | kernels [KERNEL..] | all [TEST..]]: one machine; the same with entries by mm_cid too; those with kernels of our own, which are built first (xtask/guest/kernel.sh), all
 # or with the named kernels; or all with Debian's, and tests of rsalloc-core by name.
 guest() {
     local target=aarch64-unknown-linux-gnu library programs failed=0 name cell which=${1-}
@@ -222,6 +222,11 @@ guest() {
     shift $(($# > 0))
     case $which in
     quick) boot 7 2 sid "${programs[@]}" "$cross/untried.so" ;;
+    mm_cid)
+        cargo build --quiet --target $target --package rsalloc-preload --release --features mm_cid --target-dir "$CARGO_TARGET_DIR-mm_cid"
+        cp "$CARGO_TARGET_DIR-mm_cid/$target/release/librsalloc_preload.so" "$cross/mm_cid.so"
+        boot 7 2 sid "${programs[@]}" "$cross/mm_cid.so" "$cross/untried.so"
+        ;;
     kernels) guest_kernels "$@" ;;
     *)
         for name in "$@"; do
@@ -309,5 +314,5 @@ gate | windows) "$1" ;;
 aarch64 | riscv64 | s390x | ppc64le) user "$1" ;;
 compiler) debian_rust ;;
 clippy | guest | golden | suite) "$@" ;;
-*) echo "usage: xtask/cross.sh aarch64 | riscv64 | s390x | ppc64le | clippy [PACKAGE..] | gate | guest [quick | kernels [KERNEL..] | all [TEST..]] | suite [KERNEL [SUITE [PART..]]] | golden [write] | windows | compiler" >&2 && exit 2 ;;
+*) echo "usage: xtask/cross.sh aarch64 | riscv64 | s390x | ppc64le | clippy [PACKAGE..] | gate | guest [quick | mm_cid | kernels [KERNEL..] | all [TEST..]] | suite [KERNEL [SUITE [PART..]]] | golden [write] | windows | compiler" >&2 && exit 2 ;;
 esac

@@ -135,7 +135,8 @@ impl Display for Report {
         if self.reason != ModeReason::None {
             write!(out, ": {}", self.reason.text())?;
         }
-        writeln!(out, "\nshard index:     {}", self.shard_index.word())?;
+        let slow = if self.slow_path { " (each call takes the slow path)" } else { "" };
+        writeln!(out, "\nshard index:     {}{slow}", self.shard_index.word())?;
         writeln!(out, "shards:          {}", self.shards)?;
         writeln!(out, "libc's rseq:     {}", Size(self.libc_rseq_size))?;
         writeln!(out, "kernel's rseq:   {}", Size(self.kernel_feature_size))?;
@@ -182,7 +183,8 @@ impl Display for ReportJson {
     fn fmt(&self, out: &mut Formatter<'_>) -> Result {
         let r = &self.0;
         write!(out, r#"{{"mode":"{}","reason":"{}","#, r.mode.word(), r.reason.word())?;
-        write!(out, r#""shard_index":"{}","shards":{},"#, r.shard_index.word(), r.shards)?;
+        write!(out, r#""shard_index":"{}","slow_path":{},"#, r.shard_index.word(), r.slow_path)?;
+        write!(out, r#""shards":{},"#, r.shards)?;
         write!(out, r#""libc_rseq_size":{},"#, r.libc_rseq_size.unwrap_or(0))?;
         write!(out, r#""kernel_feature_size":{},"#, r.kernel_feature_size.unwrap_or(0))?;
         write!(out, r#""membarrier":{},"os_page_bytes":{},"#, r.membarrier, r.os_page_bytes)?;

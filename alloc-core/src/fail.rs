@@ -101,6 +101,13 @@ mod blind {
     }
 }
 
+/// Ends the process by abort, with a line that says why.
+#[cold]
+pub fn end(why: &str) -> ! {
+    Line::new().text("rsalloc: ").text(why).text("\n").write_to_stderr();
+    os::abort()
+}
+
 /// Reports `what` about the address `at` and aborts.
 #[cold]
 pub fn fail(what: Misuse, at: usize) -> ! {

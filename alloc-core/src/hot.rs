@@ -19,6 +19,7 @@
 //!     distance, by one instruction.
 
 use crate::atomic::{AtomicIsize, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use crate::parts;
 use crate::region::Region;
 use crate::size_class::{MEDIUM_MAX_BYTES, MEDIUM_SHIFT, TINY_MAX_BYTES, class_of};
 use crate::units::{PAGE_MAP_PAGES, SHARDS_MAX};
@@ -60,11 +61,11 @@ pub struct Hot {
     pub object_bytes: [AtomicU32; TINY_CLASSES.next_multiple_of(2)],
     /// The tables from here on begin at a multiple of 4 KiB (I3).
     pub pages_begin: [WholePages; 0],
-    /// By `mm_cid`: the region of each shard, in the mode of that name; as `table`.
-    pub table_cid: [ShardEntry; SHARDS_MAX],
+    /// By the index that the entries do not know: the region of each shard.
+    pub other_table: [ShardEntry; SHARDS_MAX],
     /// What negative indices (no registration) find; always 0 (I2).
     pub unregistered: [ShardEntry; INDICES],
-    /// By `cpu_id`: the region of each shard.
+    /// By the index of the entries, `cpu_id` or `mm_cid` ([`parts::ENTRIES_BY_MM_CID`]): the region of each shard.
     pub table: [ShardEntry; INDICES],
     /// The class of the slab at each page of the page-map range, 0 if it is no slab; see page_map.
     pub pages: [AtomicU8; PAGE_MAP_PAGES],
@@ -81,6 +82,19 @@ pub static HOT: Hot = const {
 };
 
 impl Hot {
+    /// Where sections by `mm_cid`, or by `cpu_id`, look for the region of their shard.
+    pub fn table(&self, by_mm_cid: bool) -> &[ShardEntry] {
+        if by_mm_cid == parts::ENTRIES_BY_MM_CID { &self.table } else { &self.other_table }
+    }
+
+    /// The offset of [`Hot::table`] in bytes.
+    pub const fn table_offset(by_mm_cid: bool) -> usize {
+        match by_mm_cid == parts::ENTRIES_BY_MM_CID {
+            true => core::mem::offset_of!(Hot, table),
+            false => core::mem::offset_of!(Hot, other_table),
+        }
+    }
+
     /// Has every allocation and every sized free take the slow path: no size has a class. For the start of a profile.
     #[inline(never)]
     pub fn hide_classes(&self) {

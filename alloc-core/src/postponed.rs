@@ -6,29 +6,46 @@
 use crate::atomic::{AtomicUsize, Ordering};
 
 /// The second in which something was put off, plus 1; 0 if nothing is.
-static SINCE: AtomicUsize = AtomicUsize::new(0);
+struct Since(AtomicUsize);
+
+static SINCE: Since = Since(AtomicUsize::new(0));
 
 /// Whether something was put off.
 #[inline]
 pub fn is_any() -> bool {
-    // Ordering: Relaxed throughout, a hint of a policy that carries nothing.
-    SINCE.load(Ordering::Relaxed) != 0
+    SINCE.is_any()
 }
 
 /// Puts something off at second `now`.
 pub fn put_off(now: usize) {
-    if !is_any() {
-        SINCE.store(now.wrapping_add(1).max(1), Ordering::Relaxed); // Ordering: Relaxed, as above.
-    }
+    SINCE.put_off(now);
 }
 
 /// Whether something was put off in another second than `now`, and the caller is the one that looks.
 pub fn take_due(now: usize) -> bool {
-    // Ordering: Relaxed, as above.
-    let since = SINCE.load(Ordering::Relaxed);
-    let is_due = since != 0 && since != now.wrapping_add(1).max(1);
-    // Ordering: Relaxed, as above.
-    is_due && SINCE.compare_exchange(since, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    SINCE.take_due(now)
+}
+
+impl Since {
+    #[inline]
+    fn is_any(&self) -> bool {
+        // Ordering: Relaxed throughout, a hint of a policy that carries nothing.
+        self.0.load(Ordering::Relaxed) != 0
+    }
+
+    fn put_off(&self, now: usize) {
+        if !self.is_any() {
+            self.0.store(now.wrapping_add(1).max(1), Ordering::Relaxed); // Ordering: Relaxed, as above.
+        }
+    }
+
+    fn take_due(&self, now: usize) -> bool {
+        // Ordering: Relaxed, as above.
+        let since = self.0.load(Ordering::Relaxed);
+        let is_due = since != 0 && since != now.wrapping_add(1).max(1);
+        // Ordering: Relaxed, as above.
+        is_due && self.0.compare_exchange(since, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
 }
 
 #[cfg(test)]
@@ -37,10 +54,11 @@ mod tests {
 
     #[test]
     fn one_thread_looks_a_second_later() {
-        put_off(1000);
-        assert!(is_any() && !take_due(1000), "in the same second");
-        put_off(1001);
-        assert!(take_due(1001), "the first time counts");
-        assert!(!is_any() && !take_due(1002), "once");
+        let since = Since(AtomicUsize::new(0));
+        since.put_off(1000);
+        assert!(since.is_any() && !since.take_due(1000), "in the same second");
+        since.put_off(1001);
+        assert!(since.take_due(1001), "the first time counts");
+        assert!(!since.is_any() && !since.take_due(1002), "once");
     }
 }

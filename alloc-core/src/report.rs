@@ -102,6 +102,9 @@ pub struct Report {
     pub reason: ModeReason,
     /// What numbers the shards.
     pub shard_index: ShardIndex,
+    /// Whether every call takes the slow path to its section: with the index that this build's hot paths do not know (by default `mm_cid`,
+    /// with the feature `mm_cid` `cpu_id`), hardened, and under ThreadSanitizer.
+    pub slow_path: bool,
     /// Shards up to the highest one that a thread has come to; at least 1, and 0 before the first allocation.
     pub shards: usize,
     /// The size of `struct rseq` as libc registered it (`__rseq_size`).
@@ -126,6 +129,7 @@ impl Report {
         mode: Mode::Unset,
         reason: ModeReason::None,
         shard_index: ShardIndex::CpuId,
+        slow_path: false,
         shards: 0,
         libc_rseq_size: None,
         kernel_feature_size: None,

@@ -88,6 +88,7 @@ fn swing_on_two_cpus(cpus: &Cpus, size: usize) -> f64 {
 }
 
 #[test]
+#[cfg_attr(feature = "mm_cid", ignore = "by mm_cid a thread has one shard on all CPUs")]
 fn cpus_do_not_come_to_share_cache_lines() {
     const NAME: &str = "cpus_do_not_come_to_share_cache_lines";
     let _alone = ALONE.lock();

@@ -101,6 +101,16 @@ control_kernel() {
     said=$(timeout 300 sweep /bin/believed.so 2>&1) && echo "FAULT control: the kernel has not its fault, the sweep passed"
     echo "RAN control, sweep with a trial that is believed: $(echo "$said" | tail -n 1)"
 }
+# The library whose entries find their shard by mm_cid.
+by_mm_cid() {
+    local library=/bin/mm_cid.so said status
+    run "entries by mm_cid" "$libc" $aborts $library
+    run "own, entries by mm_cid" "$own" $aborts $library $no_libc
+    said=$(RSALLOC_CONF=index:auto sweep $library entries 2>&1)
+    status=$?
+    echo "RAN sweep of entries by mm_cid: exit $status, $(echo "$said" | tail -n 1)"
+    [ $status = 0 ] || { echo "FAULT sweep of entries by mm_cid"; echo "$said"; }
+}
 # Every instruction of every section, in the modes that have sections of their own, and a control.
 sweep_all() {
     local setting said status
@@ -119,6 +129,7 @@ if [ $unsound = 1 ]; then
 else
     control_sections
     [ ! -x /bin/sweep ] || sweep_all
+    [ ! -e /bin/mm_cid.so ] || by_mm_cid
 fi
 for program in /bin/test-*; do
     [ -x "$program" ] || continue

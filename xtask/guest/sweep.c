@@ -345,6 +345,8 @@ int main(int count, char **arguments) {
     if (count < 2) return 2;
     setvbuf(stdout, 0, _IOLBF, 0);
     int defect = count > 3 && !strcmp(arguments[2], "defect");
+    /* Of a library whose entries use another index than the functions of sections: those alone. */
+    int entries = count > 2 && !strcmp(arguments[2], "entries");
     const char *conf = getenv("RSALLOC_CONF") ? getenv("RSALLOC_CONF") : "";
     int is_cid = !!strstr(conf, "mm_cid"), is_profiled = !!strstr(conf, "profile");
     int cpus = sysconf(_SC_NPROCESSORS_ONLN), runs = 0, missed = 0, swept = 0;
@@ -353,6 +355,7 @@ int main(int count, char **arguments) {
         const struct section *s = &sections[i];
         int of_cid = !!strstr(s->name, "_cid"), of_profile = !!strstr(s->name, "_counted");
         if (defect && strcmp(s->name, arguments[3])) continue;
+        if (entries && strstr(s->name, "_cpu")) continue;
         if (of_cid != is_cid || of_profile != is_profiled) continue;
         swept++;
         for (uint64_t at = s->start; at <= s->post; at += 4) {

@@ -62,6 +62,7 @@
 //! Sections read the shard table and the regions by plain loads: each access to a region depends on the address that was
 //! loaded, which every architecture orders (docs/ordering.md, "Another architecture").
 
+mod release;
 mod words;
 
 #[cfg_attr(all(target_arch = "x86_64", not(feature = "portable")), path = "x86_64/mod.rs")]
@@ -78,6 +79,7 @@ mod words;
 )]
 mod selected;
 
+pub use release::kernel_version;
 pub use words::ThreadWords;
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
@@ -260,6 +262,9 @@ pub mod counted {
 pub fn sanitizers() -> Sanitizers {
     selected::sanitizers()
 }
+
+/// Whether signal handlers return to code of the kernel of which libc finds no unwind table; if not, [`saved_by_signal`] is not asked.
+pub const RETURNS_WITHOUT_TABLE: bool = selected::RETURNS_WITHOUT_TABLE;
 
 /// Where the kernel saved the registers of what a signal interrupted, by column, if `place` is the code to which handlers return and libc finds no
 /// unwind table of it; `stack` is the stack pointer there. None for other code, and where there is a table.

@@ -108,11 +108,10 @@ impl core::fmt::Display for Setting {
     }
 }
 
-/// What is to number the shards: a [`ShardIndex`], or `Auto`, the CPU with caches that obey a quota (docs/adr/0055).
+/// What is to number the shards: a [`ShardIndex`], or `Auto`, what the entries know, with caches that obey a quota (docs/adr/0055).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum RequestedIndex {
     /// [`ShardIndex::CpuId`].
-    #[allow(dead_code, reason = "a word, which is kept as its number")]
     CpuId = ShardIndex::CpuId as isize,
     /// [`ShardIndex::MmCid`].
     MmCid = ShardIndex::MmCid as isize,
@@ -186,11 +185,12 @@ pub fn requested_mode() -> RequestedMode {
     }
 }
 
-/// What is to number the shards.
-pub fn requested_index() -> ShardIndex {
+/// What is to number the shards; none: what the entries know.
+pub fn requested_index() -> Option<ShardIndex> {
     match number(Key::Index) {
-        index if index == RequestedIndex::MmCid as usize => ShardIndex::MmCid,
-        _ => ShardIndex::CpuId,
+        index if index == RequestedIndex::CpuId as usize => Some(ShardIndex::CpuId),
+        index if index == RequestedIndex::MmCid as usize => Some(ShardIndex::MmCid),
+        _ => None,
     }
 }
 

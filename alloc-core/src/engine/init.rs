@@ -270,16 +270,25 @@ fn random_bytes() -> [u8; 16] {
 fn open_shards(adoption: Adoption) -> Report {
     locked::set_each(locked::EACH_CPU);
     let has_cid = registration::has_mm_cid(&adoption);
-    // Hardened, or under ThreadSanitizer, every call takes the slow path: the entries stay closed, as they are under mm_cid.
+    // Hardened, or under ThreadSanitizer, every call takes the slow path: by the index that the entries do not know.
     let hardened = canary::is_on();
     let is_closed = hardened || sanitizer::wants_each_call();
-    let wants_cid = (is_closed || config::requested_index() == ShardIndex::MmCid) && has_cid;
-    let adoption = if is_closed && !has_cid { registration::give_up(adoption) } else { adoption };
-    let index = if wants_cid { Index::MmCid } else { Index::CpuId };
+    let wants_cid = match config::requested_index() {
+        _ if is_closed => !parts::ENTRIES_BY_MM_CID,
+        Some(index) => index == ShardIndex::MmCid,
+        None => parts::ENTRIES_BY_MM_CID,
+    };
+    let by_cid = wants_cid && has_cid && adoption.mode != Mode::Atomic;
+    let is_open = by_cid == parts::ENTRIES_BY_MM_CID;
+    let adoption = if is_closed && is_open { registration::give_up(adoption) } else { adoption };
+    let index = if by_cid { Index::MmCid } else { Index::CpuId };
     let mut fence = false;
     if adoption.mode != Mode::Atomic {
         fence = registration::register_fence();
         registration::set_index(index);
+        if by_cid && !is_closed {
+            registration::watch_kernel();
+        }
         obey_quota();
     } else if !is_closed {
         locked::serve_process();
@@ -293,7 +302,8 @@ fn open_shards(adoption: Adoption) -> Report {
     Report {
         mode: adoption.mode,
         reason: adoption.reason,
-        shard_index: if wants_cid { ShardIndex::MmCid } else { ShardIndex::CpuId },
+        shard_index: if by_cid { ShardIndex::MmCid } else { ShardIndex::CpuId },
+        slow_path: adoption.mode != Mode::Atomic && !is_open,
         shards: 1,
         libc_rseq_size: size(adoption.libc_size),
         kernel_feature_size: size(adoption.feature_size),

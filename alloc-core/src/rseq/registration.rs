@@ -15,8 +15,10 @@ use crate::arch::sections::{ThreadBlock, area_at, thread_block};
 use crate::arch::{self, HAS_SECTIONS};
 use crate::atomic::{AtomicBool, AtomicIsize, AtomicU32, Ordering};
 use crate::config::RequestedMode;
+use crate::fail;
 use crate::node;
 use crate::os;
+use crate::postponed;
 use crate::report::{Mode, ModeReason};
 use crate::units::SHARDS_MAX;
 use core::mem::offset_of;
@@ -36,6 +38,8 @@ pub struct Adoption {
 
 static MODE: AtomicU32 = AtomicU32::new(0);
 static INDEX: AtomicU32 = AtomicU32::new(0);
+/// The kernel's version at init, as [`packed`] has it, where it is watched; 0: not known, or not watched.
+static STARTED_ON: AtomicU32 = AtomicU32::new(0);
 static KEY: AtomicU32 = AtomicU32::new(u32::MAX);
 /// Whether the kernel keeps `node_id` in the areas.
 static HAS_NODE_ID: AtomicBool = AtomicBool::new(false);
@@ -119,6 +123,42 @@ pub fn index() -> Index {
 pub fn set_index(index: Index) {
     // Ordering: Relaxed, published with READY by init.
     INDEX.store(index as u32, Ordering::Relaxed);
+}
+
+/// Has slow allocations of later seconds ask whether the kernel still has `mm_cid`, by which the shards are numbered. For init. Not where `hardened`
+/// chose `mm_cid`: a filter may kill for the question.
+pub fn watch_kernel() {
+    // Ordering: Relaxed, published with READY by init.
+    STARTED_ON.store(arch::kernel_version().map_or(0, packed), Ordering::Relaxed);
+    postponed::put_off(os::seconds());
+}
+
+/// Ends a process that was moved to a kernel without `mm_cid` (CRIU) where that is watched: its threads keep the numbers that they had, and two of
+/// them may have the same. For a slow allocation, once a second at most.
+#[cold]
+pub fn confirm_kernel() {
+    // Ordering: Relaxed, set by init.
+    let started_on = STARTED_ON.load(Ordering::Relaxed);
+    if started_on == 0 {
+        return;
+    }
+    if arch::kernel_version().is_some_and(|now| lost_mm_cid(started_on, packed(now))) {
+        fail::end(
+            "moved to a Linux before 6.3, which has no mm_cid, by which this process numbers its caches: two threads may have used the same one. Start it with index:cpu_id to move it to such a system",
+        );
+    }
+    postponed::put_off(os::seconds());
+}
+
+/// Whether a process that started on one kernel has no `mm_cid` on another. A kernel that had it at the
+/// start has it whatever its version says: a distribution may have taken it over.
+fn lost_mm_cid(started_on: u32, now: u32) -> bool {
+    now != started_on && now < packed((6, 3))
+}
+
+/// A version as a number in the order of versions.
+fn packed((major, minor): (u32, u32)) -> u32 {
+    major << 16 | minor.min(0xffff)
 }
 
 /// Registers the calling thread, if that is possible and not done; whether it has a shard then.
@@ -334,4 +374,17 @@ unsafe extern "C" fn thread_exit(area: *mut libc::c_void) {
 /// Allows remote fences; false if the kernel has none.
 pub fn register_fence() -> bool {
     abi::membarrier::register()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_another_kernel_before_6_3_has_lost_mm_cid() {
+        let [old, first, new] = [(6, 1), (6, 3), (7, 2)].map(packed);
+        assert!(lost_mm_cid(new, old) && lost_mm_cid(first, old));
+        assert!(!lost_mm_cid(old, old), "of a distribution that has taken it over");
+        assert!(!lost_mm_cid(first, new) && !lost_mm_cid(new, first));
+    }
 }

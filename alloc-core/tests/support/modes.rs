@@ -29,6 +29,9 @@ enum About {
 }
 use About::{AllPaths, Sections};
 
+/// In a build with this feature the hot paths find their shards by `mm_cid`.
+const ENTRIES_BY_MM_CID: bool = cfg!(feature = "mm_cid");
+
 const NO_RSEQ: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
 
 /// All of them.
@@ -37,14 +40,14 @@ pub const MODES: [ModeCase; 6] = [
         name: "libc",
         environment: &[],
         mode: Mode::RseqLibc,
-        mm_cid: false,
+        mm_cid: ENTRIES_BY_MM_CID,
         about: Sections,
     },
     ModeCase {
         name: "own",
         environment: &[NO_RSEQ],
         mode: Mode::RseqOwn,
-        mm_cid: false,
+        mm_cid: ENTRIES_BY_MM_CID,
         about: Sections,
     },
     ModeCase {
@@ -65,14 +68,14 @@ pub const MODES: [ModeCase; 6] = [
         name: "hardened",
         environment: &[("RSALLOC_CONF", "hardened:1,guard:64")],
         mode: Mode::RseqLibc,
-        mm_cid: true,
+        mm_cid: !ENTRIES_BY_MM_CID,
         about: AllPaths,
     },
     ModeCase {
         name: "guard",
         environment: &[("RSALLOC_CONF", "guard:4")],
         mode: Mode::RseqLibc,
-        mm_cid: false,
+        mm_cid: ENTRIES_BY_MM_CID,
         about: AllPaths,
     },
 ];

@@ -2,7 +2,7 @@
 //!
 //! Promises a line for each broken rule of alloc-core's `arch/x86_64/sections.rs` that can be seen in the
 //! code: S1 announcement right before the section, S2 no call, system call, stack or lock, S3 the
-//! commit last, S4 the shard index loaded inside and not before, S5 the abort handler outside and behind its
+//! commit last, S4 the shard index loaded inside and not before, and with `mm_cid` the sign of `cpu_id` read too, S5 the abort handler outside and behind its
 //! signature; and no jump into a section's middle.
 
 use crate::code::{self, Code};
@@ -14,6 +14,8 @@ const SIGNATURE: u32 = 0x5305_3053;
 
 /// Offsets in `struct rseq` (include/uapi/linux/rseq.h).
 const CPU_ID: u64 = 4;
+/// See [`CPU_ID`]: the upper half, which has the sign.
+const CPU_ID_UPPER: u64 = 6;
 /// See [`CPU_ID`].
 const RSEQ_CS: u64 = 8;
 /// See [`CPU_ID`].
@@ -48,6 +50,11 @@ pub fn examine(code: &Code, section: &Section) -> Vec<String> {
     let inside: Vec<_> = code.range(section.span()).collect();
     if !inside.iter().any(|instruction| loads_index(instruction)) {
         fault("it does not load its shard's index".to_owned());
+    }
+    if uses_mm_cid(code, section)
+        && !inside.iter().any(|instruction| reads_registration(instruction))
+    {
+        fault("it uses mm_cid without a look at cpu_id".to_owned());
     }
     let before = code.range(section.start.saturating_sub(BEFORE_BYTES)..section.start);
     for load in before.filter(|instruction| loads_index(instruction)) {
@@ -90,11 +97,16 @@ pub fn uses_mm_cid(code: &Code, section: &Section) -> bool {
     inside.any(|instruction| code::thread_offset(instruction) == Some(MM_CID))
 }
 
-/// `movsx rax, word ptr fs:[r9+4]` or `mov eax, fs:[r9+24]`: `cpu_id` or `mm_cid` into a register.
+/// An instruction that has the sign of `cpu_id`, which is negative in a thread that is not registered.
+fn reads_registration(instruction: &Instruction) -> bool {
+    matches!(code::thread_offset(instruction), Some(CPU_ID | CPU_ID_UPPER))
+}
+
+/// `movsx rax, word ptr fs:[r9+4]`, `mov eax, fs:[r9+24]` or `or ax, fs:[r9+24]`: `cpu_id` or `mm_cid` into a register.
 fn loads_index(instruction: &Instruction) -> bool {
     matches!(
         instruction.mnemonic(),
-        Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Movsx | Mnemonic::Movsxd
+        Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Movsx | Mnemonic::Movsxd | Mnemonic::Or
     ) && instruction.op1_kind() == OpKind::Memory
         && matches!(code::thread_offset(instruction), Some(CPU_ID | MM_CID))
 }
@@ -218,5 +230,18 @@ mod tests {
         assert!(!uses_mm_cid(&code, &section));
         let (code, section) = assemble(&GOOD.replace("fs:[r9+0x4]", "fs:[r9+0x18]"));
         assert!(uses_mm_cid(&code, &section));
+    }
+
+    #[test]
+    fn mm_cid_needs_the_sign_of_cpu_id() {
+        let found = |index: &str| {
+            let (code, section) = assemble(&GOOD.replace("mov eax, fs:[r9+0x4]", index));
+            assert!(uses_mm_cid(&code, &section));
+            examine(&code, &section)
+        };
+        let good = "movsx rax, word ptr fs:[r9+0x6]\nor ax, word ptr fs:[r9+0x18]";
+        assert_eq!(found(good), Vec::<String>::new());
+        let alone = found("mov eax, fs:[r9+0x18]");
+        assert!(alone.iter().any(|fault| fault.contains("without a look at cpu_id")), "{alone:?}");
     }
 }

@@ -32,6 +32,9 @@ pub struct Arguments {
     /// Sweep this library instead of building librsalloc.so
     #[arg(long, value_name = "PATH")]
     lib: Option<PathBuf>,
+    /// Sweep librsalloc.so with a feature of its crate, such as mm_cid
+    #[arg(long, value_name = "NAME", conflicts_with = "lib")]
+    feature: Option<String>,
     /// Only these registrations and indices
     #[arg(long, value_delimiter = ',', value_parser = names())]
     environment: Vec<String>,
@@ -61,8 +64,8 @@ const OWN: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
 const CPU_ID: (&str, &str) = ("RSALLOC_CONF", "index:cpu_id");
 const MM_CID: (&str, &str) = ("RSALLOC_CONF", "index:mm_cid");
 
-/// A mean interval so long that hardly an object is a sample.
-const PROFILED: (&str, &str) = ("RSALLOC_CONF", "index:cpu_id,profile:1g");
+/// A mean interval so long that hardly an object is a sample; by the index that the entries know.
+const PROFILED: (&str, &str) = ("RSALLOC_CONF", "index:auto,profile:1g");
 
 /// Both registrations with both indices, and with a heap profile.
 const ENVIRONMENTS: &[Environment] = &[
@@ -236,9 +239,10 @@ fn names() -> PossibleValuesParser {
 
 impl Subject {
     fn find(arguments: &Arguments) -> anyhow::Result<Subject> {
-        let library = match &arguments.lib {
-            Some(path) => path.to_owned(),
-            None => {
+        let library = match (&arguments.lib, &arguments.feature) {
+            (Some(path), _) => path.to_owned(),
+            (None, Some(feature)) => tools::library_with(feature)?,
+            (None, None) => {
                 tools::build_release(&["rsalloc-preload"])?;
                 tools::library()?
             }
@@ -260,8 +264,9 @@ impl Subject {
 
     /// Whether the section runs to its commit in this environment.
     fn is_home(&self, section: &Section, environment: &Environment) -> bool {
-        environment.mm_cid == lint::uses_mm_cid(&self.code, section)
-            && environment.profiled == section.name.ends_with(COUNTED)
+        let counted = section.name.ends_with(COUNTED);
+        environment.profiled == counted
+            && (counted || environment.mm_cid == lint::uses_mm_cid(&self.code, section))
     }
 
     /// Every section, environment, address and treatment. In an environment of the other index an entry

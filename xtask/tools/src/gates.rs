@@ -44,6 +44,11 @@ pub const GATES: &[Gate] = &[
     xtask("loom", &["loom"]),
     xtask("loom-blind", &["loom", "--control"]),
     xtask("sweep", &["sweep"]),
+    // The entries of the build with the feature `mm_cid`, whose sections are others; the rest is the same code.
+    xtask(
+        "sweep-cid",
+        &["sweep", "--feature", "mm_cid", "--environment", "libc-cid,own-cid,libc-profile"],
+    ),
     xtask("sweep-blind", &["sweep", "--control"]),
     lab("criu", &["criu", "--cycles", "20", "--mode", "libc,own,atomic"]),
     lab("criu-redis", &["criu", "--redis", "--cycles", "5"]),
@@ -80,7 +85,8 @@ pub const GATES: &[Gate] = &[
     Gate { name: "aarch64", tool: Tool::Cross, arguments: &["gate"] },
     // One virtual machine of two memory nodes, and the control in it: half a minute.
     Gate { name: "nodes", tool: Tool::Nodes, arguments: &["quick"] },
-    // All that has refused calls: the other tests do the same as without the feature, which takes two minutes more.
+    // All that has refused calls: the other tests do the same as without the feature, which takes two minutes more. With the entries by
+    // `mm_cid`, which no other gate tests.
     cargo(
         "refusals",
         &[
@@ -88,7 +94,7 @@ pub const GATES: &[Gate] = &[
             "--package",
             "rsalloc-core",
             "--features",
-            "faults",
+            "faults,mm_cid",
             "--lib",
             "--test",
             "oom",
@@ -98,6 +104,12 @@ pub const GATES: &[Gate] = &[
             "regressions",
             "--test",
             "model",
+            "--test",
+            "stress",
+            "--test",
+            "fork",
+            "--test",
+            "sections",
         ],
     ),
     // What every architecture without sections runs; of the C library the quick tests that say most.

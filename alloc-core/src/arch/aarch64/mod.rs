@@ -114,6 +114,9 @@ mod tests {
     }
 }
 
+/// The vDSO's code, see `fault`.
+pub const RETURNS_WITHOUT_TABLE: bool = true;
+
 /// See the contract at [`super::saved_by_signal`].
 ///
 /// # Safety

@@ -39,7 +39,7 @@ pub const SIGNATURE: u32 = 0xd428_bc00;
 const _: () = {
     assert!(offset::CPU_ID == 4 && offset::RSEQ_CS == 8 && offset::MM_CID == 24);
     assert!(offset_of!(Hot, table).is_multiple_of(4096) && offset_of!(Hot, table) < 1 << 24);
-    assert!(offset_of!(Hot, table_cid).is_multiple_of(4096) && SHARDS_MAX.is_multiple_of(4096));
+    assert!(offset_of!(Hot, other_table).is_multiple_of(4096) && SHARDS_MAX.is_multiple_of(4096));
     assert!(offset_of!(Hot, pages).is_multiple_of(4096) && offset_of!(Hot, pages) < 1 << 24);
     assert!(align_of::<Hot>() == 4096 && offset_of!(Hot, kept_medium) < 4096);
 };
@@ -124,10 +124,10 @@ macro_rules! section {
         $cpu:ident / $cid:ident ($($arg:ident: $ty:ty),*);
         $($body:literal)*
     ) => {
-        section!(@one cpu table () $(#[$meta])* $cpu($($arg: $ty),*); $($body)*);
-        section!(@one cid table_cid (shards_max = const SHARDS_MAX,) $(#[$meta])* $cid($($arg: $ty),*); $($body)*);
+        section!(@one cpu () $(#[$meta])* $cpu($($arg: $ty),*); $($body)*);
+        section!(@one cid (shards_max = const SHARDS_MAX,) $(#[$meta])* $cid($($arg: $ty),*); $($body)*);
     };
-    (@one $mode:ident $table:ident ($($bound:tt)*) $(#[$meta:meta])* $name:ident ($($arg:ident: $ty:ty),*); $($body:literal)*) => {
+    (@one $mode:ident ($($bound:tt)*) $(#[$meta:meta])* $name:ident ($($arg:ident: $ty:ty),*); $($body:literal)*) => {
         $(#[$meta])*
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name($($arg: $ty),*) -> isize {
@@ -145,10 +145,16 @@ macro_rules! section {
                 ".cfi_endproc",
                 hot = sym HOT,
                 area_offset = const offset_of!(Hot, area_offset),
-                table = const offset_of!(Hot, $table),
+                table = const section!(@table $mode),
                 $($bound)*
             )
         }
+    };
+    (@table cpu) => {
+        Hot::table_offset(false)
+    };
+    (@table cid) => {
+        Hot::table_offset(true)
     };
     (@index cpu) => {
         concat!(

@@ -38,9 +38,9 @@ macro_rules! __rsalloc_text {
             "10:\n",                // start_ip
         )
     };
-    (cpu_id) => {
+    (region) => {
         concat!(
-            "ldrsh x13, [x12, #4]\n", // area.cpu_id; -1 and -2 are closed (S4)
+            $crate::__rsalloc_index!(),
             "add x14, x9, {table} >> 12, lsl #12\n",
             "ldr x14, [x14, x13, lsl #3]\n", // the shard's region, 0 if it is closed
             "add x14, x14, x9\n",
@@ -145,6 +145,31 @@ macro_rules! __rsalloc_text {
             // Never run: makes the function's section, and so the function, begin on a line.
             ".balign 64\n",
             ".cfi_endproc\n",
+        )
+    };
+}
+
+/// The index by which the entries find their shard.
+#[doc(hidden)]
+#[cfg(not(feature = "mm_cid"))]
+#[macro_export]
+macro_rules! __rsalloc_index {
+    () => {
+        "ldrsh x13, [x12, #4]\n" // area.cpu_id; -1 and -2 are closed (S4)
+    };
+}
+
+/// The index by which the entries find their shard. The kernel's ids are less than its CPUs, of which it has 4,096 at most
+/// (arch/arm64/Kconfig, NR_CPUS).
+#[doc(hidden)]
+#[cfg(feature = "mm_cid")]
+#[macro_export]
+macro_rules! __rsalloc_index {
+    () => {
+        concat!(
+            "ldrsh x13, [x12, #6]\n", // the upper half of area.cpu_id: -1, which is closed, if it is negative (S4)
+            "ldrh w14, [x12, #24]\n", // area.mm_cid
+            "orr x13, x13, x14\n",
         )
     };
 }

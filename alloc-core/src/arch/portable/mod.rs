@@ -88,7 +88,10 @@ pub unsafe fn fault_access(_context: *mut libc::c_void) -> Access {
     Access::Unknown
 }
 
-/// See the contract at [`super::saved_by_signal`]: no stack is walked.
+/// No stack is walked.
+pub const RETURNS_WITHOUT_TABLE: bool = false;
+
+/// See the contract at [`super::saved_by_signal`].
 ///
 /// # Safety
 /// None.

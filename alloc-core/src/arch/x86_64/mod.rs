@@ -102,7 +102,10 @@ pub unsafe fn fault_access(context: *mut libc::c_void) -> Access {
     if error & WRITE != 0 { Access::Write } else { Access::Read }
 }
 
-/// See the contract at [`super::saved_by_signal`]: handlers return to libc's code, which has a table.
+/// Handlers return to libc's code, which has a table.
+pub const RETURNS_WITHOUT_TABLE: bool = false;
+
+/// See the contract at [`super::saved_by_signal`].
 ///
 /// # Safety
 /// None.

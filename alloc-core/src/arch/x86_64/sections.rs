@@ -148,10 +148,10 @@ macro_rules! section {
         $($body:literal)*
         ; $($operands:tt)*
     ) => {
-        section!(@one cpu table () $(#[$meta])* $cpu($($arg: $ty),*); $($body)*; $($operands)*);
-        section!(@one cid table_cid (shards_max = const SHARDS_MAX,) $(#[$meta])* $cid($($arg: $ty),*); $($body)*; $($operands)*);
+        section!(@one cpu () $(#[$meta])* $cpu($($arg: $ty),*); $($body)*; $($operands)*);
+        section!(@one cid (shards_max = const SHARDS_MAX,) $(#[$meta])* $cid($($arg: $ty),*); $($body)*; $($operands)*);
     };
-    (@one $mode:ident $table:ident ($($bound:tt)*) $(#[$meta:meta])* $name:ident ($($arg:ident: $ty:ty),*); $($body:literal)*; $($operands:tt)*) => {
+    (@one $mode:ident ($($bound:tt)*) $(#[$meta:meta])* $name:ident ($($arg:ident: $ty:ty),*); $($body:literal)*; $($operands:tt)*) => {
         $(#[$meta])*
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name($($arg: $ty),*) -> isize {
@@ -160,18 +160,24 @@ macro_rules! section {
                 "lea r11, [rip + {hot}]",
                 crate::__rsalloc_text!(store_rseq_cs),
                 section!(@index $mode),
-                concat!("add r11, [r11 + rax*8 + {", stringify!($table), "}]"), // the shard's region
+                "add r11, [r11 + rax*8 + {table}]", // the shard's region
                 $($body,)*
                 crate::__rsalloc_text!(abort),
                 concat!("mov rax, -1\n", "ret"),    // ABORTED
                 concat!("41: mov rax, -2\n", "ret"), // NO_SHARD
                 ".cfi_endproc",
                 hot = sym HOT,
-                $table = const offset_of!(Hot, $table),
+                table = const section!(@table $mode),
                 $($bound)*
                 $($operands)*
             )
         }
+    };
+    (@table cpu) => {
+        Hot::table_offset(false)
+    };
+    (@table cid) => {
+        Hot::table_offset(true)
     };
     (@index cpu) => {
         concat!(

@@ -41,9 +41,9 @@ macro_rules! __rsalloc_text {
             "10:\n",
         )
     };
-    (cpu_id) => {
+    (region) => {
         concat!(
-            "movsx rax, word ptr fs:[r9 + 4]\n", // area.cpu_id; -1 and -2 are closed (S4)
+            $crate::__rsalloc_index!(),
             "mov rcx, [r11 + rax*8 + {table}]\n", // the shard's region, 0 if it is closed
             "add rcx, r11\n",
         )
@@ -138,6 +138,30 @@ macro_rules! __rsalloc_text {
             // Never run: makes the function's section, and so the function, begin on a line.
             ".balign 64\n",
             ".cfi_endproc\n",
+        )
+    };
+}
+
+/// The index by which the entries find their shard.
+#[doc(hidden)]
+#[cfg(not(feature = "mm_cid"))]
+#[macro_export]
+macro_rules! __rsalloc_index {
+    () => {
+        "movsx rax, word ptr fs:[r9 + 4]\n" // area.cpu_id; -1 and -2 are closed (S4)
+    };
+}
+
+/// The index by which the entries find their shard. The kernel's ids are less than its CPUs, of which it has 8,192 at most (arch/x86/Kconfig,
+/// NR_CPUS).
+#[doc(hidden)]
+#[cfg(feature = "mm_cid")]
+#[macro_export]
+macro_rules! __rsalloc_index {
+    () => {
+        concat!(
+            "movsx rax, word ptr fs:[r9 + 6]\n", // the upper half of area.cpu_id: -1, which is closed, if it is negative (S4)
+            "or ax, word ptr fs:[r9 + 24]\n", // area.mm_cid
         )
     };
 }

@@ -41,13 +41,9 @@ pub fn current(sections: Sections) -> Option<&'static Region> {
     entry(sections.index, shard).load(Ordering::Acquire)
 }
 
-/// Where sections look for the region of a shard. The entries know `cpu_id` only, so under `mm_cid` their
-/// table stays 0.
+/// Where sections look for the region of a shard. The entries know one index only: under the other one their table stays 0.
 fn entry(index: Index, shard: usize) -> &'static ShardEntry {
-    match index {
-        Index::CpuId => &HOT.table[shard],
-        Index::MmCid => &HOT.table_cid[shard],
-    }
+    &HOT.table(index == Index::MmCid)[shard]
 }
 
 /// Creates the calling thread's shard if it never existed; whether it can be used then. Waits for nothing: while

@@ -225,6 +225,9 @@ impl<'a> Walk<'a> {
 
     /// From code of the kernel, to which handlers return, to what the signal interrupted, where no table leads there.
     fn go_to_interrupted(&mut self) -> Option<()> {
+        if !arch::RETURNS_WITHOUT_TABLE {
+            return None;
+        }
         let [place, stack] = [Registers::PC, Registers::SP].map(|column| self.registers.0[column]);
         if !memory::is_readable(place) {
             return None;
