@@ -150,7 +150,7 @@ descriptors() {
 # believe LIBRARY COPY: a copy whose trial at start says without trying that the section was aborted.
 believe() {
     local library=$1 copy=$2 function address offset size
-    read -r function < <(aarch64-linux-gnu-nm "$library" | awk '/self_test.*spin/ { print "0x" $1; exit }')
+    function=$(aarch64-linux-gnu-nm "$library" | awk '/self_test.*spin/ { print "0x" $1; exit }')
     read -r address offset size < <(aarch64-linux-gnu-readelf -SW "$library" | tr -d '[]' | awk '$2 == ".text" { print "0x" $4, "0x" $5, "0x" $6 }')
     ((function >= address && function < address + size)) || { echo "the trial's section was not found in $library" >&2; exit 1; }
     cp "$library" "$copy"
@@ -180,7 +180,7 @@ boot() {
     image_of "$kernel"
     case $kernel in
     6.1) words="rseq_debug=1 cid=0 aborts=10" ;;
-    # With rseq_debug=1 such a kernel kills whom it should have aborted.
+    # With rseq_debug=1 such a kernel kills the thread that it should have aborted.
     *-unsound) words="cid=1 aborts=none" ;;
     esac
     unpack "$cross/glibc-$glibc" "libc6:arm64/$glibc" "libgcc-s1:arm64/$glibc"
@@ -225,10 +225,11 @@ guest() {
     mm_cid)
         cargo build --quiet --target $target --package rsalloc-preload --release --features mm_cid --target-dir "$CARGO_TARGET_DIR-mm_cid"
         cp "$CARGO_TARGET_DIR-mm_cid/$target/release/librsalloc_preload.so" "$cross/mm_cid.so"
-        boot 7 2 sid "${programs[@]}" "$cross/mm_cid.so" "$cross/untried.so"
+        shorten "$cross/mm_cid.so" "$cross/mm_cid-broken.so" all
+        boot 7 2 sid "${programs[@]}" "$cross/mm_cid.so" "$cross/mm_cid-broken.so" "$cross/untried.so"
         ;;
     kernels) guest_kernels "$@" ;;
-    *)
+    '' | all)
         for name in "$@"; do
             rm -f "$CARGO_TARGET_DIR/$target/debug/deps/$name"-*
             cargo test --quiet --no-run --target $target --package rsalloc-core --test "$name"
@@ -243,6 +244,7 @@ guest() {
         done
         return $failed
         ;;
+    *) echo "no machines are called $which: quick, mm_cid, kernels or all" >&2 && exit 2 ;;
     esac
 }
 

@@ -13,7 +13,7 @@
 //! Invariants:
 //! I1. A table entry is 0 or leads to a region that is never unmapped. At distance 0 lie the closed heads, where
 //!     every class is empty (its top is a 0 word) and full (its end is 0).
-//! I2. The table has an entry for every 16-bit value with its sign, so no bounds check is needed. Only entries of
+//! I2. The table has an entry for every 16-bit value with its sign (by `mm_cid` for -1 and every value without a sign), so no bounds check is needed. Only entries of
 //!     real CPUs below `SHARDS_MAX` are ever other than 0.
 //! I3. `Hot` begins at a multiple of 4 KiB, and so do its large tables: aarch64 reaches such an address, and adds such a
 //!     distance, by one instruction.
@@ -32,6 +32,9 @@ pub const TINY_CLASSES: usize = class_of(TINY_MAX_BYTES) + 1;
 
 /// Half of the indices that fit into 16 bits.
 const INDICES: usize = 1 << 15;
+
+/// The entries by `mm_cid` look up all 16 bits of it, without a sign.
+const TABLE_ENTRIES: usize = if parts::ENTRIES_BY_MM_CID { 2 * INDICES } else { INDICES };
 
 /// What the entries read, reachable by one address; the offset of the rseq area lies elsewhere on some architectures.
 #[repr(C, align(64))]
@@ -66,7 +69,7 @@ pub struct Hot {
     /// What negative indices (no registration) find; always 0 (I2).
     pub unregistered: [ShardEntry; INDICES],
     /// By the index of the entries, `cpu_id` or `mm_cid` ([`parts::ENTRIES_BY_MM_CID`]): the region of each shard.
-    pub table: [ShardEntry; INDICES],
+    pub table: [ShardEntry; TABLE_ENTRIES],
     /// The class of the slab at each page of the page-map range, 0 if it is no slab; see page_map.
     pub pages: [AtomicU8; PAGE_MAP_PAGES],
 }

@@ -16,6 +16,11 @@ pub fn thread_id() -> usize {
 
 pub fn prefetch(_address: usize) {}
 
+/// The models move no process.
+pub fn kernel_version() -> Option<(u32, u32)> {
+    None
+}
+
 pub fn add_here(counter: &AtomicUsize, number: usize) {
     // Ordering: Relaxed, a statistic.
     counter.fetch_add(number, Ordering::Relaxed);
@@ -96,10 +101,7 @@ pub mod sections {
                 Index::MmCid => area.mm_cid.load(Ordering::Relaxed) as i16,
             };
             let Ok(shard) = usize::try_from(shard) else { return NO_SHARD };
-            let entry = match index {
-                Index::CpuId => &HOT.table[shard],
-                Index::MmCid => &HOT.table_cid[shard],
-            };
+            let entry = &HOT.table(index == Index::MmCid)[shard];
             // Acquire: plain loads of x86-64; see docs/ordering.md for other machines.
             match entry.load(Ordering::Acquire) {
                 Some(region) => body(region),

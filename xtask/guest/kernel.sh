@@ -34,11 +34,12 @@ kernel_source() {
     package=$(newest "^linux-source-$1(\.[0-9]+)?\$")
     tree=$cross/source-$1
     [ ! -d "$tree" ] || return 0
+    [ -n "$package" ] || { echo "Debian has no linux-source-$1; remove $cross/apt/apt.conf to read its lists again" >&2; exit 1; }
     unpack "$cross/$package" "$package"
     rm -rf "$tree.new"
     mkdir "$tree.new"
-    tar -x --strip-components=1 -C "$tree.new" -f "$cross/$package/usr/src/$package.tar.xz"
-    rm -r "${cross:?}/$package"
+    tar -x --strip-components=1 -C "$tree.new" -f "$cross/$package/usr/src/$package.tar.xz" || { echo "cannot unpack $package" >&2; exit 1; }
+    rm -r "${cross:?}/${package:?}"
     mv "$tree.new" "$tree"
 }
 
@@ -47,7 +48,8 @@ kernel_source() {
 kernel_fault() {
     local file=$tree/arch/arm64/kernel/entry-common.c
     if [ "$1" != unsound ]; then
-        [ ! -e "$file.sound" ] || mv "$file.sound" "$file"
+        # Newer than what was compiled with the fault.
+        [ ! -e "$file.sound" ] || { mv "$file.sound" "$file" && touch "$file"; }
         return
     fi
     [ -e "$file.sound" ] || cp -p "$file" "$file.sound"
@@ -58,6 +60,7 @@ kernel_fault() {
 # Each option that is wanted must be set: Kconfig drops silently those whose dependencies are missing.
 kernel_has_options() {
     local missing
+    [ -s "$tree/.config" ] && [ -s "$tree/wanted" ] || { echo "the kernel has no configuration in $tree" >&2; exit 1; }
     missing=$(grep -vxFf "$tree/.config" "$tree/wanted") || return 0
     echo "the kernel's configuration lacks" $missing >&2
     exit 1

@@ -92,7 +92,7 @@ keys! {
         name: "index",
         shape: Shape::Words(&["cpu_id", "mm_cid", "auto"]),
         default: RequestedIndex::Auto as usize,
-        help: "what numbers the shards: the CPU, with caches for as many CPUs as a quota lets work at once (auto) or for all (cpu_id), or the kernel's compact concurrency id (mm_cid: every call then takes the slow path)",
+        help: "what numbers the shards: the CPU, with caches for as many CPUs as a quota lets work at once (auto) or for all (cpu_id), or the kernel's compact concurrency id (mm_cid: every call then takes the slow path, but in a build with that feature, where cpu_id does)",
     },
     /// Bytes that one shard may cache; 0: see `cpu_cache::policy::capacity`.
     Cache = KeyInfo {

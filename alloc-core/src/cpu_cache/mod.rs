@@ -86,9 +86,10 @@ pub fn usable_cpus() -> Option<usize> {
     Some(policy::capacity::usable_cpus()).filter(|&count| count != usize::MAX)
 }
 
-/// Completes decays that were put off. The caller holds no shard and no lock.
+/// Completes decays that were put off, and asks whether the kernel is still one that can serve the process. The caller holds no shard and no lock.
 #[inline]
 pub fn resume_decay() {
+    registration::confirm_kernel();
     if postponed::is_any() {
         decay::resume();
     }

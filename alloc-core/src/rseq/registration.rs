@@ -18,7 +18,7 @@ use crate::config::RequestedMode;
 use crate::fail;
 use crate::node;
 use crate::os;
-use crate::postponed;
+use crate::postponed::Since;
 use crate::report::{Mode, ModeReason};
 use crate::units::SHARDS_MAX;
 use core::mem::offset_of;
@@ -38,8 +38,10 @@ pub struct Adoption {
 
 static MODE: AtomicU32 = AtomicU32::new(0);
 static INDEX: AtomicU32 = AtomicU32::new(0);
-/// The kernel's version at init, as [`packed`] has it, where it is watched; 0: not known, or not watched.
+/// The kernel's version at init, as [`packed`] has it, where it is watched.
 static STARTED_ON: AtomicU32 = AtomicU32::new(0);
+/// When the kernel was last asked, where it is watched.
+static WATCH: Since = Since::never();
 static KEY: AtomicU32 = AtomicU32::new(u32::MAX);
 /// Whether the kernel keeps `node_id` in the areas.
 static HAS_NODE_ID: AtomicBool = AtomicBool::new(false);
@@ -128,26 +130,35 @@ pub fn set_index(index: Index) {
 /// Has slow allocations of later seconds ask whether the kernel still has `mm_cid`, by which the shards are numbered. For init. Not where `hardened`
 /// chose `mm_cid`: a filter may kill for the question.
 pub fn watch_kernel() {
+    let Some(version) = arch::kernel_version() else { return };
     // Ordering: Relaxed, published with READY by init.
-    STARTED_ON.store(arch::kernel_version().map_or(0, packed), Ordering::Relaxed);
-    postponed::put_off(os::seconds());
+    STARTED_ON.store(packed(version), Ordering::Relaxed);
+    WATCH.put_off(os::seconds());
 }
 
 /// Ends a process that was moved to a kernel without `mm_cid` (CRIU) where that is watched: its threads keep the numbers that they had, and two of
-/// them may have the same. For a slow allocation, once a second at most.
-#[cold]
+/// them may have the same. For slow allocations: one in each second asks the kernel.
+#[inline]
 pub fn confirm_kernel() {
-    // Ordering: Relaxed, set by init.
-    let started_on = STARTED_ON.load(Ordering::Relaxed);
-    if started_on == 0 {
+    if WATCH.is_any() {
+        ask_kernel();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn ask_kernel() {
+    if !WATCH.take_due(os::seconds()) {
         return;
     }
+    // Ordering: Relaxed, set by init.
+    let started_on = STARTED_ON.load(Ordering::Relaxed);
     if arch::kernel_version().is_some_and(|now| lost_mm_cid(started_on, packed(now))) {
         fail::end(
             "moved to a Linux before 6.3, which has no mm_cid, by which this process numbers its caches: two threads may have used the same one. Start it with index:cpu_id to move it to such a system",
         );
     }
-    postponed::put_off(os::seconds());
+    WATCH.put_off(os::seconds());
 }
 
 /// Whether a process that started on one kernel has no `mm_cid` on another. A kernel that had it at the

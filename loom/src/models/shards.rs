@@ -32,8 +32,8 @@ fn start(sections: Sections) {
     BLOCKS[0].area.mm_cid.store(cid_on(0), Ordering::Relaxed);
     explore_only(bytes_of(&HOT.table[0]));
     explore_only(bytes_of(&HOT.table[1]));
-    explore_only(bytes_of(&HOT.table_cid[0]));
-    explore_only(bytes_of(&HOT.table_cid[1]));
+    explore_only(bytes_of(&HOT.other_table[0]));
+    explore_only(bytes_of(&HOT.other_table[1]));
     explore_only(bytes_of(percpu::raw_lock()));
 }
 

@@ -51,9 +51,7 @@ pub fn examine(code: &Code, section: &Section) -> Vec<String> {
     if !inside.iter().any(|instruction| loads_index(instruction)) {
         fault("it does not load its shard's index".to_owned());
     }
-    if uses_mm_cid(code, section)
-        && !inside.iter().any(|instruction| reads_registration(instruction))
-    {
+    if uses_mm_cid(code, section) && !proves_registration(&inside) {
         fault("it uses mm_cid without a look at cpu_id".to_owned());
     }
     let before = code.range(section.start.saturating_sub(BEFORE_BYTES)..section.start);
@@ -97,9 +95,20 @@ pub fn uses_mm_cid(code: &Code, section: &Section) -> bool {
     inside.any(|instruction| code::thread_offset(instruction) == Some(MM_CID))
 }
 
-/// An instruction that has the sign of `cpu_id`, which is negative in a thread that is not registered.
-fn reads_registration(instruction: &Instruction) -> bool {
-    matches!(code::thread_offset(instruction), Some(CPU_ID | CPU_ID_UPPER))
+/// Whether `cpu_id`, which is negative in a thread that is not registered, is compared, or its sign is in the register before `mm_cid` is
+/// added by `or`.
+fn proves_registration(inside: &[&Instruction]) -> bool {
+    let reads = |instruction: &Instruction, mnemonic, offset| {
+        instruction.mnemonic() == mnemonic && code::thread_offset(instruction) == Some(offset)
+    };
+    let adds = |pair: &[&Instruction]| {
+        let [sign, add] = pair else { return false };
+        reads(sign, Mnemonic::Movsx, CPU_ID_UPPER)
+            && reads(add, Mnemonic::Or, MM_CID)
+            && sign.op0_register().full_register() == add.op0_register().full_register()
+    };
+    inside.iter().any(|instruction| reads(instruction, Mnemonic::Cmp, CPU_ID))
+        || inside.windows(2).any(adds)
 }
 
 /// `movsx rax, word ptr fs:[r9+4]`, `mov eax, fs:[r9+24]` or `or ax, fs:[r9+24]`: `cpu_id` or `mm_cid` into a register.
@@ -241,7 +250,13 @@ mod tests {
         };
         let good = "movsx rax, word ptr fs:[r9+0x6]\nor ax, word ptr fs:[r9+0x18]";
         assert_eq!(found(good), Vec::<String>::new());
-        let alone = found("mov eax, fs:[r9+0x18]");
-        assert!(alone.iter().any(|fault| fault.contains("without a look at cpu_id")), "{alone:?}");
+        let other = "movsx rdx, word ptr fs:[r9+0x6]\nor ax, word ptr fs:[r9+0x18]";
+        for index in ["mov eax, fs:[r9+0x18]", other] {
+            let found = found(index);
+            assert!(
+                found.iter().any(|fault| fault.contains("without a look at cpu_id")),
+                "{index}: {found:?}"
+            );
+        }
     }
 }

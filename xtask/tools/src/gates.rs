@@ -85,8 +85,7 @@ pub const GATES: &[Gate] = &[
     Gate { name: "aarch64", tool: Tool::Cross, arguments: &["gate"] },
     // One virtual machine of two memory nodes, and the control in it: half a minute.
     Gate { name: "nodes", tool: Tool::Nodes, arguments: &["quick"] },
-    // All that has refused calls: the other tests do the same as without the feature, which takes two minutes more. With the entries by
-    // `mm_cid`, which no other gate tests.
+    // All that has refused calls: the other tests do the same as without the feature, which takes two minutes more.
     cargo(
         "refusals",
         &[
@@ -94,7 +93,7 @@ pub const GATES: &[Gate] = &[
             "--package",
             "rsalloc-core",
             "--features",
-            "faults,mm_cid",
+            "faults",
             "--lib",
             "--test",
             "oom",
@@ -104,12 +103,26 @@ pub const GATES: &[Gate] = &[
             "regressions",
             "--test",
             "model",
+        ],
+    ),
+    // The entries by `mm_cid`, a build of their own: what is about sections.
+    cargo(
+        "mm-cid",
+        &[
+            "test",
+            "--package",
+            "rsalloc-core",
+            "--features",
+            "mm_cid",
+            "--lib",
+            "--test",
+            "sections",
             "--test",
             "stress",
             "--test",
             "fork",
             "--test",
-            "sections",
+            "regressions",
         ],
     ),
     // What every architecture without sections runs; of the C library the quick tests that say most.

@@ -158,11 +158,11 @@ struct LongArea([AtomicU64; LONG_BYTES / 8]);
 static LONG_AREA: LongArea = LongArea([const { AtomicU64::new(0) }; LONG_BYTES / 8]);
 
 /// Calls `try_in` with an area that is registered for this thread and longer than 32 bytes, if the kernel takes such. Afterwards the thread's
-/// own is registered as before. None if that cannot be had. All signals but the trial's are blocked.
+/// own is registered as before; where the kernel refuses that, the process takes the atomic path. None if that cannot be had. All signals but the trial's are blocked.
 fn with_long_area(try_in: impl Fn(*mut Area) -> Option<bool>) -> Option<bool> {
     // Ordering: Relaxed, set by this thread, in init.
     let own = area_at(area_offset().load(Ordering::Relaxed));
-    // SAFETY: this thread is in no section, and the area is registered again below.
+    // SAFETY: this thread is in no section, and below the area is registered again, or the process has no sections.
     match unsafe { abi::unregister(own, AREA_LEN) } {
         Ok(()) => {}
         // It was registered with another length.
@@ -177,8 +177,8 @@ fn with_long_area(try_in: impl Fn(*mut Area) -> Option<bool>) -> Option<bool> {
         Err(_) => None,
     };
     if registered.is_ok() {
-        // SAFETY: registered above; the section is over.
-        unsafe { abi::unregister(long, LONG_BYTES as u32) }.ok()?;
+        // SAFETY: registered above; the section is over. Where it is refused, so is the next call.
+        let _ = unsafe { abi::unregister(long, LONG_BYTES as u32) };
     }
     // SAFETY: as it was when it was taken from this thread.
     unsafe { abi::register(own, AREA_LEN) }.ok()?;

@@ -159,8 +159,7 @@ macro_rules! __rsalloc_index {
     };
 }
 
-/// The index by which the entries find their shard. The kernel's ids are less than its CPUs, of which it has 4,096 at most
-/// (arch/arm64/Kconfig, NR_CPUS).
+/// The index by which the entries find their shard: 0 to 65,535, or -1 (hot I2).
 #[doc(hidden)]
 #[cfg(feature = "mm_cid")]
 #[macro_export]

@@ -60,7 +60,6 @@ pub(in crate::cpu_cache) fn resume() {
     if is_barred() || exclusive::is_stopping() || !postponed::take_due(os::seconds()) {
         return;
     }
-    registration::confirm_kernel();
     for (index, word) in PUT_OFF.iter().enumerate() {
         // Ordering: Relaxed, a hint of the policy.
         let mut bits = word.swap(0, Ordering::Relaxed);
