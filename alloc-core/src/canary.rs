@@ -4,9 +4,11 @@
 //! the second. The default mode has no canaries.
 //!
 //! ```text
-//! | what the program asked for | slack: PATTERN | word |     live: word = secret(address) ^ size
-//! | POISON ................................... | word |     free: word = secret(address) ^ FREE
+//! | what the program asked for | slack: PATTERN | word |     live: word = secret(address) ^ (size << 8)
+//! | POISON ................................... | word |     free: word = secret(address) ^ (FREE << 8)
 //! ```
+//!
+//! The word's first byte in memory is the secret's, which is never 0 there: the 0 behind a string that is too long is always seen.
 //!
 //! Invariants:
 //! I1. While hardened, the word of each object of a slab is fresh, live or free from the slab's creation on.
@@ -26,8 +28,10 @@ const POISON_END: usize = 2048;
 const PATTERN: u8 = 0xAB;
 /// Not canonical as an address, so a program that follows a pointer out of freed memory faults.
 const POISON: usize = 0xDFDF_DFDF_DFDF_DFDF;
-const FREE: usize = usize::MAX;
-const FRESH: usize = usize::MAX - 1;
+/// Bits of the word that hold nothing but the secret.
+const TAG_BITS: u32 = 8;
+const FREE: usize = usize::MAX >> TAG_BITS;
+const FRESH: usize = FREE - 1;
 
 static ON: AtomicBool = AtomicBool::new(false);
 static KEY: AtomicUsize = AtomicUsize::new(0);
@@ -88,11 +92,17 @@ impl Canary {
         // Ordering: Relaxed, a constant by now.
         let mixed = (self.memory.address() ^ KEY.load(Ordering::Relaxed))
             .wrapping_mul(0xD6E8_FEB8_6659_FD93);
-        mixed ^ mixed >> 32
+        (mixed ^ mixed >> 32) | 1
+    }
+
+    /// The word for a size, `FREE` or `FRESH`, as it lies in memory.
+    fn word_of(&self, value: usize) -> usize {
+        (self.secret() ^ value << TAG_BITS).to_le()
     }
 
     fn read(&self, word: usize) -> State {
-        match word ^ self.secret() {
+        // A tag that is not 0 becomes a value that is none.
+        match (usize::from_le(word) ^ self.secret()).rotate_right(TAG_BITS) {
             FREE => State::Free,
             FRESH => State::Fresh,
             size if size <= self.usable => State::Live(size),
@@ -115,20 +125,20 @@ impl Canary {
     /// Says that the object was never handed out.
     pub fn mark_fresh(&self) {
         // Ordering: Relaxed, the slab's lock publishes it.
-        self.word().store(self.secret() ^ FRESH, Ordering::Relaxed);
+        self.word().store(self.word_of(FRESH), Ordering::Relaxed);
     }
 
     /// Hands the object out: `size` bytes are the program's, the rest is slack.
     pub fn seal(&self, size: usize) {
         self.fill_slack(size);
         // Ordering: Release, the slack before the word.
-        self.word().store(self.secret() ^ size, Ordering::Release);
+        self.word().store(self.word_of(size), Ordering::Release);
     }
 
     /// Changes the size of a live object from `old`; false if another thread changed it meanwhile.
     pub fn reseal(&self, old: usize, size: usize) -> bool {
         self.fill_slack(size);
-        let (from, to) = (self.secret() ^ old, self.secret() ^ size);
+        let (from, to) = (self.word_of(old), self.word_of(size));
         // Ordering: Release as in `seal`; Relaxed on failure reads nothing.
         self.word().compare_exchange(from, to, Ordering::Release, Ordering::Relaxed).is_ok()
     }
@@ -136,7 +146,7 @@ impl Canary {
     /// Marks the object free and returns its state before: in one step, so of two frees only one sees it live.
     pub fn retire(&self) -> State {
         // Ordering: AcqRel: the slack of `seal` before, the poison after.
-        self.read(self.word().swap(self.secret() ^ FREE, Ordering::AcqRel))
+        self.read(self.word().swap(self.word_of(FREE), Ordering::AcqRel))
     }
 
     /// What is filled behind the `size` bytes of the program.
@@ -183,6 +193,22 @@ mod tests {
         let canary = Canary::of(unsafe { Memory::new(address as usize, bytes) });
         // SAFETY: as above.
         f(&canary, unsafe { core::slice::from_raw_parts_mut(address.cast(), bytes) });
+    }
+
+    #[test]
+    fn a_zero_right_behind_the_object_is_always_seen() {
+        // Objects at 4,096 addresses, each with a secret of its own.
+        let mut memory = std::vec![0usize; 4096 * 8];
+        let first = memory.as_mut_ptr() as usize;
+        for at in (0..memory.len() * WORD_BYTES).step_by(8 * WORD_BYTES) {
+            // SAFETY: the vector's memory, and nothing else leads to it.
+            let canary = Canary::of(unsafe { Memory::new(first + at, 8 * WORD_BYTES) });
+            canary.seal(canary.usable());
+            let behind = (first + at + canary.usable()) as *mut u8;
+            // SAFETY: as above.
+            unsafe { behind.write(0) };
+            assert_eq!(canary.retire(), State::Broken);
+        }
     }
 
     #[test]
