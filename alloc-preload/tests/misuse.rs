@@ -283,7 +283,7 @@ const CASES: &[Case] = &[
         source: "char *q[6]; for (int i = 0; i < 6; i++) q[i] = malloc(48);
             char *p = q[5]; int apart = q[1] - q[0] > 2000 || q[0] - q[1] > 2000;
             for (int i = 0; i < 6; i++) if (apart && (size_t)q[i] % 4096 == 0) p = q[i];
-            p[-1] = 1; then(\"at its neighbour's free\"); for (int i = 0; i < 6; i++) free(q[i]);",
+            memset(p - 8, 1, 8); then(\"at its neighbour's free\"); for (int i = 0; i < 6; i++) free(q[i]);",
         default: None,
         hardened: Some(("at its neighbour's free", PAST)),
         guard: Some((ONCE, BEFORE)),
