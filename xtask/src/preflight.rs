@@ -25,7 +25,7 @@ pub struct Arguments {
 /// Debian packages of the gates themselves; `aarch64`, `compare`, `criu` and `programs` fetch their own.
 const PACKAGES: &[&str] = &["g++", "chromium"];
 
-/// A gate that takes longer than this hangs. All of them together have 30 minutes.
+/// A gate that takes longer than this hangs. All of them together should take 35 minutes.
 const MINUTES_EACH: u64 = 20;
 
 /// What all gates' builds take on the disk, in GiB, and a third more.

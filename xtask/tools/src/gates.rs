@@ -50,7 +50,7 @@ pub const GATES: &[Gate] = &[
         &["sweep", "--feature", "mm_cid", "--environment", "libc-cid,own-cid,libc-profile"],
     ),
     xtask("sweep-blind", &["sweep", "--control"]),
-    lab("criu", &["criu", "--cycles", "20", "--mode", "libc,own,atomic"]),
+    lab("criu", &["criu", "--cycles", "10", "--mode", "libc,own,atomic"]),
     lab("criu-redis", &["criu", "--redis", "--cycles", "5"]),
     lab("criu-publish", &["criu", "--publish"]),
     lab("criu-blind", &["criu", "--control"]),
