@@ -5,7 +5,7 @@
 
 # build_kernel NAME: its file is $cross/linux-NAME/vmlinuz, made once. Kernels of one version have one tree, in which `make` does again what differs.
 build_kernel() {
-    local name=$1 version tree image=$cross/linux-$1/vmlinuz started=$SECONDS
+    local name=$1 tree image=$cross/linux-$1/vmlinuz started=$SECONDS
     [ ! -e "$image" ] || return 0
     needs flex flex
     needs bison bison
