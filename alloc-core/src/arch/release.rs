@@ -4,26 +4,36 @@ use super::selected::syscall;
 
 /// Major and minor number, by uname(2). None where the call is refused, for what is no number, and for 2.6, which any kernel says under the
 /// personality UNAME26.
+#[cold]
+#[inline(never)]
 pub fn kernel_version() -> Option<(u32, u32)> {
     // SAFETY: plain bytes.
     let mut names: libc::utsname = unsafe { core::mem::zeroed() };
     // SAFETY: takes the whole structure.
     let result =
         unsafe { syscall(libc::SYS_uname as usize, [&raw mut names as usize, 0, 0, 0, 0, 0]) };
-    // C's characters have a sign or none.
-    let release = names.release.map(|byte| byte.to_ne_bytes()[0]);
-    (result == 0).then(|| parse(&release)).flatten()
+    // SAFETY: C's characters, with a sign or none, are bytes.
+    let release = unsafe { &*(&raw const names.release).cast::<[u8; 65]>() };
+    (result == 0).then(|| parse(release)).flatten()
 }
 
 /// The numbers of a release such as "6.12.48-arm64".
 fn parse(release: &[u8]) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|byte| !byte.is_ascii_digit()).map(|digits| {
-        let digits = digits.get(..digits.len().min(6))?;
-        (!digits.is_empty())
-            .then(|| digits.iter().fold(0, |n, digit| n * 10 + u32::from(digit - b'0')))
-    });
-    let version = (numbers.next()??, numbers.next()??);
+    let mut text = release.iter();
+    let version = (number(&mut text)?, number(&mut text)?);
     (version.0 >= 3).then_some(version)
+}
+
+/// The number that `text` begins with; the character behind it is taken, too.
+// Called twice: a Rust program is smaller by this.
+#[inline(never)]
+fn number(text: &mut core::slice::Iter<'_, u8>) -> Option<u32> {
+    let mut value = None;
+    for byte in text.take_while(|byte| byte.is_ascii_digit()) {
+        let tens = value.unwrap_or(0u32).checked_mul(10)?;
+        value = Some(tens.checked_add(u32::from(byte - b'0'))?);
+    }
+    value
 }
 
 #[cfg(test)]
@@ -42,7 +52,7 @@ mod tests {
         for (release, version) in known {
             assert_eq!(parse(release.as_bytes()), Some(version), "{release}");
         }
-        for release in ["2.6.79", "", "6", "6.", "x.y", "6.x", "-6.1"] {
+        for release in ["2.6.79", "", "6", "6.", "x.y", "6.x", "-6.1", "6.4294967296"] {
             assert_eq!(parse(release.as_bytes()), None, "{release}");
         }
         // Under qemu-user and valgrind, too.

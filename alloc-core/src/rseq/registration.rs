@@ -148,17 +148,18 @@ pub fn confirm_kernel() {
 #[cold]
 #[inline(never)]
 fn ask_kernel() {
-    if !WATCH.take_due(os::seconds()) {
+    let now = os::seconds();
+    if !WATCH.take_due(now) {
         return;
     }
     // Ordering: Relaxed, set by init.
     let started_on = STARTED_ON.load(Ordering::Relaxed);
-    if arch::kernel_version().is_some_and(|now| lost_mm_cid(started_on, packed(now))) {
+    if arch::kernel_version().is_some_and(|version| lost_mm_cid(started_on, packed(version))) {
         fail::end(
             "moved to a Linux before 6.3, which has no mm_cid, by which this process numbers its caches: two threads may have used the same one. Start it with index:cpu_id to move it to such a system",
         );
     }
-    WATCH.put_off(os::seconds());
+    WATCH.put_off(now);
 }
 
 /// Whether a process that started on one kernel has no `mm_cid` on another. A kernel that had it at the

@@ -20,7 +20,7 @@ pub mod tracee;
 use anyhow::{Result, anyhow, bail};
 use rsalloc_core::internals::engine::command::{Operation, Refusal};
 use rsalloc_core::internals::engine::settings::WAIT_SECONDS;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracee::{NoTracee, Tracee, Unusable};
 
 /// Where a process runs commands, see `rsalloc_core::internals::engine::command`.
@@ -42,15 +42,15 @@ const RUNNABLE_STOP_LIMIT: Duration = Duration::from_secs(2);
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
 // Else the command gives up a thread that still waits for another one's change.
 const _: () = assert!(2 * WAIT_SECONDS as u64 <= FINISH_LIMIT.as_secs());
+/// For how long a process is asked again whose locks are busy. Many time slices: a holder that was preempted releases meanwhile.
+const BUSY_LIMIT: Duration = Duration::from_secs(2);
+/// Between two of these attempts.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
-/// Has process `pid` carry out `operation`; its answer. Takes a fraction of a millisecond, and what the operation takes.
+/// Has process `pid` carry out `operation`; its answer. Takes a fraction of a millisecond, and what the operation takes; up to two
+/// seconds if the allocator's locks are busy.
 pub fn command(pid: u32, place: &Place, operation: Operation, argument: usize) -> Result<u64> {
-    let place = *place;
-    // The kernel detaches what a thread has attached to when the thread ends, on whichever path.
-    let worker =
-        std::thread::spawn(move || attach_and_run(pid, &place, operation.word(), argument));
-    let answer =
-        worker.join().map_err(|_| anyhow!("the thread that traces process {pid} panicked"))??;
+    let answer = retry_while_busy(BUSY_LIMIT, || attempt(pid, *place, operation.word(), argument))?;
     match Refusal::of_answer(answer) {
         None => Ok(answer as u64),
         Some(refusal) => bail!(
@@ -65,6 +65,24 @@ pub fn command(pid: u32, place: &Place, operation: Operation, argument: usize) -
             }
         ),
     }
+}
+
+/// Repeats `attempt` for up to `limit` while its answer is [`Refusal::Busy`]; the last answer.
+fn retry_while_busy(limit: Duration, mut attempt: impl FnMut() -> Result<isize>) -> Result<isize> {
+    let begin = Instant::now();
+    loop {
+        let answer = attempt()?;
+        if answer != Refusal::Busy as isize || begin.elapsed() >= limit {
+            return Ok(answer);
+        }
+        std::thread::sleep(BUSY_PAUSE);
+    }
+}
+
+fn attempt(pid: u32, place: Place, operation: usize, argument: usize) -> Result<isize> {
+    // The kernel detaches what a thread has attached to when the thread ends, on whichever path.
+    let worker = std::thread::spawn(move || attach_and_run(pid, &place, operation, argument));
+    worker.join().map_err(|_| anyhow!("the thread that traces process {pid} panicked"))?
 }
 
 /// Attaches to a thread and has it run the command. The first thread that can be attached to stays attached until the end:
@@ -122,5 +140,26 @@ pub mod planted {
 
     pub fn forgets_vectors() -> bool {
         FORGETS_VECTORS.load(Ordering::Relaxed) // Ordering: Relaxed, a word that stands alone.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_process_is_asked_again_for_a_while() {
+        const BUSY: isize = Refusal::Busy as isize;
+        let mut answers = [BUSY, BUSY, 4096].into_iter();
+        let answer = retry_while_busy(BUSY_LIMIT, || Ok(answers.next().unwrap()));
+        assert_eq!(answer.unwrap(), 4096);
+        let mut attempts = 0;
+        let mut count = |answer: isize| {
+            attempts += 1;
+            Ok(answer)
+        };
+        assert_eq!(retry_while_busy(3 * BUSY_PAUSE, || count(BUSY)).unwrap(), BUSY);
+        assert_eq!(retry_while_busy(BUSY_LIMIT, || count(Refusal::Unknown as isize)).unwrap(), -1);
+        assert!((2..=5).contains(&attempts), "{attempts}");
     }
 }
