@@ -6,7 +6,7 @@
 #   engine's unit tests, librsalloc.so and the command in the architecture's own, which takes the atomic path there. See xtask/guest/user.sh.
 # clippy: for aarch64, whose architecture no other gate has it read.
 # guest: librsalloc.so with its sections, in virtual machines of aarch64: `guest quick` for one, `guest` for all, `guest all
-#   TEST..` with tests of rsalloc-core too; `guest kernels` for those whose kernels are built here: pages of 64 KiB, and a kernel that aborts no
+#   TEST..` with tests of rsalloc-core too; `guest machine KERNEL CPUS SUITE` for any, as in `guest machine 6.12-16k 2 trixie`; `guest kernels` for those whose kernels are built here: pages of 64 KiB, and a kernel that aborts no
 #   section. See xtask/guest.
 # suite: a machine with Debian's compiler and programs: the command's own, the programs' output, the tests. See xtask/guest/debian.sh.
 # golden: the instructions of aarch64's hot paths, held against docs/golden-aarch64.md.
@@ -18,6 +18,8 @@
 # Where the toolchain in use has no std for the target (`rustup target add`), Debian sid's compiler is taken, with its
 # std for the architecture and with std's sources for Windows: 190 MB, unpacked in target/cross, no root needed.
 set -euo pipefail
+# A command that fails within $( ) ends the script, too.
+shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 cross=$PWD/target/cross
 mkdir -p "$cross"
@@ -195,7 +197,7 @@ boot() {
     (cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) >"$root.gz"
     said=$(timeout 600 qemu-system-aarch64 -cpu neoverse-n1 -machine virt,gic-version=3 -accel tcg,thread=multi -smp "$cpus" \
         -m 1024 -kernel "$image" -initrd "$root.gz" -nographic -no-reboot -nodefaults -serial stdio -monitor none \
-        -append "console=ttyAMA0 quiet panic=-1 $words rounds=2000" | tr -d '\r')
+        -append "console=ttyAMA0 quiet panic=-1 $words rounds=2000" | tr -d '\r') || true
     sed -n "s/^GUEST \(.*\)/\1, glibc of $glibc/p; s/^RAN/   /p; /^FAULT/p" <<<"$said"
     if grep -q ^FAULT <<<"$said" || ! grep -q ^DONE <<<"$said"; then
         echo "FAILED: Linux $kernel, $cpus CPUs, glibc of $glibc" >&2
@@ -204,7 +206,7 @@ boot() {
     fi
 }
 
-# guest [quick | mm_cid | kernels [KERNEL..] | all [TEST..]]: one machine; the same with entries by mm_cid too; those with kernels of our own, which are built first (xtask/guest/kernel.sh), all
+# guest [quick | machine KERNEL CPUS SUITE | mm_cid | kernels [KERNEL..] | all [TEST..]]: one machine; any one; the same with entries by mm_cid too; those with kernels of our own, which are built first (xtask/guest/kernel.sh), all
 # or with the named kernels; or all with Debian's, and tests of rsalloc-core by name.
 guest() {
     local target=aarch64-unknown-linux-gnu library programs failed=0 name cell which=${1-}
@@ -221,7 +223,8 @@ guest() {
     programs=("$library" "$cross/broken.so" "$cross/sweep")
     shift $(($# > 0))
     case $which in
-    quick) boot 7 2 sid "${programs[@]}" "$cross/untried.so" ;;
+    quick) boot_with 7 2 sid ;;
+    machine) boot_with "${@:1:3}" ;;
     mm_cid)
         cargo build --quiet --target $target --package rsalloc-preload --release --features mm_cid --target-dir "$CARGO_TARGET_DIR-mm_cid"
         cp "$CARGO_TARGET_DIR-mm_cid/$target/release/librsalloc_preload.so" "$cross/mm_cid.so"
@@ -236,29 +239,38 @@ guest() {
             cp "$(find "$CARGO_TARGET_DIR/$target/debug/deps" -name "$name-*" -type f -perm -1)" "$cross/test-$name"
             programs+=("$cross/test-$name")
         done
-        for cell in "6.1 2 bookworm" "6.12 1 trixie" "6.12 2 bookworm" "6.12 8 trixie" "6.12-16k 2 trixie"; do
-            boot $cell "${programs[@]}" || failed=1
-        done
-        for cell in "7 1 sid" "7 2 bookworm" "7 4 trixie" "7 8 sid" "7-16k 2 sid"; do
-            boot $cell "${programs[@]}" "$cross/untried.so" || failed=1
+        for cell in "6.1 2 bookworm" "6.12 1 trixie" "6.12 2 bookworm" "6.12 8 trixie" "6.12-16k 2 trixie" \
+            "7 1 sid" "7 2 bookworm" "7 4 trixie" "7 8 sid" "7-16k 2 sid"; do
+            may_fail boot_with $cell
         done
         return $failed
         ;;
-    *) echo "no machines are called $which: quick, mm_cid, kernels or all" >&2 && exit 2 ;;
+    *) echo "no machines are called $which: quick, machine, mm_cid, kernels or all" >&2 && exit 2 ;;
+    esac
+}
+
+# boot_with KERNEL CPUS SUITE: boot with what a kernel of this name has to run, in guest's variables.
+boot_with() {
+    [ $# = 3 ] || { echo "usage: xtask/cross.sh guest machine KERNEL CPUS SUITE" >&2 && exit 2; }
+    case $1 in
+    *-unsound)
+        believe "$library" "$cross/believed.so"
+        boot "$@" "$library" "$cross/believed.so" "$cross/sweep"
+        ;;
+    6.*) boot "$@" "${programs[@]}" ;;
+    *) boot "$@" "${programs[@]}" "$cross/untried.so" ;;
     esac
 }
 
 # The machines whose kernels are built, with guest's variables.
 guest_kernels() {
-    local kernels=" ${*:-6.12-64k 7-64k 7-unsound} "
-    believe "$library" "$cross/believed.so"
+    local kernels=" ${*:-6.12-64k 7-64k 7-unsound} " kernel
+    for kernel in $kernels; do
+        case $kernel in 6.12-64k | 7-64k | 7-unsound) ;; *) echo "no kernel $kernel; there are 6.12-64k, 7-64k and 7-unsound" >&2 && exit 2 ;; esac
+    done
     for cell in "6.12-64k 2 trixie" "7-64k 2 trixie" "7-64k 2 sid" "7-unsound 2 sid" "7-unsound 2 bookworm"; do
         case $kernels in *" ${cell%% *} "*) ;; *) continue ;; esac
-        case $cell in
-        6.12*) boot $cell "${programs[@]}" || failed=1 ;;
-        *unsound*) boot $cell "$library" "$cross/believed.so" "$cross/sweep" || failed=1 ;;
-        *) boot $cell "${programs[@]}" "$cross/untried.so" || failed=1 ;;
-        esac
+        may_fail boot_with $cell
     done
     return $failed
 }

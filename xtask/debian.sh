@@ -55,6 +55,17 @@ unpack_debs() {
     mv "$folder.new" "$folder"
 }
 
+# may_fail COMMAND..: goes on behind a command that fails, and sets `failed`. The command runs in a shell of its own, which ends where
+# something in it fails; behind `COMMAND ||` it would go on. May not stand in a condition itself.
+may_fail() {
+    local status
+    set +e
+    (set -e; "$@")
+    status=$?
+    set -e
+    [ $status = 0 ] || failed=1
+}
+
 # says WANTED COMMAND..: the output of a command, which must end well and say what is wanted.
 says() {
     local wanted=$1 said

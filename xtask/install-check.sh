@@ -7,6 +7,8 @@
 # vm: one root is booted with systemd in QEMU, with rsalloc in /etc/ld.so.preload and in one service.
 # Root is needed (debootstrap, chroot). Debian packages: debootstrap lintian rpm2cpio cpio gcc; vm: qemu-system-x86 e2fsprogs.
 set -euo pipefail
+# A command that fails within $( ) ends the script, too.
+shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 dist=${CARGO_TARGET_DIR:-$PWD/target}/dist
 packages=$dist/x86_64/packages

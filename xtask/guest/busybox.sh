@@ -19,6 +19,6 @@ echo "2 64 ^ p" | dc
 echo "2^200" | bc
 vi --help 2>&1 | head -n 1 | wc -l
 xargs -n 50 echo <numbers | wc -l
-find . -type f | cpio -o 2>/dev/null | wc -c >/dev/null && echo cpio
+find . -type f | cpio -o 2>/dev/null | cpio -t 2>/dev/null | sort | md5sum
 lua /tmp/objects.lua
 rm -r tree numbers numbers.bz2 part.*

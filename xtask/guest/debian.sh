@@ -30,6 +30,9 @@ suite() {
     local root=$cross/suite parts said target=aarch64-unknown-linux-gnu name tests=$cross/tests
     shift $(($# < 2 ? $# : 2))
     parts=${*:-commands programs remote tests}
+    for name in $parts; do
+        case $name in commands | programs | remote | tests | preload | criu) ;; *) echo "no part $name; there are commands, programs, remote, tests, preload and criu" >&2 && exit 2 ;; esac
+    done
     needs qemu-system-aarch64 qemu-system-arm
     needs cpio cpio
     toolchain aarch64
@@ -69,7 +72,7 @@ suite() {
     timeout 7200 qemu-system-aarch64 -cpu "$cpu" -machine virt,gic-version=3 -accel tcg,thread=multi -smp "$cpus" \
         -m 4096 -kernel "$image" -initrd "$cross/suite.cpio" -nographic -no-reboot -nodefaults -serial stdio -monitor none \
         -append "console=ttyAMA0 quiet panic=-1 rseq_debug=1 parts=$(tr ' ' , <<<"$parts")" </dev/null |
-        stdbuf -oL tr -d "\r" | tee "$cross/suite.log" | grep --line-buffered -E '^(GUEST|RAN|FAULT|SKIPPED|DONE)|^\[.*(BUG|panic)'
+        stdbuf -oL tr -d "\r" | tee "$cross/suite.log" | grep --line-buffered -E '^(GUEST|RAN|FAULT|SKIPPED|DONE)|^\[.*(BUG|panic)' || true
     said=$(<"$cross/suite.log")
     if grep -q '^FAULT' <<<"$said" || ! grep -q ^DONE <<<"$said"; then
         echo "FAILED: Linux $kernel, Debian $release: $parts; all that it said is in $cross/suite.log" >&2
@@ -110,4 +113,5 @@ test_programs() {
             [ "$kind" = test ] || name=lib
             cp "$file" "$tests/$package-$name"
         done
+    ls "$tests/$package"-* >/dev/null || { echo "cargo has named no tests of $package" >&2; exit 1; }
 }

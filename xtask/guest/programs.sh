@@ -34,18 +34,17 @@ use_sqlite3() {
 use_git() {
     rm -rf /tmp/git && mkdir /tmp/git && cd /tmp/git || return
     export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
-    git init -q -b main .
+    git init -q -b main . || return
     for commit in 1 2 3 4; do
         cp -r "$(cat /source)/alloc-core" "copy$commit"
-        git add . && GIT_AUTHOR_DATE="${commit}000000000 +0000" GIT_COMMITTER_DATE="${commit}000000000 +0000" git commit -q -m "$commit"
+        git add . && GIT_AUTHOR_DATE="${commit}000000000 +0000" GIT_COMMITTER_DATE="${commit}000000000 +0000" git commit -q -m "$commit" || return
     done
-    git log --stat --format=%H && git gc -q && git fsck && git diff HEAD~1 | sha256sum && git blame copy1/Cargo.toml
-    cd /
+    git log --stat --format=%H && git gc -q && git fsck && git diff HEAD~1 | sha256sum && git blame copy1/Cargo.toml && cd /
 }
 
 use_gcc() {
     awk 'BEGIN { for (i = 0; i < 150; i++) printf "struct s%d { int a[%d]; double b; }; double f%d(struct s%d *p, int n) { double t = 0; for (int i = 0; i < n; i++) t += p[i %% 3].a[i %% %d] * p->b + %d; return t; }\n", i, i + 1, i, i, i + 1, i; }' >/tmp/many.c
-    gcc -O2 -S -o - /tmp/many.c | sha256sum
+    gcc -O2 -S -o /tmp/many.s /tmp/many.c && sha256sum </tmp/many.s || return
     printf '#include <algorithm>\n#include <map>\n#include <string>\n#include <vector>\n#include <cstdio>\nint main() { std::map<std::string, std::vector<int>> m; for (int i = 0; i < 20000; i++) m[std::to_string(i %% 701)].push_back(i); long t = 0; for (auto &[k, v] : m) { std::sort(v.rbegin(), v.rend()); t = t * 31 + v[0] + k.size(); } std::printf("%%ld\\n", t); }\n' >/tmp/map.cc
     g++ -std=c++17 -O1 -o /tmp/map /tmp/map.cc && sha256sum </tmp/map && /tmp/map
 }
@@ -53,7 +52,7 @@ use_gcc() {
 use_redis() {
     rm -f /tmp/redis.sock /tmp/dump.rdb
     redis-server --port 0 --unixsocket /tmp/redis.sock --dir /tmp --save '' --daemonize no >/tmp/redis.log 2>&1 &
-    local server=$! turn=0
+    local server=$! turn=0 ended
     until redis-cli -s /tmp/redis.sock ping >/dev/null 2>&1 || [ $turn = 200 ]; do usleep 50000 && turn=$((turn + 1)); done
     redis-cli -s /tmp/redis.sock <<'R'
 eval "for i = 1, 20000 do redis.call('set', 'key:' .. i, string.rep(tostring(i), i % 50 + 1)) end return redis.call('dbsize')" 0
@@ -68,14 +67,16 @@ R
     sleep 0.2
     redis-cli -s /tmp/redis.sock shutdown nosave
     wait $server
-    echo "exit $?, $(redis-check-rdb /tmp/dump.rdb 2>&1 | grep -c 'RDB looks OK')"
+    ended="exit $?, $(redis-check-rdb /tmp/dump.rdb 2>&1 | grep -c 'RDB looks OK')"
+    echo "$ended"
+    [ "$ended" = "exit 0, 1" ]
 }
 
 # Whether a program of this name runs on rsalloc: it says so as its first line.
 is_active() { "$@" </dev/null 2>&1 | grep -q "^rsalloc: $expect"; }
 
 expect=
-for program in python sqlite3 git gcc redis; do use_$program >"/tmp/$program.glibc" 2>&1; done
+for program in python sqlite3 git gcc redis; do use_$program >"/tmp/$program.glibc" 2>&1 || echo "FAULT $program on glibc: $(tail -n 3 "/tmp/$program.glibc")"; done
 for mode in libc own atomic hardened; do
     (
         export LD_PRELOAD=$library
@@ -83,18 +84,17 @@ for mode in libc own atomic hardened; do
         libc) expect="per-CPU on libc's rseq registration" ;;
         own) expect="per-CPU on our own rseq registration" && export "${own?}" ;;
         atomic) expect="atomic path (configured)" && export RSALLOC_CONF=mode:atomic ;;
-        hardened) expect=hardened && export RSALLOC_CONF=hardened:1 ;;
+        hardened) expect=".*hardened" && export RSALLOC_CONF=hardened:1 ;;
         esac
         for program in python3 sqlite3 git gcc redis-server; do
-            [ $mode = hardened ] || RSALLOC_CONF=verbose:1${RSALLOC_CONF+,$RSALLOC_CONF} is_active $program --version ||
+            RSALLOC_CONF=verbose:1${RSALLOC_CONF+,$RSALLOC_CONF} is_active $program --version ||
                 echo "FAULT $mode: $program does not run on rsalloc"
         done
         for program in python sqlite3 git gcc redis; do
-            use_$program >"/tmp/$program.$mode" 2>&1
-            if cmp -s "/tmp/$program.glibc" "/tmp/$program.$mode"; then
+            if use_$program >"/tmp/$program.$mode" 2>&1 && cmp -s "/tmp/$program.glibc" "/tmp/$program.$mode"; then
                 echo "RAN $program, $mode: $(wc -c <"/tmp/$program.$mode") bytes as on glibc, $(tail -n 1 "/tmp/$program.$mode" | cut -c1-60)"
             else
-                echo "FAULT $program, $mode: another output" && diff "/tmp/$program.glibc" "/tmp/$program.$mode" | head -n 20
+                echo "FAULT $program, $mode: it failed or has another output" && diff "/tmp/$program.glibc" "/tmp/$program.$mode" | head -n 20
             fi
         done
     )

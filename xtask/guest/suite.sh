@@ -81,7 +81,7 @@ commands() {
 }
 
 # Dumped and restored by CRIU again and again, at any instruction of its threads; then the program must end well. The last CPU is away at every
-# second dump and at the restores between: the program gets a CPU more, and one less.
+# second dump and at the restores between: the program gets a CPU more, and one less. `inside` counts the threads that were in a section.
 journeys() {
     local name=$1 round caught=0 pid log=/tmp/criu/log
     shift
@@ -102,6 +102,7 @@ journeys() {
         criu restore -v2 -d -D /tmp/criu/images -o $log || { echo "FAULT criu, $name: restore $round: $(grep Error $log | head -n 3)" && return; }
         usleep $((round * 9973 % 300000))
     done
+    inside=$((inside + caught))
     echo 1 >$switch
     kill -TERM $pid
     for round in $(seq 300); do
@@ -115,7 +116,7 @@ journeys() {
 }
 
 criu_part() {
-    local module
+    local module inside=0
     for module in unix_diag netlink_diag af_packet_diag tcp_diag udp_diag raw_diag nf_tables tun; do modprobe $module; done
     says "criu check" "Looks good" criu check
     # Without rsalloc: whether CRIU works in this machine at all.
@@ -125,6 +126,7 @@ criu_part() {
     journeys mm_cid LD_PRELOAD=$library RSALLOC_CONF=index:mm_cid
     journeys atomic LD_PRELOAD=$library RSALLOC_CONF=mode:atomic
     journeys hardened LD_PRELOAD=$library RSALLOC_CONF=hardened:on
+    [ $inside -gt 0 ] || echo "FAULT criu: no thread was inside a section"
     # The control: sections that end before their commit.
     journeys control LD_PRELOAD=/usr/lib/broken.so >/tmp/control
     grep -q 'an object was handed out twice' /tmp/control && echo "RAN criu, the control is red" ||
