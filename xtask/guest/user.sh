@@ -51,7 +51,7 @@ toolchain() {
 
 # user NAME: the tests of the engine and of the Rust front, the command's own, and librsalloc.so in a C program.
 user() {
-    local arch=$1 debian triple target emulator variable tests=() name library failed=0
+    local arch=$1 debian triple target emulator variable tests=() name failed=0
     architecture "$arch"
     needs qemu-$arch-static qemu-user-static
     toolchain "$arch"
@@ -90,16 +90,44 @@ LEFT_OUT
         --test declared --test fork_handlers --test front --test misuse || failed=1
     # Its 150 dependencies take minutes, its tests a second.
     CARGO_PROFILE_DEV_OPT_LEVEL=0 cargo test --target $target --package rsalloc-cli --bins --no-fail-fast || failed=1
+    may_fail user_preload
+    return $failed
+}
+
+# librsalloc.so in a C program, with the variables of `user`.
+user_preload() {
+    local library=$CARGO_TARGET_DIR/$target/release/librsalloc_preload.so program=$cross/libc-$arch name
     cargo build --target $target --package rsalloc-preload --release
-    library=$CARGO_TARGET_DIR/$target/release/librsalloc_preload.so
-    $triple-gcc -O1 -pthread -o "$cross/libc-$arch" xtask/guest/libc.c -ldl
+    $triple-gcc -O1 -pthread -o "$program" xtask/guest/libc.c -ldl
     for name in verbose:1 hardened:1 guard:4; do
-        says "the heap is sound" $emulator -E RSALLOC_CONF=$name -E LD_PRELOAD="$library" "$cross/libc-$arch"
+        says "the heap is sound" past_qemu_lock $emulator -E RSALLOC_CONF=$name -E LD_PRELOAD="$library" "$program"
     done
     # The control: without the library the program does not find what it is to use.
-    if $emulator "$cross/libc-$arch" >"$cross/control" 2>&1; then
-        echo "FAILED: the program passes without the library" >&2 && exit 1
+    if $emulator "$program" >"$cross/control" 2>&1 || ! grep -q "check && release_all" "$cross/control"; then
+        echo "FAILED: the program does not miss the library" >&2 && exit 1
     fi
     echo "librsalloc.so on $arch: a C program in three modes, the heap is sound"
-    return $failed
+}
+
+# past_qemu_lock COMMAND..: runs it again, nine times at most, if a child of it waits for a lock of qemu-user's own, which the fork left locked (see
+# above). Such a lock lies where the host maps the emulator, far above the program's memory.
+past_qemu_lock() {
+    local try pid child number address rest
+    for try in $(seq 10); do
+        "$@" &
+        pid=$!
+        SECONDS=0
+        while kill -0 $pid 2>/dev/null && [ $SECONDS -lt 60 ]; do sleep 1; done
+        kill -0 $pid 2>/dev/null || { wait $pid; return; }
+        child=$(pgrep -n -P $pid || echo $pid)
+        read -r number address rest <"/proc/$child/syscall"
+        pkill -9 -P $pid || true
+        kill -9 $pid
+        wait $pid || true
+        # futex(2).
+        [ "$number" = 202 ] && ((address > 0x7f0000000000)) || { echo "hangs, child $child at: $number $address $rest"; return 1; }
+        echo "NOTE: a forked child waits for a lock of qemu-user's own, at $address; attempt $((try + 1))"
+    done
+    echo "ten times a forked child waited for a lock of qemu-user's own"
+    return 1
 }
