@@ -125,7 +125,10 @@ int main(int count, char **words)
 	of_libc();
 	for (int round = 0; round < 3; round++) {
 		run_threads(0, 32);
-		for (size_t stack = count > 1 ? strtoul(words[1], 0, 0) : 16384; stack <= 131072; stack *= 2) run_threads(stack, 16);
+		for (size_t stack = count > 1 ? strtoul(words[1], 0, 0) : 16384; stack <= 131072; stack *= 2) {
+			/* 128 KiB on aarch64 and ppc64le */
+			if (stack >= (size_t)sysconf(_SC_THREAD_STACK_MIN)) run_threads(stack, 16);
+		}
 	}
 	pthread_t forks;
 	EXPECT(!pthread_create(&forks, 0, fork_beside, 0));
