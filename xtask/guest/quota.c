@@ -62,6 +62,12 @@ int main(int count, char **words)
 	/* What the program has all the time: decay, which looks for programs that have next to nothing left, does not see it rest. */
 	for (int i = 0; i < atoi(words[3]) * 256; i++) memset(malloc(4000), 1, 4000);
 	say("at start");
+	/* Those of the cpuset that are online. */
+	static int usable[CPU_SETSIZE], usable_count;
+	cpu_set_t all;
+	if (sched_getaffinity(0, sizeof all, &all)) return 3;
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		if (CPU_ISSET(cpu, &all)) usable[usable_count++] = cpu;
 	pthread_t *ids = calloc(threads, sizeof *ids);
 	struct job *jobs = calloc(threads, sizeof *jobs);
 	for (int i = 0; i < threads; i++) {
@@ -70,7 +76,7 @@ int main(int count, char **words)
 		pthread_attr_t kind;
 		pthread_attr_init(&kind);
 		CPU_ZERO(&cpu);
-		CPU_SET(i % sysconf(_SC_NPROCESSORS_ONLN), &cpu);
+		CPU_SET(usable[i % usable_count], &cpu);
 		/* Each begins on a CPU of its own: where few CPUs are executed at once, the scheduler has no reason to spread them. */
 		pthread_attr_setaffinity_np(&kind, sizeof cpu, &cpu);
 		if (pthread_create(&ids[i], &kind, run, &jobs[i])) return 3;
