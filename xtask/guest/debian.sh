@@ -57,9 +57,8 @@ suite() {
     ln -sf dash "$root/usr/bin/sh" && ln -sf gcc "$root/usr/bin/cc" && ln -sf g++ "$root/usr/bin/c++"
     printf 'root:x:0:0::/root:/bin/sh\n' >"$root/etc/passwd"
     # The tests know their files by the names that these have here.
-    git ls-files -z alloc-core alloc-preload alloc-global cli docs/misuse.md docs/operate/burst.py Cargo.toml Cargo.lock | xargs -0 cp --parents -t "$root/tmp"
     mkdir -p "$root$PWD" "$root$CARGO_TARGET_DIR/$target/tmp" "$root$CARGO_TARGET_DIR/tmp" "$root$CARGO_TARGET_DIR/$target/debug" "$root/tests"
-    cp -a "$root/tmp/." "$root$PWD" && rm -rf "$root/tmp"/*
+    git ls-files -z alloc-core alloc-preload alloc-global cli docs/misuse.md docs/operate/burst.py Cargo.toml Cargo.lock | xargs -0 cp --parents -t "$root$PWD"
     for name in "$tests"/*; do [ ! -e "$name" ] || aarch64-linux-gnu-strip -g -o "$root/tests/$(basename "$name")" "$name"; done
     aarch64-linux-gnu-strip -g -o "$root$CARGO_TARGET_DIR/$target/debug/rsalloc" "$CARGO_TARGET_DIR/$target/debug/rsalloc"
     cp "$root$CARGO_TARGET_DIR/$target/debug/rsalloc" "$root/usr/bin"

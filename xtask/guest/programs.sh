@@ -69,14 +69,14 @@ R
     wait $server
     ended="exit $?, $(redis-check-rdb /tmp/dump.rdb 2>&1 | grep -c 'RDB looks OK')"
     echo "$ended"
-    [ "$ended" = "exit 0, 1" ]
+    [ "$ended" = "exit 0, 1" ] || { cat /tmp/redis.log && return 1; }
 }
 
 # Whether a program of this name runs on rsalloc: it says so as its first line.
 is_active() { "$@" </dev/null 2>&1 | grep -q "^rsalloc: $expect"; }
 
 expect=
-for program in python sqlite3 git gcc redis; do use_$program >"/tmp/$program.glibc" 2>&1 || echo "FAULT $program on glibc: $(tail -n 3 "/tmp/$program.glibc")"; done
+for program in python sqlite3 git gcc redis; do use_$program >"/tmp/$program.glibc" 2>&1 || echo "FAULT $program on glibc: $(tail -n 20 "/tmp/$program.glibc")"; done
 for mode in libc own atomic hardened; do
     (
         export LD_PRELOAD=$library

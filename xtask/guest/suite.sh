@@ -135,7 +135,7 @@ criu_part() {
 }
 
 tests() {
-    local file name said status skipped
+    local file name said status skipped left
     for file in /tests/*; do
         name=${file#/tests/}
         skipped=$(grep "^$name " /skipped)
@@ -146,7 +146,10 @@ tests() {
         echo "RAN $name: exit $status, $(echo "$said" | grep 'test result' | tail -n 1)"
         echo "$said" | grep 'NOT TESTED' | sed 's/^/SKIPPED: /'
         [ $status = 0 ] || { echo "FAULT $name"; echo "$said" | grep -v ' ok$' | tail -n 60; }
-        rm -rf /tmp/* 2>/dev/null
+        # What the test left, but not the sources of a checkout in /tmp.
+        for left in /tmp/*; do
+            case $(cat /source)/ in "$left"/*) ;; *) rm -rf "$left" ;; esac
+        done
     done
 }
 
