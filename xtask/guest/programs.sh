@@ -51,7 +51,8 @@ use_gcc() {
 
 use_redis() {
     rm -f /tmp/redis.sock /tmp/dump.rdb
-    redis-server --port 0 --unixsocket /tmp/redis.sock --dir /tmp --save '' --daemonize no >/tmp/redis.log 2>&1 &
+    # Redis 8 refuses a locale that is not there, as C.UTF-8 in a root without libc-bin.
+    LC_ALL=C redis-server --port 0 --unixsocket /tmp/redis.sock --dir /tmp --save '' --daemonize no >/tmp/redis.log 2>&1 &
     local server=$! turn=0 ended
     until redis-cli -s /tmp/redis.sock ping >/dev/null 2>&1 || [ $turn = 200 ]; do usleep 50000 && turn=$((turn + 1)); done
     redis-cli -s /tmp/redis.sock <<'R'
