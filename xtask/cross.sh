@@ -6,8 +6,8 @@
 #   engine's unit tests, librsalloc.so and the command in the architecture's own, which takes the atomic path there. See xtask/guest/user.sh.
 # clippy: for aarch64, whose architecture no other gate has it read.
 # guest: librsalloc.so with its sections, in virtual machines of aarch64: `guest quick` for one, `guest` for all, `guest all
-#   TEST..` with tests of rsalloc-core too; `guest machine KERNEL CPUS SUITE` for any, as in `guest machine 6.12-16k 2 trixie`; `guest kernels` for those whose kernels are built here: pages of 64 KiB, and a kernel that aborts no
-#   section. See xtask/guest.
+#   TEST..` with tests of rsalloc-core too; `guest machine KERNEL CPUS SUITE` for any, as in `guest machine 6.12-16k 2 trixie`;
+#   `guest kernels` for those whose kernels are built here: pages of 64 KiB, and a kernel that aborts no section. See xtask/guest.
 # suite: a machine with Debian's compiler and programs: the command's own, the programs' output, the tests. See xtask/guest/debian.sh.
 # golden: the instructions of aarch64's hot paths, held against docs/golden-aarch64.md.
 # windows: a program with RsAlloc as its global allocator is compiled and linked (RsAlloc is std's System there).
@@ -18,8 +18,6 @@
 # Where the toolchain in use has no std for the target (`rustup target add`), Debian sid's compiler is taken, with its
 # std for the architecture and with std's sources for Windows: 190 MB, unpacked in target/cross, no root needed.
 set -euo pipefail
-# A command that fails within $( ) ends the script, too.
-shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 cross=$PWD/target/cross
 mkdir -p "$cross"
@@ -224,7 +222,7 @@ guest() {
     shift $(($# > 0))
     case $which in
     quick) boot_with 7 2 sid ;;
-    machine) boot_with "${@:1:3}" ;;
+    machine) boot_with "$@" ;;
     mm_cid)
         cargo build --quiet --target $target --package rsalloc-preload --release --features mm_cid --target-dir "$CARGO_TARGET_DIR-mm_cid"
         cp "$CARGO_TARGET_DIR-mm_cid/$target/release/librsalloc_preload.so" "$cross/mm_cid.so"

@@ -1,6 +1,9 @@
 # For scripts that source it: Debian's packages and sources, fetched by apt with a state of its own in a folder, and never installed; and
 # programs of this machine, which root gets installed.
 
+# A command that fails within $( ) ends the script, too.
+shopt -s inherit_errexit
+
 # needs PROGRAM PACKAGE..
 needs() {
     local program=$1 apt="apt-get -qq -y -o DPkg::Lock::Timeout=300"
@@ -64,6 +67,15 @@ may_fail() {
     status=$?
     set -e
     [ $status = 0 ] || failed=1
+}
+
+# misses_library COMMAND..: the control of xtask/guest/libc.c, which without librsalloc.so must say that it does not find what it is to use.
+misses_library() {
+    local said
+    if said=$("$@" 2>&1) || ! grep -q "check && release_all" <<<"$said"; then
+        echo "FAILED: the program does not miss the library: $said" >&2
+        exit 1
+    fi
 }
 
 # says WANTED COMMAND..: the output of a command, which must end well and say what is wanted.

@@ -4,8 +4,6 @@
 # The control: a library linked against the glibc of this machine is refused by the old one. (So this machine's must be newer.)
 # `xtask/old-glibc.sh [LIBRARY]`.
 set -euo pipefail
-# A command that fails within $( ) ends the script, too.
-shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
 library=$(realpath "${1:-$target/dist/x86_64/root/usr/lib/x86_64-linux-gnu/librsalloc.so.0}")

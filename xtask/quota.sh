@@ -6,8 +6,6 @@
 #
 # Debian packages: qemu-system-x86 cpio gcc. Fetches a kernel and busybox, unpacked in the target folder.
 set -euo pipefail
-# A command that fails within $( ) ends the script, too.
-shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 work=${CARGO_TARGET_DIR:-$PWD/target}/quota
 mkdir -p "$work"
